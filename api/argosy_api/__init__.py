@@ -1,0 +1,1 @@
+"""The contracts between Argosy's parts: resource types, protobuf, block identity, Redis keys, metrics, errors."""

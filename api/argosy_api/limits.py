@@ -1,0 +1,49 @@
+"""Every bound that a request, message, queue or cache has, in one table. Each has an error that names its field."""
+
+# --- request fields
+MAX_PROMPT_BYTES = 4 * 1024 * 1024
+"""UTF-8 bytes of a prompt text or of all chat messages together."""
+MAX_TOKENS = 1 << 20
+MAX_TEMPERATURE = 100.0
+MAX_SEED = (1 << 63) - 1
+MAX_VOCAB = 1 << 20
+MAX_LOGPROBS = 20
+MAX_PROMPT_LOGPROBS_TOKENS = 8192
+"""Prompt length up to which prompt_logprobs may be asked for: the answer grows with length x alternatives."""
+MAX_STOP_STRINGS = 16
+MAX_STOP_BYTES = 256
+MAX_STOP_IDS = 64
+MAX_CHOICES = 8
+"""OpenAI's `n`."""
+MAX_PROMPTS = 64
+"""Prompts of one /v1/completions call."""
+MAX_MESSAGES = 2048
+MAX_REQUEST_ID = 128
+MAX_CACHE_SALT = 64
+MAX_MODEL_NAME = 253
+
+# --- messages
+MAX_BODY_BYTES = 10 * 1024 * 1024
+"""HTTP body."""
+MAX_GRPC_MESSAGE = 32 * 1024 * 1024
+"""Large enough for 1 M token ids and for the tokenizer of a 256 k vocabulary."""
+MAX_METADATA_BYTES = 8 * 1024
+
+# --- queues and caches
+MAX_WAITING = 1024
+"""Requests that wait in one worker; more are refused with RESOURCE_EXHAUSTED."""
+MAX_STREAM_CHUNKS = 8192
+"""Chunks buffered for one slow reader before its request is aborted."""
+MAX_EVENT_BACKLOG = 10_000
+"""KV event batches that wait for Redis; beyond it the oldest are dropped and the gap shows in `seq`."""
+EVENT_STREAM_LENGTH = 10_000
+"""MAXLEN ~ of a worker's event stream."""
+MAX_CHAT_TEMPLATE_BYTES = 256 * 1024
+MAX_RENDERED_CHAT_BYTES = 8 * 1024 * 1024
+
+# --- model files
+MAX_GGUF_METADATA = 1 << 16
+MAX_GGUF_TENSORS = 1 << 16
+MAX_GGUF_STRING = 64 * 1024 * 1024
+MAX_GGUF_ARRAY = 1 << 24
+MAX_SAFETENSORS_HEADER = 100 * 1024 * 1024

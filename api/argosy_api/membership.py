@@ -1,0 +1,78 @@
+"""Who is there: what a router is told about deployments and their workers, never asked of Redis.
+
+In a cluster the router derives this from InferenceDeployments and EndpointSlices; in embedded mode the supervisor
+writes it to a file (one JSON document, replaced atomically) that the router watches.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+
+class RoutingPolicy(StrEnum):
+    """How a deployment's requests are spread over its workers."""
+
+    KV_AWARE = "kvAware"
+    PREFIX_HASH = "prefixHash"
+    ROUND_ROBIN = "roundRobin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """One worker that may be called."""
+
+    worker_id: str
+    address: str
+    """host:port of its gRPC server."""
+    revision: str = ""
+    serving: bool = True
+    """False once it is terminating or no longer ready: no new requests; running streams go on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """One InferenceDeployment, as far as a router must know it."""
+
+    namespace: str
+    name: str
+    served_name: str
+    policy: RoutingPolicy = RoutingPolicy.KV_AWARE
+    workers: tuple[Worker, ...] = ()
+    message: str = ""
+    """Why there is no worker, when that is known: goes into the client's error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """A whole view; it replaces the one before."""
+
+    deployments: tuple[Deployment, ...] = ()
+
+    def to_json(self) -> str:
+        """One JSON document."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Membership":
+        """Parse what `to_json` wrote.
+
+        Raises:
+            ValueError: not such a document.
+
+        """
+        try:
+            document = json.loads(text)
+            return cls(
+                tuple(
+                    Deployment(
+                        **{
+                            **d,
+                            "policy": RoutingPolicy(d["policy"]),
+                            "workers": tuple(Worker(**w) for w in d["workers"]),
+                        }
+                    )
+                    for d in document["deployments"]
+                )
+            )
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"not a membership document: {error}") from error

@@ -1,0 +1,46 @@
+"""Names of all Prometheus metrics, so that dashboards, rules, autoscaling and tests use one spelling.
+
+Labels: `model` is the served name, `worker` the worker's id. Units are in the names (seconds, tokens, blocks, bytes).
+"""
+
+# --- worker
+WORKER_REQUESTS_RUNNING = "argosy_worker_requests_running"
+WORKER_REQUESTS_WAITING = "argosy_worker_requests_waiting"
+WORKER_REQUESTS = "argosy_worker_requests"  # counter: reason=stop|length|abort|error
+WORKER_PROMPT_TOKENS = "argosy_worker_prompt_tokens"  # counter
+WORKER_CACHED_TOKENS = "argosy_worker_cached_prompt_tokens"  # counter
+WORKER_GENERATED_TOKENS = "argosy_worker_generated_tokens"  # counter
+WORKER_PREEMPTIONS = "argosy_worker_preemptions"  # counter
+WORKER_BLOCKS = "argosy_worker_kv_blocks"  # gauge: state=free|cached|used
+WORKER_STEP_SECONDS = "argosy_worker_step_seconds"  # histogram
+WORKER_STEP_TOKENS = "argosy_worker_step_tokens"  # histogram
+WORKER_TTFT_SECONDS = "argosy_worker_time_to_first_token_seconds"  # histogram
+WORKER_ITL_SECONDS = "argosy_worker_inter_token_latency_seconds"  # histogram
+WORKER_QUEUE_SECONDS = "argosy_worker_queue_seconds"  # histogram
+WORKER_PREFILL_RATE = "argosy_worker_prefill_tokens_per_second"  # gauge
+WORKER_EVENTS_DROPPED = "argosy_worker_kv_event_batches_dropped"  # counter
+WORKER_REDIS_UP = "argosy_worker_redis_up"  # gauge
+WORKER_LAST_STEP_AGE = "argosy_worker_last_step_age_seconds"  # gauge
+
+# --- router
+ROUTER_REQUESTS = "argosy_router_requests"  # counter: model, api=grpc|http, code
+ROUTER_INFLIGHT = "argosy_router_requests_in_flight"  # gauge: model
+ROUTER_TTFT_SECONDS = "argosy_router_time_to_first_token_seconds"  # histogram: model
+ROUTER_DURATION_SECONDS = "argosy_router_request_seconds"  # histogram: model
+ROUTER_ADDED_SECONDS = "argosy_router_added_seconds"  # histogram: time in the router before a worker is called
+ROUTER_RETRIES = "argosy_router_retries"  # counter: model, why
+ROUTER_DECISIONS = "argosy_router_decisions"  # counter: model, policy, reason
+ROUTER_PREDICTED_CACHED_TOKENS = "argosy_router_predicted_cached_tokens"  # counter: model
+ROUTER_CACHED_TOKENS = "argosy_router_cached_tokens"  # counter: model (what the workers found)
+ROUTER_PROMPT_TOKENS = "argosy_router_prompt_tokens"  # counter: model
+ROUTER_GENERATED_TOKENS = "argosy_router_generated_tokens"  # counter: model
+ROUTER_INDEX_BLOCKS = "argosy_router_index_blocks"  # gauge: model
+ROUTER_INDEX_REPAIRS = "argosy_router_index_repairs"  # counter: model, why=gap|epoch|trimmed|reconnect|start
+ROUTER_REDIS_UP = "argosy_router_redis_up"  # gauge
+ROUTER_WORKERS = "argosy_router_workers"  # gauge: model, state=ready|ejected|terminating
+
+# --- operator
+OPERATOR_PASSES = "argosy_operator_reconcile_passes"  # counter: result
+OPERATOR_PASS_SECONDS = "argosy_operator_reconcile_seconds"  # histogram
+OPERATOR_RESOURCES = "argosy_operator_resources"  # gauge: ready=true|false
+OPERATOR_LAST_PASS_AGE = "argosy_operator_last_pass_age_seconds"  # gauge

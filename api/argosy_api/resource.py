@@ -1,0 +1,370 @@
+"""The InferenceDeployment resource (serving.argosy.dev/v1alpha1): types, defaults and limits.
+
+These types are the one source: `argosy_api.crd` generates the CustomResourceDefinition from them, the operator and
+embedded mode read resources with them. What concerns one field is declared here; what concerns several is in `rules`.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic.alias_generators import to_camel
+
+from argosy_api import quantity, rules
+from argosy_api.errors import InvalidArgumentError
+
+GROUP = "serving.argosy.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "InferenceDeployment"
+PLURAL = "inferencedeployments"
+SHORT_NAME = "infd"
+
+NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+URI_PATTERN = r"^(package|file|hf|pvc|sim)://[^\s]+$"
+
+_QUANTITY_SCHEMA = {
+    "x-kubernetes-int-or-string": True,
+    "anyOf": [{"type": "integer"}, {"type": "string"}],
+    "pattern": quantity.PATTERN,
+}
+Quantity = Annotated[str | int, WithJsonSchema(_QUANTITY_SCHEMA)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        use_attribute_docstrings=True,
+    )
+
+
+class SecretKeyRef(_Model):
+    """A key of a Secret in the resource's namespace."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253)]
+    """Name of the Secret."""
+    key: Annotated[str, Field(min_length=1, max_length=253)] = "token"
+    """Key in the Secret."""
+
+
+class ModelSpec(_Model):
+    """Which model is served, and under which name."""
+
+    uri: Annotated[str, Field(pattern=URI_PATTERN, max_length=1024)]
+    """Where the model is: hf://org/repo@revision, pvc://claim/path, package://python_package/file, file:///path, or
+    sim://name?options for the simulated model. A .gguf file, or a folder with safetensors."""
+    served_name: (
+        Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/:-]*[A-Za-z0-9])?$")]
+        | None
+    ) = None
+    """Name that requests use in `model`. Default: the name of the resource."""
+    max_model_len: Annotated[int, Field(ge=16, le=1_048_576)] | None = None
+    """Longest prompt and answer together, in tokens. Default: the context length of the model."""
+    token_secret_ref: SecretKeyRef | None = None
+    """Access token for hf:// repositories that need one."""
+
+
+class EngineSpec(_Model):
+    """How the engine of each worker runs."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes CUDA when the worker has a GPU."""
+    compute: Literal["auto", "int8", "fp32", "bf16"] = "auto"
+    """Arithmetic of the linear layers. auto: int8 on CPUs with VNNI (exact integer sums), else fp32; bf16 on GPUs."""
+    block_size: Annotated[int, Field(ge=8, le=128, json_schema_extra={"enum": [8, 16, 32, 64, 128]})] = 16
+    """Tokens in a block of the KV cache: the grain of prefix caching."""
+    max_batch_tokens: Annotated[int, Field(ge=8, le=65_536)] = 256
+    """Tokens that one step of the engine computes at most; longer prompts are computed in chunks of it."""
+    max_running: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Requests that one worker runs at the same time at most; others wait."""
+    kv_cache_memory: Quantity | None = None
+    """Memory of a worker's KV cache, as 512Mi. Default: a share of what the worker has."""
+    prefix_caching: bool = True
+    """Keep the blocks of ended requests for requests that begin alike."""
+    queue_order: Literal["leastWork", "fcfs"] = "leastWork"
+    """Order of the waiting line: least remaining uncached work first, aged by the time waited; or first come, first
+    served."""
+    queue_ageing: Annotated[float, Field(ge=0, le=100)] = 0.25
+    """For leastWork: seconds of work that one second of waiting outweighs. More favours the tail, less the median."""
+    threads: Annotated[int, Field(ge=1, le=512)] | None = None
+    """CPU threads of the engine. Default: the cores that the worker may use."""
+
+
+class GpuSpec(_Model):
+    """GPUs of one worker."""
+
+    count: Annotated[int, Field(ge=1, le=1)] = 1
+    """GPUs of one worker; this version runs a model on one."""
+    resource_name: Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$", max_length=253)] = "nvidia.com/gpu"
+    """Name of the extended resource."""
+
+
+class ResourcesSpec(_Model):
+    """What one worker asks its node for. Memory is also its limit."""
+
+    cpu: Quantity = "1"
+    """Requested CPU cores (no limit is set: throttled cores make slow tokens)."""
+    memory: Quantity = "2Gi"
+    """Requested memory, and the limit."""
+    gpu: GpuSpec | None = None
+    """GPUs; none for a CPU worker."""
+
+
+class Toleration(_Model):
+    """As in a Pod."""
+
+    key: Annotated[str, Field(max_length=316)] | None = None
+    """Taint key; empty matches all keys with operator Exists."""
+    operator: Literal["Equal", "Exists"] = "Equal"
+    """Exists matches any value."""
+    value: Annotated[str, Field(max_length=63)] | None = None
+    """Taint value."""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """Taint effect; empty matches all."""
+    toleration_seconds: Annotated[int, Field(ge=0)] | None = None
+    """For NoExecute: how long."""
+
+
+class PlacementSpec(_Model):
+    """Where workers may run."""
+
+    node_selector: Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=32)] = {}
+    """Labels that a node must have."""
+    tolerations: Annotated[list[Toleration], Field(max_length=32)] = []
+    """Taints that workers tolerate."""
+    spread_over: Annotated[str, Field(max_length=316)] = "kubernetes.io/hostname"
+    """Topology key that workers are spread over, as evenly as the cluster allows."""
+    priority_class_name: Annotated[str, Field(max_length=253)] | None = None
+    """Priority class of the worker pods."""
+    runtime_class_name: Annotated[str, Field(max_length=253)] | None = None
+    """Runtime class of the worker pods."""
+
+
+class ModelCacheSpec(_Model):
+    """Where a worker keeps what it downloads (hf://)."""
+
+    type: Literal["emptyDir", "pvc"] = "emptyDir"
+    """emptyDir: each pod downloads for itself; pvc: pods share a claim."""
+    size: Quantity | None = None
+    """Limit of the emptyDir. Default: 20Gi."""
+    claim_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    """Name of an existing PersistentVolumeClaim, for type pvc."""
+
+
+class RoutingSpec(_Model):
+    """How requests are spread over the replicas."""
+
+    policy: Literal["kvAware", "prefixHash", "roundRobin"] = "kvAware"
+    """kvAware: least seconds to the first token, counting what each replica holds of the prompt and has still to do.
+    prefixHash: by the first blocks of the prompt. roundRobin: in turn."""
+
+
+class RolloutSpec(_Model):
+    """How a change of the resource reaches its workers."""
+
+    max_surge: Annotated[int, Field(ge=0, le=1000)] = 1
+    """Workers above `replicas` while rolling."""
+    max_unavailable: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Workers that may be missing while rolling."""
+    progress_deadline_seconds: Annotated[int, Field(ge=10, le=86_400)] = 600
+    """After this long without progress the resource says so (Progressing=False)."""
+
+
+class DisruptionSpec(_Model):
+    """How many workers may be away at once for reasons of the cluster (drained nodes)."""
+
+    max_unavailable: Annotated[int, Field(ge=0, le=1000)] = 1
+    """Of the PodDisruptionBudget."""
+
+
+class DrainSpec(_Model):
+    """How a worker that must go ends."""
+
+    timeout_seconds: Annotated[int, Field(ge=0, le=3600)] = 30
+    """Time for running requests to finish; then they are aborted."""
+
+
+class InferenceDeploymentSpec(_Model):
+    """What the user wants."""
+
+    model: ModelSpec
+    """Which model is served, and under which name."""
+    replicas: Annotated[int, Field(ge=0, le=1000)] = 1
+    """Workers that serve the model."""
+    engine: EngineSpec = EngineSpec()
+    """How the engine of each worker runs."""
+    resources: ResourcesSpec = ResourcesSpec()
+    """What one worker asks its node for."""
+    image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    """Image of the workers. Default: the one that the operator was installed with."""
+    placement: PlacementSpec = PlacementSpec()
+    """Where workers may run."""
+    model_cache: ModelCacheSpec | None = None
+    """Where workers keep what they download. Default for hf://: an emptyDir."""
+    routing: RoutingSpec = RoutingSpec()
+    """How requests are spread over the replicas."""
+    rollout: RolloutSpec = RolloutSpec()
+    """How a change of the resource reaches its workers."""
+    disruption: DisruptionSpec = DisruptionSpec()
+    """How many workers may be away at once."""
+    drain: DrainSpec = DrainSpec()
+    """How a worker that must go ends."""
+
+
+class Metadata(BaseModel):
+    """The part of a Kubernetes object's metadata that Argosy reads."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+    name: Annotated[str, Field(min_length=1, max_length=rules.MAX_NAME, pattern=NAME_PATTERN)]
+    namespace: Annotated[str, Field(min_length=1, max_length=63, pattern=NAME_PATTERN)] = "default"
+    uid: str = ""
+    generation: int = 0
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+
+
+class InferenceDeployment(_Model):
+    """Serves a language model: replicas of a quantized, continuously batching engine behind the Argosy router."""
+
+    api_version: Literal["serving.argosy.dev/v1alpha1"]
+    kind: Literal["InferenceDeployment"]
+    metadata: Metadata
+    spec: InferenceDeploymentSpec
+
+    @property
+    def served_name(self) -> str:
+        """Name that requests use."""
+        return self.spec.model.served_name or self.metadata.name
+
+
+class Condition(BaseModel):
+    """As in Kubernetes (metav1.Condition)."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True)
+
+    type: Annotated[str, Field(max_length=316)]
+    status: Literal["True", "False", "Unknown"]
+    reason: Annotated[str, Field(max_length=1024)]
+    """CamelCase word for programs."""
+    message: Annotated[str, Field(max_length=32_768)] = ""
+    """Sentence for people: what is the case, and what to do about it."""
+    observed_generation: int = 0
+    last_transition_time: Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
+
+
+class ModelStatus(BaseModel):
+    """What the workers found in the model's files."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True)
+
+    architecture: str = ""
+    quantization: str = ""
+    compute: str = ""
+    device: str = ""
+    max_model_len: int = 0
+    kv_blocks_per_replica: int = 0
+
+
+class InferenceDeploymentStatus(BaseModel):
+    """What is the case, written by the operator."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True)
+
+    observed_generation: int = 0
+    """Generation of the spec that this status is about."""
+    replicas: int = 0
+    """Worker pods that exist and are not terminating."""
+    ready_replicas: int = 0
+    """Workers that are ready, of any revision."""
+    updated_replicas: int = 0
+    """Workers of the current revision."""
+    routable_replicas: int = 0
+    """Workers of the current revision that the router can reach."""
+    ready: str = ""
+    """Routable and wanted replicas, as 1/2."""
+    selector: str = ""
+    """Label selector of the worker pods, for the scale subresource."""
+    revision: str = ""
+    """Hash of what the worker pods are made of."""
+    reason: str = ""
+    """Reason of the Ready condition."""
+    endpoint: str = ""
+    """Where to send requests, inside the cluster."""
+    model: ModelStatus | None = None
+    """What the workers found in the model's files."""
+    conditions: list[Condition] = []
+    """Ready, Progressing, Scheduled, ModelLoaded, RouterSynced."""
+
+
+def parse(document: Any) -> InferenceDeployment:
+    """Read a resource as the API server would accept it.
+
+    Raises:
+        InvalidArgumentError: with the path of the first wrong field and what would be right.
+
+    """
+    if not isinstance(document, dict):
+        raise InvalidArgumentError(
+            "resource", f"is {type(document).__name__}; must be a mapping with apiVersion, kind, metadata and spec"
+        )
+    known = {k: v for k, v in document.items() if k != "status"}
+    try:
+        resource = InferenceDeployment.model_validate(known)
+    except ValidationError as error:
+        raise InvalidArgumentError(*_first(error)) from None
+    for path, value in _quantities(resource.spec):
+        try:
+            quantity.parse(value)
+        except ValueError as error:
+            raise InvalidArgumentError(path, str(error)) from None
+    rules.check(resource.model_dump(by_alias=True, exclude_none=True))
+    return resource
+
+
+def _quantities(spec: InferenceDeploymentSpec) -> list[tuple[str, str | int]]:
+    found = [
+        ("spec.engine.kvCacheMemory", spec.engine.kv_cache_memory),
+        ("spec.resources.cpu", spec.resources.cpu),
+        ("spec.resources.memory", spec.resources.memory),
+        ("spec.modelCache.size", spec.model_cache.size if spec.model_cache else None),
+    ]
+    return [(path, value) for path, value in found if value is not None]
+
+
+def _first(error: ValidationError) -> tuple[str, str]:
+    """The path and the problem of the first error, unknown fields last (they often follow from another mistake)."""
+    problem = min(error.errors(include_url=False), key=lambda e: e["type"] == "extra_forbidden")
+    parts = [p for p in problem["loc"] if p not in ("str", "int", "constrained-str", "constrained-int")]
+    path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts).lstrip(".")
+    if problem["type"] == "extra_forbidden":
+        return path, "is not a field of this resource" + _did_you_mean(parts)
+    given = problem.get("input")
+    shown = f" (is {given!r})" if isinstance(given, str | int | float | bool) else ""
+    text = problem["msg"]
+    return path or "resource", text[0].lower() + text[1:] + shown
+
+
+def _did_you_mean(parts: list[Any]) -> str:
+    import difflib  # noqa: PLC0415 - only on the way to an error
+
+    model: Any = InferenceDeployment
+    for part in parts[:-1]:
+        field = next((f for n, f in model.model_fields.items() if part in (n, to_camel(n))), None) if model else None
+        model = (
+            next((t for t in _types(field.annotation) if isinstance(t, type) and issubclass(t, BaseModel)), None)
+            if field
+            else None
+        )
+    if model is None:
+        return ""
+    names = [to_camel(n) for n in model.model_fields]
+    close = difflib.get_close_matches(str(parts[-1]), names, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else f"; fields here: {', '.join(names)}"
+
+
+def _types(annotation: Any) -> tuple[Any, ...]:
+    return getattr(annotation, "__args__", None) or (annotation,)

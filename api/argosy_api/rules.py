@@ -1,0 +1,123 @@
+"""Rules over several fields of a resource: each is a CEL expression for the API server and the same in Python.
+
+`crd` puts the CEL into the CustomResourceDefinition; embedded mode, which has no API server, runs the Python. A test
+on a real API server holds the two against each other.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from argosy_api.errors import InvalidArgumentError
+
+MAX_NAME = 40
+"""Longest name of a resource: children add suffixes, and label values end at 63."""
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What must hold. `at` is the path of the object that `cel` calls self; `field` is the one to blame, below it."""
+
+    at: str
+    field: str
+    cel: str
+    message: str
+    holds: Callable[[Document], bool]
+    """Over the object at `at`, with defaults filled in."""
+
+
+def _scheme(spec: Document) -> str:
+    return str(spec["model"]["uri"]).partition("://")[0]
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "", "metadata.name",
+        f"size(self.metadata.name) <= {MAX_NAME}",
+        f"must have at most {MAX_NAME} characters, because the names of its children are longer",
+        lambda d: len(d["metadata"]["name"]) <= MAX_NAME,
+    ),
+    Rule(
+        "spec", "model.tokenSecretRef",
+        "!has(self.model.tokenSecretRef) || self.model.uri.startsWith('hf://')",
+        "is only for hf:// models",
+        lambda s: "tokenSecretRef" not in s["model"] or _scheme(s) == "hf",
+    ),
+    Rule(
+        "spec", "modelCache",
+        "!has(self.modelCache) || self.model.uri.startsWith('hf://')",
+        "is only for hf:// models, which are downloaded; others are read where they are",
+        lambda s: "modelCache" not in s or _scheme(s) == "hf",
+    ),
+    Rule(
+        "spec", "resources.gpu",
+        "!has(self.resources.gpu) || self.engine.device != 'cpu'",
+        "is set, but engine.device is cpu: remove one of them",
+        lambda s: "gpu" not in s["resources"] or s["engine"]["device"] != "cpu",
+    ),
+    Rule(
+        "spec", "resources.gpu",
+        "!has(self.resources.gpu) || !self.model.uri.startsWith('sim://')",
+        "is set, but sim:// models use no GPU",
+        lambda s: "gpu" not in s["resources"] or _scheme(s) != "sim",
+    ),
+    Rule(
+        "spec.engine", "compute",
+        "self.compute != 'bf16' || self.device != 'cpu'",
+        "bf16 is for GPUs; on a CPU use int8 or fp32",
+        lambda e: e["compute"] != "bf16" or e["device"] != "cpu",
+    ),
+    Rule(
+        "spec.engine", "compute",
+        "self.compute != 'int8' || self.device != 'cuda'",
+        "int8 is for CPUs in this version; on a GPU use bf16 or fp32",
+        lambda e: e["compute"] != "int8" or e["device"] != "cuda",
+    ),
+    Rule(
+        "spec.engine", "blockSize",
+        "self.blockSize in [8, 16, 32, 64, 128]",
+        "must be 8, 16, 32, 64 or 128",
+        lambda e: e["blockSize"] in (8, 16, 32, 64, 128),
+    ),
+    Rule(
+        "spec.engine", "maxBatchTokens",
+        "self.maxBatchTokens >= self.maxRunning",
+        "must be at least maxRunning: each running request needs one token of every step",
+        lambda e: e["maxBatchTokens"] >= e["maxRunning"],
+    ),
+    Rule(
+        "spec.modelCache", "claimName",
+        "(self.type == 'pvc') == has(self.claimName)",
+        "is needed with type pvc, and only then",
+        lambda c: (c["type"] == "pvc") == ("claimName" in c),
+    ),
+    Rule(
+        "spec.modelCache", "size",
+        "!has(self.size) || self.type == 'emptyDir'",
+        "is only for type emptyDir; a claim has its own size",
+        lambda c: "size" not in c or c["type"] == "emptyDir",
+    ),
+    Rule(
+        "spec.rollout", "maxSurge",
+        "self.maxSurge > 0 || self.maxUnavailable > 0",
+        "and maxUnavailable are both 0: nothing could ever be replaced",
+        lambda r: r["maxSurge"] > 0 or r["maxUnavailable"] > 0,
+    ),
+)  # fmt: skip
+
+
+def check(document: Document) -> None:
+    """Refuse a resource (as written in YAML, defaults filled in, nothing that is unset) that breaks a rule.
+
+    Raises:
+        InvalidArgumentError: with the path of the field to blame.
+
+    """
+    for rule in RULES:
+        part: Any = document
+        for key in filter(None, rule.at.split(".")):
+            part = part.get(key) if isinstance(part, dict) else None
+        if part is not None and not rule.holds(part):
+            raise InvalidArgumentError(f"{rule.at}.{rule.field}".lstrip("."), rule.message)

@@ -1,0 +1,1 @@
+"""argosy.v1: generated from worker.proto (make generate)."""

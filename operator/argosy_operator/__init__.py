@@ -1,0 +1,1 @@
+"""The operator: InferenceDeployments to Kubernetes objects."""

@@ -1,0 +1,86 @@
+"""Sampling parameters and prompts: every bound is refused just outside and taken just inside, by its field's name."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from argosy_api import limits
+from argosy_api.convert import params_from_proto, params_to_proto
+from argosy_api.errors import InvalidArgumentError
+from argosy_api.params import SamplingParams, check_prompt
+from argosy_api.v1 import worker_pb2 as pb
+
+BAD = [
+    ("max_tokens", 0), ("max_tokens", -1), ("max_tokens", limits.MAX_TOKENS + 1), ("max_tokens", 2**63), ("max_tokens", True),
+    ("max_tokens", 1.5), ("max_tokens", "5"), ("max_tokens", None),
+    ("min_tokens", -1), ("min_tokens", 17), ("min_tokens", 1.0),
+    ("temperature", -0.1), ("temperature", math.nan), ("temperature", math.inf), ("temperature", -math.inf),
+    ("temperature", limits.MAX_TEMPERATURE * 1.01), ("temperature", "1"), ("temperature", True), ("temperature", None),
+    ("top_k", -1), ("top_k", limits.MAX_VOCAB + 1), ("top_k", 2.0),
+    ("top_p", 0.0), ("top_p", -0.5), ("top_p", 1.0000001), ("top_p", math.nan), ("top_p", math.inf),
+    ("seed", -1), ("seed", 2**63), ("seed", 1.0),
+    ("logprobs", -1), ("logprobs", limits.MAX_LOGPROBS + 1), ("logprobs", True),
+    ("prompt_logprobs", -1), ("prompt_logprobs", limits.MAX_LOGPROBS + 1),
+    ("stop", ("",)), ("stop", ("x" * (limits.MAX_STOP_BYTES + 1),)), ("stop", ("é" * limits.MAX_STOP_BYTES,)),
+    ("stop", ("x",) * (limits.MAX_STOP_STRINGS + 1)),
+    ("stop_token_ids", (-1,)), ("stop_token_ids", (100,)), ("stop_token_ids", (1,) * (limits.MAX_STOP_IDS + 1)),
+]  # fmt: skip
+GOOD = [
+    ("max_tokens", 1), ("max_tokens", limits.MAX_TOKENS), ("min_tokens", 16), ("temperature", 0), ("temperature", 0.0),
+    ("temperature", limits.MAX_TEMPERATURE), ("top_k", 0), ("top_k", limits.MAX_VOCAB), ("top_p", 1), ("top_p", 1e-9),
+    ("seed", 0), ("seed", 2**63 - 1), ("seed", None), ("logprobs", 0), ("logprobs", limits.MAX_LOGPROBS),
+    ("stop", ("x" * limits.MAX_STOP_BYTES,)), ("stop", ("\x00",)), ("stop_token_ids", (0, 99)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "value"), BAD)
+def test_out_of_bounds_is_refused_by_name(field, value):
+    with pytest.raises(InvalidArgumentError) as refused:
+        SamplingParams(**{field: value}).check(vocab_size=100)
+    assert refused.value.field.partition("[")[0] == field
+
+
+@pytest.mark.parametrize(("field", "value"), GOOD)
+def test_the_bounds_themselves_are_taken(field, value):
+    SamplingParams(**{field: value}).check(vocab_size=100)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "says"),
+    [([], "empty"), ([1] * 32, "32 tokens"), ([1, 100], "token id 100"), ([-1], "token id -1")],
+)
+def test_prompts_that_cannot_be_served_are_refused(tokens, says):
+    with pytest.raises(InvalidArgumentError, match=says) as refused:
+        check_prompt(tokens, vocab_size=100, max_model_len=32)
+    assert refused.value.field.startswith("prompt")
+
+
+def test_the_longest_prompt_leaves_one_token():
+    check_prompt([1] * 31, vocab_size=100, max_model_len=32)
+
+
+@given(
+    st.builds(
+        SamplingParams,
+        max_tokens=st.integers(1, limits.MAX_TOKENS),
+        temperature=st.floats(0, 100),
+        top_k=st.integers(0, 1000),
+        top_p=st.floats(0.01, 1),
+        seed=st.none() | st.integers(0, 2**63 - 1),
+        stop=st.lists(st.text(min_size=1, max_size=5).filter(lambda t: t.isascii()), max_size=3).map(tuple),
+        stop_token_ids=st.lists(st.integers(0, 99), max_size=3).map(tuple),
+        ignore_eos=st.booleans(),
+        logprobs=st.none() | st.integers(0, 20),
+        prompt_logprobs=st.none() | st.integers(0, 20),
+    )
+)
+def test_the_wire_changes_nothing(params):
+    assert params_from_proto(params_to_proto(params)) == params
+
+
+def test_unset_fields_of_a_message_are_the_defaults():
+    assert params_from_proto(pb.SamplingParams()) == SamplingParams()
+    assert params_from_proto(pb.SamplingParams(temperature=0.0)).greedy
+    assert params_from_proto(pb.SamplingParams(), default_max_tokens=99).max_tokens == 99

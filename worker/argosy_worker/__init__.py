@@ -1,0 +1,1 @@
+"""The worker: the engine and its gRPC server."""

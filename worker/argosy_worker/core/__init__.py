@@ -1,0 +1,1 @@
+"""Request, scheduler and blocks: pure Python, no torch."""
