@@ -1,0 +1,33 @@
+"""`python -m argosy_router`: the router as a process."""
+
+import asyncio
+import logging
+import sys
+
+import uvloop
+
+from argosy_api.errors import InvalidArgumentError
+from argosy_router import app, membership, settings
+
+EX_CONFIG = 78
+"""Exit code for what another start will not mend: wrong settings, a taken port."""
+
+
+def main() -> int:
+    """Runs until a signal; returns the exit code."""
+    chosen = settings.parse()
+    logging.basicConfig(
+        level=chosen.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        source = membership.source(chosen.membership)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(app.serve(chosen, source))
+    except (app.PortTakenError, InvalidArgumentError) as error:
+        print(f"argosy-router: {error}", file=sys.stderr)  # noqa: T201 - a person reads it
+        return EX_CONFIG
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,234 @@
+"""Wires the router together, and runs it until it is told to stop."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+from aiohttp import web
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from argosy_api.inference import inference_pb2, inference_pb2_grpc
+from argosy_api.v1 import worker_pb2, worker_pb2_grpc
+from argosy_router import grpc_common, monitor
+from argosy_router.dispatch import Dispatcher
+from argosy_router.fleet import DeploymentState, Fleet, WorkerState, now
+from argosy_router.http_front import HttpFront
+from argosy_router.index_feed import IndexFeed
+from argosy_router.membership import MembershipSource
+from argosy_router.metrics import Metrics
+from argosy_router.models import ModelLibrary
+from argosy_router.native import NativeFront
+from argosy_router.oip import OipFront
+from argosy_router.redis_link import RedisLink
+from argosy_router.routes import routes
+from argosy_router.service import Service
+from argosy_router.settings import Settings
+from argosy_router.tasks import keep_running
+
+log = logging.getLogger(__name__)
+
+SERVICES = (
+    worker_pb2.DESCRIPTOR.services_by_name["Inference"].full_name,
+    inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
+)
+POLL_S = 0.05
+GAUGE_S = 1.0
+
+
+class PortTakenError(Exception):
+    """A port cannot be bound; the message says which and why."""
+
+
+class Router:
+    """The whole router in one event loop. `start`, then `stop`."""
+
+    def __init__(self, settings: Settings, source: MembershipSource) -> None:
+        self._settings = settings
+        self._source = source
+        self._pool = ThreadPoolExecutor(settings.tokenizer_threads, thread_name_prefix="tokenizer")
+        self.metrics = Metrics()
+        self._redis = RedisLink(settings.redis_url, self.metrics)
+        self._library = ModelLibrary(self._pool)
+        self.fleet = Fleet(self._library, self._watch, self._feed)
+        dispatcher = Dispatcher(self.metrics, ageing=settings.ageing)
+        self.service = Service(self.fleet, dispatcher, self.metrics, self._pool, attempts=settings.attempts)
+        self._health: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]
+        self._server: grpc.aio.Server | None = None
+        self._runners: list[web.AppRunner] = []
+        self._sites: list[web.TCPSite] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self.http_port = self.grpc_port = self.metrics_port = 0
+
+    def _watch(self, state: DeploymentState, worker: WorkerState) -> asyncio.Task[None]:
+        name = f"the watch over {state.name}/{worker.worker_id}"
+        return asyncio.create_task(keep_running(name, lambda: monitor.watch(state, worker, self._library)))
+
+    def _feed(self, state: DeploymentState) -> asyncio.Task[None]:
+        return asyncio.create_task(
+            keep_running(f"the index feed of {state.name}", lambda: IndexFeed(state, self.metrics, self._redis).run())
+        )
+
+    # --- life
+
+    async def start(self) -> None:
+        """Binds the ports and begins to follow the membership.
+
+        Raises:
+            PortTakenError: one of the ports cannot be bound.
+
+        """
+        settings = self._settings
+        self.metrics_port = await self._listen(self._metrics_app(), "metrics", settings.metrics_port)
+        self.grpc_port = await self._listen_grpc()
+        # a client that goes away cancels its handler, and so the worker's call
+        self.http_port = await self._listen(HttpFront(self.service).application(), "HTTP", settings.http_port)
+        self._tasks = [
+            asyncio.create_task(keep_running("following the membership", self._follow)),
+            asyncio.create_task(keep_running("the gauges", self._gauges)),
+        ]
+        log.info("HTTP on %d, gRPC on %d, metrics on %d", self.http_port, self.grpc_port, self.metrics_port)
+
+    async def _listen(self, app: web.Application, what: str, port: int) -> int:
+        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        self._runners.append(runner)
+        site = web.TCPSite(runner, self._settings.host, port, backlog=1024)
+        try:
+            await site.start()
+        except OSError as error:
+            raise PortTakenError(
+                f"cannot listen on {self._settings.host}:{port} for {what}: {error.strerror}"
+            ) from error
+        self._sites.append(site)
+        return int(runner.addresses[0][1])
+
+    async def _listen_grpc(self) -> int:
+        server = grpc.aio.server(options=grpc_common.OPTIONS)
+        worker_pb2_grpc.add_InferenceServicer_to_server(NativeFront(self.service), server)
+        inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(OipFront(self.service), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        address = f"{self._settings.host}:{self._settings.grpc_port}"
+        try:
+            port = server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise PortTakenError(f"cannot listen on {address} for gRPC: the port is taken or not ours") from error
+        await self._set_health(serving=False)
+        await server.start()
+        self._server = server
+        return port
+
+    async def _set_health(self, *, serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", *SERVICES):
+            await self._health.set(name, status)
+
+    async def _follow(self) -> None:
+        async for view in self._source.views():
+            self.fleet.apply(view)
+            if not self.service.draining:
+                await self._set_health(serving=True)
+
+    async def drain(self) -> None:
+        """No new requests; running ones get up to `drain_seconds`."""
+        self.service.draining = True
+        await self._set_health(serving=False)
+        for site in self._sites[1:]:  # the metrics stay
+            await site.stop()
+        end = now() + self._settings.drain_seconds
+        stopping = asyncio.create_task(self._server.stop(self._settings.drain_seconds)) if self._server else None
+        while self.service.running and now() < end:  # noqa: ASYNC110 - once in a life, and free of cost for requests
+            await asyncio.sleep(POLL_S)
+        if self.service.running:
+            log.warning("%d requests did not end within %g s", self.service.running, self._settings.drain_seconds)
+        if stopping is not None:
+            await stopping
+
+    async def stop(self) -> None:
+        """Ends everything at once."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._server is not None:
+            await self._server.stop(0)
+        for runner in self._runners:
+            await runner.cleanup()
+        await self.fleet.close()
+        await self._redis.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    # --- metrics
+
+    def _metrics_app(self) -> web.Application:
+        async def metrics(_: web.Request) -> web.Response:
+            return web.Response(
+                body=generate_latest(self.metrics.registry), headers={"content-type": CONTENT_TYPE_LATEST}
+            )
+
+        async def healthz(_: web.Request) -> web.Response:
+            return web.json_response({"status": "ok"})
+
+        async def ready(_: web.Request) -> web.Response:
+            return web.json_response({"ready": self.service.ready}, status=200 if self.service.ready else 503)
+
+        async def reachable(_: web.Request) -> web.Response:
+            return web.json_response(routes(self.fleet, now()))
+
+        app = web.Application()
+        app.router.add_get("/metrics", metrics)
+        app.router.add_get("/routes", reachable)
+        app.router.add_get("/healthz", healthz)
+        app.router.add_get("/ready", ready)
+        return app
+
+    async def _gauges(self) -> None:
+        shown: set[str] = set()
+        while True:
+            names = {state.name for state in self.fleet.deployments}
+            for name in shown - names:
+                self.metrics.forget(name)
+            shown = names
+            for state in self.fleet.deployments:
+                workers, time = list(state.workers.values()), now()
+                ready = sum(w.facts is not None and w.healthy(time) for w in workers)
+                leaving = sum(not w.spec.serving for w in workers)
+                gauge = self.metrics.workers
+                gauge.labels(state.name, "ready").set(ready)
+                gauge.labels(state.name, "terminating").set(leaving)
+                gauge.labels(state.name, "ejected").set(len(workers) - ready - leaving)
+            await asyncio.sleep(GAUGE_S)
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings, source: MembershipSource) -> AsyncIterator[Router]:
+    """A started router; stopped on the way out."""
+    router = Router(settings, source)
+    try:
+        await router.start()
+        yield router
+    finally:
+        await router.stop()
+
+
+async def serve(settings: Settings, source: MembershipSource) -> None:
+    """Runs until SIGTERM or SIGINT, then drains; a second signal ends at once."""
+    loop = asyncio.get_running_loop()
+    asked, again = asyncio.Event(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda: again.set() if asked.is_set() else asked.set())
+    async with running(settings, source) as router:
+        await asked.wait()
+        log.info("draining for up to %g s", settings.drain_seconds)
+        draining = asyncio.create_task(router.drain())
+        hurried = asyncio.create_task(again.wait())
+        await asyncio.wait({draining, hurried}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (draining, hurried):
+            task.cancel()
+        await asyncio.gather(draining, hurried, return_exceptions=True)

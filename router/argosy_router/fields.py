@@ -1,0 +1,127 @@
+"""Reading a JSON object field by field: every field is either taken, with its type checked, or refused by name."""
+
+import difflib
+import json
+from typing import Any, NoReturn
+
+from argosy_api import limits
+from argosy_api.errors import InvalidArgumentError
+
+
+def parse_json(raw: bytes | str, *, field: str = "body") -> dict[str, Any]:
+    """A JSON object, strictly: no NaN or Infinity, nothing beside it.
+
+    Raises:
+        InvalidArgumentError: with the place of the fault.
+
+    """
+    try:
+        document = json.loads(raw, parse_constant=_refuse_constant)
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(field, error.message.partition(": ")[2]) from None
+    except json.JSONDecodeError as error:
+        raise InvalidArgumentError(
+            field, f"is not valid JSON: {error.msg} (line {error.lineno}, column {error.colno})"
+        ) from None
+    except RecursionError:
+        raise InvalidArgumentError(field, "is nested too deeply") from None
+    except ValueError as error:  # not UTF-8, or a number of thousands of digits
+        problem = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else "has a number with too many digits"
+        raise InvalidArgumentError(field, problem) from None
+    if not isinstance(document, dict):
+        raise InvalidArgumentError(field, f"is {kind(document)}; must be an object")
+    return document
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise InvalidArgumentError("body", f"has the number {name}, which JSON does not have")
+
+
+def kind(value: Any) -> str:
+    """JSON's name of a value's type."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, str):
+        return "a string"
+    return "an array" if isinstance(value, list) else "an object"
+
+
+class Fields:
+    """An object's fields, each taken once. null counts as not given. `end` refuses what nobody took."""
+
+    def __init__(self, document: dict[str, Any], *, path: str = "") -> None:
+        self._rest = dict(document)
+        self._path = path
+        self._known: set[str] = set()
+
+    def path(self, name: str) -> str:
+        """The field's path from the top of the request."""
+        return f"{self._path}{name}"
+
+    def raw(self, name: str) -> Any:
+        """The value, or None when it is not given."""
+        self._known.add(name)
+        return self._rest.pop(name, None)
+
+    def wrong(self, name: str, value: Any, wanted: str) -> InvalidArgumentError:
+        """The error for a value of a wrong type."""
+        return InvalidArgumentError(self.path(name), f"is {kind(value)}; must be {wanted}")
+
+    def integer(self, name: str) -> int | None:
+        """An integer; its range is checked with the sampling parameters."""
+        value = self.raw(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            raise self.wrong(name, value, "an integer")
+        return value
+
+    def number(self, name: str) -> float | None:
+        """An integer or a fraction."""
+        value = self.raw(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise self.wrong(name, value, "a number")
+        return value
+
+    def boolean(self, name: str) -> bool | None:
+        """True or false."""
+        value = self.raw(name)
+        if value is not None and not isinstance(value, bool):
+            raise self.wrong(name, value, "a boolean")
+        return value
+
+    def string(self, name: str, *, limit: int = limits.MAX_PROMPT_BYTES) -> str | None:
+        """Text of at most `limit` characters."""
+        value = self.raw(name)
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise self.wrong(name, value, "a string")
+        if len(value) > limit:
+            raise InvalidArgumentError(self.path(name), f"has {len(value)} characters; at most {limit}")
+        return value
+
+    def array(self, name: str) -> list[Any] | None:
+        """A list of anything."""
+        value = self.raw(name)
+        if value is not None and not isinstance(value, list):
+            raise self.wrong(name, value, "an array")
+        return value
+
+    def neutral(self, name: str, *allowed: Any) -> None:
+        """A field of the protocol that cannot be honoured: refused, unless its value asks for nothing."""
+        value = self.raw(name)
+        if value is None or any(value == a and isinstance(value, bool) == isinstance(a, bool) for a in allowed):
+            return
+        shown = " or ".join(["absent", *(json.dumps(a) for a in allowed)])
+        raise InvalidArgumentError(self.path(name), f"is not supported here; must be {shown}")
+
+    def end(self) -> None:
+        """Nothing else may be there."""
+        if self._rest:
+            name = min(self._rest)
+            close = difflib.get_close_matches(name, self._known, n=1, cutoff=0.7)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise InvalidArgumentError(self.path(name[:100]), f"is not a field of this request{hint}")

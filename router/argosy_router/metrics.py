@@ -1,0 +1,50 @@
+"""The router's Prometheus metrics: names from the contract, labels kept few (`model` is always a known served name)."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from argosy_api import metric_names as names
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+ADDED = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1)
+UNKNOWN_MODEL = "-"
+"""Label of requests for models that do not exist: a client must not be able to make new time series."""
+
+
+class Metrics:
+    """All series of one router, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        model = ["model"]
+        self.requests = Counter(names.ROUTER_REQUESTS, "Requests ended", ["model", "api", "code"], registry=registry)
+        self.inflight = Gauge(names.ROUTER_INFLIGHT, "Requests in flight", model, registry=registry)
+        self.ttft = Histogram(
+            names.ROUTER_TTFT_SECONDS, "Until the first token", model, registry=registry, buckets=SECONDS
+        )
+        self.duration = Histogram(
+            names.ROUTER_DURATION_SECONDS, "Whole requests", model, registry=registry, buckets=SECONDS
+        )
+        self.added = Histogram(
+            names.ROUTER_ADDED_SECONDS, "In the router, before a worker is called", registry=registry, buckets=ADDED
+        )
+        self.retries = Counter(names.ROUTER_RETRIES, "Other workers tried", ["model", "why"], registry=registry)
+        self.decisions = Counter(
+            names.ROUTER_DECISIONS, "Routing decisions", ["model", "policy", "reason"], registry=registry
+        )
+        self.predicted = Counter(
+            names.ROUTER_PREDICTED_CACHED_TOKENS, "Prompt tokens expected in the cache", model, registry=registry
+        )
+        self.cached = Counter(
+            names.ROUTER_CACHED_TOKENS, "Prompt tokens that workers found cached", model, registry=registry
+        )
+        self.prompt = Counter(names.ROUTER_PROMPT_TOKENS, "Prompt tokens", model, registry=registry)
+        self.generated = Counter(names.ROUTER_GENERATED_TOKENS, "Generated tokens", model, registry=registry)
+        self.index_blocks = Gauge(names.ROUTER_INDEX_BLOCKS, "Blocks in the index", model, registry=registry)
+        self.repairs = Counter(names.ROUTER_INDEX_REPAIRS, "Index repairs", ["model", "why"], registry=registry)
+        self.redis_up = Gauge(names.ROUTER_REDIS_UP, "Whether Redis answers", registry=registry)
+        self.workers = Gauge(names.ROUTER_WORKERS, "Workers by state", ["model", "state"], registry=registry)
+
+    def forget(self, model: str) -> None:
+        """A deployment is gone: its gauges must not stand still for ever."""
+        for gauge in (self.inflight, self.index_blocks, self.workers):
+            gauge.remove_by_labels({"model": model})

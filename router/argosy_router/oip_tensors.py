@@ -1,0 +1,156 @@
+"""Tensors of the Open Inference Protocol: reading the few that a text model has, strictly, and writing its answers."""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from argosy_api import limits
+from argosy_api.errors import InvalidArgumentError
+from argosy_api.inference import inference_pb2 as oip
+
+DATATYPES: dict[str, tuple[str, ...]] = {
+    "text_input": ("BYTES",),
+    "input_ids": ("INT32", "INT64"),
+    "stream": ("BOOL",),
+    "sampling_parameters": ("BYTES",),
+    "exclude_input_in_output": ("BOOL",),
+}
+_CONTENTS = {"BYTES": "bytes_contents", "INT32": "int_contents", "INT64": "int64_contents", "BOOL": "bool_contents"}
+_FORMATS = {"INT32": ("i", 4), "INT64": ("q", 8), "BOOL": ("?", 1)}
+OUTPUTS = ("text_output", "output_ids")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What the tensors of one request say; exactly one of `text` and `ids` is given."""
+
+    text: str | None
+    ids: list[int] | None
+    stream: bool
+    sampling: str
+    """JSON object as text."""
+    exclude_input: bool | None
+    outputs: tuple[str, ...]
+    """Wanted output tensors, in order."""
+
+
+def read(request: oip.ModelInferRequest) -> Inputs:
+    """The request's tensors.
+
+    Raises:
+        InvalidArgumentError: an unknown, doubled, missing or malformed tensor, by its name.
+
+    """
+    raw = list(request.raw_input_contents)
+    if raw and len(raw) != len(request.inputs):
+        raise InvalidArgumentError("raw_input_contents", f"has {len(raw)} entries for {len(request.inputs)} inputs")
+    values: dict[str, list[Any]] = {}
+    for i, tensor in enumerate(request.inputs):
+        if tensor.name not in DATATYPES:
+            raise InvalidArgumentError(
+                tensor.name[:100] or f"inputs[{i}]", f"is not an input of this model; inputs: {', '.join(DATATYPES)}"
+            )
+        if tensor.name in values:
+            raise InvalidArgumentError(tensor.name, "is given twice")
+        values[tensor.name] = _values(tensor, raw[i] if raw else None)
+    if ("text_input" in values) == ("input_ids" in values):
+        raise InvalidArgumentError("text_input", "or input_ids must be given, and only one of them")
+    return Inputs(
+        text=_utf8("text_input", _one("text_input", values["text_input"])) if "text_input" in values else None,
+        ids=values.get("input_ids"),
+        stream=bool(_one("stream", values["stream"])) if "stream" in values else False,
+        sampling=_utf8("sampling_parameters", _one("sampling_parameters", values.get("sampling_parameters", [b"{}"]))),
+        exclude_input=bool(_one("exclude_input_in_output", values["exclude_input_in_output"]))
+        if "exclude_input_in_output" in values
+        else None,
+        outputs=_outputs(request),
+    )
+
+
+def _outputs(request: oip.ModelInferRequest) -> tuple[str, ...]:
+    names = tuple(o.name for o in request.outputs)
+    for name in names:
+        if name not in OUTPUTS:
+            raise InvalidArgumentError(
+                name[:100] or "outputs", f"is not an output of this model; outputs: {', '.join(OUTPUTS)}"
+            )
+    if len(set(names)) < len(names):
+        raise InvalidArgumentError("outputs", "name one tensor twice")
+    return names or OUTPUTS
+
+
+def _values(tensor: Any, raw: bytes | None) -> list[Any]:
+    name, datatype = tensor.name, tensor.datatype
+    if datatype not in DATATYPES[name]:
+        raise InvalidArgumentError(name, f"has datatype {datatype[:20]!r}; must be {' or '.join(DATATYPES[name])}")
+    wanted = 1
+    for size in tensor.shape:
+        if not 0 <= size <= limits.MAX_GRPC_MESSAGE:
+            raise InvalidArgumentError(name, f"has shape {list(tensor.shape)[:8]}")
+        wanted *= size
+    if raw is None:
+        filled = [field.name for field, _ in tensor.contents.ListFields()]
+        if filled and filled != [_CONTENTS[datatype]]:
+            raise InvalidArgumentError(name, f"has {', '.join(filled)}; a {datatype} tensor has {_CONTENTS[datatype]}")
+        values = list(getattr(tensor.contents, _CONTENTS[datatype]))
+    elif tensor.HasField("contents"):
+        raise InvalidArgumentError(name, "has both contents and raw_input_contents")
+    else:
+        values = _unpack(name, datatype, raw)
+    if len(values) != wanted:
+        raise InvalidArgumentError(
+            name, f"has {len(values)} elements; its shape {list(tensor.shape)[:8]} means {wanted}"
+        )
+    return values
+
+
+def _unpack(name: str, datatype: str, raw: bytes) -> list[Any]:
+    if datatype == "BYTES":
+        return _unpack_bytes(name, raw)
+    letter, width = _FORMATS[datatype]
+    if len(raw) % width:
+        raise InvalidArgumentError(name, f"has {len(raw)} raw bytes; {datatype} elements have {width}")
+    return list(struct.unpack(f"<{len(raw) // width}{letter}", raw))
+
+
+def _unpack_bytes(name: str, raw: bytes) -> list[bytes]:
+    """Elements, each after its length as little-endian u32."""
+    values, at = [], 0
+    while at < len(raw):
+        if at + 4 > len(raw):
+            raise InvalidArgumentError(name, "is cut off within a length")
+        (size,) = struct.unpack_from("<I", raw, at)
+        at += 4
+        if at + size > len(raw):
+            raise InvalidArgumentError(name, f"is cut off: an element of {size} bytes has only {len(raw) - at}")
+        values.append(raw[at : at + size])
+        at += size
+    return values
+
+
+def _one(name: str, values: Sequence[Any]) -> Any:
+    if len(values) != 1:
+        raise InvalidArgumentError(name, f"has {len(values)} elements; must have 1")
+    return values[0]
+
+
+def _utf8(name: str, value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise InvalidArgumentError(name, "is not UTF-8") from None
+
+
+def response(model: str, identity: str, wanted: Sequence[str], text: str, ids: Sequence[int]) -> oip.ModelInferResponse:
+    """One answer with raw contents: text_output BYTES [1], output_ids INT64 [n]."""
+    message = oip.ModelInferResponse(model_name=model, model_version="1", id=identity)
+    for name in wanted:
+        if name == "text_output":
+            encoded = text.encode()
+            message.outputs.add(name=name, datatype="BYTES", shape=[1])
+            message.raw_output_contents.append(struct.pack("<I", len(encoded)) + encoded)
+        else:
+            message.outputs.add(name=name, datatype="INT64", shape=[len(ids)])
+            message.raw_output_contents.append(struct.pack(f"<{len(ids)}q", *ids))
+    return message

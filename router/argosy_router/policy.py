@@ -1,0 +1,179 @@
+"""Which worker a request goes to: pure functions over what is known of the candidates. One unit, seconds; no cliffs.
+
+kvAware, the default, takes the least
+
+    cost(w) = ahead / R  +  own  +  ALPHA own  +  BETA behind own  +  DECODE_S decode / capacity  +  pressure
+    own     = (prompt - cached(w)) / R,   R the worker's measured prefill rate, tokens/s
+    ahead   = uncached tokens in the worker's queue that its engine computes before this request
+    behind  = number of queued requests that it computes after this request, and which this one delays
+
+The engine's order is least (remaining uncached seconds - ageing x seconds waited) first, so a short request does not
+wait for a long one, and a long one is told so. ALPHA and BETA price the work itself and the delay of others.
+
+prefixHash sends equal beginnings to one worker by consistent hashing with bounded load; roundRobin takes turns.
+"""
+
+import bisect
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+ALPHA = 1.0
+BETA = 1.0
+DECODE_S = 1.0
+"""Seconds charged for a worker whose whole KV cache belongs to generating requests: each step carries them along."""
+PRESSURE_FROM = 0.9
+PRESSURE_S = 2.0
+"""Seconds charged at a full KV cache, rising from PRESSURE_FROM: the next step there may be a preemption."""
+BOUND = 1.25
+BOUND_FLOOR_S = 1.0
+"""The cap on load binds only above this much queued work, or an idle fleet would lose its affinity to it."""
+DEFAULT_RATE = 2000.0
+"""Tokens/s assumed while no worker of a deployment has measured its own."""
+TIE_S = 0.001
+TIE_SHARE = 0.1
+"""Costs within this share of the least are equal: measured rates are not better known than that."""
+HASHED_BLOCKS = 8
+VIRTUAL_NODES = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One worker, as far as a decision needs it. Tokens, unless said otherwise."""
+
+    worker: str
+    cached: int = 0
+    """Of this request's prompt, in the worker's prefix cache (whole blocks, never the last token)."""
+    queue: Sequence[tuple[float, float]] = ()
+    """(uncached tokens, seconds waited) of the requests whose prompt is not computed yet."""
+    rate: float = DEFAULT_RATE
+    """Prefill tokens per second."""
+    decode: float = 0.0
+    """Context of the generating requests."""
+    capacity: int = 0
+    """Of the KV cache; 0 when unknown."""
+    used: float = 0.0
+    """Fraction of the KV cache in use by running requests."""
+    held_blocks: int = 0
+
+    @property
+    def inflight(self) -> float:
+        """Uncached tokens still to compute."""
+        return sum(tokens for tokens, _ in self.queue)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The picked worker and why."""
+
+    worker: str
+    cached: int
+    reason: str
+    cost_s: float = 0.0
+
+
+def cost(candidate: Candidate, prompt: int, *, ageing: float) -> float:
+    """Seconds, as in the module's formula. `prompt` is the request's length in tokens."""
+    rate = candidate.rate
+    own = max(1, prompt - candidate.cached) / rate
+    ahead = 0.0
+    behind = 0
+    for tokens, waited in candidate.queue:
+        if tokens / rate - ageing * waited <= own:
+            ahead += tokens
+        else:
+            behind += 1
+    decode = DECODE_S * candidate.decode / candidate.capacity if candidate.capacity else 0.0
+    pressure = PRESSURE_S * max(0.0, candidate.used - PRESSURE_FROM) / (1 - PRESSURE_FROM)
+    return ahead / rate + own * (1 + ALPHA + BETA * behind) + decode + pressure
+
+
+def within_bound(candidates: Sequence[Candidate], prompt: int) -> list[Candidate]:
+    """Those whose queued tokens stay within BOUND x the mean, this request included; all, if none does."""
+    total = sum(c.inflight for c in candidates)
+    fair = BOUND * (total + prompt) / len(candidates)
+    kept = [
+        c for c in candidates if c.inflight + max(1, prompt - c.cached) <= max(fair, BOUND_FLOOR_S * c.rate + prompt)
+    ]
+    return kept or list(candidates)
+
+
+def kv_aware(candidates: Sequence[Candidate], prompt: int, *, ageing: float, rng: random.Random) -> Choice:
+    """The least cost; among equals the less loaded of two drawn at random (then the one that holds fewer blocks)."""
+    allowed = within_bound(candidates, prompt)
+    priced = [(cost(c, prompt, ageing=ageing), c) for c in allowed]
+    least = min(price for price, _ in priced)
+    ties = [(price, c) for price, c in priced if price - least <= max(TIE_S, TIE_SHARE * least)]
+    drawn = rng.sample(ties, 2) if len(ties) > 2 else ties
+    price, best = min(
+        drawn, key=lambda pc: (-pc[1].cached, pc[1].inflight + pc[1].decode, pc[1].held_blocks, rng.random())
+    )
+    most = max(c.cached for c in candidates)
+    if len(candidates) == 1:
+        reason = "only"
+    elif best.cached and best.cached == most:
+        reason = "prefix"
+    elif most > best.cached:
+        reason = "bound" if all(c.cached < most for c in allowed) else "load"
+    else:
+        reason = "tie" if len(ties) > 1 else "least"
+    return Choice(worker=best.worker, cached=best.cached, reason=reason, cost_s=price)
+
+
+def round_robin(candidates: Sequence[Candidate], turn: int) -> Choice:
+    """In turn, over the workers in the order of their ids."""
+    chosen = sorted(candidates, key=lambda c: c.worker)[turn % len(candidates)]
+    return Choice(worker=chosen.worker, cached=chosen.cached, reason="turn")
+
+
+class HashRing:
+    """A consistent hash ring over worker ids: a worker that comes or goes moves only its own share of the keys."""
+
+    def __init__(self, workers: Sequence[str]) -> None:
+        self.workers = frozenset(workers)
+        points = sorted((_point(f"{w}#{i}".encode()), w) for w in self.workers for i in range(VIRTUAL_NODES))
+        self._points = [p for p, _ in points]
+        self._owners = [w for _, w in points]
+
+    def walk(self, key: bytes) -> list[str]:
+        """All workers, in the order in which the ring offers them for `key`."""
+        start = bisect.bisect(self._points, _point(key))
+        seen: dict[str, None] = {}
+        for i in range(len(self._owners)):
+            seen.setdefault(self._owners[(start + i) % len(self._owners)])
+            if len(seen) == len(self.workers):
+                break
+        return list(seen)
+
+
+def prefix_hash(candidates: Sequence[Candidate], prompt: int, key: bytes, ring: HashRing) -> Choice:
+    """The first worker from the key's place on the ring whose load stays within the bound."""
+    by_id = {c.worker: c for c in candidates}
+    allowed = {c.worker for c in within_bound([_blind(c) for c in candidates], prompt)}
+    order = [w for w in ring.walk(key) if w in by_id]
+    chosen = next((w for w in order if w in allowed), order[0])
+    return Choice(worker=chosen, cached=by_id[chosen].cached, reason="hash" if chosen == order[0] else "bound")
+
+
+def prefix_key(ids: Sequence[bytes], tokens: Sequence[int]) -> bytes:
+    """What `prefix_hash` hashes: the chained id of the first HASHED_BLOCKS blocks, or the tokens of a short prompt."""
+    if ids:
+        return ids[min(len(ids), HASHED_BLOCKS) - 1]
+    return b"".join(t.to_bytes(4, "little") for t in tokens)
+
+
+def fill_rates(measured: Sequence[float]) -> list[float]:
+    """Prefill rates, unmeasured ones (0) replaced by the mean of the others, so that nobody looks free or dead."""
+    known = [r for r in measured if r > 0]
+    mean = sum(known) / len(known) if known else DEFAULT_RATE
+    return [r if r > 0 else mean for r in measured]
+
+
+def _blind(candidate: Candidate) -> Candidate:
+    """A hash policy does not know what is cached."""
+    return Candidate(worker=candidate.worker, queue=candidate.queue, rate=candidate.rate)
+
+
+def _point(key: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")

@@ -1,0 +1,235 @@
+"""Forwards one Generate stream, exactly once: the current attempt and the next index only.
+
+Before the first token a worker that is gone costs the client nothing but time: the request goes to another one, up to
+`attempts` in all. After the first token the client is told how much it has got. Whatever happens, the worker's call is
+cancelled, so that its blocks come free.
+"""
+
+import asyncio
+import logging
+import secrets
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from argosy_api.convert import params_to_proto
+from argosy_api.errors import (
+    ArgosyError,
+    DeadlineError,
+    InternalError,
+    OverloadedError,
+    UnavailableError,
+    from_status,
+)
+from argosy_api.v1 import worker_pb2 as pb
+from argosy_router.dispatch import Assignment, Decision, Dispatcher, Job, no_worker
+from argosy_router.fleet import now
+from argosy_router.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+Code = grpc.StatusCode
+_LOST = frozenset({Code.UNAVAILABLE, Code.CANCELLED, Code.UNKNOWN})
+"""What a call ends with when its worker dies, drains or is cut off; nobody but us cancels our calls."""
+
+Call = grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateChunk]
+
+
+class Flight:
+    """One job on its way. `start` it, iterate over its chunks, `close` it (or use it as a context manager)."""
+
+    def __init__(self, job: Job, dispatcher: Dispatcher, metrics: Metrics, *, attempts: int) -> None:
+        self.job = job
+        self.delivered = 0
+        """Tokens handed on."""
+        self.cached_tokens = 0
+        """Prompt tokens that the worker found in its cache."""
+        self._dispatcher = dispatcher
+        self._metrics = metrics
+        self._attempts = attempts
+        self._attempt = 0
+        self._assignment: Assignment | None = None
+        self._call: Call | None = None
+        self._first: list[pb.GenerateChunk] = []
+        self._received = 0
+        self._finished = False
+        self._last_error: ArgosyError | None = None  # of a worker that refused: tells more than that no other is left
+        self._request = pb.GenerateRequest(
+            request_id=f"{job.request_id[:100]}-{secrets.token_hex(6)}",
+            prompt_tokens=job.tokens,
+            sampling=params_to_proto(job.params),
+            cache_salt=job.cache_salt,
+        )
+
+    @property
+    def decision(self) -> Decision:
+        """Where the job went last. Only after `start`."""
+        if self._assignment is None:
+            raise InternalError("the request was not started")
+        return self._assignment.decision
+
+    async def start(self) -> Self:
+        """Until a worker has sent the first token.
+
+        Raises:
+            ArgosyError: what the worker answered, or UNAVAILABLE when no worker could be had.
+
+        """
+        excluded: frozenset[str] = frozenset()
+        while True:
+            try:
+                self._open(excluded)
+            except UnavailableError as error:
+                raise self._last_error or error from None
+            try:
+                while not self._first or not (self._first[-1].token_ids or self._finished):
+                    self._first.append(await self._read())
+            except _Lost as lost:
+                excluded |= {self.decision.worker}
+                self._give_up(lost)
+                if self._attempt >= self._attempts:
+                    raise lost.error or UnavailableError(no_worker(self.job.deployment, tried=self._attempt)) from None
+                self._last_error = lost.error
+                self._metrics.retries.labels(self.job.deployment.name, lost.why).inc()
+            else:
+                return self
+
+    def _open(self, excluded: frozenset[str]) -> None:
+        self._first.clear()
+        remaining = None
+        if self.job.deadline is not None:
+            remaining = self.job.deadline - now()
+            if remaining <= 0:
+                raise DeadlineError("the deadline passed before a worker had answered")
+        self._assignment = self._dispatcher.assign(self.job, excluded)
+        self._attempt += 1
+        self._request.attempt = self._attempt
+        if self._attempt == 1 and self.job.received_at:
+            self._metrics.added.observe(now() - self.job.received_at)
+        self._call = self._assignment.worker.stub.Generate(self._request, timeout=remaining)
+
+    def _give_up(self, lost: "_Lost") -> None:
+        assignment = self._assignment
+        if assignment is None:
+            return
+        log.info(
+            "request %s: worker %s: %s (attempt %d)",
+            self.job.request_id,
+            assignment.decision.worker,
+            lost,
+            self._attempt,
+        )
+        if lost.eject:
+            assignment.worker.eject(now())
+        self._release()
+
+    async def _read(self) -> pb.GenerateChunk:
+        """The next valid chunk; checks what promise 2 wants and keeps the books."""
+        call, assignment = self._call, self._assignment
+        if call is None or assignment is None:
+            raise InternalError("the request was not started")
+        while True:
+            try:
+                chunk = await call.read()
+            except grpc.aio.AioRpcError as error:
+                raise self._translate(error) from None
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling() or self._call is None:
+                    raise
+                # grpc.aio raises this for a CANCELLED status of the peer, too: a server that is shut down
+                raise _Lost("unavailable", "CANCELLED by the worker") from None
+            if not isinstance(chunk, pb.GenerateChunk):  # grpc.aio.EOF
+                raise _Lost("closed", "the stream ended before it was finished")
+            if chunk.attempt != self._attempt:
+                continue  # of an attempt that is over
+            count = len(chunk.token_ids)
+            if count:
+                if chunk.index != self._received:
+                    raise _Lost("sequence", f"sent token {chunk.index} instead of {self._received}")
+                self._received += count
+                assignment.worker.books.tokens(assignment.entry, count)
+            if chunk.HasField("usage"):
+                self.cached_tokens = chunk.usage.cached_tokens
+            if chunk.finish_reason == pb.FINISH_REASON_ABORT:
+                raise _Lost("aborted", "aborted the request (it is draining)")
+            if chunk.finish_reason != pb.FINISH_REASON_UNSPECIFIED:
+                self._finished = True
+            return chunk
+
+    def _translate(self, error: grpc.aio.AioRpcError) -> Exception:
+        code, details = error.code(), error.details() or ""
+        if code is Code.DEADLINE_EXCEEDED:
+            return DeadlineError("the deadline passed")
+        if code is Code.RESOURCE_EXHAUSTED:
+            return _Lost("full", details, error=OverloadedError(details or "the worker's queue is full"), eject=False)
+        if code in _LOST:
+            return _Lost("unavailable", f"{code.name}: {details}")
+        if code is Code.INTERNAL and "RST_STREAM" in details:
+            return _Lost("reset", details)
+        if code in (Code.INTERNAL, Code.UNIMPLEMENTED, Code.DATA_LOSS):
+            log.error("request %s: worker failed: %s: %s", self.job.request_id, code.name, details)
+            return InternalError(f"the worker failed (request {self.job.request_id})")
+        return from_status(code, details)
+
+    def __aiter__(self) -> Self:
+        """Chunks, in order, each once."""
+        return self
+
+    async def __anext__(self) -> pb.GenerateChunk:
+        """The next chunk; ends after the one with a finish reason.
+
+        Raises:
+            UnavailableError: the worker was lost in mid-stream; says how many tokens were delivered.
+
+        """
+        if self._first:
+            chunk = self._first.pop(0)
+        elif self._finished:
+            raise StopAsyncIteration
+        else:
+            try:
+                chunk = await self._read()
+            except _Lost as lost:
+                self._give_up(lost)
+                raise UnavailableError(
+                    f"the worker was lost after {self.delivered} tokens were delivered; the rest was not generated"
+                ) from None
+        self.delivered += len(chunk.token_ids)
+        return chunk
+
+    def _release(self) -> None:
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+        if self._assignment is not None:
+            self._assignment.worker.books.close(self._assignment.entry)
+
+    def close(self) -> None:
+        """Cancels what still runs and closes the books. May be called twice."""
+        self._release()
+
+    async def __aenter__(self) -> Self:
+        """Starts."""
+        try:
+            return await self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes."""
+        self.close()
+
+
+class _Lost(Exception):  # noqa: N818 - no error that a client sees
+    """The attempt is over, and another worker may do better. `error` is what to tell if none does."""
+
+    def __init__(self, why: str, message: str, *, error: ArgosyError | None = None, eject: bool = True) -> None:
+        super().__init__(message)
+        self.why = why
+        self.error = error
+        self.eject = eject

@@ -1,0 +1,73 @@
+"""The router's settings: command line, with the Redis URL from the environment (it may hold a password)."""
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All that the router can be told. Times in seconds."""
+
+    membership: str
+    """Where the workers are announced: `file:PATH` (or `kubernetes`)."""
+    host: str = "0.0.0.0"
+    http_port: int = 8000
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+    redis_url: str | None = None
+    """None: KV events and load come from the workers directly."""
+    drain_seconds: float = 30.0
+    """After SIGTERM: time for running streams to end."""
+    attempts: int = 3
+    """Workers tried for one request before its first token."""
+    ageing: float = 0.25
+    """Seconds of head start per second waited, in the engines' queues (their `--queue-ageing`)."""
+    tokenizer_threads: int = 2
+    log_level: str = "INFO"
+
+
+def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Settings from the command line; wrong ones end the process with argparse's message."""
+    parser = argparse.ArgumentParser(
+        prog="python -m argosy_router",
+        description="One front for all deployments: gRPC, OpenAI HTTP, KV-aware routing.",
+    )
+    add = parser.add_argument
+    add("--membership", required=True, help="who is there: file:PATH, or kubernetes")
+    add("--host", default=Settings.host, help="address to listen on (default: %(default)s)")
+    add("--http-port", type=_port, default=Settings.http_port, help="OpenAI-compatible HTTP (default: %(default)s)")
+    add("--grpc-port", type=_port, default=Settings.grpc_port, help="gRPC (default: %(default)s)")
+    add("--metrics-port", type=_port, default=Settings.metrics_port, help="Prometheus metrics (default: %(default)s)")
+    add("--drain-seconds", type=_seconds, default=Settings.drain_seconds, help="for running streams, after SIGTERM")
+    add("--attempts", type=_count, default=Settings.attempts, help="workers tried before a request's first token")
+    add("--queue-ageing", dest="ageing", type=_seconds, default=Settings.ageing, help="as the workers' --queue-ageing")
+    add("--tokenizer-threads", type=_count, default=Settings.tokenizer_threads, help="threads that tokenize")
+    add("--log-level", default=Settings.log_level, choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+    values = vars(parser.parse_args(arguments))
+    scheme, _, rest = values["membership"].partition(":")
+    if not (values["membership"] == "kubernetes" or (scheme == "file" and rest)):
+        parser.error(f"--membership: {values['membership']!r} is neither file:PATH nor kubernetes")
+    return Settings(**values, redis_url=environment.get("ARGOSY_REDIS_URL") or None)
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"{value} is not a port (0 to 65535; 0: any free one)")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 64:
+        raise argparse.ArgumentTypeError(f"{value} is not within 1 to 64")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 86_400:  # also refuses NaN
+        raise argparse.ArgumentTypeError(f"{text} is not within 0 to 86400 seconds")
+    return value

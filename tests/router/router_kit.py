@@ -1,0 +1,347 @@
+"""A scripted worker and helpers for the router's tests."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+import grpc
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from argosy_api import blocks
+from argosy_api.keys import BATCH_FIELD, Keys
+from argosy_api.membership import Deployment, Membership, RoutingPolicy, Worker
+from argosy_api.v1 import worker_pb2 as pb
+from argosy_api.v1 import worker_pb2_grpc as rpc
+
+SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+TEMPLATE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+BLOCK = 16
+
+
+def byte_tokenizer() -> bytes:
+    """256 byte tokens in the order of byte-level BPE's alphabet, then the specials."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(s, special=True) for s in SPECIALS])
+    return tokenizer.to_str().encode()
+
+
+TOKENIZER_JSON = byte_tokenizer()
+_TOKENIZER = Tokenizer.from_str(TOKENIZER_JSON.decode())
+VOCAB = _TOKENIZER.get_vocab_size()
+
+
+def encode(text: str) -> list[int]:
+    return list(_TOKENIZER.encode(text, add_special_tokens=False).ids)
+
+
+def decode(ids: list[int]) -> str:
+    return _TOKENIZER.decode(ids, skip_special_tokens=True)
+
+
+def answer_of(prompt: list[int], count: int) -> list[int]:
+    """What a fake worker generates: a text that depends on the whole prompt."""
+    word = f"<{sum(prompt) % 997}|{len(prompt)}> lorem ipsum é 漢 dolor sit amet "
+    ids = encode(word)
+    return [ids[i % len(ids)] for i in range(count)]
+
+
+@dataclass
+class Script:
+    """What a fake worker does with the requests that it gets."""
+
+    fail_first: grpc.StatusCode | None = None
+    """Ends each call with this before anything was sent."""
+    details: str = "scripted"
+    die_after: int | None = None
+    """Ends each call with UNAVAILABLE after so many tokens."""
+    close_after: int | None = None
+    """Ends each call with OK, but unfinished, after so many tokens."""
+    abort_after: int | None = None
+    hang: bool = False
+    step_s: float = 0.0
+    skip_index: bool = False
+    stale_chunks: bool = False
+    tokens_per_chunk: int = 1
+    usage_first: bool = True
+
+
+@dataclass
+class FakeWorker(rpc.WorkerServicer):
+    worker_id: str = "w0"
+    epoch: int = 1
+    fingerprint: str = "f" * 32
+    served_name: str = "m"
+    max_model_len: int = 4096
+    total_blocks: int = 10_000
+    hash_version: int = blocks.VERSION
+    template: str = TEMPLATE
+    tokenizer_json: bytes = TOKENIZER_JSON
+    add_bos: bool = False
+    loading: bool = False
+    rate: float = 1000.0
+    script: Script = field(default_factory=Script)
+
+    def __post_init__(self) -> None:
+        self.requests: list[pb.GenerateRequest] = []
+        self.cancelled: list[str] = []
+        self.ended: list[str] = []
+        self.cached: set[bytes] = set()
+        self.seq = 0
+        self.ring: list[pb.KvEventBatch] = []
+        self.queue: list[pb.QueuedWork] = []
+        self.subscribers: list[asyncio.Queue[pb.KvEventBatch]] = []
+        self.subscriptions = 0
+        self.publish: Callable[[pb.KvEventBatch], object] | None = None
+        self.server: grpc.aio.Server | None = None
+        self.port = 0
+        self.running = 0
+        self.draining = False
+
+    # --- life
+
+    async def start(self, port: int = 0) -> "FakeWorker":
+        self.server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        rpc.add_WorkerServicer_to_server(self, self.server)
+        self.port = self.server.add_insecure_port(f"127.0.0.1:{port}")
+        await self.server.start()
+        return self
+
+    async def stop(self) -> None:
+        if self.server is not None:
+            await self.server.stop(None)
+            self.server = None
+
+    def member(self, **more: object) -> Worker:
+        return Worker(worker_id=self.worker_id, address=f"127.0.0.1:{self.port}", **more)  # type: ignore[arg-type]
+
+    def ids(self, tokens: list[int], salt: str = "") -> list[bytes]:
+        return blocks.block_ids(blocks.root_id(self.fingerprint, salt=salt), tokens, BLOCK)
+
+    # --- events
+
+    def emit(
+        self, *, stored: list[bytes] = (), removed: list[bytes] = (), cleared: bool = False, lose: bool = False
+    ) -> None:  # type: ignore[assignment]
+        """A change of the cache; `lose` keeps it from everyone, but takes its number."""
+        self.seq += 1
+        if cleared:
+            self.cached.clear()
+        self.cached |= set(stored)
+        self.cached -= set(removed)
+        batch = pb.KvEventBatch(epoch=self.epoch, seq=self.seq, stored=stored, removed=removed, cleared=cleared)
+        self.ring.append(batch)
+        if lose:
+            return
+        for queue in self.subscribers:
+            queue.put_nowait(batch)
+        if self.publish is not None:
+            self.publish(batch)
+
+    def snapshot(self) -> pb.KvEventBatch:
+        return pb.KvEventBatch(epoch=self.epoch, seq=self.seq, snapshot=True, stored=sorted(self.cached))
+
+    async def SubscribeKvEvents(self, request, context):
+        self.subscriptions += 1
+        queue: asyncio.Queue[pb.KvEventBatch] = asyncio.Queue()
+        if request.start_sequence == 0 or request.epoch != self.epoch:
+            queue.put_nowait(self.snapshot())
+        else:
+            for batch in self.ring:
+                if batch.epoch == self.epoch and batch.seq >= request.start_sequence:
+                    queue.put_nowait(batch)
+        self.subscribers.append(queue)
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            self.subscribers.remove(queue)
+
+    # --- the rest of the service
+
+    async def GetModel(self, request, context):
+        if self.loading:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "loading")
+        eos = _TOKENIZER.token_to_id("<|im_end|>")
+        return pb.ModelInfo(
+            worker_id=self.worker_id, epoch=self.epoch, served_name=self.served_name, fingerprint=self.fingerprint,
+            block_hash_version=self.hash_version, block_size=BLOCK, total_blocks=self.total_blocks,
+            max_model_len=self.max_model_len, vocab_size=VOCAB, architecture="fake", quantization="none", compute="none",
+            tokenizer_json=self.tokenizer_json, chat_template=self.template, eos_token_ids=[eos],
+            bos_token_id=_TOKENIZER.token_to_id("<|endoftext|>"), add_bos=self.add_bos, bos_token="<|endoftext|>",
+            eos_token="<|im_end|>",
+        )  # fmt: skip
+
+    def load(self) -> pb.Load:
+        return pb.Load(
+            worker_id=self.worker_id, epoch=self.epoch, running=self.running, total_blocks=self.total_blocks,
+            free_blocks=self.total_blocks, prefill_tokens_per_second=self.rate, queue=self.queue, draining=self.draining,
+        )  # fmt: skip
+
+    async def GetLoad(self, request, context):
+        return self.load()
+
+    async def Generate(self, request: pb.GenerateRequest, context) -> AsyncIterator[pb.GenerateChunk]:
+        self.requests.append(request)
+        self.running += 1
+        try:
+            async for chunk in self._generate(request, context):
+                yield chunk
+            self.ended.append(request.request_id)
+        except asyncio.CancelledError:
+            self.cancelled.append(request.request_id)
+            raise
+        finally:
+            self.running -= 1
+
+    async def _generate(self, request, context):
+        script = self.script
+        if script.fail_first is not None:
+            await context.abort(script.fail_first, script.details)
+        if script.hang:
+            await asyncio.Event().wait()
+        prompt = list(request.prompt_tokens)
+        ids = self.ids(prompt, request.cache_salt)
+        hits = 0
+        for block in ids[: (len(prompt) - 1) // BLOCK]:
+            if block not in self.cached:
+                break
+            hits += 1
+        new = [b for b in ids if b not in self.cached]
+        if new:
+            self.emit(stored=new)
+        sampling = request.sampling
+        tokens = answer_of(prompt, sampling.max_tokens)
+        usage = pb.Usage(prompt_tokens=len(prompt), cached_tokens=hits * BLOCK)
+        index, sent = 0, 0
+        while index < len(tokens):
+            piece = tokens[index : index + script.tokens_per_chunk]
+            if script.die_after is not None and index >= script.die_after:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "scripted death")
+            if script.close_after is not None and index >= script.close_after:
+                return
+            if script.abort_after is not None and index >= script.abort_after:
+                yield pb.GenerateChunk(
+                    request_id=request.request_id,
+                    attempt=request.attempt,
+                    index=index,
+                    finish_reason=pb.FINISH_REASON_ABORT,
+                )
+                return
+            if script.stale_chunks:
+                yield pb.GenerateChunk(
+                    request_id=request.request_id, attempt=request.attempt + 7, index=index, token_ids=[1], text="STALE"
+                )
+            whole = decode(tokens[: index + len(piece)])
+            last = index + len(piece) == len(tokens)
+            text = whole if last else whole.rstrip("\N{REPLACEMENT CHARACTER}")
+            chunk = pb.GenerateChunk(
+                request_id=request.request_id, attempt=request.attempt, token_ids=piece, text=text[sent:],
+                index=index + 1 if script.skip_index and index else index,
+            )  # fmt: skip
+            sent = len(text)
+            if sampling.HasField("logprobs"):
+                chunk.logprobs.extend(_logprob(t, sampling.logprobs) for t in piece)
+            if index == 0 and sampling.HasField("prompt_logprobs"):
+                chunk.prompt_logprobs.extend(_logprob(t, sampling.prompt_logprobs) for t in prompt[1:])
+            if index == 0 and script.usage_first:
+                chunk.usage.CopyFrom(usage)
+            if last:
+                chunk.finish_reason = pb.FINISH_REASON_LENGTH
+                chunk.usage.CopyFrom(usage)
+                chunk.usage.completion_tokens = len(tokens)
+            yield chunk
+            index += len(piece)
+            if script.step_s:
+                await asyncio.sleep(script.step_s)
+
+
+def _logprob(token: int, top: int) -> pb.TokenLogprob:
+    return pb.TokenLogprob(
+        token=token, logprob=-0.5,
+        top=[pb.Alternative(token=(token + i) % 256, logprob=-0.5 - i) for i in range(top)],
+    )  # fmt: skip
+
+
+class Cluster:
+    """A membership source that a test drives."""
+
+    def __init__(self, name: str = "m", policy: RoutingPolicy = RoutingPolicy.KV_AWARE) -> None:
+        self.name = name
+        self.policy = policy
+        self._views: asyncio.Queue[Membership] = asyncio.Queue()
+
+    def announce(self, *workers: Worker, message: str = "", others: tuple[Deployment, ...] = ()) -> None:
+        mine = Deployment(
+            namespace="default",
+            name=self.name,
+            served_name=self.name,
+            policy=self.policy,
+            workers=workers,
+            message=message,
+        )
+        self._views.put_nowait(Membership((mine, *others)))
+
+    async def views(self) -> AsyncIterator[Membership]:
+        while True:
+            yield await self._views.get()
+
+
+async def eventually(condition: Callable[[], object], *, limit_s: float = 5.0, what: str = "") -> None:
+    """Polls until the condition holds; an error after the limit."""
+    end = asyncio.get_running_loop().time() + limit_s
+    while not condition():
+        if asyncio.get_running_loop().time() > end:
+            raise AssertionError(f"did not happen within {limit_s} s: {what or condition}")
+        await asyncio.sleep(0.01)
+
+
+class RedisPublisher:
+    """Writes a fake worker's lease, load and events, as a worker does."""
+
+    def __init__(self, client, worker: FakeWorker, name: str = "m") -> None:
+        self._client = client
+        self._worker = worker
+        self._keys = Keys("default", name)
+        self._queue: asyncio.Queue[pb.KvEventBatch] = asyncio.Queue()
+        worker.publish = self._queue.put_nowait
+        self._tasks = [asyncio.create_task(self._beat()), asyncio.create_task(self._events())]
+
+    async def _beat(self) -> None:
+        while True:
+            try:
+                await self._client.set(self._keys.lease(self._worker.worker_id), self._worker.epoch, ex=4)
+                await self._client.set(
+                    self._keys.load(self._worker.worker_id), self._worker.load().SerializeToString(), ex=10
+                )
+            except Exception:
+                pass
+            await asyncio.sleep(0.2)
+
+    async def _events(self) -> None:
+        while True:
+            batch = await self._queue.get()
+            try:
+                await self._client.xadd(
+                    self._keys.events(self._worker.worker_id), {BATCH_FIELD: batch.SerializeToString()}
+                )
+            except Exception:
+                await asyncio.sleep(0.05)
+
+    async def stop(self) -> None:
+        self._worker.publish = None
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def events_of(body: bytes) -> list[dict]:
+    """The JSON of all server-sent events but [DONE]."""
+    lines = [line[6:] for line in body.decode().split("\n\n") if line.startswith("data: ")]
+    return [json.loads(line) for line in lines if line != "[DONE]"]

@@ -1,0 +1,278 @@
+"""The index's feed: from workers, from Redis, and back and forth between them; and routing by it."""
+
+import asyncio
+import json
+
+import pytest
+import pytest_asyncio
+import redis.asyncio as redis
+from router_kit import FakeWorker, RedisPublisher, encode, eventually
+
+from argosy_api.keys import BATCH_FIELD, Keys
+from argosy_api.membership import RoutingPolicy
+
+PREFIX = "a common beginning of several blocks, " * 4
+KEYS = Keys("default", "m")
+
+
+def cached(body: bytes) -> int:
+    return json.loads(body)["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+
+async def ask(rig, tail: str = ""):
+    response, body = await rig.post("/v1/completions", {"model": "m", "prompt": PREFIX + tail, "max_tokens": 2})
+    assert response.status == 200
+    return response, body
+
+
+async def prefix_routing_works(rig, prompt_tail: str) -> str:
+    """The second request goes where the first was, predicted and found cached."""
+    first, _ = await ask(rig, prompt_tail)
+    await rig.until_indexed()
+    second, body = await ask(rig, prompt_tail)
+    assert second.headers["x-argosy-worker"] == first.headers["x-argosy-worker"]
+    assert second.headers["x-argosy-decision"].startswith("kvAware:")
+    expected = (len(encode(PREFIX + prompt_tail)) - 1) // 16 * 16
+    assert int(second.headers["x-argosy-cached-tokens-predicted"]) == expected
+    assert cached(body) == expected
+    return first.headers["x-argosy-worker"]
+
+
+async def test_prefix_routing_without_redis(rig):
+    """Subscribed to the workers directly."""
+    await rig.until_indexed()
+    await prefix_routing_works(rig, "one")
+
+
+async def test_events_before_the_router_count(make_rig):
+    """What a worker holds when the router starts comes with its snapshot."""
+    rig = await make_rig()
+    holder = FakeWorker(worker_id="w1")
+    holder.emit(stored=holder.ids(encode(PREFIX)))
+    await rig.add(FakeWorker(worker_id="w0"), holder)
+    await rig.until_indexed()
+    response, body = await ask(rig)
+    assert response.headers["x-argosy-worker"] == "w1"
+    assert cached(body) > 0
+
+
+async def test_siblings_of_a_burst_stay_together(rig):
+    """Before any event came back, a burst with one new prefix goes to one worker."""
+    await rig.until_indexed()
+    for worker in rig.workers:
+        worker.rate = 100_000.0
+        worker.script.step_s = 0.005
+    answers = await asyncio.gather(*(ask(rig, f"{i}") for i in range(6)))
+    assert len({r.headers["x-argosy-worker"] for r, _ in answers}) == 1
+
+
+async def test_salted_prompts_share_nothing(rig):
+    """Another salt, another identity of the same text."""
+    await rig.until_indexed()
+    await ask(rig)
+    await rig.until_indexed()
+    request = {"model": "m", "prompt": PREFIX, "max_tokens": 1, "cache_salt": "tenant"}
+    response, body = await rig.post("/v1/completions", request)
+    assert response.headers["x-argosy-cached-tokens-predicted"] == "0"
+    assert cached(body) == 0
+
+
+async def test_removed_blocks_are_not_counted_on(rig):
+    """Evicted is evicted."""
+    await rig.until_indexed()
+    await ask(rig)
+    await rig.until_indexed()
+    holder = next(w for w in rig.workers if w.cached)
+    holder.emit(removed=sorted(holder.cached))
+    await rig.until_indexed()
+    rig.state.predictions.forget(rig.state.index.bit(holder.worker_id))
+    response, _ = await ask(rig)
+    assert response.headers["x-argosy-cached-tokens-predicted"] == "0"
+
+
+async def test_a_worker_restarted_in_place(rig):
+    """Same id, same address, new process: nothing of before counts."""
+    await rig.until_indexed()
+    name = await prefix_routing_works(rig, "x")
+    worker = next(w for w in rig.workers if w.worker_id == name)
+    port = worker.port
+    await worker.stop()
+    worker.epoch, worker.seq, worker.cached, worker.ring = 2, 0, set(), []
+    await worker.start(port)
+    await eventually(lambda: rig.state.index.position(name)[:2] == (2, 0))
+    await rig.until_ready(2)
+    assert rig.state.index.held(name) == 0
+
+
+@pytest.mark.parametrize(
+    ("policy", "reason"),
+    [(RoutingPolicy.ROUND_ROBIN, "roundRobin:turn"), (RoutingPolicy.PREFIX_HASH, "prefixHash:hash")],
+)
+async def test_baselines(make_rig, policy, reason):
+    """The resource's policy is followed."""
+    rig = await make_rig(policy=policy)
+    await rig.add(FakeWorker(worker_id="w0"), FakeWorker(worker_id="w1"))
+    seen = []
+    for _ in range(4):
+        response, _ = await ask(rig)
+        assert response.headers["x-argosy-decision"].startswith(reason)
+        seen.append(response.headers["x-argosy-worker"])
+    assert len(set(seen)) == (2 if policy is RoutingPolicy.ROUND_ROBIN else 1)
+
+
+# --- with Redis
+
+
+class RedisRig:
+    def __init__(self, rig, valkey, client, publishers):
+        self.rig, self.valkey, self.client, self.publishers = rig, valkey, client, publishers
+
+    def on_stream(self) -> bool:
+        """Whether every worker's events come from Redis (no subscription is open)."""
+        return all(not w.subscribers for w in self.rig.workers)
+
+    async def settled(self) -> None:
+        await eventually(self.on_stream, what="events come through Redis")
+        await self.rig.until_indexed()
+
+
+@pytest_asyncio.fixture
+async def redis_rig(make_rig, valkey):
+    rig = await make_rig(redis_url=valkey.url)
+    client = redis.Redis.from_url(valkey.url, socket_connect_timeout=0.5, socket_timeout=0.5)
+    workers = [FakeWorker(worker_id="w0"), FakeWorker(worker_id="w1")]
+    publishers = [RedisPublisher(client, w) for w in workers]
+    await rig.add(*workers)
+    made = RedisRig(rig, valkey, client, publishers)
+    await made.settled()
+    yield made
+    for publisher in publishers:
+        await publisher.stop()
+    await client.aclose()
+
+
+async def test_prefix_routing_through_redis(redis_rig):
+    """Events come with the streams; no subscription is open."""
+    await prefix_routing_works(redis_rig.rig, "redis")
+    assert redis_rig.on_stream()
+
+
+async def test_a_gap_is_repaired(redis_rig):
+    """A batch that never reached Redis is noticed by the next number, and repaired from the worker."""
+    rig = redis_rig.rig
+    worker = rig.workers[0]
+    worker.emit(stored=worker.ids(list(range(64))), lose=True)
+    worker.emit(stored=worker.ids(list(range(100, 164))))
+    await rig.until_indexed()
+    assert worker.subscriptions >= 2
+    await redis_rig.settled()
+    await prefix_routing_works(rig, "after the gap")
+
+
+async def test_trimmed_and_deleted_streams_heal(redis_rig):
+    """A stream cut at its beginning, or gone: the numbers tell."""
+    rig = redis_rig.rig
+    worker = rig.workers[1]
+    await redis_rig.client.flushall()
+    worker.emit(stored=worker.ids(list(range(32))))
+    await rig.until_indexed()
+    await redis_rig.settled()
+    await prefix_routing_works(rig, "after the wipe")
+
+
+async def test_redis_dies_and_returns(redis_rig):
+    """No request fails; prefix routing goes on without it, and through it within 5 s of its return."""
+    rig = redis_rig.rig
+    failed = []
+
+    async def load() -> None:
+        for i in range(10_000):
+            response, _ = await rig.post("/v1/completions", {"model": "m", "prompt": f"{i} " * 20, "max_tokens": 2})
+            if response.status != 200:
+                failed.append(response.status)
+
+    loading = asyncio.create_task(load())
+    await ask(rig, "before")
+    redis_rig.valkey.kill()
+    await eventually(lambda: all(w.subscribers for w in rig.workers), limit_s=5, what="direct subscriptions")
+    loading.cancel()
+    await asyncio.gather(loading, return_exceptions=True)
+    await prefix_routing_works(rig, "during")
+    redis_rig.valkey.start()
+    await eventually(redis_rig.on_stream, limit_s=5, what="back on the streams")
+    await prefix_routing_works(rig, "after")
+    assert failed == []
+
+
+async def test_lost_lease_means_asking_the_worker(redis_rig):
+    """A worker that cannot reach Redis is subscribed to directly, and still routed by its prefix."""
+    rig, worker = redis_rig.rig, redis_rig.rig.workers[0]
+    await redis_rig.publishers[0].stop()
+    await redis_rig.client.delete(KEYS.lease("w0"))
+    await eventually(lambda: worker.subscribers, limit_s=5)
+    worker.emit(stored=worker.ids(encode(PREFIX + "only here")))
+    await rig.until_indexed()
+    response, body = await ask(rig, "only here")
+    assert response.headers["x-argosy-worker"] == "w0"
+    assert cached(body) > 0
+
+
+async def test_hostile_values_in_redis_do_no_harm(redis_rig):
+    """Garbage in the stream, the lease and the load; numbers from the far future: the worker's own word counts."""
+    rig, client, worker = redis_rig.rig, redis_rig.client, redis_rig.rig.workers[0]
+    from argosy_api.v1 import worker_pb2 as pb
+
+    far = pb.KvEventBatch(epoch=2**63, seq=5, snapshot=True, stored=[b"x" * 16])
+    await client.xadd(KEYS.events("w0"), {BATCH_FIELD: b""})  # a batch of epoch 0: stale
+    for value in (far.SerializeToString(), b"\xff\xff"):
+        reads = worker.subscriptions
+        await client.xadd(KEYS.events("w0"), {BATCH_FIELD: value})
+        await eventually(lambda: worker.subscriptions > reads, what="the worker is asked")  # noqa: B023
+        worker.emit(stored=worker.ids([worker.seq + 1] * 32))
+        await redis_rig.settled()
+    await client.xadd(KEYS.events("w0"), {b"other": b"field"})
+    await client.set(KEYS.lease("w1"), b"99999999999999999999", ex=1)
+    await client.set(
+        KEYS.load("w1"), pb.Load(epoch=1, prefill_tokens_per_second=float("nan")).SerializeToString(), ex=1
+    )
+    worker.emit(stored=worker.ids(list(range(32))))
+    await redis_rig.settled()
+    await prefix_routing_works(rig, "unharmed")
+
+
+async def test_workers_come_and_go(redis_rig):
+    """A new worker is indexed, one that left is forgotten."""
+    rig = redis_rig.rig
+    third = FakeWorker(worker_id="w2")
+    publisher = RedisPublisher(redis_rig.client, third)
+    try:
+        third.emit(stored=third.ids(encode(PREFIX + "third")))
+        await rig.add(third)
+        await rig.until_indexed()
+        response, _ = await ask(rig, "third")
+        assert response.headers["x-argosy-worker"] == "w2"
+        rig.workers.remove(third)
+        rig.announce()
+        await eventually(lambda: "w2" not in rig.state.workers)
+        assert rig.state.index.bit("w2") == 0
+        await rig.until_indexed()
+        response, _ = await ask(rig, "third")
+        assert response.headers["x-argosy-worker"] != "w2"
+    finally:
+        await publisher.stop()
+        await third.stop()
+
+
+async def test_redis_that_hangs_delays_nobody(make_rig, free_port):
+    """A port that accepts and never answers: requests are served at once, by direct subscription."""
+    server = await asyncio.start_server(lambda _r, _w: asyncio.Event().wait(), "127.0.0.1", free_port())
+    port = server.sockets[0].getsockname()[1]
+    rig = await make_rig(redis_url=f"redis://127.0.0.1:{port}/0")
+    await rig.add(FakeWorker(worker_id="w0"), FakeWorker(worker_id="w1"))
+    await rig.until_indexed()
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    for i in range(20):
+        await ask(rig, f"{i}")
+    assert (loop.time() - started) / 20 < 0.25
+    server.close()

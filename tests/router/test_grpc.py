@@ -1,0 +1,329 @@
+"""The gRPC fronts: the native service, Open Inference Protocol v2, health and reflection."""
+
+import asyncio
+import json
+import struct
+
+import grpc
+import pytest
+import pytest_asyncio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from router_kit import answer_of, decode, encode, eventually
+
+from argosy_api.inference import inference_pb2 as oip
+from argosy_api.inference import inference_pb2_grpc as oip_rpc
+from argosy_api.v1 import worker_pb2 as pb
+from argosy_api.v1 import worker_pb2_grpc as rpc
+
+TEXT = decode(answer_of(encode("hello"), 8))
+
+
+@pytest_asyncio.fixture
+async def channel(rig):
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{rig.router.grpc_port}") as opened:
+        yield opened
+
+
+# --- native
+
+
+async def native(channel, request, **more):
+    call = rpc.InferenceStub(channel).Generate(request, **more)
+    chunks = [chunk async for chunk in call]
+    return chunks, dict(await call.initial_metadata())
+
+
+@pytest.mark.parametrize("kind", ["text", "tokens"])
+async def test_native_streams_the_workers_chunks(rig, channel, kind):
+    """Text or tokens: the same chunks, with the client's request id, and the decision in the metadata."""
+    prompt = {"text": "hello"} if kind == "text" else {"tokens": pb.TokenIds(ids=encode("hello"))}
+    request = pb.InferenceRequest(model="m", request_id="mine", sampling=pb.SamplingParams(max_tokens=8), **prompt)
+    chunks, metadata = await native(channel, request)
+    assert [t for c in chunks for t in c.token_ids] == answer_of(encode("hello"), 8)
+    assert [c.index for c in chunks] == list(range(8))
+    assert "".join(c.text for c in chunks) == TEXT
+    assert {c.request_id for c in chunks} == {"mine"}
+    assert chunks[-1].finish_reason == pb.FINISH_REASON_LENGTH
+    assert chunks[-1].usage.completion_tokens == 8
+    assert metadata["x-argosy-worker"] in ("w0", "w1")
+    assert metadata["x-request-id"] == "mine"
+    assert rig.idle()
+
+
+async def test_native_chat(rig, channel):
+    """A chat is rendered with the model's template."""
+    chat = pb.Chat(messages=[pb.ChatMessage(role="user", content="hi")])
+    await native(channel, pb.InferenceRequest(model="m", chat=chat, sampling=pb.SamplingParams(max_tokens=1)))
+    sent = next(r for w in rig.workers for r in w.requests)
+    assert list(sent.prompt_tokens) == encode("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n")
+
+
+NATIVE_BAD = [
+    (pb.InferenceRequest(model="m"), "INVALID_ARGUMENT", "prompt:"),
+    (pb.InferenceRequest(text="x"), "INVALID_ARGUMENT", "model:"),
+    (pb.InferenceRequest(model="nope", text="x"), "NOT_FOUND", "'nope'"),
+    (pb.InferenceRequest(model="m", text="x" * 5000), "INVALID_ARGUMENT", "text:"),
+    (pb.InferenceRequest(model="m", tokens=pb.TokenIds()), "INVALID_ARGUMENT", "tokens.ids:"),
+    (pb.InferenceRequest(model="m", tokens=pb.TokenIds(ids=[2**32 - 1])), "INVALID_ARGUMENT", "tokens.ids:"),
+    (pb.InferenceRequest(model="m", chat=pb.Chat()), "INVALID_ARGUMENT", "chat.messages:"),
+    (
+        pb.InferenceRequest(model="m", chat=pb.Chat(messages=[pb.ChatMessage(role="x")])),
+        "INVALID_ARGUMENT",
+        "chat.messages[0].role:",
+    ),
+    (pb.InferenceRequest(model="m", text="x", request_id="a b"), "INVALID_ARGUMENT", "request_id:"),
+    (pb.InferenceRequest(model="m", text="x", cache_salt="s" * 65), "INVALID_ARGUMENT", "cache_salt:"),
+    *(
+        (pb.InferenceRequest(model="m", text="x", sampling=pb.SamplingParams(**s)), "INVALID_ARGUMENT", f"{next(iter(s))}")
+        for s in (
+            {"temperature": float("nan")}, {"temperature": -1}, {"temperature": float("inf")}, {"top_p": 0}, {"top_p": 2},
+            {"max_tokens": 0}, {"max_tokens": 2**31}, {"min_tokens": 17}, {"top_k": 2**31}, {"seed": 2**63},
+            {"stop": [""]}, {"stop": ["a"] * 17}, {"stop_token_ids": [10**6]}, {"logprobs": 21}, {"prompt_logprobs": 21},
+        )
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("request_", "code", "words"), NATIVE_BAD, ids=range(len(NATIVE_BAD)))
+async def test_native_bad_input(rig, channel, request_, code, words):
+    """A status with the field's name; no worker is bothered."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await native(channel, request_)
+    assert caught.value.code().name == code
+    assert words in caught.value.details()
+    assert all(not w.requests for w in rig.workers)
+
+
+# --- health and reflection
+
+
+async def test_health_follows_the_membership(make_rig):
+    """NOT_SERVING until a membership was read, and again while draining; streams may end meanwhile."""
+    rig = await make_rig()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{rig.router.grpc_port}") as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+
+        async def status(name: str) -> int:
+            return (await stub.Check(health_pb2.HealthCheckRequest(service=name))).status
+
+        names = ("", "argosy.v1.Inference", "inference.GRPCInferenceService")
+        assert [await status(n) for n in names] == [health_pb2.HealthCheckResponse.NOT_SERVING] * 3
+        assert not (await oip_rpc.GRPCInferenceServiceStub(channel).ServerReady(oip.ServerReadyRequest())).ready
+        from router_kit import FakeWorker
+
+        await rig.add(FakeWorker(), FakeWorker(worker_id="w1"))
+        assert [await status(n) for n in names] == [health_pb2.HealthCheckResponse.SERVING] * 3
+        for worker in rig.workers:
+            worker.script.step_s = 0.01
+        request = {"model": "m", "prompt": "hello", "max_tokens": 50}
+        running = asyncio.create_task(rig.post("/v1/completions", request))
+        await eventually(lambda: any(w.running for w in rig.workers))
+        draining = asyncio.create_task(rig.router.drain())
+        await eventually(lambda: rig.router.service.draining)
+        response, body = await running
+        assert response.status == 200
+        assert json.loads(body)["usage"]["completion_tokens"] == 50
+        await draining
+
+
+async def test_reflection_lists_the_services(rig, channel):
+    """As grpcurl asks."""
+
+    async def ask():
+        yield reflection_pb2.ServerReflectionRequest(list_services="")
+
+    async for answer in reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(ask()):
+        names = {s.name for s in answer.list_services_response.service}
+    assert {"argosy.v1.Inference", "inference.GRPCInferenceService", "grpc.health.v1.Health"} <= names
+
+
+# --- Open Inference Protocol
+
+
+def bytes_tensor(request, name, value: bytes, *, raw: bool):
+    tensor = request.inputs.add(name=name, datatype="BYTES", shape=[1])
+    if raw:
+        request.raw_input_contents.append(struct.pack("<I", len(value)) + value)
+    else:
+        tensor.contents.bytes_contents.append(value)
+
+
+def bool_tensor(request, name, value: bool, *, raw: bool):
+    tensor = request.inputs.add(name=name, datatype="BOOL", shape=[1])
+    if raw:
+        request.raw_input_contents.append(b"\x01" if value else b"\x00")
+    else:
+        tensor.contents.bool_contents.append(value)
+
+
+def infer(text="hello", *, raw=True, stream=None, exclude=True, sampling=None, identity="r1"):
+    request = oip.ModelInferRequest(model_name="m", id=identity)
+    bytes_tensor(request, "text_input", text.encode(), raw=raw)
+    bytes_tensor(request, "sampling_parameters", json.dumps(sampling or {"max_tokens": 8}).encode(), raw=raw)
+    if stream is not None:
+        bool_tensor(request, "stream", stream, raw=raw)
+    if exclude is not None:
+        bool_tensor(request, "exclude_input_in_output", exclude, raw=raw)
+    return request
+
+
+def outputs(answer):
+    found = {}
+    for tensor, raw in zip(answer.outputs, answer.raw_output_contents, strict=True):
+        if tensor.datatype == "BYTES":
+            (size,) = struct.unpack_from("<I", raw)
+            assert len(raw) == 4 + size
+            found[tensor.name] = raw[4:].decode()
+        else:
+            found[tensor.name] = list(struct.unpack(f"<{len(raw) // 8}q", raw))
+            assert list(tensor.shape) == [len(found[tensor.name])]
+    return found
+
+
+@pytest.mark.parametrize("raw", [True, False])
+async def test_infer(rig, channel, raw):
+    """One answer with text and ids; inputs raw or typed."""
+    stub = oip_rpc.GRPCInferenceServiceStub(channel)
+    answer = await stub.ModelInfer(infer(raw=raw))
+    assert answer.id == "r1"
+    assert outputs(answer) == {"text_output": TEXT, "output_ids": answer_of(encode("hello"), 8)}
+    prefixed = await stub.ModelInfer(infer(raw=raw, exclude=None))
+    assert outputs(prefixed)["text_output"] == "hello" + TEXT
+
+
+async def test_infer_ids_and_chosen_outputs(rig, channel):
+    """input_ids in both widths; only the wanted output."""
+    stub = oip_rpc.GRPCInferenceServiceStub(channel)
+    for datatype, letter in (("INT32", "i"), ("INT64", "q")):
+        ids = encode("hello")
+        request = oip.ModelInferRequest(model_name="m")
+        request.inputs.add(name="input_ids", datatype=datatype, shape=[len(ids)])
+        request.raw_input_contents.append(struct.pack(f"<{len(ids)}{letter}", *ids))
+        request.outputs.add(name="output_ids")
+        answer = await stub.ModelInfer(request)
+        assert outputs(answer) == {"output_ids": answer_of(ids, 16)}
+
+
+async def stream_infer(channel, *requests):
+    async def ask():
+        for request in requests:
+            yield request
+
+    call = oip_rpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(ask())
+    return [answer async for answer in call]
+
+
+async def test_stream_infer_is_decoupled(rig, channel):
+    """Many answers for one request, the last one marked; texts add up."""
+    answers = await stream_infer(channel, infer(stream=True, exclude=None, sampling={"max_tokens": 40}))
+    assert all(not a.error_message for a in answers)
+    responses = [a.infer_response for a in answers]
+    assert "".join(outputs(r)["text_output"] for r in responses) == decode(answer_of(encode("hello"), 40))
+    assert [t for r in responses for t in outputs(r)["output_ids"]] == answer_of(encode("hello"), 40)
+    finals = [r.parameters["triton_final_response"].bool_param for r in responses]
+    assert finals == [False] * (len(finals) - 1) + [True]
+    assert len(finals) > 20
+
+
+async def test_stream_infer_empty_final(rig, channel):
+    """With triton_enable_empty_final_response an empty answer is the last one."""
+    request = infer(stream=True)
+    request.parameters["triton_enable_empty_final_response"].bool_param = True
+    responses = [a.infer_response for a in await stream_infer(channel, request)]
+    assert [r.parameters["triton_final_response"].bool_param for r in responses[-2:]] == [False, True]
+    assert len(responses[-1].outputs) == 0
+
+
+async def test_stream_infer_many_and_errors_apart(rig, channel):
+    """Requests of one stream run side by side; an error of one is its own."""
+    bad = infer(identity="bad", sampling={"max_tokens": -1})
+    answers = await stream_infer(channel, infer(identity="a"), bad, infer("other", identity="b"))
+    by_id = {a.infer_response.id: a for a in answers}
+    assert outputs(by_id["a"].infer_response)["text_output"] == TEXT
+    assert outputs(by_id["b"].infer_response)["text_output"] == decode(answer_of(encode("other"), 8))
+    assert "INVALID_ARGUMENT" in by_id["bad"].error_message
+    assert "max_tokens" in by_id["bad"].error_message
+
+
+async def test_stream_cancel_frees_the_worker(rig, channel):
+    """A client that cancels its stream ends all that runs in it."""
+    for worker in rig.workers:
+        worker.script.hang = True
+
+    async def ask():
+        yield infer(stream=True)
+        yield infer("other", stream=True)
+        await asyncio.Event().wait()
+
+    call = oip_rpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(ask())
+    reading = asyncio.create_task(call.read())
+    await eventually(lambda: sum(w.running for w in rig.workers) == 2)
+    call.cancel()
+    await eventually(lambda: sum(len(w.cancelled) for w in rig.workers) == 2)
+    await eventually(rig.idle)
+    await asyncio.gather(reading, return_exceptions=True)
+
+
+async def test_metadata_and_readiness(rig, channel):
+    """What a client asks before it infers."""
+    stub = oip_rpc.GRPCInferenceServiceStub(channel)
+    assert (await stub.ServerLive(oip.ServerLiveRequest())).live
+    assert (await stub.ServerReady(oip.ServerReadyRequest())).ready
+    assert (await stub.ModelReady(oip.ModelReadyRequest(name="m"))).ready
+    assert not (await stub.ModelReady(oip.ModelReadyRequest(name="nope"))).ready
+    assert "model_streaming" in (await stub.ServerMetadata(oip.ServerMetadataRequest())).extensions
+    metadata = await stub.ModelMetadata(oip.ModelMetadataRequest(name="m"))
+    assert {t.name for t in metadata.inputs} >= {"text_input", "input_ids", "stream", "sampling_parameters"}
+    assert [t.name for t in metadata.outputs] == ["text_output", "output_ids"]
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.ModelMetadata(oip.ModelMetadataRequest(name="nope"))
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+OIP_BAD = [
+    (lambda r: setattr(r.inputs[0], "name", "foo"), "foo"),
+    (lambda r: setattr(r.inputs[0], "datatype", "FP32"), "text_input"),
+    (lambda r: r.inputs[0].shape.append(2), "text_input"),
+    (lambda r: r.inputs[0].shape.__setitem__(0, -1), "text_input"),
+    (lambda r: r.inputs[0].contents.bytes_contents.append(b"x"), "text_input"),
+    (lambda r: r.inputs[0].contents.bool_contents.append(True), "text_input"),
+    (lambda r: r.inputs[0].contents.bytes_contents.__setitem__(0, b"\xff"), "text_input"),
+    (lambda r: r.inputs.add().CopyFrom(r.inputs[0]), "text_input"),
+    (lambda r: r.inputs.__delitem__(0), "text_input"),
+    (lambda r: r.inputs.add(name="input_ids", datatype="INT64", shape=[0]), "text_input"),
+    (lambda r: r.raw_input_contents.append(b""), "raw_input_contents"),
+    (lambda r: r.raw_input_contents.extend([b""] * 3), "text_input"),
+    (lambda r: r.inputs[1].contents.bytes_contents.__setitem__(0, b"{"), "sampling_parameters"),
+    (lambda r: r.inputs[1].contents.bytes_contents.__setitem__(0, b'{"temperature": NaN}'), "sampling_parameters"),
+    (lambda r: r.inputs[1].contents.bytes_contents.__setitem__(0, b'{"foo": 1}'), "sampling_parameters.foo"),
+    (lambda r: r.inputs[1].contents.bytes_contents.__setitem__(0, b'{"n": 2}'), "sampling_parameters.n"),
+    (lambda r: r.inputs[1].contents.bytes_contents.__setitem__(0, b'{"top_p": 0}'), "top_p"),
+    (lambda r: r.inputs[1].contents.bytes_contents.__setitem__(0, b'{"logprobs": 1}'), "sampling_parameters.logprobs"),
+    (lambda r: r.outputs.add(name="logits"), "logits"),
+    (lambda r: bool_tensor(r, "stream", True, raw=False), "stream"),
+    (lambda r: setattr(r, "model_name", "nope"), "model"),
+    (lambda r: setattr(r, "model_version", "7"), "model_version"),
+    (lambda r: setattr(r, "id", "a b"), "request_id"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "field"), OIP_BAD, ids=range(len(OIP_BAD)))
+async def test_oip_bad_input(rig, channel, change, field):
+    """A status that begins with the tensor's or field's name."""
+    request = infer(raw=False)
+    change(request)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await oip_rpc.GRPCInferenceServiceStub(channel).ModelInfer(request)
+    assert caught.value.code().name in ("INVALID_ARGUMENT", "NOT_FOUND")
+    assert caught.value.details().startswith(field)
+
+
+@pytest.mark.parametrize("raw", [b"\x05", b"\x05\x00\x00\x00ab", b"\xff\xff\xff\xff", b"", b"\x01\x00\x00\x00a\x01"])
+async def test_oip_broken_raw_contents(rig, channel, raw):
+    """Lengths that lie."""
+    request = infer(raw=True)
+    request.raw_input_contents[0] = raw
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await oip_rpc.GRPCInferenceServiceStub(channel).ModelInfer(request)
+    assert caught.value.details().startswith("text_input")

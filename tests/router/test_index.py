@@ -1,0 +1,213 @@
+"""The KV index: any sequence of events gives what a plain model of the caches gives."""
+
+import random
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from argosy_router.index import KvIndex, Outcome, Predictions
+
+
+def block(i: int) -> bytes:
+    return i.to_bytes(16, "big")
+
+
+def batch(epoch, seq, *, stored=(), removed=(), snapshot=False, cleared=False):
+    return SimpleNamespace(
+        epoch=epoch, seq=seq, snapshot=snapshot, cleared=cleared,
+        stored=[block(i) for i in stored], removed=[block(i) for i in removed],
+    )  # fmt: skip
+
+
+def test_applies_in_order_and_matches_leading_blocks():
+    """A match counts leading blocks of each worker, and stops at its first miss."""
+    index = KvIndex()
+    index.join("a", 100)
+    index.join("b", 100)
+    assert index.apply("a", batch(1, 1, stored=[1, 2, 3])) is Outcome.APPLIED
+    assert index.apply("b", batch(1, 1, stored=[1, 3])) is Outcome.APPLIED
+    ids = [block(i) for i in (1, 2, 3, 4)]
+    assert index.match(ids, ["a", "b"]) == {"a": 3, "b": 1}
+    assert index.match(ids, ["b"]) == {"b": 1}
+    assert index.match([], ["a", "b"]) == {"a": 0, "b": 0}
+    assert index.match(ids[:2], ["a"]) == {"a": 2}
+
+
+def test_gap_waits_for_a_snapshot():
+    """After a gap batches are skipped, what was known stays, and a snapshot makes it whole."""
+    index = KvIndex()
+    index.join("a", 100)
+    index.apply("a", batch(1, 1, stored=[1]))
+    assert index.apply("a", batch(1, 3, stored=[3])) is Outcome.GAP
+    assert index.position("a") == (1, 1, False)
+    assert index.apply("a", batch(1, 4, stored=[4])) is Outcome.GAP
+    assert index.blocks_of("a") == {block(1)}
+    assert index.apply("a", batch(1, 4, stored=[1, 3, 4], snapshot=True)) is Outcome.APPLIED
+    assert index.apply("a", batch(1, 5, removed=[1])) is Outcome.APPLIED
+    assert index.blocks_of("a") == {block(3), block(4)}
+
+
+def test_repeated_and_older_batches_are_ignored():
+    """What comes twice changes nothing, nor does an older snapshot."""
+    index = KvIndex()
+    index.join("a", 100)
+    index.apply("a", batch(1, 1, stored=[1]))
+    index.apply("a", batch(1, 2, stored=[2]))
+    assert index.apply("a", batch(1, 1, stored=[9])) is Outcome.STALE
+    assert index.apply("a", batch(1, 1, stored=[9], snapshot=True)) is Outcome.STALE
+    assert index.blocks_of("a") == {block(1), block(2)}
+
+
+def test_new_epoch_voids_the_old_one():
+    """A restarted worker holds nothing of before; an older process is not listened to any more."""
+    index = KvIndex()
+    index.join("a", 100)
+    index.apply("a", batch(1, 1, stored=[1]))
+    assert index.apply("a", batch(2, 1, stored=[2])) is Outcome.APPLIED
+    assert index.blocks_of("a") == {block(2)}
+    assert index.apply("a", batch(1, 2, stored=[1])) is Outcome.STALE
+    assert index.apply("a", batch(3, 5, stored=[7])) is Outcome.EPOCH
+    assert index.blocks_of("a") == frozenset()
+    assert not index.new_epoch("a", 3)
+    assert index.new_epoch("a", 4)
+
+
+def test_a_worker_cannot_claim_more_than_it_can_have():
+    """More blocks than its pool are dropped, not kept for ever."""
+    index = KvIndex()
+    index.join("a", 3)
+    assert index.apply("a", batch(1, 1, stored=[1, 2, 3, 4])) is Outcome.OVERFLOW
+    assert len(index) == 0
+    assert index.position("a")[2] is False
+
+
+def test_ids_of_a_wrong_length_are_ignored():
+    """What stands in Redis may be anything."""
+    index = KvIndex()
+    index.join("a", 10)
+    odd = SimpleNamespace(epoch=1, seq=1, snapshot=False, cleared=False, stored=[b"x", b"", b"y" * 17], removed=[b"z"])
+    assert index.apply("a", odd) is Outcome.APPLIED
+    assert len(index) == 0
+
+
+def test_a_place_is_used_again_without_inheriting():
+    """A worker that takes the place of one that left holds nothing of its blocks."""
+    index = KvIndex()
+    index.join("a", 10)
+    index.apply("a", batch(1, 1, stored=[1]))
+    index.leave("a")
+    index.join("b", 10)
+    assert index.match([block(1)], ["b"]) == {"b": 0}
+    assert index.apply("a", batch(1, 2, stored=[2])) is Outcome.STALE
+    assert len(index) == 0
+
+
+class ModelCache:
+    """A worker's cache with its numbered batches."""
+
+    def __init__(self) -> None:
+        self.epoch, self.seq, self.held = 1, 0, set()
+
+    def step(self, kind, ids):
+        if kind == "restart":
+            self.epoch, self.seq, self.held = self.epoch + 1, 0, set()
+            return None
+        self.seq += 1
+        if kind == "store":
+            self.held |= set(ids)
+            return batch(self.epoch, self.seq, stored=ids)
+        if kind == "remove":
+            gone = [i for i in ids if i in self.held]
+            self.held -= set(gone)
+            return batch(self.epoch, self.seq, removed=gone)
+        self.held = set(ids)
+        return batch(self.epoch, self.seq, cleared=True, stored=ids)
+
+    def snapshot(self):
+        return batch(self.epoch, self.seq, stored=sorted(self.held), snapshot=True)
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["a", "b", "c"]),
+        st.sampled_from(["store", "store", "store", "remove", "clear", "restart"]),
+        st.lists(st.integers(0, 12), max_size=4, unique=True),
+        st.sampled_from(["once", "once", "twice", "lost", "late"]),
+    ),
+    max_size=60,
+)
+
+
+@given(STEPS, st.integers(0, 2**32))
+@settings(max_examples=300, deadline=None)
+def test_any_history_converges_to_the_caches(steps, seed):
+    """Lost, doubled and late batches, restarts and repairs: afterwards the index equals the union of the caches."""
+    rng = random.Random(seed)
+    index, caches = KvIndex(), {w: ModelCache() for w in "abc"}
+    for worker in caches:
+        index.join(worker, 1000)
+    late = []
+    for worker, kind, ids, fate in steps:
+        made = caches[worker].step(kind, ids)
+        if made is None:
+            continue
+        if fate == "late":
+            late.append((worker, made))
+        for _ in range({"once": 1, "twice": 2}.get(fate, 0)):
+            index.apply(worker, made)
+        if late and rng.random() < 0.5:
+            index.apply(*late.pop(rng.randrange(len(late))))
+    for worker, made in late:
+        index.apply(worker, made)
+    for worker, cache in caches.items():
+        index.new_epoch(worker, cache.epoch)
+        epoch, seq, synced = index.position(worker)
+        if not (synced and (epoch, seq) == (cache.epoch, cache.seq)):
+            assert index.apply(worker, cache.snapshot()) is Outcome.APPLIED
+        assert index.blocks_of(worker) == {block(i) for i in cache.held}
+    assert len(index) == len(set().union(*(c.held for c in caches.values())))
+    ids = list(range(13))
+    rng.shuffle(ids)
+    for worker, found in index.match([block(i) for i in ids], caches).items():
+        leading = next((n for n, i in enumerate(ids) if i not in caches[worker].held), len(ids))
+        assert found == leading
+
+
+def test_predictions_last_for_their_time():
+    """A predicted block counts until its time is over, and is renewed by another request."""
+    index, soon = KvIndex(), Predictions(ttl_s=5)
+    index.join("a", 10)
+    ids = [block(1), block(2)]
+    soon.add(index.bit("a"), ids, now=0.0)
+    assert index.match(ids, ["a"], soon) == {"a": 2}
+    soon.add(index.bit("a"), ids[:1], now=3.0)
+    soon.expire(5.0)
+    assert index.match(ids, ["a"], soon) == {"a": 1}
+    soon.expire(8.0)
+    assert index.match(ids, ["a"], soon) == {"a": 0}
+    assert len(soon) == 0
+
+
+def test_predictions_are_bounded_and_forgotten():
+    """They never outgrow their limit, and go with their worker."""
+    soon = Predictions(limit=10)
+    for i in range(10):
+        soon.add(1, [block(2 * i), block(2 * i + 1)], now=0.0)
+    assert len(soon) == 10
+    soon.add(2, [], now=0.0)
+    soon.forget(1)
+    assert len(soon) == 0
+    assert soon.masks == {}
+
+
+@pytest.mark.parametrize("matched", [0, 100, 500])
+def test_match_of_a_long_prompt(matched):
+    """500 blocks over two workers: the depth is exact."""
+    index = KvIndex()
+    index.join("a", 1000)
+    index.join("b", 1000)
+    index.apply("a", batch(1, 1, stored=range(matched)))
+    index.apply("b", batch(1, 1, stored=range(250)))
+    assert index.match([block(i) for i in range(500)], ["a", "b"]) == {"a": matched, "b": 250}

@@ -1,0 +1,207 @@
+"""OpenAI requests: what is understood, and what is refused, with the field's name."""
+
+import json
+
+import pytest
+
+from argosy_api.errors import InvalidArgumentError
+from argosy_router import oai_parse
+from argosy_router.fields import parse_json
+
+C = {"model": "m", "prompt": "hi"}
+M = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+
+def completion(**fields):
+    return oai_parse.completions({**C, **fields})
+
+
+def chat(**fields):
+    return oai_parse.chat({**M, **fields})
+
+
+def checked(request):
+    request.params.check(vocab_size=1000)
+    return request
+
+
+def test_defaults():
+    """Completions default to 16 tokens, chat to what the context leaves; temperature 1."""
+    request = completion()
+    assert (request.params.max_tokens, request.params.temperature, request.n, request.stream) == (16, 1.0, 1, False)
+    assert request.max_tokens_given
+    assert not chat().max_tokens_given
+    assert chat(max_completion_tokens=9).params.max_tokens == 9
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [("a", ["a"]), (["a", "b"], ["a", "b"]), ([1, 2], [[1, 2]]), ([[1], [2, 3]], [[1], [2, 3]])],
+)
+def test_prompts(prompt, prompts):
+    """Text, texts, ids and lists of ids."""
+    assert list(oai_parse.completions({"model": "m", "prompt": prompt}).prompts) == prompts
+
+
+def test_vllm_extensions():
+    """All that can be honoured is."""
+    request = completion(
+        top_k=5, ignore_eos=True, min_tokens=2, stop_token_ids=[7], return_token_ids=True, prompt_logprobs=1,
+        cache_salt="s", stop="x", seed=3, n=2, logprobs=4,
+    )  # fmt: skip
+    p = request.params
+    assert (p.top_k, p.ignore_eos, p.min_tokens, p.stop_token_ids, p.prompt_logprobs) == (5, True, 2, (7,), 1)
+    assert (p.stop, p.seed, p.logprobs) == (("x",), 3, 4)
+    assert (request.cache_salt, request.return_token_ids, request.n) == ("s", True, 2)
+    assert [request.choice_params(i).seed for i in range(2)] == [3, 4]
+    assert completion(top_k=-1).params.top_k == 0
+
+
+def test_echo_with_logprobs_asks_for_the_prompts():
+    """The echoed prompt has log-probabilities, too."""
+    request = completion(echo=True, logprobs=2)
+    assert request.params.prompt_logprobs == 2
+    assert not request.wants_prompt_logprobs
+    assert completion(echo=True, max_tokens=0).only_prompt
+
+
+NEUTRAL = [
+    {"frequency_penalty": 0}, {"presence_penalty": 0.0}, {"logit_bias": {}}, {"best_of": 1}, {"user": "someone"},
+    {"metadata": {"a": "b"}}, {"store": False}, {"service_tier": "auto"}, {"seed": None}, {"stop": None}, {"suffix": None},
+    {"repetition_penalty": 1.0}, {"min_p": 0}, {"skip_special_tokens": True}, {"response_format": {"type": "text"}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", NEUTRAL, ids=str)
+def test_neutral_values_are_taken(fields):
+    """Clients send these; they ask for nothing."""
+    assert completion(**fields).model == "m"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": []},
+        {"tool_choice": "none"},
+        {"parallel_tool_calls": True},
+        {"logprobs": False},
+        {"modalities": ["text"]},
+    ],
+    ids=str,
+)
+def test_neutral_chat_values_are_taken(fields):
+    """The same for chat."""
+    assert chat(**fields).model == "m"
+
+
+def test_content_parts():
+    """Text parts are joined; developer is the newer name of system; an earlier answer comes back as it was."""
+    request = oai_parse.chat({
+        "model": "m",
+        "messages": [
+            {"role": "developer", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+            {"role": "assistant", "content": "c", "refusal": None, "tool_calls": None, "annotations": []},
+        ],
+    })  # fmt: skip
+    assert request.messages == ({"role": "system", "content": "ab"}, {"role": "assistant", "content": "c"})
+
+
+BAD_COMPLETIONS = [
+    ({"model": None}, "model"), ({"model": ""}, "model"), ({"model": 3}, "model"), ({"model": "x" * 300}, "model"),
+    ({"prompt": None}, "prompt"), ({"prompt": []}, "prompt"), ({"prompt": {}}, "prompt"), ({"prompt": 3}, "prompt"),
+    ({"prompt": True}, "prompt"), ({"prompt": [1, "a"]}, "prompt[1]"), ({"prompt": ["a", 1]}, "prompt[1]"),
+    ({"prompt": [1.5]}, "prompt[0]"), ({"prompt": [True]}, "prompt[0]"), ({"prompt": [[1], "a"]}, "prompt[1]"),
+    ({"prompt": [["a"]]}, "prompt[0][0]"), ({"prompt": ["a"] * 65}, "prompt"), ({"prompt": [None]}, "prompt[0]"),
+    ({"max_tokens": -1}, "max_tokens"), ({"max_tokens": 0}, "max_tokens"), ({"max_tokens": 1.5}, "max_tokens"),
+    ({"max_tokens": "5"}, "max_tokens"), ({"max_tokens": True}, "max_tokens"), ({"max_tokens": 2**40}, "max_tokens"),
+    ({"max_tokens": [1]}, "max_tokens"), ({"min_tokens": -1}, "min_tokens"), ({"min_tokens": 17}, "min_tokens"),
+    ({"temperature": -0.1}, "temperature"), ({"temperature": 101}, "temperature"), ({"temperature": "hot"}, "temperature"),
+    ({"temperature": float("nan")}, "temperature"), ({"temperature": float("inf")}, "temperature"),
+    ({"temperature": True}, "temperature"), ({"top_p": 0}, "top_p"), ({"top_p": 1.1}, "top_p"), ({"top_p": -1}, "top_p"),
+    ({"top_k": -2}, "top_k"), ({"top_k": 1.5}, "top_k"), ({"top_k": 2**31}, "top_k"), ({"seed": -1}, "seed"),
+    ({"seed": 2**64}, "seed"), ({"seed": 1.5}, "seed"), ({"n": 0}, "n"), ({"n": 9}, "n"), ({"n": -1}, "n"), ({"n": "2"}, "n"),
+    ({"n": 10**9}, "n"), ({"logprobs": -1}, "logprobs"), ({"logprobs": 21}, "logprobs"), ({"logprobs": True}, "logprobs"),
+    ({"prompt_logprobs": 21}, "prompt_logprobs"), ({"prompt_logprobs": "1"}, "prompt_logprobs"),
+    ({"stop": 5}, "stop"), ({"stop": ""}, "stop[0]"), ({"stop": ["a", 1]}, "stop[1]"), ({"stop": ["a"] * 17}, "stop"),
+    ({"stop": "x" * 257}, "stop[0]"), ({"stop": {}}, "stop"), ({"stop": "\ud800"}, "stop[0]"),
+    ({"stop_token_ids": [-1]}, "stop_token_ids[0]"), ({"stop_token_ids": [1000]}, "stop_token_ids[0]"),
+    ({"stop_token_ids": "1"}, "stop_token_ids"), ({"stop_token_ids": [1.0]}, "stop_token_ids[0]"),
+    ({"stop_token_ids": [1] * 65}, "stop_token_ids"), ({"stream": "yes"}, "stream"), ({"stream": 1}, "stream"),
+    ({"stream_options": {}}, "stream_options"), ({"stream": True, "stream_options": []}, "stream_options"),
+    ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
+    ({"stream": True, "stream_options": {"what": 1}}, "stream_options.what"), ({"echo": "true"}, "echo"),
+    ({"suffix": "tail"}, "suffix"), ({"frequency_penalty": 0.5}, "frequency_penalty"),
+    ({"presence_penalty": -1}, "presence_penalty"), ({"repetition_penalty": 1.1}, "repetition_penalty"),
+    ({"logit_bias": {"5": 1}}, "logit_bias"), ({"best_of": 2}, "best_of"), ({"min_p": 0.1}, "min_p"),
+    ({"response_format": {"type": "json_object"}}, "response_format"), ({"guided_json": {}}, "guided_json"),
+    ({"ignore_eos": 1}, "ignore_eos"), ({"cache_salt": "s" * 65}, "cache_salt"), ({"cache_salt": 5}, "cache_salt"),
+    ({"return_token_ids": "x"}, "return_token_ids"), ({"store": True}, "store"), ({"user": 5}, "user"),
+    ({"metadata": "x"}, "metadata"), ({"temprature": 1}, "temprature"), ({"tools": []}, "tools"), ({"": 1}, ""),
+    ({"frequency_penalty": False}, "frequency_penalty"), ({"use_beam_search": True}, "use_beam_search"),
+    ({"truncate_prompt_tokens": 5}, "truncate_prompt_tokens"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "field"), BAD_COMPLETIONS, ids=lambda v: str(v)[:60])
+def test_bad_completions(fields, field):
+    """Refused, naming the field."""
+    with pytest.raises(InvalidArgumentError) as caught:
+        checked(completion(**fields))
+    assert caught.value.field == field
+
+
+def user(**fields):
+    return {"messages": [{"role": "user", "content": "hi", **fields}]}
+
+
+BAD_CHATS = [
+    ({"messages": None}, "messages"), ({"messages": []}, "messages"), ({"messages": "hi"}, "messages"),
+    ({"messages": ["hi"]}, "messages[0]"), ({"messages": [{}]}, "messages[0].role"), (user(role="tool"), "messages[0].role"),
+    (user(role=5), "messages[0].role"), (user(content=None), "messages[0].content"), (user(content=5), "messages[0].content"),
+    (user(content=["x"]), "messages[0].content[0]"), (user(content=[{"type": "text"}]), "messages[0].content[0].text"),
+    (user(content=[{"type": "image_url", "image_url": {"url": "http://x"}}]), "messages[0].content[0].type"),
+    (user(content=[{"type": "text", "text": 5}]), "messages[0].content[0].text"),
+    (user(content=[{"type": "text", "text": "a", "b": 1}]), "messages[0].content[0].b"),
+    (user(tool_calls=[{"id": "x"}]), "messages[0].tool_calls"), (user(name="bob"), "messages[0].name"),
+    (user(whatever=1), "messages[0].whatever"), ({"messages": [M["messages"][0]] * 2049}, "messages"),
+    ({"tools": [{"type": "function"}]}, "tools"), ({"tool_choice": "required"}, "tool_choice"),
+    ({"functions": [{}]}, "functions"), ({"top_logprobs": 3}, "top_logprobs"), ({"logprobs": 3}, "logprobs"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"), ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens"),
+    ({"max_completion_tokens": -5}, "max_completion_tokens"), ({"modalities": ["audio"]}, "modalities"),
+    ({"reasoning_effort": "high"}, "reasoning_effort"), ({"chat_template": "{{ 1 }}"}, "chat_template"),
+    ({"prompt": "x"}, "prompt"), ({"echo": True}, "echo"), ({"prediction": {}}, "prediction"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "field"), BAD_CHATS, ids=lambda v: str(v)[:60])
+def test_bad_chats(fields, field):
+    """Refused, naming the field."""
+    with pytest.raises(InvalidArgumentError) as caught:
+        checked(chat(**fields))
+    assert caught.value.field == field
+
+
+BAD_JSON = [
+    b"", b"{", b"[]", b"null", b"5", b'"x"', b"{'a': 1}", b'{"a": NaN}', b'{"a": Infinity}', b'{"a": -Infinity}',
+    b'{"a": 1} x', b"\xff\xfe", b'{"a": ' + b"1" * 5000 + b"}", b"[" * 100_000, b'{"a":' * 100_000, b"\x00",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("raw", BAD_JSON, ids=lambda r: repr(r[:20]))
+def test_bad_json(raw):
+    """Not a JSON object: refused, naming the body."""
+    with pytest.raises(InvalidArgumentError) as caught:
+        parse_json(raw)
+    assert caught.value.field == "body"
+
+
+def test_unknown_field_has_a_hint():
+    """A misspelt field is told what was probably meant."""
+    with pytest.raises(InvalidArgumentError, match="did you mean temperature"):
+        completion(temperatur=1)
+
+
+def test_good_json():
+    """Unicode and nesting are fine."""
+    document = {"a": [1, {"b": "é漢"}]}
+    assert parse_json(json.dumps(document)) == document
