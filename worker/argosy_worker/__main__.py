@@ -1,0 +1,50 @@
+"""`python -m argosy_worker`: one model, one engine, one gRPC server."""
+
+import json
+import logging
+import os
+import sys
+import threading
+
+from argosy_worker import app
+from argosy_worker.settings import SettingsError, parse
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": self.formatTime(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def main() -> int:
+    """Run a worker; returns the exit code: 0 told to stop, 78 nothing to serve until something changes, 1 a fault."""
+    try:
+        settings = parse(sys.argv[1:], os.environ)
+    except SettingsError as error:
+        print(f"argosy_worker: {error}", file=sys.stderr)  # noqa: T201 - logging is not set up yet
+        return app.EXIT_CONFIG
+    handler = logging.StreamHandler(sys.stderr)
+    plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(_JsonLines() if settings.log_json else plain)
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    # torch's OpenMP threads spin while they wait for each other. Where something else runs on these cores, as another
+    # replica does, an unbounded spin makes a step 10 to 50 times longer. Read when torch is loaded, which is later.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    code = app.run(settings)
+    if any(thread.name == "engine" for thread in threading.enumerate()):
+        # Still loading or in a step: compute libraries crash when the interpreter ends under them.
+        logging.shutdown()
+        os._exit(code)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,235 @@
+"""The block pool: which physical blocks are free, cached or used, and which prefixes the cached ones hold.
+
+Each block is in exactly one state, so `free + cached + used == total` holds after every call:
+
+    free     holds nothing worth keeping: never written, forgotten, or only partly filled
+    cached   nobody uses it, but it holds the keys and values of a known full block: evictable, least recently used
+             first
+    used     in the block table of at least one request (it may hold a known full block too)
+
+Physical block 0 is the null block: padding points at it, it is never handed out and not counted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from argosy_api.blocks import BlockId
+
+NULL_BLOCK = 0
+
+
+class _Line:
+    """A doubly-linked list of block numbers: O(1) to append, to pop the front and to remove from the middle.
+
+    Intrusive: the links are two arrays indexed by block number, so nothing is allocated per operation. Index 0 (the
+    null block, which is never in a line) is the sentinel.
+    """
+
+    __slots__ = ("_next", "_prev", "size")
+
+    def __init__(self, num_blocks: int) -> None:
+        self._next = [0] * (num_blocks + 1)
+        self._prev = [0] * (num_blocks + 1)
+        self.size = 0
+
+    def append(self, block: int) -> None:
+        last = self._prev[0]
+        self._next[last], self._prev[block], self._next[block], self._prev[0] = block, last, 0, block
+        self.size += 1
+
+    def remove(self, block: int) -> None:
+        before, after = self._prev[block], self._next[block]
+        self._next[before], self._prev[after] = after, before
+        self.size -= 1
+
+    def pop_front(self) -> int:
+        block = self._next[0]
+        self.remove(block)
+        return block
+
+    def to_list(self) -> list[int]:
+        blocks, block = [], self._next[0]
+        while block:
+            blocks.append(block)
+            block = self._next[block]
+        return blocks
+
+
+@dataclass(frozen=True, slots=True)
+class CacheChange:
+    """Net change of the set of known ids: no id is in both. `stored` is in the order of storing."""
+
+    stored: tuple[BlockId, ...]
+    removed: tuple[BlockId, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.stored or self.removed)
+
+
+class BlockPool:
+    """All physical blocks of one KV cache. Owned by one thread."""
+
+    def __init__(self, total: int, *, caching: bool = True) -> None:
+        if total < 1:
+            raise ValueError(f"a pool needs at least one block, not {total}")
+        self.total = total
+        self.caching = caching
+        self._refs = [0] * (total + 1)
+        self._id_of: list[BlockId | None] = [None] * (total + 1)
+        self._block_of: dict[BlockId, int] = {}
+        self._free = _Line(total)
+        self._cached = _Line(total)
+        for block in range(1, total + 1):
+            self._free.append(block)
+        # dicts as ordered sets: what changed since `take_change`
+        self._stored: dict[BlockId, None] = {}
+        self._removed: dict[BlockId, None] = {}
+
+    # --- counts
+
+    @property
+    def free(self) -> int:
+        """Blocks that hold nothing."""
+        return self._free.size
+
+    @property
+    def cached(self) -> int:
+        """Evictable blocks that hold a known prefix."""
+        return self._cached.size
+
+    @property
+    def used(self) -> int:
+        """Blocks in some request's table. Counted as the rest: `check` verifies it against the reference counts."""
+        return self.total - self._free.size - self._cached.size
+
+    @property
+    def available(self) -> int:
+        """Blocks that `allocate` could hand out now."""
+        return self._free.size + self._cached.size
+
+    # --- prefix cache
+
+    def match(self, ids: Sequence[BlockId]) -> list[int]:
+        """Physical blocks of the longest known prefix of `ids`. Takes no reference: call `acquire` next."""
+        blocks = []
+        for block_id in ids:
+            block = self._block_of.get(block_id)
+            if block is None:
+                break
+            blocks.append(block)
+        return blocks
+
+    def knows(self, block_id: BlockId) -> bool:
+        """Whether some block holds `block_id`."""
+        return block_id in self._block_of
+
+    def evictable(self, blocks: Sequence[int]) -> int:
+        """How many of `blocks` nobody uses: acquiring them lowers `available` by as many."""
+        return sum(1 for block in blocks if self._refs[block] == 0)
+
+    def acquire(self, blocks: Sequence[int]) -> None:
+        """Take one more reference to each of `blocks`, which `match` has just returned."""
+        for block in blocks:
+            if self._refs[block] == 0:
+                self._cached.remove(block)
+            self._refs[block] += 1
+
+    def store(self, block: int, block_id: BlockId) -> None:
+        """Say that used block `block` now holds the computed full block `block_id`.
+
+        When another physical block holds it already, that one stays the known one: tables never change under a running
+        request, so two requests that computed the same block side by side both keep theirs.
+        """
+        if not self.caching or block_id in self._block_of or self._id_of[block] is not None:
+            return
+        self._block_of[block_id] = block
+        self._id_of[block] = block_id
+        if block_id in self._removed:
+            del self._removed[block_id]
+        else:
+            self._stored[block_id] = None
+
+    # --- allocation
+
+    def allocate(self, count: int) -> list[int]:
+        """Take `count` blocks: free ones first, then the least recently used cached ones, which are forgotten.
+
+        Raises:
+            MemoryError: fewer than `count` are available; nothing was taken.
+
+        """
+        if count > self.available:
+            raise MemoryError(f"{count} blocks wanted, {self.available} available")
+        return [self._take_one() for _ in range(count)]
+
+    def release(self, table: Sequence[int]) -> None:
+        """Give up one reference to each block of a request's table.
+
+        In reverse, so that a tail is evicted before the prefix it depends on.
+        """
+        for block in reversed(table):
+            self._refs[block] -= 1
+            if self._refs[block] == 0:
+                (self._free if self._id_of[block] is None else self._cached).append(block)
+
+    def _take_one(self) -> int:
+        if self._free.size:
+            block = self._free.pop_front()
+        else:
+            block = self._cached.pop_front()
+            self._forget(block)
+        self._refs[block] = 1
+        return block
+
+    def _forget(self, block: int) -> None:
+        block_id = self._id_of[block]
+        if block_id is None:
+            raise RuntimeError(f"cached block {block} has no id")
+        self._id_of[block] = None
+        del self._block_of[block_id]
+        if block_id in self._stored:
+            del self._stored[block_id]
+        else:
+            self._removed[block_id] = None
+
+    # --- for events and tests
+
+    def take_change(self) -> CacheChange:
+        """What was stored and forgotten since the last call."""
+        change = CacheChange(tuple(self._stored), tuple(self._removed))
+        if change:
+            self._stored, self._removed = {}, {}
+        return change
+
+    def known_ids(self) -> list[BlockId]:
+        """Ids of all blocks that a new request could reuse, oldest first."""
+        return list(self._block_of)
+
+    def check(self, tables: Sequence[Sequence[int]]) -> None:
+        """Verify every invariant against the block tables of all requests. For tests: O(total).
+
+        Raises:
+            AssertionError: saying which one is broken.
+
+        """
+        refs = [0] * (self.total + 1)
+        for table in tables:
+            for block in table:
+                refs[block] += 1
+        free, cached = self._free.to_list(), self._cached.to_list()
+        used = [block for block in range(1, self.total + 1) if refs[block]]
+        problems = {
+            "reference counts": refs != self._refs,
+            "the null block is in a table": refs[NULL_BLOCK] != 0,
+            "free + cached + used != total": self.free + self.cached + self.used != self.total,
+            "states do not partition the blocks": sorted(free + cached + used) != list(range(1, self.total + 1)),
+            "counts": (len(free), len(cached), len(used)) != (self.free, self.cached, self.used),
+            "a free block has an id": any(self._id_of[block] is not None for block in free),
+            "a cached block has no id": any(self._id_of[block] is None for block in cached),
+            "ids and blocks disagree": {b: i for i, b in self._block_of.items()}
+            != {b: i for b, i in enumerate(self._id_of) if i is not None},
+            "an id is both stored and removed": bool(self._stored.keys() & self._removed.keys()),
+        }
+        broken = [name for name, is_broken in problems.items() if is_broken]
+        if broken:
+            raise AssertionError("block pool: " + "; ".join(broken))

@@ -1,0 +1,266 @@
+"""Which tokens the next step computes.
+
+One token budget for each step, spent in this order:
+
+1. requests that generate, one token each (nobody's stream stalls because somebody else's prompt is long);
+2. one line of prompts, running (partly computed) and waiting alike, in chunks as large as the budget allows.
+
+The line is ordered by least (seconds of work left - ageing x seconds waited): short work first, but whoever waits long
+enough gets his turn. `Order.FCFS` is first come, first served. Because the order is made anew for each step, a short
+prompt overtakes a long one between two of its chunks. The order decides when a token is computed, never which token.
+
+A request is admitted only when all its known tokens fit, and takes their blocks at once. So only a request that has
+generated since its admission can run out of blocks, and every preemption has a new token behind it: there is no thrash
+without progress. Preempted requests go to the head of the line and are recomputed, cheaply while their blocks are
+cached.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from argosy_api import limits
+from argosy_api.errors import InvalidArgumentError, OverloadedError
+from argosy_worker.core.batch import StepBatch, StepOutput, TokenLogprob
+from argosy_worker.core.blocks import BlockPool
+from argosy_worker.core.request import Finish, Request
+
+NOMINAL_PREFILL_RATE = 1000.0
+"""Tokens per second, until something was measured. It only weighs work against ageing."""
+
+
+class Order(StrEnum):
+    """Order of the line of prompts."""
+
+    LEAST_WORK = "leastWork"
+    FCFS = "fcfs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerConfig:
+    """Limits of one step, and the order of the line."""
+
+    max_batch_tokens: int = 256
+    max_running: int = 64
+    max_waiting: int = limits.MAX_WAITING
+    order: Order = Order.LEAST_WORK
+    ageing: float = 0.25
+    """Seconds of work that one second of waiting outweighs."""
+
+    @property
+    def max_requests(self) -> int:
+        """Requests here at a time. A bound on the waiting alone would refuse a burst that finds an idle engine."""
+        return self.max_running + self.max_waiting
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What to compute, and for whom: `requests[i]` owns `batch.slices[i]`."""
+
+    batch: StepBatch
+    requests: tuple[Request, ...]
+    preempted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a step meant for one request."""
+
+    request: Request
+    token: int | None = None
+    logprob: TokenLogprob | None = None
+    finish: Finish | None = None
+    stop_reason: str = ""
+    error: str = ""
+
+
+class Scheduler:
+    """Owns the line, the running requests and the block pool. Called by one thread."""
+
+    def __init__(self, config: SchedulerConfig, pool: BlockPool) -> None:
+        self.config = config
+        self.pool = pool
+        self.prefill_rate = NOMINAL_PREFILL_RATE
+        self.running: dict[str, Request] = {}
+        """Holding blocks; in order of admission."""
+        self.waiting: dict[str, Request] = {}
+        self._watermark = pool.total // 64  # slack, so that an admission is not at once followed by a preemption
+
+    # --- requests come and go
+
+    def add(self, request: Request) -> None:
+        """Put a request in the line.
+
+        Raises:
+            InvalidArgumentError: it can never fit into the KV cache, or its id is in use.
+            OverloadedError: too many requests are here.
+
+        """
+        if request.request_id in self.running or request.request_id in self.waiting:
+            raise InvalidArgumentError("request_id", f"{request.request_id!r} is already running here")
+        check_fits(len(request.prompt), request.most_blocks, total=self.pool.total, block_size=request.block_size)
+        if len(self.running) + len(self.waiting) >= self.config.max_requests:
+            raise OverloadedError(
+                f"this worker has all the {self.config.max_requests} requests that it takes at a time"
+            )
+        self.waiting[request.request_id] = request
+
+    def remove(self, request_id: str) -> Request | None:
+        """End a request, wherever it is, and free its blocks. None when it is not here."""
+        request = self.running.pop(request_id, None)
+        if request is None:
+            return self.waiting.pop(request_id, None)
+        self.pool.release(request.table)
+        request.table = []
+        return request
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would compute anything."""
+        return bool(self.running or self.waiting)
+
+    # --- a step
+
+    def schedule(self, now: float) -> Step:
+        """Choose what the next step computes. Blocks for it are taken; nothing else changes until `update`.
+
+        `now`: monotonic seconds. An empty batch is returned only when there is no request at all.
+        """
+        budget = self.config.max_batch_tokens
+        decoding = [r for r in self.running.values() if r.decoding][:budget]
+        preempted = sum(self._make_room(r) for r in decoding if r.request_id in self.running)
+        chosen = [(r, 1) for r in decoding if r.request_id in self.running]  # a victim may be among them
+        budget -= len(chosen)
+
+        admitting = preempted == 0  # blocks are scarce right now: whom we admitted would be the next victim
+        for request in self.line(now):
+            if budget == 0:
+                break
+            if request.request_id in self.waiting:
+                admitting = admitting and self._admit(request, now)
+                if not admitting:  # nobody overtakes for want of blocks, or the large would starve
+                    continue
+            count = min(request.remaining, budget)
+            chosen.append((request, count))
+            budget -= count
+        return Step(
+            StepBatch([request.next_slice(count) for request, count in chosen]),
+            tuple(request for request, _ in chosen),
+            preempted,
+        )
+
+    def update(self, step: Step, outputs: Sequence[StepOutput]) -> list[Progress]:
+        """Take in what the runner computed: one `Progress` for each slice, in order. Ended requests are removed."""
+        return [
+            self._advance(request, len(piece.tokens), sampled=piece.sample, output=output)
+            for request, piece, output in zip(step.requests, step.batch.slices, outputs, strict=True)
+        ]
+
+    def fail(self, step: Step) -> list[Request]:
+        """The runner could not compute the step: end its requests. What they had stored before stays cached."""
+        return [request for request in step.requests if self.remove(request.request_id) is not None]
+
+    def line(self, now: float) -> list[Request]:
+        """Requests with prompt tokens to compute (or to recompute), in the order in which they get them."""
+        prefilling = [r for r in self.running.values() if not r.decoding]
+        return sorted([*prefilling, *self.waiting.values()], key=lambda r: self._rank(r, now))
+
+    def uncached(self, request: Request) -> int:
+        """Tokens that must still be computed before the request's next token; for a waiting one, an estimate."""
+        if request.request_id in self.running:
+            return request.remaining
+        # From the hit seen last, up or down: a full match of every waiting prompt in every step would cost too much,
+        # and evictions take tails first, so the guess is nearly always right. Admission matches from the start.
+        ids, hit = request.usable_ids(), request.likely_hit
+        while hit < len(ids) and self.pool.knows(ids[hit]):
+            hit += 1
+        while hit and not self.pool.knows(ids[hit - 1]):
+            hit -= 1
+        request.likely_hit = hit
+        return request.remaining - hit * request.block_size
+
+    # --- how
+
+    def _rank(self, request: Request, now: float) -> tuple[bool, float, float]:
+        fresh = request.preemptions == 0 or request.request_id in self.running
+        if self.config.order == Order.FCFS:
+            return fresh, request.arrival, 0.0
+        work = self.uncached(request) / self.prefill_rate
+        return fresh, work - self.config.ageing * (now - request.arrival), request.arrival
+
+    def _admit(self, request: Request, now: float) -> bool:
+        if len(self.running) >= self.config.max_running:
+            return False
+        hits = self.pool.match(request.usable_ids())
+        missing = request.blocks_wanted - len(hits)
+        slack = self._watermark if self.running else 0
+        if missing + slack > self.pool.available - self.pool.evictable(hits):
+            return False
+        self.pool.acquire(hits)
+        request.table = hits + self.pool.allocate(missing)
+        request.stored = len(hits)
+        request.computed = len(hits) * request.block_size
+        if request.admitted_at is None:
+            request.admitted_at = now
+            request.cached_tokens = request.computed
+        del self.waiting[request.request_id]
+        self.running[request.request_id] = request
+        return True
+
+    def _make_room(self, request: Request) -> int:
+        """Give a generating request the block of its next token; returns how many requests were preempted for it."""
+        preempted = 0
+        while request.request_id in self.running and len(request.table) < request.blocks_wanted:
+            if self.pool.available:
+                request.table += self.pool.allocate(1)
+            else:
+                self._preempt(min(reversed(self.running.values()), key=lambda r: r.lost_if_preempted))
+                preempted += 1
+        return preempted
+
+    def _preempt(self, victim: Request) -> None:
+        self.pool.release(victim.table)
+        victim.restart()
+        del self.running[victim.request_id]
+        self.waiting[victim.request_id] = victim
+
+    def _advance(self, request: Request, count: int, *, sampled: bool, output: StepOutput) -> Progress:
+        if output.error is not None or (sampled and output.token is None):
+            self.remove(request.request_id)
+            return Progress(request, finish=Finish.ERROR, error=output.error or "the runner sampled no token")
+        request.computed += count
+        for index, block in self._newly_full(request):
+            self.pool.store(block, request.ids[index])
+        request.prompt_logprobs += output.prompt_logprobs
+        if not sampled or output.token is None:
+            return Progress(request)
+        request.append(output.token)
+        finish, stop_reason = request.finish_after_last_token() or (None, "")
+        if finish is not None:
+            self.remove(request.request_id)
+        return Progress(request, output.token, output.logprob, finish, stop_reason)
+
+    def _newly_full(self, request: Request) -> Iterator[tuple[int, int]]:
+        if self.pool.caching:
+            while request.stored < request.computed // request.block_size:
+                yield request.stored, request.table[request.stored]
+                request.stored += 1
+
+
+def check_fits(prompt_tokens: int, most_blocks: int, *, total: int, block_size: int) -> None:
+    """Refuse a request that could never be computed, even alone.
+
+    Raises:
+        InvalidArgumentError: naming `prompt` when it alone is too long, else `max_tokens`.
+
+    """
+    if most_blocks <= total:
+        return
+    room = total * block_size
+    if prompt_tokens > room:
+        raise InvalidArgumentError("prompt", f"has {prompt_tokens} tokens; the KV cache of this worker holds {room}")
+    raise InvalidArgumentError(
+        "max_tokens",
+        f"must be at most {room - prompt_tokens + 1} with a prompt of {prompt_tokens} tokens: "
+        f"the KV cache of this worker holds {room}",
+    )

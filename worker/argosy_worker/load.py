@@ -1,0 +1,84 @@
+"""How loaded the engine is: an immutable view that the engine thread leaves behind after each turn."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from argosy_api.v1 import worker_pb2 as pb
+from argosy_worker.core.scheduler import Scheduler
+
+MAX_QUEUE = 256
+"""Entries of the queue that are reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A request whose prompt is not computed yet."""
+
+    uncached_tokens: int
+    arrival: float
+    """Monotonic seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadView:
+    """State of scheduler and pool between two steps."""
+
+    accepted: int = 0
+    """Submissions that the engine thread has seen."""
+    running: int = 0
+    waiting: int = 0
+    total_blocks: int = 0
+    free_blocks: int = 0
+    cached_blocks: int = 0
+    used_blocks: int = 0
+    prefill_rate: float = 0.0
+    """Measured tokens per second; 0 until something was measured."""
+    queue: tuple[Queued, ...] = ()
+    """In the engine's order, at most MAX_QUEUE."""
+    uncached_tokens: int = 0
+    decode_tokens: int = 0
+
+    def to_proto(
+        self, *, worker_id: str, epoch: int, now: float, unseen: Sequence[Queued], age: float, draining: bool
+    ) -> pb.Load:
+        """The report. `unseen`: submissions that the engine thread has not seen yet; they wait as well."""
+        queue = [*self.queue, *unseen][:MAX_QUEUE]
+        return pb.Load(
+            worker_id=worker_id,
+            epoch=epoch,
+            running=self.running,
+            waiting=self.waiting + len(unseen),
+            total_blocks=self.total_blocks,
+            free_blocks=self.free_blocks,
+            cached_blocks=self.cached_blocks,
+            used_blocks=self.used_blocks,
+            prefill_tokens_per_second=self.prefill_rate,
+            queue=[
+                pb.QueuedWork(uncached_tokens=q.uncached_tokens, waited_seconds=max(0.0, now - q.arrival))
+                for q in queue
+            ],
+            last_step_age_seconds=age,
+            draining=draining,
+            uncached_tokens=self.uncached_tokens + sum(q.uncached_tokens for q in unseen),
+            decode_tokens=self.decode_tokens,
+        )
+
+
+def view_of(scheduler: Scheduler, *, accepted: int, prefill_rate: float, now: float) -> LoadView:
+    """Look at scheduler and pool. Engine thread only."""
+    pool = scheduler.pool
+    line = scheduler.line(now)
+    queue = tuple(Queued(scheduler.uncached(r), r.arrival) for r in line)
+    return LoadView(
+        accepted=accepted,
+        running=len(scheduler.running),
+        waiting=len(scheduler.waiting),
+        total_blocks=pool.total,
+        free_blocks=pool.free,
+        cached_blocks=pool.cached,
+        used_blocks=pool.used,
+        prefill_rate=prefill_rate,
+        queue=queue[:MAX_QUEUE],
+        uncached_tokens=sum(q.uncached_tokens for q in queue),
+        decode_tokens=sum(r.computed for r in scheduler.running.values() if r.decoding),
+    )

@@ -1,0 +1,294 @@
+"""The simulated model: the next token is a hash of all tokens before it, at a set speed.
+
+    sim://NAME?prefill_tps=20000&decode_ms=10&step_ms=0&load_s=0
+              &kv_blocks=4096&max_model_len=8192&vocab=259&eos_every=0&check=0
+
+It runs under the real scheduler, block pool, events and server, without torch and without a GPU. It is also an oracle:
+it keeps a "KV cache" of its own, one running hash for each (physical block, slot), and reads the hash of the position
+before through the block table. A wrong table, a block handed out twice, a stale block taken for a prefix hit or a chunk
+computed twice changes the tokens, and then they are not those of `oracle`, which needs no blocks at all. With `check=1`
+it also verifies in each step that all blocks of a table follow each other, and fails the request if they do not.
+
+Tokens are bytes: ids 0 to 255, then three special tokens. Generated ones are printable ASCII.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from hashlib import blake2b
+from urllib.parse import parse_qsl, urlsplit
+
+from argosy_api.errors import ModelInvalidError
+from argosy_api.params import SamplingParams
+from argosy_worker.core.batch import SequenceSlice, StepBatch, StepOutput, TokenLogprob
+from argosy_worker.models.facts import ModelFacts
+
+SCHEME = "sim://"
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+END_OF_TEXT, IM_START, IM_END = range(256, 259)
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+_BYTES_PER_TOKEN = 1024  # pretended; only the ratio of cache size to block size matters
+_BLOCK_UNIT = 16  # kv_blocks counts blocks of this many tokens, whatever the engine's block size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimSpec:
+    """What a `sim://` address says."""
+
+    name: str = "sim"
+    prefill_tps: float = 20000.0
+    """Prompt tokens per second; 0 takes no time."""
+    decode_ms: float = 10.0
+    """Time of a step in which any request generates, beside its prompt tokens."""
+    step_ms: float = 0.0
+    """Time of every step."""
+    load_s: float = 0.0
+    """Time that loading takes."""
+    kv_blocks: int = 4096
+    """Size of the KV cache, in blocks of 16 tokens."""
+    max_model_len: int = 8192
+    vocab: int = 256 + len(SPECIAL_TOKENS)
+    """Ids from 259 on may stand in prompts; they have no text and are never generated."""
+    eos_every: int = 0
+    """On average every so many tokens is an end of sequence; 0: never."""
+    check: int = 0
+    """1: verify the whole block table in each step."""
+
+    @classmethod
+    def parse(cls, uri: str) -> "SimSpec":
+        """Read a `sim://` address.
+
+        Raises:
+            ModelInvalidError: naming the part that is wrong, and what would be right.
+
+        """
+        parts = urlsplit(uri)
+        if parts.scheme != "sim" or not parts.netloc or parts.path not in ("", "/") or parts.fragment:
+            raise ModelInvalidError(f"{uri!r} is not of the form sim://NAME?key=value&...")
+        kinds = {f.name: f.type for f in fields(cls) if f.name != "name"}
+        values: dict[str, float | int] = {}
+        for key, text in parse_qsl(parts.query, keep_blank_values=True):
+            if key not in kinds:
+                raise ModelInvalidError(f"{uri!r}: unknown key {key!r}; known are {', '.join(kinds)}")
+            values[key] = _number(uri, key, text, whole=kinds[key] is int)
+        spec = cls(name=parts.netloc, **values)  # type: ignore[arg-type]  # each value has the type of its field
+        lows = {"kv_blocks": 1, "max_model_len": 2, "vocab": 256 + len(SPECIAL_TOKENS)}
+        for key, low in lows.items():
+            if getattr(spec, key) < low:
+                raise ModelInvalidError(f"{uri!r}: {key} is {getattr(spec, key)}; must be at least {low}")
+        return spec
+
+
+def _number(uri: str, key: str, text: str, *, whole: bool) -> float | int:
+    try:
+        value = int(text) if whole else float(text)
+    except ValueError:
+        raise ModelInvalidError(
+            f"{uri!r}: {key} is {text!r}; must be {'an integer' if whole else 'a number'}"
+        ) from None
+    if not 0 <= value < 1 << 40:  # also refuses NaN
+        raise ModelInvalidError(f"{uri!r}: {key} is {text}; must be at least 0 and finite")
+    return value
+
+
+# --- the hash
+
+State = bytes
+START: State = b"argosy-sim"
+
+
+def next_state(state: State, token: int) -> State:
+    """The running hash after one more token. 8 bytes."""
+    return blake2b(state + token.to_bytes(4, "little"), digest_size=8).digest()
+
+
+def pick(state: State, params: SamplingParams, eos_every: int) -> int:
+    """The token that follows the sequence with this hash. Of `params` only the seed counts, and only when sampling."""
+    key = b"greedy" if params.greedy else (params.seed or 0).to_bytes(8, "little")
+    drawn = int.from_bytes(blake2b(state + key, digest_size=8).digest(), "little")
+    if eos_every and drawn % eos_every == 0:
+        return IM_END
+    return 32 + (drawn >> 16) % 95
+
+
+def oracle(prompt: Sequence[int], count: int, params: SamplingParams, *, eos_every: int = 0) -> list[int]:
+    """The first `count` tokens after `prompt`, computed without blocks, chunks or batches. Knows no stop conditions."""
+    state = START
+    for token in prompt:
+        state = next_state(state, token)
+    tokens: list[int] = []
+    for _ in range(count):
+        tokens.append(pick(state, params, eos_every))
+        state = next_state(state, tokens[-1])
+    return tokens
+
+
+# --- the runner
+
+
+class SimRunner:
+    """A `Runner` over hashes. See the module's docstring."""
+
+    def __init__(self, spec: SimSpec, num_blocks: int, block_size: int) -> None:
+        self._spec = spec
+        self._block_size = block_size
+        # per physical block: the hash before its first slot, and the hash after each slot
+        self._before: list[State] = [b""] * (num_blocks + 1)
+        self._after: list[list[State]] = [[b""] * block_size for _ in range(num_blocks + 1)]
+
+    def execute(self, batch: StepBatch) -> list[StepOutput]:
+        """Compute a step in the time that the address says. Sleeping frees the GIL, as a real model's kernels do."""
+        began = time.monotonic()
+        outputs = [self._slice(piece) for piece in batch.slices]
+        pause = self._seconds(batch) - (time.monotonic() - began)
+        if pause > 0:
+            time.sleep(pause)
+        return outputs
+
+    def _seconds(self, batch: StepBatch) -> float:
+        decoding = sum(1 for piece in batch.slices if piece.sample and len(piece.tokens) == 1)
+        seconds = self._spec.step_ms / 1e3
+        if decoding:
+            seconds += self._spec.decode_ms / 1e3
+        if self._spec.prefill_tps:
+            seconds += (batch.num_tokens - decoding) / self._spec.prefill_tps
+        return seconds
+
+    def _slice(self, piece: SequenceSlice) -> StepOutput:
+        if self._spec.check:
+            problem = self._broken_table(piece)
+            if problem:
+                return StepOutput(error=problem)
+        size, table = self._block_size, piece.block_table
+        state = START if piece.start == 0 else self._after[table[(piece.start - 1) // size]][(piece.start - 1) % size]
+        rows: list[TokenLogprob] = []
+        targets = iter(piece.prompt_targets)
+        for position, token in enumerate(piece.tokens, piece.start):
+            block, slot = table[position // size], position % size
+            if slot == 0:
+                self._before[block] = state
+            state = next_state(state, token)
+            self._after[block][slot] = state
+            target = next(targets, None)
+            if target is not None and piece.params.prompt_logprobs is not None:
+                rows.append(_logprob(state, target, piece.params.prompt_logprobs))
+        if not piece.sample:
+            return StepOutput(prompt_logprobs=rows)
+        token = pick(state, piece.params, self._spec.eos_every)
+        logprob = None if piece.params.logprobs is None else _logprob(state, token, piece.params.logprobs)
+        return StepOutput(token=token, logprob=logprob, prompt_logprobs=rows)
+
+    def _broken_table(self, piece: SequenceSlice) -> str | None:
+        """Why the cache does not hold one unbroken sequence up to `start`, if so."""
+        size, table = self._block_size, piece.block_table
+        end = piece.start + len(piece.tokens)
+        needed = table[: -(-end // size)]
+        if len(needed) * size < end or 0 in needed or len(set(needed)) != len(needed):
+            return f"block table {list(needed)} cannot hold positions up to {end}"
+        past = table[: -(-piece.start // size)]
+        befores = [self._before[block] for block in past]
+        if befores != [START, *(self._after[block][-1] for block in past[:-1])][: len(past)]:
+            return f"blocks {list(past)} do not follow each other"
+        return None
+
+
+def _logprob(state: State, token: int, count: int) -> TokenLogprob:
+    """Made-up but fixed values: alternatives fall by a factor of e, and `token` is the best of them."""
+    first = -0.1 - state[0] / 256
+    others = [(token + 1 + i) % 256 for i in range(count - 1)]
+    top = [(t, first - rank) for rank, t in enumerate([token, *others])] if count else []
+    return TokenLogprob(token, first, top)
+
+
+# --- the model
+
+
+class SimModel:
+    """A `LoadedModel` over a `SimSpec`."""
+
+    def __init__(self, spec: SimSpec) -> None:
+        self._spec = spec
+        self.facts = ModelFacts(
+            architecture="sim",
+            quantization="none",
+            compute="sim",
+            device="cpu",
+            vocab_size=spec.vocab,
+            context_length=spec.max_model_len,
+            bos_token_id=None,
+            eos_token_ids=(IM_END, END_OF_TEXT),
+            add_bos=False,
+            bos_token="",
+            eos_token="<|im_end|>",  # noqa: S106 - a token of the vocabulary
+            chat_template=CHAT_TEMPLATE,
+            tokenizer_json=tokenizer_json(),
+            fingerprint=blake2b(f"sim/{spec.name}/{spec.vocab}/{spec.eos_every}".encode(), digest_size=16).hexdigest(),
+        )
+        self.kernels: Mapping[str, str] = {"model": "sim: simulated, as the model's address asks"}
+
+    def kv_bytes_per_block(self, block_size: int) -> int:
+        """Pretended bytes of one block."""
+        return block_size * _BYTES_PER_TOKEN
+
+    def memory_for_kv(self) -> int:
+        """What `kv_blocks` blocks of 16 tokens take."""
+        return self._spec.kv_blocks * _BLOCK_UNIT * _BYTES_PER_TOKEN
+
+    def make_runner(self, num_blocks: int, block_size: int) -> SimRunner:
+        """A runner with `num_blocks` usable blocks."""
+        return SimRunner(self._spec, num_blocks, block_size)
+
+
+def load(uri: str, progress: Callable[[str, float], None]) -> SimModel:
+    """Take as long as `load_s` says, and say how far it is.
+
+    Raises:
+        ModelInvalidError: the address is wrong.
+
+    """
+    spec = SimSpec.parse(uri)
+    began = time.monotonic()
+    while (elapsed := time.monotonic() - began) < spec.load_s:
+        progress("loading the simulated model", elapsed / spec.load_s)
+        time.sleep(min(0.1, spec.load_s - elapsed))
+    progress("loading the simulated model", 1.0)
+    return SimModel(spec)
+
+
+def tokenizer_json() -> bytes:
+    """A byte-level tokenizer: one token for each byte, no merges, and the special tokens. Tokenizers-library format."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = {byte: chr(byte) for byte in printable}
+    for n, byte in enumerate(b for b in range(256) if b not in letters):
+        letters[byte] = chr(256 + n)  # the GPT-2 convention that the ByteLevel components share
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    document: dict[str, object] = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": 256 + n, "content": text, **special} for n, text in enumerate(SPECIAL_TOKENS)],
+        "normalizer": None,
+        "pre_tokenizer": byte_level,
+        "post_processor": None,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": {letters[byte]: byte for byte in range(256)},
+            "merges": [],
+        },
+    }
+    return json.dumps(document).encode()
