@@ -1,21 +1,27 @@
-"""Regenerate what is generated: protobuf modules, and the CRD in the chart.
+"""Regenerate what is generated: protobuf modules, the CRD in the chart, and the page about the resource's fields.
 
 python tools/generate.py            write
 python tools/generate.py --check    compare; exit code 1 and the names when something is out of date
 """
 
 import argparse
+import json
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from grpc_tools import protoc
+
+from argosy_api.rules import RULES
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ["argosy_api/v1/worker.proto", "argosy_api/inference/inference.proto"]
 CRD = Path("charts/argosy/files/crds/inferencedeployments.yaml")
+FIELDS = Path("docs/resource.md")
 
 
 def generated(target: Path) -> None:
@@ -27,10 +33,46 @@ def generated(target: Path) -> None:
     args += [f"--{kind}_out={out}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
     if protoc.main([*args, *PROTOS]) != 0:
         sys.exit("protoc failed")
-    from argosy_api.crd import crd_yaml
+    from argosy_api.crd import crd, crd_yaml
 
     (target / CRD).parent.mkdir(parents=True, exist_ok=True)
     (target / CRD).write_text(crd_yaml())
+    (target / FIELDS).parent.mkdir(parents=True, exist_ok=True)
+    (target / FIELDS).write_text(fields_page(crd()))
+
+
+def fields_page(crd: dict[str, Any]) -> str:
+    """A Markdown table of all fields below spec: path, type, default, meaning."""
+    spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    lines = [
+        "# The fields of an InferenceDeployment",
+        "",
+        "Generated from `api/argosy_api/resource.py` by `make generate`. `kubectl explain infd.spec` tells the same.",
+        "A field that is not in this table is refused, never ignored.",
+        "",
+        "| field | type | default | meaning |",
+        "|---|---|---|---|",
+        *_rows(spec, ""),
+        "",
+        "## Rules over several fields",
+        "",
+        *(f"- `{f'{r.at}.{r.field}'.lstrip('.')}` {r.message}." for r in RULES),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(node: dict[str, Any], path: str) -> Iterator[str]:
+    for name, child in node.get("properties", {}).items():
+        at = f"{path}.{name}".lstrip(".")
+        kind = "quantity" if child.get("x-kubernetes-int-or-string") else child["type"]
+        if "enum" in child:
+            kind = " \\| ".join(map(str, child["enum"]))
+        needed = "required" if name in node.get("required", ()) else ""
+        default = (
+            needed if "default" not in child or child.get("type") == "object" else f"`{json.dumps(child['default'])}`"
+        )
+        yield f"| `{at}` | {kind} | {default} | {child.get('description', '').replace('|', '/')} |"
+        yield from _rows(child, at)
 
 
 def main() -> None:

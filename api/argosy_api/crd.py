@@ -127,5 +127,7 @@ def _convert(node: Schema, definitions: dict[str, Schema]) -> Schema:
     if out.get("type") == "integer":
         out["format"] = "int64"
     if "default" in out and out.get("type") == "object":
-        out["default"] = {}  # the API server fills in the defaults of the fields inside
+        # Complete, not {}: the API server holds a default against the rules before it fills in the defaults inside.
+        inside = out.get("properties", {})
+        out["default"] = {name: child["default"] for name, child in inside.items() if "default" in child}
     return out

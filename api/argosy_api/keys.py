@@ -4,7 +4,7 @@
     argosy:1:{<namespace>/<name>}:l:<worker>     string   the lease: the epoch; expires LEASE_TTL_S after a beat
     argosy:1:{<namespace>/<name>}:ev:<worker>    stream   field `batch`: a serialized argosy.v1.KvEventBatch
     argosy:1:{<namespace>/<name>}:load:<worker>  string   a serialized argosy.v1.Load, expires with LOAD_TTL_S
-    argosy:1:{<namespace>/<name>}:b:<block>      string   bitmap of worker slots, for cold routers
+    (no bitmap per block: a cold router asks each worker for a snapshot, which is the truth and needs no second index)
 
 The load is one value, not a hash: it is written and read as a whole, and a reader can never see half of it.
 Everything here is a hint. It can be lost at any time and is rebuilt from the workers.

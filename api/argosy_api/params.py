@@ -85,7 +85,7 @@ def check_prompt(tokens: Sequence[int], *, vocab_size: int, max_model_len: int) 
     if len(tokens) >= max_model_len:
         raise InvalidArgumentError(
             "prompt",
-            f"has {len(tokens)} tokens; the model's context is {max_model_len}, and at least one must be left to generate",
+            f"has {len(tokens)} tokens; the context is {max_model_len}, and at least one must be left to generate",
         )
     if min(tokens) < 0 or max(tokens) >= vocab_size:
         bad = next(i for i, t in enumerate(tokens) if not 0 <= t < vocab_size)

@@ -1,0 +1,144 @@
+"""How to reach the API server: the service account of the pod, or what KUBECONFIG names. Standard library and YAML."""
+
+import base64
+import os
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from argosy_api.errors import InvalidArgumentError
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+IN_CLUSTER = "https://kubernetes.default.svc"
+TOKEN_AGE_S = 60.0
+"""The kubelet replaces projected tokens long before they expire; the file is read again this often."""
+
+
+class TokenFile:
+    """A bearer token in a file that somebody replaces from time to time."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path, self._clock = path, clock
+        self._token, self._read_at = "", float("-inf")
+
+    def __call__(self) -> str:
+        """The present token; the last one while the file cannot be read.
+
+        Raises:
+            OSError: it could never be read.
+
+        """
+        if self._clock() - self._read_at > TOKEN_AGE_S:
+            try:
+                self._token = self._path.read_text(encoding="utf-8").strip()
+            except OSError:
+                if not self._token:
+                    raise
+            self._read_at = self._clock()
+        return self._token
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """One API server and our credentials for it."""
+
+    server: str
+    ca: bytes = field(default=b"", repr=False)
+    """PEM; empty: the system's authorities."""
+    certificate: str = ""
+    """Path of our certificate, PEM."""
+    key: str = field(default="", repr=False)
+    """Path of its key, PEM."""
+    token: Callable[[], str] | None = field(default=None, repr=False)
+    insecure: bool = False
+
+    def headers(self) -> dict[str, str]:
+        """What each request must carry; ask for each request anew."""
+        return {} if self.token is None else {"Authorization": f"Bearer {self.token()}"}
+
+    def ssl_context(self) -> ssl.SSLContext:
+        """TLS settings for the server."""
+        context = ssl.create_default_context(cadata=self.ca.decode() if self.ca else None)
+        if self.insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if self.certificate:
+            context.load_cert_chain(self.certificate, self.key or None)
+        return context
+
+
+def find(environment: Mapping[str, str] = os.environ, account: Path = SERVICE_ACCOUNT) -> Access:
+    """KUBECONFIG when it is set, else the pod's service account, else ~/.kube/config.
+
+    Raises:
+        InvalidArgumentError: none of them is there, or the file is not what it should be.
+
+    """
+    named = environment.get("KUBECONFIG", "")
+    if named:
+        return from_kubeconfig(Path(named))
+    if (account / "token").exists():
+        authority = account / "ca.crt"
+        return Access(
+            server=IN_CLUSTER,
+            ca=authority.read_bytes() if authority.exists() else b"",
+            token=TokenFile(account / "token"),
+        )
+    default = Path(environment.get("HOME", "/")) / ".kube" / "config"
+    if default.exists():
+        return from_kubeconfig(default)
+    raise InvalidArgumentError("KUBECONFIG", "is not set, and this is not a pod with a service account")
+
+
+def from_kubeconfig(path: Path) -> Access:
+    """The current context of a kubeconfig file. Certificates and tokens only; no plug-ins that run programs.
+
+    Raises:
+        InvalidArgumentError: the file is missing, broken, or wants what this cannot do.
+
+    """
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        context = _named(config, "contexts", config["current-context"])["context"]
+        cluster = _named(config, "clusters", context["cluster"])["cluster"]
+        user: Mapping[str, Any] = _named(config, "users", context["user"])["user"] if context.get("user") else {}
+        server = str(cluster["server"])
+    except (OSError, KeyError, TypeError, StopIteration, yaml.YAMLError) as error:
+        raise InvalidArgumentError("KUBECONFIG", f"{path} is no usable kubeconfig: {error!r}") from error
+    if "exec" in user or "auth-provider" in user:
+        raise InvalidArgumentError("KUBECONFIG", "its user needs a program to log in; use a token or a certificate")
+    token = user.get("token")
+    token_file = user.get("tokenFile")
+    return Access(
+        server=server,
+        ca=_content(cluster, "certificate-authority", path),
+        certificate=_file(user, "client-certificate", path),
+        key=_file(user, "client-key", path),
+        token=TokenFile(path.parent / token_file) if token_file else (lambda: str(token)) if token else None,
+        insecure=bool(cluster.get("insecure-skip-tls-verify")),
+    )
+
+
+def _named(config: Mapping[str, Any], kind: str, name: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = next(item for item in config[kind] if item["name"] == name)
+    return found
+
+
+def _content(holder: Mapping[str, Any], name: str, path: Path) -> bytes:
+    if f"{name}-data" in holder:
+        return base64.b64decode(holder[f"{name}-data"])
+    return (path.parent / holder[name]).read_bytes() if name in holder else b""
+
+
+def _file(holder: Mapping[str, Any], name: str, path: Path) -> str:
+    if f"{name}-data" not in holder:
+        return str(path.parent / holder[name]) if name in holder else ""
+    # the ssl module reads certificates of one's own from files only: an anonymous one, that no other process can open
+    descriptor = os.memfd_create("kubeconfig", os.MFD_CLOEXEC)
+    os.write(descriptor, base64.b64decode(holder[f"{name}-data"]))
+    return f"/proc/self/fd/{descriptor}"

@@ -1,0 +1,21 @@
+"""Labels, ports and names that the operator writes in a cluster, and that the router and embedded mode read."""
+
+from argosy_api.resource import GROUP
+
+NAME = f"{GROUP}/name"
+"""On every child of a resource and on its EndpointSlices: the name of the resource."""
+REVISION = f"{GROUP}/revision"
+"""On the Deployment and on worker pods: the hash of what the pods are made of."""
+COMPONENT = "app.kubernetes.io/component"
+WORKER = "worker"
+"""Value of COMPONENT on a worker pod, and the name of its container."""
+
+GRPC_PORT = 9000
+METRICS_PORT = 9001
+MODELS_PATH = "/models"
+"""Claims of pvc:// models are mounted at MODELS_PATH/<claim>, read-only."""
+
+
+def worker_selector(name: str) -> dict[str, str]:
+    """Labels that select the worker pods of a resource, of any revision."""
+    return {NAME: name, COMPONENT: WORKER}
