@@ -1,1 +1,1 @@
-"""The `argosy` command."""
+"""The `argosy` command: embedded mode (`up`), questions to a running router (`generate`, `chat`), and views of both."""

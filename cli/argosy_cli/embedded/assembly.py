@@ -1,0 +1,198 @@
+"""Builds what a run consists of: Valkey, the router, and one job for each pod of each resource's plan."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from argosy_api.resource import InferenceDeployment
+from argosy_cli.embedded import machine as machines
+from argosy_cli.embedded import pods, ports, services
+from argosy_cli.embedded.keeper import Keeper
+from argosy_cli.embedded.machine import Machine
+from argosy_cli.embedded.replica import Replica, Surroundings
+from argosy_cli.embedded.resources import Loaded
+from argosy_cli.embedded.review import PVC_VARIABLE, TOKEN_VARIABLE
+from argosy_cli.embedded.run import RunFolder
+from argosy_cli.embedded.states import ProcessState, ResourceState, RunState
+from argosy_cli.errors import ResourceError
+from argosy_operator.manifests import PlanSettings
+from argosy_operator.plan import Observed, plan
+
+SLACK_S = 5.0
+"""Between the end of a grace period and SIGKILL."""
+CACHE_VARIABLE = "ARGOSY_MODEL_CACHE"
+GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Where the router listens."""
+
+    host: str = "127.0.0.1"
+    http_port: int = 8000
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+
+    def reachable(self, port: int) -> str:
+        """host:port as a client on this machine writes it."""
+        host = _WILDCARDS.get(self.host, self.host)
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@dataclass(slots=True)
+class Workers:
+    """A resource and the processes of its pods."""
+
+    resource: InferenceDeployment
+    state: ResourceState
+    replicas: list[Replica] = field(default_factory=list)
+    keepers: list[Keeper] = field(default_factory=list)
+
+
+class Parts(NamedTuple):
+    """All that is supervised."""
+
+    valkey: Keeper | None
+    """None where there is no server for this platform; everything works, with fewer cache hits."""
+    router: Keeper
+    workers: list[Workers]
+
+
+def assemble(
+    loaded: Sequence[Loaded],
+    options: Options,
+    *,
+    machine: Machine,
+    folder: RunFolder,
+    environment: Mapping[str, str],
+    state: RunState,
+    changed: Callable[[], None],
+) -> Parts:
+    """Build all parts and enter their states into `state`; nothing is started."""
+    resources = [item.resource for item in loaded]
+    # our own settings are not the children's: ARGOSY_GRPC_PORT, for one, means the router's port here
+    inherited = {k: v for k, v in environment.items() if not k.startswith("ARGOSY_")} | {"PYTHONUNBUFFERED": "1"}
+    taken = {options.http_port, options.grpc_port, options.metrics_port}
+    valkey, url = _valkey(taken, folder, state, changed)
+    router = _router(resources, options, folder, environment=inherited | _redis(url), run=state, changed=changed)
+    busy = sum(r.spec.replicas for r in resources if not r.spec.model.uri.startswith("sim://"))
+    around = Surroundings(
+        folder=folder.path,
+        python=sys.executable,
+        environment=inherited,
+        overrides=_overrides(environment) | _redis(url),
+        secret=_secrets(environment),
+        threads=machines.threads_per_worker(machine.cores, busy),
+        taken=taken,
+    )
+    gpus = _devices(machine, environment)
+    return Parts(valkey, router, [_workers(r, around, _assign(r, machine, gpus), state, changed) for r in resources])
+
+
+def _valkey(
+    taken: set[int], folder: RunFolder, run: RunState, changed: Callable[[], None]
+) -> tuple[Keeper | None, str]:
+    binary = services.find_valkey()
+    if binary is None:
+        return None, ""
+    run.redis_port = ports.free_port(taken)
+    taken.add(run.redis_port)
+    state = ProcessState(name="valkey")
+    run.services.append(state)
+    job = services.Valkey(binary, run.redis_port, folder.path, state, changed)
+    return Keeper(job, state, grace_s=SLACK_S, changed=changed), job.url
+
+
+def _router(
+    resources: Sequence[InferenceDeployment],
+    options: Options,
+    folder: RunFolder,
+    *,
+    environment: Mapping[str, str],
+    run: RunState,
+    changed: Callable[[], None],
+) -> Keeper:
+    drain = max(resource.spec.drain.timeout_seconds for resource in resources)
+    arguments: dict[str, str | int] = {
+        "host": options.host,
+        "http-port": options.http_port,
+        "grpc-port": options.grpc_port,
+        "metrics-port": options.metrics_port,
+        "membership": f"file:{folder.membership}",
+        "drain-seconds": drain,
+    }
+    state = ProcessState(name="router")
+    run.services.append(state)
+    job = services.Router(arguments, environment, state, folder.path, http=run.http, changed=changed)
+    return Keeper(job, state, grace_s=drain + SLACK_S, changed=changed)
+
+
+def _workers(
+    resource: InferenceDeployment,
+    around: Surroundings,
+    gpus: Iterator[str | None],
+    run: RunState,
+    changed: Callable[[], None],
+) -> Workers:
+    manifests = plan(resource, Observed(), PlanSettings()).apply
+    deployment = next(m for m in manifests if m["kind"] == "Deployment")
+    meta = resource.metadata
+    state = ResourceState(
+        namespace=meta.namespace, name=meta.name, served_name=resource.served_name, uri=resource.spec.model.uri
+    )
+    run.resources.append(state)
+    workers = Workers(resource, state)
+    for pod in pods.pods(deployment):
+        process = ProcessState(name=pod.name)
+        state.replicas.append(process)
+        replica = Replica(pod, process, around, gpu=next(gpus), changed=changed)
+        workers.replicas.append(replica)
+        workers.keepers.append(Keeper(replica, process, grace_s=replica.limits.grace_s + SLACK_S, changed=changed))
+    return workers
+
+
+def _overrides(environment: Mapping[str, str]) -> dict[str, str]:
+    """What the manifest says about the pod's own file system, put right for this one."""
+    cache = environment.get(CACHE_VARIABLE) or str(Path.home() / ".cache" / "argosy")
+    overrides = {
+        CACHE_VARIABLE: str(Path(cache).resolve()),
+        "HOME": environment.get("HOME") or str(Path.home()),  # in a pod it is an empty volume
+    }
+    if root := environment.get(PVC_VARIABLE):
+        overrides[PVC_VARIABLE] = str(Path(root).resolve())
+    return overrides
+
+
+def _redis(url: str) -> dict[str, str]:
+    return {"ARGOSY_REDIS_URL": url} if url else {}
+
+
+def _secrets(environment: Mapping[str, str]) -> Callable[[str, str], str]:
+    """The one Secret that a resource can name is the access token; `review` has asked for it already."""
+
+    def value(name: str, key: str) -> str:
+        if token := environment.get(TOKEN_VARIABLE):
+            return token
+        raise ResourceError(f"key {key} of Secret {name}: there are no Secrets here; set {TOKEN_VARIABLE}")
+
+    return value
+
+
+def _devices(machine: Machine, environment: Mapping[str, str]) -> Iterator[str]:
+    """Names of the CUDA devices that we may give out, each once."""
+    named = environment.get(GPU_VARIABLE)
+    return iter(named.split(",") if named else map(str, range(machine.gpus)))
+
+
+def _assign(resource: InferenceDeployment, machine: Machine, devices: Iterator[str]) -> Iterator[str | None]:
+    """For each worker of a resource what CUDA may show it: one device, none, or (None) whatever there is."""
+    while True:
+        if resource.spec.resources.gpu is not None:
+            yield next(devices)
+        elif machine.gpus and resource.spec.engine.device != "cuda":
+            yield ""  # as in a cluster: who asks for no GPU sees none
+        else:
+            yield None

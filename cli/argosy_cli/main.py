@@ -1,0 +1,160 @@
+"""The `argosy` command line."""
+
+# ruff: noqa: PLC0415, PLR0917 - each command imports what it needs, so that all start fast; typer wants plain parameters
+
+import sys
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from argosy_api.errors import ArgosyError
+from argosy_api.params import SamplingParams
+from argosy_cli.errors import CommandError
+
+app = typer.Typer(
+    name="argosy",
+    help="Serve language models from one resource: here on this machine, or in a Kubernetes cluster.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="YAML with InferenceDeployments; - reads stdin.")]
+Address = Annotated[
+    str | None,
+    typer.Option(envvar="ARGOSY_ADDRESS", help="host:port of the router's gRPC. Default: the running `argosy up`."),
+]
+Model = Annotated[str | None, typer.Option(help="Served name. Default: the only one that is served.")]
+Temperature = Annotated[float, typer.Option(help="0 always takes the most likely token.")]
+Seed = Annotated[int | None, typer.Option(help="Same seed, same answer.")]
+Stop = Annotated[list[str] | None, typer.Option(help="Text that ends the answer; can be given several times.")]
+Host = Annotated[str, typer.Option(envvar="ARGOSY_HOST", help="Address to listen on; 0.0.0.0 for all.")]
+HttpPort = Annotated[int, typer.Option(envvar="ARGOSY_HTTP_PORT", min=1, max=65535, help="OpenAI-compatible HTTP.")]
+GrpcPort = Annotated[int, typer.Option(envvar="ARGOSY_GRPC_PORT", min=1, max=65535, help="gRPC.")]
+MetricsPort = Annotated[int, typer.Option(envvar="ARGOSY_METRICS_PORT", min=1, max=65535, help="Prometheus metrics.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"argosy {installed_version('argosy')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, help="Print the version.", callback=_version)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def up(
+    files: Files,
+    host: Host = "127.0.0.1",
+    http_port: HttpPort = 8000,
+    grpc_port: GrpcPort = 8001,
+    metrics_port: MetricsPort = 8002,
+) -> None:
+    """Run resources on this machine until Ctrl-C: workers, router and Valkey as local processes."""
+    from argosy_cli.embedded.assembly import Options
+    from argosy_cli.up import up as run_up
+
+    run_up(files, Options(host=host, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port))
+
+
+@app.command()
+def status() -> None:
+    """Show what `argosy up` runs: replicas, restarts, endpoints."""
+    from rich.console import Console
+
+    from argosy_cli import views
+
+    wide = None if sys.stdout.isatty() else 160
+    views.status(Console(width=wide))
+
+
+@app.command()
+def plan(files: Files) -> None:
+    """Print the Kubernetes manifests that the operator would apply for these resources."""
+    from argosy_cli import views
+
+    print(views.plan(files), end="")
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="The question; - reads stdin.")],
+    model: Model = None,
+    max_tokens: Annotated[int, typer.Option(help="Most tokens to generate.")] = 256,
+    temperature: Temperature = 0.0,
+    seed: Seed = None,
+    stop: Stop = None,
+    chat: Annotated[
+        bool,
+        typer.Option("--chat/--raw", help="Ask through the model's chat template, or go on with the text as it is."),
+    ] = True,
+    address: Address = None,
+) -> None:
+    """Stream an answer to the terminal; its figures go to stderr."""
+    from argosy_cli import ask, client
+
+    text = sys.stdin.read() if prompt == "-" else prompt
+    sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed, stop=tuple(stop or ()))
+    where = client.find_address(address)
+    served = client.find_model(model, where)
+    request = (
+        ask.chat_request(served, [ask.Turn("user", text)], sampling)
+        if chat
+        else ask.raw_request(served, text, sampling)
+    )
+    with client.Client(where) as connection:
+        answer = ask.generate(connection, request, out=sys.stdout)
+    print(answer.summary(), file=sys.stderr)
+
+
+@app.command()
+def chat(
+    model: Model = None,
+    max_tokens: Annotated[int, typer.Option(help="Most tokens of one answer.")] = 512,
+    temperature: Temperature = 0.0,
+    seed: Seed = None,
+    system: Annotated[str | None, typer.Option(help="What the model is told first.")] = None,
+    address: Address = None,
+) -> None:
+    """Talk to a model. Ctrl-C ends an answer, Ctrl-D leaves; without a terminal each line of stdin is a question."""
+    from argosy_cli import ask, client
+
+    sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed)
+    where = client.find_address(address)
+    served = client.find_model(model, where)
+    with client.Client(where) as connection:
+        ask.chat(connection, served, sampling, system=system, source=sys.stdin)
+
+
+@app.command()
+def demo(http_port: HttpPort = 8000, grpc_port: GrpcPort = 8001, metrics_port: MetricsPort = 8002) -> None:
+    """Show it all in a minute: two replicas of a small model, a streamed answer, and a hit in the prefix cache."""
+    from argosy_cli.demo import demo as run_demo
+    from argosy_cli.embedded.assembly import Options
+
+    run_demo(Options(http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port))
+
+
+def main() -> None:
+    """Run the command; a user's error is one line and an exit code, never a traceback."""
+    try:
+        app()
+    except CommandError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except ArgosyError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

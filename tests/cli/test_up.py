@@ -1,0 +1,292 @@
+"""`argosy up` with simulated models: started, broken in many ways, and ended."""
+
+import http.client
+import os
+import re
+import signal
+import socket
+import threading
+import time
+
+import psutil
+import pytest
+from embedded_kit import Up, until
+
+HEAD = "apiVersion: serving.argosy.dev/v1alpha1\nkind: InferenceDeployment\n"
+PREFIX = "All hands on deck: this prompt is long enough to fill several blocks of sixteen tokens. "
+
+
+def sim(name="sim", replicas=2, uri="sim://m?prefill_tps=20000&decode_ms=2", **spec):
+    extra = "".join(f"  {key}: {value}\n" for key, value in spec.items())
+    return f"{HEAD}metadata:\n  name: {name}\nspec:\n  model:\n    uri: {uri}\n  replicas: {replicas}\n{extra}"
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    """Two resources side by side, for all tests that leave it as it was."""
+    home = tmp_path_factory.mktemp("up")
+    path = home / "two.yaml"
+    path.write_text(sim() + "---\n" + sim("other", 1, routing="{policy: roundRobin}"))
+    one = Up(home, [path]).start()
+    try:
+        one.until_ready()
+        yield one
+        ended = one.end()
+        assert ended == 0, one.output
+    finally:
+        one.clean_up()
+
+
+def test_it_says_where_to_ask_and_how(running):
+    until(lambda: "Try it:" in running.output, 5)
+    assert f"http://127.0.0.1:{running.http_port}/v1" in running.output
+    assert f"127.0.0.1:{running.grpc_port}" in running.output
+    assert f"http://127.0.0.1:{running.metrics_port}/metrics" in running.output
+    assert "sim: 2 of 2 replicas ready" in running.output
+
+
+def test_several_resources_are_served_side_by_side(running):
+    models = {m["id"] for m in running.request("/v1/models").body["data"]}
+    assert models == {"sim", "other"}
+    workers = {name: running.complete(name, "hello").worker for name in models}
+    assert workers["sim"] in {r.name for r in running.replicas("sim")}
+    assert workers["other"] == running.replicas("other")[0].name
+    assert running.complete("nobody", "hello").status == 404
+
+
+def test_a_prefix_is_found_again_where_it_is(running):
+    first = running.complete("sim", PREFIX + "one")
+    second = running.complete("sim", PREFIX + "two")
+    assert second.worker == first.worker
+    assert second.cached_tokens >= 64
+
+
+def test_status_shows_it(running):
+    code, out, _ = running.command("status")
+    assert code == 0
+    assert "sim: 2 of 2 replicas ready" in out
+    assert "other: 1 of 1 replicas ready" in out
+    for replica in running.replicas():
+        assert replica.name in out
+    assert f"http://127.0.0.1:{running.http_port}/v1" in out
+
+
+def test_generate_streams_and_reports(running):
+    code, out, err = running.command("generate", "--raw", "--model", "sim", PREFIX, "--max-tokens", "8")
+    assert (code, out) == (0, running.complete("sim", PREFIX, max_tokens=8).text + "\n")
+    assert "8 generated" in err
+    assert any(replica.name in err for replica in running.replicas("sim"))
+
+
+def test_generate_finds_the_router_but_cannot_guess_between_two_models(running):
+    code, out, err = running.command("generate", "hello")
+    assert (code, out) == (5, "")
+    assert err == "error: several models are served; choose one with --model: other, sim\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--model", "nobody"], 5, "NOT_FOUND: .*nobody"),
+        (["--model", "sim", "--temperature", "-1"], 1, "temperature: is -1.0"),
+        (["--model", "sim", "--max-tokens", "0"], 1, "max_tokens: is 0"),
+        (["--model", "sim", "--max-tokens", "many"], 2, "max-tokens"),
+        (["--model", "sim", "--address", "127.0.0.1:1"], 5, "no router answers at 127.0.0.1:1"),
+    ],
+)
+def test_what_generate_cannot_do_is_one_line(running, arguments, code, says):
+    got, out, err = running.command("generate", "hello", *arguments)
+    assert (got, out) == (code, "")
+    assert "Traceback" not in err
+    assert re.search(says, err), err
+
+
+def test_chat_keeps_the_conversation(running):
+    code, out, err = running.command("chat", "--model", "other", "--max-tokens", "4", stdin="first\n\nsecond\n")
+    assert code == 0
+    figures = [line for line in err.splitlines() if "prompt tokens" in line]
+    prompts = [int(line.split()[0]) for line in figures]
+    assert len(figures) == 2  # the empty line is no question
+    assert prompts[1] > prompts[0] + len("second")
+    assert len(out.splitlines()) >= 2
+
+
+def test_a_killed_worker_is_replaced_and_asked_again(running):
+    victim = running.replicas("sim")[0]
+    os.kill(victim.pid, signal.SIGKILL)
+    until(lambda: running.replicas("sim")[0].restarts == victim.restarts + 1, 5)
+    assert running.complete("sim", "while it is away").status == 200
+    until(running.all_ready, 15)
+    new = running.replicas("sim")[0]
+    assert (new.name, new.pid != victim.pid, new.address != victim.address) == (victim.name, True, True)
+    until(
+        lambda: (
+            {running.complete("sim", f"{i} apart").worker for i in range(8)}
+            == {r.name for r in running.replicas("sim")}
+        ),
+        15,
+    )
+
+
+def test_killed_valkey_comes_back_on_its_port_and_no_request_fails(running):
+    before = running.service("valkey")
+    os.kill(before.pid, signal.SIGKILL)
+    assert running.complete("sim", "while it is away").status == 200
+    until(lambda: running.service("valkey").restarts == before.restarts + 1 and running.all_ready(), 10)
+    after = running.service("valkey")
+    assert (after.address, after.pid != before.pid) == (before.address, True)
+    assert running.complete("sim", "when it is back").status == 200
+
+
+def test_a_killed_router_comes_back_on_its_ports(running):
+    before = running.service("router")
+    os.kill(before.pid, signal.SIGKILL)
+    until(lambda: running.service("router").restarts == before.restarts + 1 and running.all_ready(), 20)
+    until(lambda: running.complete("sim", "again").status == 200, 10)
+
+
+def test_a_stopped_worker_gets_no_requests_until_it_goes_on(running):
+    victim = running.replicas("sim")[1]
+    os.kill(victim.pid, signal.SIGSTOP)
+    try:
+        until(lambda: running.replicas("sim")[1].phase == "NotReady", 20)
+        assert {running.complete("sim", f"{i} meanwhile").worker for i in range(4)} == {running.replicas("sim")[0].name}
+    finally:
+        os.kill(victim.pid, signal.SIGCONT)
+    until(running.all_ready, 15)
+    assert running.replicas("sim")[1].pid == victim.pid
+
+
+def test_valkey_wants_a_password_that_no_command_line_shows(running):
+    port = running.state.redis_port
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(b"KEYS *\r\n")
+        assert connection.recv(100).startswith(b"-NOAUTH")
+    for child in running.children():
+        assert "redis://" not in " ".join(child.cmdline())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_end_leaves_nothing_and_lets_requests_finish(up, number):
+    one = up(sim(uri="sim://m?decode_ms=20", replicas=1)).until_ready()
+    children = one.children()
+    assert len(children) == 3
+    replies = []
+    asked = threading.Thread(target=lambda: replies.append(one.complete("sim", "a long answer", max_tokens=60)))
+    asked.start()
+    until(lambda: _busy(one), 10)
+    assert one.end(number) == 0
+    asked.join()
+    assert (replies[0].status, replies[0].body["usage"]["completion_tokens"]) == (200, 60)
+    assert [c for c in children if c.is_running()] == []
+    assert one.state is None
+    assert one.command("status")[0] == 1
+    assert one.output.splitlines()[-1] == "Ended."
+
+
+def test_what_takes_longer_than_the_drain_is_aborted(up):
+    one = up(sim(uri="sim://m?decode_ms=100", replicas=1, drain="{timeoutSeconds: 1}")).until_ready()
+    children = one.children()
+    ended = []
+    asked = threading.Thread(
+        target=lambda: ended.append(_try(lambda: one.complete("sim", "a long answer", max_tokens=600)))
+    )
+    asked.start()
+    until(lambda: _busy(one), 10)
+    began = time.monotonic()
+    assert one.end() == 0
+    assert 1 <= time.monotonic() - began < 20
+    asked.join()
+    reply = ended[0]
+    assert reply is None or reply.status == 503 or reply.body["choices"][0]["finish_reason"] != "length"
+    assert [c for c in children if c.is_running()] == []
+
+
+def test_a_second_interrupt_ends_at_once(up):
+    one = up(sim(uri="sim://m?decode_ms=100", replicas=1)).until_ready()
+    children = one.children()
+    asked = threading.Thread(target=lambda: _try(lambda: one.complete("sim", "a very long answer", max_tokens=600)))
+    asked.start()
+    until(lambda: _busy(one), 10)
+    one.process.send_signal(signal.SIGINT)
+    until(lambda: "Ending" in one.output, 5)
+    began = time.monotonic()
+    one.end(signal.SIGINT)
+    assert time.monotonic() - began < 5
+    asked.join()
+    assert [c for c in children if c.is_running()] == []
+
+
+def test_nothing_outlives_a_supervisor_that_was_killed(up):
+    one = up(sim(replicas=1)).until_ready()
+    children = one.children()
+    one.end(signal.SIGKILL)
+    gone, alive = psutil.wait_procs(children, timeout=10)
+    assert (len(gone), alive) == (3, [])
+
+
+def test_a_taken_port_is_said_before_anything_starts(up):
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        one = up(sim(), options=[f"--metrics-port={port}"])
+        assert one.process.wait(20) == 3
+    assert one.output == (
+        f"error: port {port} on 127.0.0.1 is taken by another program; end it, or choose another port with --metrics-port\n"
+    )
+
+
+def test_a_wrong_resource_is_said_before_anything_starts(up):
+    one = up(sim(), sim("b", replicas=-1))
+    assert one.process.wait(20) == 2
+    assert "resource1.yaml: spec.replicas: " in one.output
+    assert len(one.output.splitlines()) == 1
+
+
+def test_a_model_that_cannot_be_loaded_says_why_and_does_not_loop(up, tmp_path):
+    corrupt = tmp_path / "corrupt.gguf"
+    corrupt.write_bytes(b"GGUF\x03\x00\x00\x00 and nothing that makes sense")
+    one = up(
+        sim("bad", 1, f"file://{corrupt}")
+        + "---\n"
+        + sim("absent", 1, "file:///no/such.gguf")
+        + "---\n"
+        + sim("good", 1)
+    )
+    until(lambda: one.state and one.state.resources[2].ready == 1, 60)
+    until(lambda: all(one.state.resources[i].replicas[0].phase == "Failed" for i in (0, 1)), 60)
+    bad, absent = (one.state.resources[i].replicas[0] for i in (0, 1))
+    assert (bad.reason, absent.reason) == ("ModelInvalid", "ModelNotFound")
+    assert bad.retry_s == absent.retry_s == 10.0
+    assert bad.message != ""
+    assert "ModelLoaded=False ModelInvalid: " in one.output
+    assert "ModelLoaded=False ModelNotFound: " in one.output
+    status = one.command("status")[1]
+    assert "ModelInvalid" in status
+    assert "ModelNotFound" in status
+    refused = one.complete("bad", "hello")
+    assert refused.status == 503
+    assert "ModelInvalid" in refused.body["error"]["message"]
+    assert one.complete("good", "hello").status == 200
+    assert (one.replicas()[0].restarts, one.replicas()[1].restarts) == (1, 1)
+    assert one.end() == 0
+
+
+def _busy(one):
+    import urllib.request
+
+    with urllib.request.urlopen(f"http://127.0.0.1:{one.metrics_port}/metrics", timeout=5) as answer:
+        text = answer.read().decode()
+    return any(
+        line.startswith("argosy_router_requests_in_flight") and float(line.split()[-1]) >= 1
+        for line in text.splitlines()
+    )
+
+
+def _try(call):
+    """What it returns; None when the connection ended."""
+    try:
+        return call()
+    except (OSError, http.client.HTTPException):
+        return None

@@ -1,0 +1,191 @@
+"""One resource becomes tokens: the real model behind the router, and what happens when parts of it die."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass, field
+
+import grpc
+from embedded_kit import until
+
+from argosy_api.v1 import worker_pb2 as pb
+from argosy_api.v1 import worker_pb2_grpc
+
+PREFIX = (
+    "The lighthouse keeper wrote the weather into his book every evening: the wind, the clouds, the height of the waves "
+    "and the ships that had passed. He had done so for forty years, and nobody had ever asked him to. "
+)
+FILLER = "Then came another long day on the rock, with gulls, grey water, and a little rain from the west. "
+
+
+@dataclass
+class Stream:
+    """One streamed request and what became of it."""
+
+    prompt: str
+    max_tokens: int
+    tokens: list = field(default_factory=list)
+    worker: str = ""
+    attempt: int = 0
+    code: grpc.StatusCode = None
+    details: str = ""
+
+    async def run(self, stub):
+        sampling = pb.SamplingParams(max_tokens=self.max_tokens, temperature=0, ignore_eos=True)
+        call = stub.Generate(pb.InferenceRequest(model="smollm2", text=self.prompt, sampling=sampling), timeout=120)
+        try:
+            async for chunk in call:
+                assert chunk.index == len(self.tokens)
+                self.tokens += chunk.token_ids
+                self.attempt = chunk.attempt
+                if not self.worker:
+                    self.worker = dict(await call.initial_metadata()).get("x-argosy-worker", "")
+            self.code = await call.code()
+        except grpc.aio.AioRpcError as error:
+            self.code, self.details = error.code(), error.details()
+        finally:
+            call.cancel()
+        return self
+
+
+async def poll(condition, limit_s, what):
+    deadline = time.monotonic() + limit_s
+    while not (value := await condition()):
+        assert time.monotonic() < deadline, f"{what} did not hold within {limit_s} s"
+        await asyncio.sleep(0.02)
+    return value
+
+
+def metric(up, name):
+    """Values of a metric's samples."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{up.metrics_port}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return [float(line.split()[-1]) for line in lines if line.startswith(name) and not line.startswith("#")]
+
+
+def test_the_second_request_hits_the_prefix_cache_of_the_first(smollm2):
+    # just after a worker came the router has not heard yet what it holds, and spreads by hash
+    until(lambda: "indexStale" not in smollm2.complete("smollm2", "Hello").headers["x-argosy-decision"], 15)
+    first = smollm2.complete("smollm2", PREFIX + "He was", max_tokens=8)
+    second = smollm2.complete("smollm2", PREFIX + "She was", max_tokens=8)
+    assert (first.status, second.status) == (200, 200)
+    assert first.text.strip()
+    assert first.cached_tokens == 0
+    assert second.cached_tokens >= 32
+    assert second.worker == first.worker
+    assert int(second.headers["x-argosy-cached-tokens-predicted"]) > 0
+
+
+def test_generate_answers_in_the_terminal(smollm2):
+    code, out, err = smollm2.command("generate", "What is the capital of France?", "--max-tokens", "12")
+    assert code == 0
+    assert "Paris" in out
+    assert any(f"worker {replica.name}" in err for replica in smollm2.replicas())
+
+
+async def test_killing_a_worker_retries_what_had_no_token_and_ends_the_rest_clearly(smollm2):
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{smollm2.grpc_port}") as channel:
+        stub = worker_pb2_grpc.InferenceStub(channel)
+        talking = [Stream(f"Story {i}: once upon a time", 400) for i in range(4)]
+        tasks = [asyncio.create_task(s.run(stub)) for s in talking]
+        await poll(lambda: _true(all(len(s.tokens) >= 2 for s in talking)), 60, "first tokens")
+        victim = next(r for r in smollm2.replicas() if r.name == talking[0].worker)
+        # prompts long enough that some are still being computed, or wait, on each worker
+        silent = [Stream(f"Chapter {i}. " + FILLER * 30, 8) for i in range(6)]
+        tasks += [asyncio.create_task(s.run(stub)) for s in silent]
+        async with grpc.aio.insecure_channel(victim.address) as direct:
+            worker = worker_pb2_grpc.WorkerStub(direct)
+
+            async def prompts_to_compute():
+                return len((await worker.GetLoad(pb.GetLoadRequest())).queue)
+
+            await poll(prompts_to_compute, 60, "a request without a token on the victim")
+        had_tokens = [s for s in (*talking, *silent) if s.tokens]
+        silent_at_kill = [s for s in silent if not s.tokens]
+        killed = time.monotonic()
+        os.kill(victim.pid, signal.SIGKILL)
+        await poll(lambda: _true(_replaced(smollm2, victim)), max(15.0, 1.5 * smollm2.start_s), "the new worker")
+        print(f"new worker ready {time.monotonic() - killed:.1f} s after the kill")
+        await asyncio.gather(*tasks)
+        cut = [s for s in (*talking, *silent) if s.code is not grpc.StatusCode.OK]
+        assert cut != []
+        for stream in cut:
+            assert (stream.code, stream.worker) == (grpc.StatusCode.UNAVAILABLE, victim.name)
+            assert str(len(stream.tokens)) in stream.details
+        assert {id(s) for s in cut} >= {id(s) for s in had_tokens if s.worker == victim.name}
+        # a token may have been on its way at the kill; whoever got none must have been served in full
+        finished = [s for s in silent_at_kill if s not in cut]
+        assert all(len(s.tokens) == s.max_tokens for s in finished)
+        retried = [s for s in finished if s.attempt > 1]
+        assert retried != []
+        again = await Stream(retried[0].prompt, retried[0].max_tokens).run(stub)
+        assert again.tokens == retried[0].tokens
+
+        async def asked_the_new_one():
+            answer = await Stream(f"Are you there at {time.monotonic()}?", 1).run(stub)
+            assert answer.code is grpc.StatusCode.OK
+            return answer.worker == victim.name
+
+        await poll(asked_the_new_one, 15, "a request on the new worker")
+
+
+async def test_killing_valkey_fails_no_request_and_prefix_routing_returns(smollm2):
+    until(smollm2.all_ready, 60)
+    known = PREFIX + "In the morning"
+    holder = smollm2.complete("smollm2", known).worker
+    before = smollm2.service("valkey")
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{smollm2.grpc_port}") as channel:
+        stub = worker_pb2_grpc.InferenceStub(channel)
+        streams = [Stream(f"Letter {i}: dear friend", 60) for i in range(4)]
+        tasks = [asyncio.create_task(s.run(stub)) for s in streams]
+        await poll(lambda: _true(all(s.tokens for s in streams)), 60, "first tokens")
+        os.kill(before.pid, signal.SIGKILL)
+        during = [Stream(f"Postcard {i}: " + FILLER * 3, 4) for i in range(3)]
+        tasks += [asyncio.create_task(s.run(stub)) for s in during]
+        await poll(lambda: _true(_new(smollm2.service("valkey"), before)), 10, "Valkey back")
+        back = time.monotonic()
+        await poll(lambda: _true(metric(smollm2, "argosy_router_redis_up") == [1.0]), 5, "the router on Valkey")
+        await asyncio.gather(*tasks)
+        assert [s.code for s in (*streams, *during)] == [grpc.StatusCode.OK] * 7
+    while time.monotonic() - back < 5.5:  # what the router only predicted is forgotten after 5 s
+        await asyncio.sleep(0.1)
+    answer = await asyncio.to_thread(smollm2.complete, "smollm2", known + " he")
+    assert answer.worker == holder
+    assert int(answer.headers["x-argosy-cached-tokens-predicted"]) > 0
+    assert answer.cached_tokens > 0
+    for stream in during:  # cached while Valkey was away: the news arrived all the same
+        answer = await asyncio.to_thread(smollm2.complete, "smollm2", stream.prompt)
+        assert answer.worker == stream.worker
+        assert int(answer.headers["x-argosy-cached-tokens-predicted"]) > 0
+
+
+def test_the_demo_shows_what_it_promises(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "argosy_cli", "demo"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "smollm2: 2 of 2 replicas ready" in done.stdout
+    assert "prompt tokens in the prefix cache of smollm2-worker-" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def _replaced(up, victim):
+    new = next(r for r in up.replicas() if r.name == victim.name)
+    return new.ready and new.pid != victim.pid
+
+
+def _new(service, before):
+    return service.ready and service.pid != before.pid
+
+
+async def _true(value):
+    return value

