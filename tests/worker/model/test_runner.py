@@ -1,0 +1,123 @@
+"""Attention against a plain implementation, isolation of faulty rows, memory figures, and the choice of kernels."""
+
+import math
+
+import pytest
+import torch
+
+from argosy_api.errors import ModelUnsupportedError
+from argosy_api.params import SamplingParams
+from argosy_worker.attention.paged import PagedKvCache, attend
+from argosy_worker.attention.plan import make_plan
+from argosy_worker.core.batch import SequenceSlice, StepBatch
+from argosy_worker.quant.linear import LinearSpec, choose
+from argosy_worker.quant.registry import KERNELS
+
+
+def piece(start, count, table):
+    return SequenceSlice(
+        request_id="r", tokens=[0] * count, start=start, block_table=table, sample=False, params=SamplingParams()
+    )
+
+
+@pytest.mark.parametrize("block_size", [1, 8, 16, 48, 256])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(9, 3), (4, 4), (8, 1)])
+def test_attention_equals_plain_softmax(block_size, heads, kv_heads):
+    """Mixed decode and prefill over shuffled blocks, in two steps, equals softmax(q k^T) v in fp64."""
+    torch.manual_seed(0)
+    dim, lengths = 32, [(0, 1), (130, 1), (300, 1), (0, 70), (100, 200), (255, 1)]
+    counts = [-(-(start + count) // block_size) for start, count in lengths]
+    order = (torch.randperm(sum(counts)) + 1).tolist()
+    tables = [[order.pop() for _ in range(count)] for count in counts]
+    cache = PagedKvCache(
+        layers=1,
+        blocks=sum(counts),
+        block_size=block_size,
+        kv_heads=kv_heads,
+        head_dim=dim,
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+    )
+    k, v = ([torch.randn(sum(size), kv_heads, dim) for size in lengths] for _ in range(2))
+
+    def step(parts):
+        slices = [piece(begin, end - begin, tables[i]) for i, begin, end in parts]
+        plan = make_plan(slices, block_size=block_size, kv_heads=kv_heads, device=torch.device("cpu"))
+        cache.write(0, plan, torch.cat([torch.cat((k[i][begin:end], v[i][begin:end]), 1) for i, begin, end in parts]))
+        q = torch.randn(sum(end - begin for _, begin, end in parts), heads, dim)
+        return q, attend(q, cache, 0, plan)
+
+    before = [(i, 0, start) for i, (start, _) in enumerate(lengths) if start]
+    step(before)
+    parts = [(i, start, start + count) for i, (start, count) in enumerate(lengths)]
+    q, out = step(parts)
+    row = 0
+    for i, begin, end in parts:
+        for position in range(begin, end):
+            keys, values = (t[i][: position + 1].repeat_interleave(heads // kv_heads, 1).double() for t in (k, v))
+            weights = (torch.einsum("hd,khd->hk", q[row].double(), keys) / math.sqrt(dim)).softmax(-1)
+            expected = torch.einsum("hk,khd->hd", weights, values)
+            assert torch.allclose(out[row].double(), expected, atol=1e-5)
+            row += 1
+    assert row == len(q)
+
+
+def test_a_faulty_request_harms_no_other(fp32_model, make_job, run_jobs):
+    """NaN in one request's cache ends that request; another in the same steps, and one on its blocks later, are untouched."""
+    params = SamplingParams(max_tokens=4, temperature=0, logprobs=1)
+    prompt = list(range(100, 140))
+    expected = run_jobs(fp32_model.make_runner(20, 16), [make_job("a", prompt, params)], chunk=100)
+    runner = fp32_model.make_runner(20, 16)
+    runner.execute(
+        StepBatch(
+            [
+                SequenceSlice(
+                    request_id="bad", tokens=prompt, start=0, block_table=[10, 11, 12], sample=False, params=params
+                )
+            ]
+        )
+    )
+    runner._cache._layers[3][10] = math.nan
+    good = SequenceSlice(request_id="a", tokens=prompt, start=0, block_table=[1, 2, 3], sample=True, params=params)
+    bad = SequenceSlice(request_id="bad", tokens=[5], start=40, block_table=[10, 11, 12], sample=True, params=params)
+    outputs = runner.execute(StepBatch([bad, good]))
+    assert outputs[0].token is None
+    assert outputs[0].error
+    assert outputs[1] == expected[0][0]
+    reuse = make_job("b", prompt, params, table=[11, 13, 12])  # slot 8 of block 12 holds what was computed from NaN
+    assert run_jobs(runner, [reuse], chunk=100) == expected
+
+
+def test_an_empty_step_gives_nothing(int8_model):
+    assert int8_model.make_runner(1, 16).execute(StepBatch([])) == []
+
+
+def test_memory_figures(int8_model):
+    """SmolLM2: 30 layers x 2 x 3 heads x 64 x 4 bytes = 46,080 bytes for a token."""
+    assert int8_model.kv_bytes_per_block(16) == 16 * 46_080
+    assert 0 < int8_model.memory_for_kv() <= 512 << 20
+
+
+def spec(**fields):
+    base = {
+        "role": "qkv",
+        "formats": ("Q4_1",),
+        "in_features": 64,
+        "out_features": 64,
+        "compute": "int8",
+        "device": "cpu",
+        "isa": frozenset({"avx512_vnni"}),
+    }
+    return LinearSpec(**{**base, **fields})
+
+
+def test_kernel_choice_gives_reasons():
+    assert choose(spec(), KERNELS).kernel.name == "int8-onednn"
+    fp32 = choose(spec(compute="fp32"), KERNELS)
+    assert fp32.kernel.name == "fp32-torch"
+    assert "int8-onednn (computes int8, asked for fp32)" in fp32.report
+    assert choose(spec(compute="bf16", device="cuda"), KERNELS).kernel.name == "float-cublas"
+    with pytest.raises(ModelUnsupportedError, match="VNNI"):
+        choose(spec(isa=frozenset()), KERNELS)
+    with pytest.raises(ModelUnsupportedError, match="no kernel computes qkv"):
+        choose(spec(compute="bf16"), KERNELS)

@@ -1,0 +1,33 @@
+"""What the rest of the worker may know about a loaded model: plain values, no torch."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """Facts of a loaded model, for the engine, the gRPC server and the router."""
+
+    architecture: str
+    """Family of the decoder, as the file names it: `llama`, `qwen2`, ..."""
+    quantization: str
+    """How the weights are stored in the file, by share of the parameters: `Q4_1+Q8_0`, `BF16`, ..."""
+    compute: str
+    """How the linear layers are computed: `int8`, `fp32` or `bf16`."""
+    device: str
+    """`cpu` or `cuda`."""
+    vocab_size: int
+    context_length: int
+    """Most tokens (prompt and output) of one sequence."""
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    """Tokens that end a sequence unless the request ignores them."""
+    add_bos: bool
+    """Whether the tokenizer puts the bos token before a plain prompt (the tokenizer's own JSON does it already)."""
+    bos_token: str
+    eos_token: str
+    chat_template: str
+    """Jinja source; empty when the model has none."""
+    tokenizer_json: bytes
+    """A `tokenizers` JSON document."""
+    fingerprint: str
+    """Hex digest of the tensor table, sampled tensor contents, tokenizer and compute; part of every block id."""

@@ -1,0 +1,240 @@
+"""GGUF (version 2 and 3): metadata, tensor table and tensor bytes of one file.
+
+Format (little-endian): magic `GGUF`, u32 version, u64 tensor count, u64 metadata count, the metadata pairs, the tensor
+table (name, dimensions with the fastest first, type, offset), padding to `general.alignment`, the tensor data.
+Source: the GGUF specification in the ggml repository (docs/gguf.md).
+
+The file is untrusted. Every count, length and offset is checked against the limits and against the bytes that are
+left before anything is allocated, so memory stays proportional to the file. It is read with ordinary reads and not
+through a memory map: a file that shrinks while it is open then gives an error, where a map would end the process with
+SIGBUS, and the pages of a map would count as the worker's resident memory after the weights are repacked.
+"""
+
+import math
+import struct
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from argosy_api import limits
+from argosy_api.errors import ModelInvalidError, ModelNotFoundError, ModelUnsupportedError
+from argosy_worker.quant.layout import BLOCKS
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+DEFAULT_ALIGNMENT = 32
+MAX_DIMS = 4
+MAX_NAME = 1024
+MAX_ARRAY_DEPTH = 2
+
+_SCALARS: dict[int, str] = {
+    0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8",
+}  # fmt: skip
+_STRING, _ARRAY = 8, 9
+
+TYPES = {
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K",
+    30: "BF16",
+}  # fmt: skip
+"""GGML type number -> format. A file with another number is refused, naming the tensor."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One row of the tensor table."""
+
+    name: str
+    format: str
+    shape: tuple[int, ...]
+    """Slowest dimension first, as in numpy: a linear layer is (out features, in features)."""
+    offset: int
+    """Of the first byte, from the start of the file."""
+    nbytes: int
+
+
+class GgufFile:
+    """An open GGUF file: `metadata`, `tensors` and `read`. Use as a context manager.
+
+    Raises:
+        ModelNotFoundError: no such file.
+        ModelInvalidError: truncated, corrupt or hostile content; the message says what is wrong where.
+        ModelUnsupportedError: a version or tensor type that this reader does not know.
+
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file: BufferedReader = path.open("rb")
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise ModelNotFoundError(f"no file {path.name!r} at the model's source") from error
+        except OSError as error:
+            raise ModelInvalidError(f"{path.name!r} cannot be opened: {error.strerror}") from error
+        try:
+            self.name = path.name
+            self._size = self._file.seek(0, 2)
+            self._file.seek(0)
+            self._at = 0
+            self.metadata: dict[str, Any] = {}
+            self.tensors: dict[str, TensorInfo] = {}
+            self._parse()
+        except OSError as error:
+            self._file.close()
+            raise ModelInvalidError(f"{path.name!r} cannot be read: {error.strerror}") from error
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def read(self, name: str) -> npt.NDArray[np.uint8]:
+        """All bytes of a tensor, as a fresh writable array uint8 [nbytes]."""
+        info = self.tensors[name]
+        return self._read_at(info.offset, info.nbytes, f"tensor {name!r}")
+
+    def read_sample(self, name: str, size: int) -> bytes:
+        """The first, middle and last `size` bytes of a tensor (all of it when it is small), for fingerprints."""
+        info = self.tensors[name]
+        if info.nbytes <= 3 * size:
+            return self._read_at(info.offset, info.nbytes, name).tobytes()
+        starts = (0, (info.nbytes - size) // 2, info.nbytes - size)
+        return b"".join(self._read_at(info.offset + s, size, name).tobytes() for s in starts)
+
+    def _read_at(self, offset: int, size: int, what: str) -> npt.NDArray[np.uint8]:
+        out = np.empty(size, dtype=np.uint8)
+        try:
+            self._file.seek(offset)
+            got = self._file.readinto(out.data) if size else 0
+        except OSError as error:
+            raise ModelInvalidError(f"{self.name!r}: {what} cannot be read: {error.strerror}") from error
+        if got != size:
+            raise self._bad(f"{what} ends after {got} of {size} bytes; the file is truncated")
+        return out
+
+    # --- parsing
+
+    def _bad(self, problem: str) -> ModelInvalidError:
+        return ModelInvalidError(f"{self.name!r} is no sound GGUF file: {problem}")
+
+    def _take(self, size: int, what: str) -> bytes:
+        if size > self._size - self._at:
+            raise self._bad(
+                f"{what} at byte {self._at} needs {size} bytes, but {self._size - self._at} are left (truncated?)"
+            )
+        raw = self._file.read(size)
+        if len(raw) != size:
+            raise self._bad(f"{what} at byte {self._at} could not be read")
+        self._at += size
+        return raw
+
+    def _int(self, layout: str, what: str) -> int:
+        (value,) = struct.unpack(layout, self._take(struct.calcsize(layout), what))
+        return int(value)
+
+    def _text(self, limit: int, what: str) -> str:
+        size = self._int("<Q", f"length of {what}")
+        if size > limit:
+            raise self._bad(f"{what} has {size} bytes; at most {limit}")
+        try:
+            return self._take(size, what).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise self._bad(f"{what} is not UTF-8") from error
+
+    def _parse(self) -> None:
+        magic = self._take(4, "the magic number")
+        if magic != MAGIC:
+            raise self._bad(f"starts with {magic!r}, not with {MAGIC!r}")
+        version = self._int("<I", "the version")
+        if version not in VERSIONS:
+            if int.from_bytes(version.to_bytes(4, "little"), "big") in VERSIONS:
+                raise ModelUnsupportedError(f"{self.name!r} is a big-endian GGUF file; only little-endian is supported")
+            raise ModelUnsupportedError(f"{self.name!r} has GGUF version {version}; supported are {VERSIONS}")
+        tensors = self._int("<Q", "the tensor count")
+        pairs = self._int("<Q", "the metadata count")
+        if tensors > limits.MAX_GGUF_TENSORS:
+            raise self._bad(f"tensor count {tensors} is over the limit of {limits.MAX_GGUF_TENSORS}")
+        if pairs > limits.MAX_GGUF_METADATA:
+            raise self._bad(f"metadata count {pairs} is over the limit of {limits.MAX_GGUF_METADATA}")
+        for _ in range(pairs):
+            key = self._text(MAX_NAME, "a metadata key")
+            if key in self.metadata:
+                raise self._bad(f"metadata key {key!r} appears twice")
+            self.metadata[key] = self._value(self._int("<I", f"type of {key!r}"), key, 0)
+        table = [self._tensor() for _ in range(tensors)]
+        self._place(table)
+
+    def _value(self, kind: int, key: str, depth: int) -> Any:
+        if kind in _SCALARS:
+            dtype = np.dtype(_SCALARS[kind])
+            return np.frombuffer(self._take(dtype.itemsize, key), dtype=dtype)[0].item()
+        if kind == _STRING:
+            return self._text(limits.MAX_GGUF_STRING, key)
+        if kind != _ARRAY:
+            raise self._bad(f"metadata {key!r} has unknown type {kind}")
+        if depth >= MAX_ARRAY_DEPTH:
+            raise self._bad(f"metadata {key!r} nests arrays more than {MAX_ARRAY_DEPTH} deep")
+        inner = self._int("<I", f"element type of {key!r}")
+        count = self._int("<Q", f"length of {key!r}")
+        if count > limits.MAX_GGUF_ARRAY:
+            raise self._bad(f"metadata {key!r} has {count} elements; at most {limits.MAX_GGUF_ARRAY}")
+        if inner in _SCALARS:
+            dtype = np.dtype(_SCALARS[inner])
+            return np.frombuffer(self._take(count * dtype.itemsize, key), dtype=dtype)
+        # a string or an inner array takes at least 8 bytes: refuse before building a list of `count`
+        if count * 8 > self._size - self._at:
+            raise self._bad(f"metadata {key!r} has {count} elements, more than the file has room for")
+        return [self._value(inner, key, depth + 1) for _ in range(count)]
+
+    def _tensor(self) -> TensorInfo:
+        name = self._text(MAX_NAME, "a tensor name")
+        dims = self._int("<I", f"dimension count of {name!r}")
+        if not 1 <= dims <= MAX_DIMS:
+            raise self._bad(f"tensor {name!r} has {dims} dimensions; must be 1 to {MAX_DIMS}")
+        shape = tuple(self._int("<Q", f"shape of {name!r}") for _ in range(dims))[::-1]
+        number = self._int("<I", f"type of {name!r}")
+        offset = self._int("<Q", f"offset of {name!r}")
+        if number not in TYPES:
+            raise ModelUnsupportedError(
+                f"{self.name!r}: tensor {name!r} has GGML type {number}; supported are " + ", ".join(TYPES.values())
+            )
+        known = TYPES[number]
+        block, width = BLOCKS[known]
+        count = math.prod(shape)
+        if count == 0 or shape[-1] % block:
+            raise self._bad(
+                f"tensor {name!r} of type {known} has shape {shape}; rows must be multiples of {block}, not empty"
+            )
+        return TensorInfo(name, known, shape, offset, count // block * width)
+
+    def _place(self, table: list[TensorInfo]) -> None:
+        """Turn offsets within the data into offsets within the file, and check that all lie inside and apart."""
+        alignment = self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+        if not isinstance(alignment, int) or not 1 <= alignment <= 1 << 20 or alignment & (alignment - 1):
+            raise self._bad(f"general.alignment is {alignment!r}; must be a power of two up to 2**20")
+        start = -(-self._at // alignment) * alignment
+        end_before, before = start, ""
+        for info in sorted(table, key=lambda t: t.offset):
+            begin = start + info.offset
+            if info.offset % alignment:
+                raise self._bad(f"tensor {info.name!r} is not aligned to {alignment} bytes")
+            if begin + info.nbytes > self._size:
+                raise self._bad(
+                    f"tensor {info.name!r} needs bytes {begin} to {begin + info.nbytes}, "
+                    f"but the file has {self._size} (truncated?)"
+                )
+            if begin < end_before:
+                raise self._bad(f"tensors {before!r} and {info.name!r} overlap")
+            if info.name in self.tensors:
+                raise self._bad(f"tensor {info.name!r} appears twice")
+            end_before, before = begin + info.nbytes, info.name
+            self.tensors[info.name] = TensorInfo(info.name, info.format, info.shape, begin, info.nbytes)

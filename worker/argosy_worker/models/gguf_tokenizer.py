@@ -1,0 +1,173 @@
+"""A `tokenizers` JSON document from the vocabulary in a GGUF file (byte-level BPE).
+
+How the text is cut before the merges is named by `tokenizer.ggml.pre`; the names and expressions are llama.cpp's
+(llama-vocab.cpp). An unknown name is refused: a near miss would give other ids for some texts and nobody would notice.
+Control and user-defined tokens become added tokens, found in the text before it is cut.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from argosy_api import limits
+from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
+from argosy_worker.models.tokenizer_facts import TokenizerFacts
+
+_CONTROL, _USER_DEFINED = 3, 4
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_QWEN2 = _LLAMA3.replace("{1,3}", "")
+_BYTES_GPT2 = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+_BYTES_ONLY = {**_BYTES_GPT2, "use_regex": False}
+# llama.cpp ends a reply at these texts too, when the file holds them as control tokens
+_END_TEXTS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|end_of_text|>")
+
+
+def _cut(regex: str) -> list[dict[str, Any]]:
+    return [{"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}, _BYTES_ONLY]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pre:
+    steps: list[dict[str, Any]]
+    ignore_merges: bool = False
+    add_bos: bool = False
+    normalizer: dict[str, Any] | None = None
+
+
+_DIGITS = _Pre([{"type": "Digits", "individual_digits": True}, _BYTES_GPT2])
+_PRE: dict[str, _Pre] = {
+    "gpt-2": _Pre([_BYTES_GPT2]),
+    "smollm": _DIGITS,
+    "starcoder": _DIGITS,
+    "llama-bpe": _Pre(_cut(_LLAMA3), ignore_merges=True, add_bos=True),
+    "llama3": _Pre(_cut(_LLAMA3), ignore_merges=True, add_bos=True),
+    "llama-v3": _Pre(_cut(_LLAMA3), ignore_merges=True, add_bos=True),
+    "qwen2": _Pre(_cut(_QWEN2), normalizer={"type": "NFC"}),
+}
+
+
+def read_tokenizer(meta: dict[str, Any], vocab_size: int) -> TokenizerFacts:
+    """Build the tokenizer of a file with this metadata, for an embedding of `vocab_size` rows.
+
+    Raises:
+        ModelUnsupportedError: another kind of tokenizer, or an unknown pre-tokenizer.
+        ModelInvalidError: keys are missing or contradict each other.
+
+    """
+    kind = meta.get("tokenizer.ggml.model")
+    if kind != "gpt2":
+        raise ModelUnsupportedError(f"tokenizer {kind!r} is not supported; supported is byte-level BPE ('gpt2')")
+    name = meta.get("tokenizer.ggml.pre", "")
+    if name not in _PRE:
+        raise ModelUnsupportedError(f"pre-tokenizer {name!r} is not supported; supported are {', '.join(_PRE)}")
+    pre = _PRE[name]
+    tokens = _texts(meta, "tokenizer.ggml.tokens")
+    if not 0 < len(tokens) <= vocab_size:
+        raise ModelInvalidError(f"the file has {len(tokens)} tokens, but its embedding has {vocab_size} rows")
+    added = _added(meta, tokens)
+    bos, eos = _token_id(meta, "bos", tokens), _token_id(meta, "eos", tokens)
+    add_bos = bool(meta.get("tokenizer.ggml.add_bos_token", pre.add_bos)) and bos is not None
+    ends = dict.fromkeys(
+        i for i in (eos, _token_id(meta, "eot", tokens), _token_id(meta, "eom", tokens)) if i is not None
+    )
+    ends.update({i: None for i, special in added.items() if special and tokens[i] in _END_TEXTS})
+    template = meta.get("tokenizer.chat_template", "")
+    if not isinstance(template, str) or len(template.encode()) > limits.MAX_CHAT_TEMPLATE_BYTES:
+        raise ModelInvalidError(f"the chat template is no text of up to {limits.MAX_CHAT_TEMPLATE_BYTES} bytes")
+    document = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [_added_token(i, tokens[i], special) for i, special in sorted(added.items())],
+        "normalizer": pre.normalizer,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": pre.steps},
+        "post_processor": _with_bos(tokens[bos], bos) if add_bos and bos is not None else None,
+        "decoder": _BYTES_GPT2,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": pre.ignore_merges,
+            "vocab": _vocabulary(tokens),
+            "merges": _merges(meta, tokens),
+        },
+    }
+    return TokenizerFacts(
+        json=json.dumps(document, ensure_ascii=False).encode(),
+        bos_token_id=bos,
+        eos_token_ids=tuple(ends),
+        add_bos=add_bos,
+        bos_token="" if bos is None else tokens[bos],
+        eos_token="" if eos is None else tokens[eos],
+        chat_template=template,
+    )
+
+
+def _texts(meta: dict[str, Any], key: str) -> list[str]:
+    found = meta.get(key)
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        raise ModelInvalidError(f"the file's metadata has no list of texts {key!r}")
+    return found
+
+
+def _added(meta: dict[str, Any], tokens: list[str]) -> dict[int, bool]:
+    """Ids of added tokens -> whether they are control tokens."""
+    kinds = meta.get("tokenizer.ggml.token_type")
+    if kinds is None:
+        return {}
+    if len(kinds) != len(tokens):
+        raise ModelInvalidError(f"the file has {len(tokens)} tokens, but types of {len(kinds)}")
+    return {i: int(k) == _CONTROL for i, k in enumerate(kinds) if int(k) in (_CONTROL, _USER_DEFINED) and tokens[i]}
+
+
+def _token_id(meta: dict[str, Any], name: str, tokens: list[str]) -> int | None:
+    found = meta.get(f"tokenizer.ggml.{name}_token_id")
+    if found is None:
+        return None
+    if not isinstance(found, int) or not 0 <= found < len(tokens):
+        raise ModelInvalidError(f"the file's {name} token id is {found!r}; it has {len(tokens)} tokens")
+    return found
+
+
+def _vocabulary(tokens: list[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for i, text in enumerate(tokens):
+        # A repeated text can never be produced by the merges; it keeps its id under a name of its own.
+        found[text if text not in found else f"<|repeated:{i}|>"] = i
+    return found
+
+
+def _merges(meta: dict[str, Any], tokens: list[str]) -> list[list[str]]:
+    known = set(tokens)
+    found = []
+    for i, merge in enumerate(_texts(meta, "tokenizer.ggml.merges")):
+        left, space, right = merge.partition(" ")
+        if not (space and left in known and right in known and left + right in known):
+            raise ModelInvalidError(
+                f"merge {i} of the file's tokenizer is {merge[:80]!r}; it does not make a token of two tokens"
+            )
+        found.append([left, right])
+    return found
+
+
+def _added_token(number: int, text: str, special: bool) -> dict[str, Any]:
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return {"id": number, "content": text, "special": special, **flags}
+
+
+def _with_bos(text: str, number: int) -> dict[str, Any]:
+    bos = {"SpecialToken": {"id": text, "type_id": 0}}
+    one, two = {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}
+    return {
+        "type": "TemplateProcessing",
+        "single": [bos, one],
+        "pair": [bos, one, two],
+        "special_tokens": {text: {"id": text, "ids": [number], "tokens": [text]}},
+    }

@@ -1,0 +1,96 @@
+"""A folder in the Hugging Face layout (safetensors, config.json, tokenizer.json) as an OpenModel."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from argosy_api import limits
+from argosy_api.errors import ModelInvalidError
+from argosy_worker.models.files import read_bytes, read_json
+from argosy_worker.models.hf_config import read_config
+from argosy_worker.models.hf_weights import SafetensorsWeights
+from argosy_worker.models.open_model import SAMPLE_BYTES, OpenModel, parse_tokenizer
+from argosy_worker.models.tokenizer_facts import TokenizerFacts
+
+_MAX_JSON = 16 * 1024 * 1024
+
+
+def open_safetensors(folder: Path, stack: ExitStack) -> OpenModel:
+    """Open a folder; `stack` closes its files. Raises ModelErrors."""
+    raw = read_json(folder / "config.json", _MAX_JSON)
+    config = read_config(raw)
+    weights = SafetensorsWeights(folder, config, stack)
+
+    def samples() -> Iterator[bytes]:
+        for line in weights.table():
+            yield line.encode()
+            yield weights.sample(line, SAMPLE_BYTES)
+
+    return OpenModel(weights=weights, tokenizer=_tokenizer(folder, raw, config.vocab_size), samples=samples)
+
+
+def _tokenizer(folder: Path, config: dict[str, Any], vocab_size: int) -> TokenizerFacts:
+    document = read_bytes(folder / "tokenizer.json", limits.MAX_GRPC_MESSAGE)
+    tokenizer = parse_tokenizer(document)
+    settings = _optional(folder / "tokenizer_config.json")
+    generation = _optional(folder / "generation_config.json")
+    size = tokenizer.get_vocab_size()
+    if size > vocab_size:
+        raise ModelInvalidError(f"the tokenizer has {size} tokens, but the embedding has {vocab_size} rows")
+    bos_token, eos_token = _text(settings.get("bos_token")), _text(settings.get("eos_token"))
+    bos = _number(tokenizer.token_to_id(bos_token) if bos_token else config.get("bos_token_id"), vocab_size)
+    ends: dict[int, None] = {}
+    for found in (
+        tokenizer.token_to_id(eos_token) if eos_token else None,
+        config.get("eos_token_id"),
+        generation.get("eos_token_id"),
+    ):
+        for one in found if isinstance(found, list) else [found]:
+            number = _number(one, vocab_size)
+            if number is not None:
+                ends[number] = None
+    first = tokenizer.encode("a").ids[:1]
+    return TokenizerFacts(
+        json=document,
+        bos_token_id=bos,
+        eos_token_ids=tuple(ends),
+        add_bos=bos is not None and first == [bos],
+        bos_token=bos_token or (tokenizer.id_to_token(bos) or "" if bos is not None else ""),
+        eos_token=eos_token or (tokenizer.id_to_token(next(iter(ends))) or "" if ends else ""),
+        chat_template=_template(folder, settings),
+    )
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    return read_json(path, _MAX_JSON) if path.is_file() else {}
+
+
+def _text(token: Any) -> str:
+    """A token's text: a string, or an object with `content`."""
+    found = token.get("content") if isinstance(token, dict) else token
+    return found if isinstance(found, str) else ""
+
+
+def _number(value: Any, vocab_size: int) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < vocab_size:
+        raise ModelInvalidError(f"the model's special token id is {value!r}; must be 0 to {vocab_size - 1}")
+    return value
+
+
+def _template(folder: Path, settings: dict[str, Any]) -> str:
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        try:
+            return read_bytes(path, limits.MAX_CHAT_TEMPLATE_BYTES).decode()
+        except UnicodeDecodeError as error:
+            raise ModelInvalidError("chat_template.jinja is not UTF-8") from error
+    found = settings.get("chat_template", "")
+    if isinstance(found, list):  # several, by name
+        named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
+        found = named.get("default", "")
+    if not isinstance(found, str) or len(found.encode()) > limits.MAX_CHAT_TEMPLATE_BYTES:
+        raise ModelInvalidError(f"the chat template is no text of up to {limits.MAX_CHAT_TEMPLATE_BYTES} bytes")
+    return found

@@ -1,0 +1,36 @@
+"""An open model, of whatever file format: weights, tokenizer, and samples for the fingerprint."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from argosy_api.errors import ModelInvalidError
+from argosy_worker.models.source import WeightSource
+from argosy_worker.models.tokenizer_facts import TokenizerFacts
+
+SAMPLE_BYTES = 4096
+"""Bytes taken from the start, the middle and the end of each tensor for the fingerprint."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenModel:
+    """Valid as long as the files are open."""
+
+    weights: WeightSource
+    tokenizer: TokenizerFacts
+    samples: Callable[[], Iterable[bytes]]
+    """The tensor table and sampled contents, in a fixed order."""
+
+
+def parse_tokenizer(document: bytes) -> Tokenizer:
+    """A tokenizer from its JSON document.
+
+    Raises:
+        ModelInvalidError: the library refuses it.
+
+    """
+    try:
+        return Tokenizer.from_str(document.decode())
+    except Exception as error:  # the library raises plain Exception; a panic of its Rust code is a BaseException
+        raise ModelInvalidError(f"the model's tokenizer is not sound: {error}") from error

@@ -1,0 +1,16 @@
+"""What a model's files say about its tokenizer."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizerFacts:
+    """The tokenizer as a `tokenizers` JSON document, and the tokens with a meaning."""
+
+    json: bytes
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    add_bos: bool
+    bos_token: str
+    eos_token: str
+    chat_template: str

@@ -1,0 +1,1 @@
+"""Weight formats and linear kernels."""
