@@ -1,0 +1,37 @@
+"""`python -m argosy_operator`: settings from the environment, the cluster from the pod or from KUBECONFIG."""
+
+import asyncio
+import logging
+import os
+import sys
+
+from argosy_api import kube_access
+from argosy_api.errors import InvalidArgumentError
+from argosy_operator import app
+from argosy_operator.settings import from_environment
+
+EXIT_USAGE = 78
+
+
+def main() -> int:
+    """Run until a signal comes; the exit status."""
+    try:
+        settings = from_environment(os.environ)
+        access = kube_access.find()
+    except (InvalidArgumentError, OSError) as error:
+        print(f"argosy-operator: {error}", file=sys.stderr)  # noqa: T201 - before there is a log
+        return EXIT_USAGE
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("kopf").setLevel(max(logging.getLevelName(settings.log_level), logging.WARNING))
+    where = ", ".join(settings.namespaces) or "all namespaces"
+    logging.getLogger(__name__).info("operating on %s at %s", where, access.server)
+    try:
+        asyncio.run(app.run(settings, access))
+    except OSError as error:
+        print(f"argosy-operator: port {settings.metrics_port}: {error}", file=sys.stderr)  # noqa: T201
+        return EXIT_USAGE
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

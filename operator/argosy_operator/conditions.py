@@ -1,0 +1,224 @@
+"""The status of a resource: a pure function of what was observed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from argosy_api import labels
+from argosy_api.resource import Condition, InferenceDeploymentStatus, ModelStatus
+from argosy_operator.diagnose import Problem, Reason, WorkerState, diagnose, worst
+from argosy_operator.observe import Children, PodView
+
+READY, PROGRESSING, SCHEDULED, MODEL_LOADED, ROUTER_SYNCED = TYPES = (
+    "Ready",
+    "Progressing",
+    "Scheduled",
+    "ModelLoaded",
+    "RouterSynced",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterFacts:
+    """What the routers say of one resource."""
+
+    reachable: int
+    total: int
+    ready: frozenset[str]
+    """Workers that every reachable router can use."""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why the plan could not be made or carried out."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """All that a status is made of."""
+
+    name: str
+    generation: int = 0
+    replicas: int = 1
+    revision: str = ""
+    children: Children = field(default_factory=Children)
+    workers: Mapping[str, WorkerState] = field(default_factory=dict)
+    """What workers that are not ready say of themselves, by pod."""
+    mount_problems: Mapping[str, str] = field(default_factory=dict)
+    router: RouterFacts | None = None
+    """None: nobody asks the routers in this installation."""
+    endpoint: str = ""
+    model: ModelStatus | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    status: str
+    reason: str
+    message: str
+
+
+def status_of(facts: Facts, previous: tuple[Condition, ...], now: str) -> InferenceDeploymentStatus:
+    """Say what is the case. `now` (RFC 3339) becomes the transition time of conditions whose status has changed."""
+    alive = tuple(p for p in facts.children.pods if p.active)
+    current = tuple(p for p in alive if p.revision == facts.revision)
+    routable = tuple(p for p in current if _routable(p, facts.router))
+    problems = {
+        pod.name: problem
+        for pod in current
+        if (problem := diagnose(pod, facts.workers.get(pod.name), facts.mount_problems.get(pod.name, ""))) is not None
+    }
+    synced = _router_synced(facts, current, len(routable))
+    verdicts = {
+        READY: _ready(facts, alive=alive, current=current, routable=len(routable), problems=problems, synced=synced),
+        PROGRESSING: _progressing(facts, alive, current, len(routable)),
+        SCHEDULED: _scheduled(facts, current, problems),
+        MODEL_LOADED: _model_loaded(facts, current, problems),
+        ROUTER_SYNCED: synced,
+    }
+    before = {c.type: c for c in previous}
+    conditions = [_condition(kind, verdicts[kind], before.get(kind), facts.generation, now) for kind in TYPES]
+    selector = ",".join(f"{k}={v}" for k, v in sorted(labels.worker_selector(facts.name).items()))
+    return InferenceDeploymentStatus(
+        observed_generation=facts.generation,
+        replicas=len(alive),
+        ready_replicas=sum(p.ready for p in alive),
+        updated_replicas=len(current),
+        routable_replicas=len(routable),
+        ready=f"{len(routable)}/{facts.replicas}",
+        selector=selector,
+        revision=facts.revision,
+        reason=verdicts[READY].reason,
+        endpoint=facts.endpoint,
+        model=facts.model,
+        conditions=conditions,
+    )
+
+
+def is_unsettled(status: InferenceDeploymentStatus) -> bool:
+    """Pods are ready that no router knows yet: the routers are worth asking again soon."""
+    return status.ready_replicas > status.routable_replicas
+
+
+def _routable(pod: PodView, router: RouterFacts | None) -> bool:
+    return pod.ready and (router is None or pod.name in router.ready)
+
+
+def _ready(
+    facts: Facts,
+    *,
+    alive: tuple[PodView, ...],
+    current: tuple[PodView, ...],
+    routable: int,
+    problems: Mapping[str, Problem],
+    synced: _Verdict,
+) -> _Verdict:
+    failure = facts.failure
+    if failure is not None and failure.reason != Reason.API_UNAVAILABLE:
+        return _Verdict("False", failure.reason, failure.message)
+    if routable >= facts.replicas:
+        if facts.replicas == 0:
+            return _Verdict("True", Reason.SCALED_TO_ZERO, "spec.replicas is 0: nobody serves this model.")
+        how = "routable" if facts.router is not None else "ready"
+        return _Verdict("True", Reason.READY, f"{routable} of {facts.replicas} workers are {how}.")
+    if failure is not None:
+        return _Verdict("False", failure.reason, failure.message)
+    old = sum(p.ready for p in alive) - sum(p.ready for p in current)
+    meanwhile = f" Meanwhile {_workers(old)} of an earlier revision can serve." if old else ""
+    count = f"{routable} of {facts.replicas} workers serve."
+    refused, _, message = _deployment_says(facts, "ReplicaFailure")
+    if refused == "True" and len(current) < facts.replicas:
+        text = f"{count} Kubernetes refuses to create pods: {message}"
+        return _Verdict("False", Reason.CREATE_FAILED, text + meanwhile)
+    problem = worst(problems)
+    if problem is not None and not problem.waits:
+        return _Verdict("False", problem.reason, f"{count} {problem.message}{meanwhile}")
+    if sum(p.ready for p in current) >= facts.replicas and synced.status != "True":
+        return _Verdict("False", synced.reason, f"{count} {synced.message}{meanwhile}")
+    if old:
+        return _Verdict("False", Reason.ROLLING_OUT, count + meanwhile)
+    if problem is not None:
+        return _Verdict("False", problem.reason, f"{count} {problem.message}")
+    return _Verdict("False", Reason.STARTING, f"{count} Pods are being created.")
+
+
+def _progressing(facts: Facts, alive: tuple[PodView, ...], current: tuple[PodView, ...], routable: int) -> _Verdict:
+    if facts.failure is not None:
+        return _Verdict("False", facts.failure.reason, facts.failure.message)
+    status, reason, message = _deployment_says(facts, "Progressing")
+    if status == "False" and reason == "ProgressDeadlineExceeded":
+        text = f"No progress for spec.rollout.progressDeadlineSeconds: {message} Other conditions say what holds it up."
+        return _Verdict("False", Reason.DEADLINE, text)
+    if len(alive) == len(current) == facts.replicas == routable:
+        return _Verdict("True", Reason.COMPLETE, "All workers are of the current revision and serve.")
+    text = f"{len(current)} of {facts.replicas} workers are of revision {facts.revision}."
+    return _Verdict("True", Reason.ROLLING_OUT, text)
+
+
+def _scheduled(facts: Facts, current: tuple[PodView, ...], problems: Mapping[str, Problem]) -> _Verdict:
+    problem = worst(problems, "Scheduled")
+    if problem is not None:
+        return _Verdict("Unknown" if problem.waits else "False", problem.reason, problem.message)
+    if facts.replicas == 0:
+        return _Verdict("True", Reason.SCALED_TO_ZERO, "spec.replicas is 0.")
+    if len(current) < facts.replicas:
+        return _Verdict("Unknown", Reason.NOT_STARTED, f"{len(current)} of {facts.replicas} pods exist.")
+    return _Verdict("True", Reason.SCHEDULED, f"{_workers(len(current))} placed on nodes.")
+
+
+def _model_loaded(facts: Facts, current: tuple[PodView, ...], problems: Mapping[str, Problem]) -> _Verdict:
+    if facts.replicas == 0:
+        return _Verdict("Unknown", Reason.SCALED_TO_ZERO, "spec.replicas is 0: no worker runs.")
+    problem = worst(problems, "ModelLoaded")
+    if problem is not None:
+        return _Verdict("Unknown" if problem.reason == Reason.NOT_STARTED else "False", problem.reason, problem.message)
+    loaded = sum(p.ready for p in current)
+    if loaded:
+        return _Verdict("True", Reason.LOADED, f"Loaded by {_workers(loaded)}.")
+    held = worst(problems)
+    why = held.message if held is not None else "no pod of the current revision exists yet."
+    return _Verdict("Unknown", Reason.NOT_STARTED, f"No worker has come to the model: {why}")
+
+
+def _router_synced(facts: Facts, current: tuple[PodView, ...], routable: int) -> _Verdict:
+    router = facts.router
+    if router is None:
+        text = "The operator was given no address to ask routers at: the readiness of pods counts."
+        return _Verdict("Unknown", Reason.NOT_OBSERVED, text)
+    if router.reachable == 0:
+        text = f"None of {router.total} routers answers: {router.error or 'no address'}. Check the router's pods."
+        return _Verdict("Unknown", Reason.ROUTER_UNREACHABLE, text)
+    waiting = sorted(p.name for p in current if p.ready and p.name not in router.ready)
+    if waiting:
+        return _Verdict("False", Reason.SYNCING, f"Routers do not reach {', '.join(waiting)} yet.")
+    if facts.replicas and not routable:
+        return _Verdict("False", Reason.SYNCING, "No worker is ready to be routed to.")
+    text = f"{router.reachable} of {router.total} routers answer and reach every ready worker."
+    return _Verdict("True", Reason.SYNCED, text)
+
+
+def _deployment_says(facts: Facts, condition: str) -> tuple[str, str, str]:
+    deployment = facts.children.deployment
+    return ("", "", "") if deployment is None else deployment.condition(condition)
+
+
+def _condition(kind: str, verdict: _Verdict, before: Condition | None, generation: int, now: str) -> Condition:
+    since = before.last_transition_time if before is not None and before.status == verdict.status else now
+    return Condition.model_validate(
+        {
+            "type": kind,
+            "status": verdict.status,
+            "reason": str(verdict.reason),
+            "message": verdict.message,
+            "observedGeneration": generation,
+            "lastTransitionTime": since,
+        }
+    )
+
+
+def _workers(count: int) -> str:
+    return f"{count} worker" if count == 1 else f"{count} workers"

@@ -1,0 +1,159 @@
+"""The few calls that the operator makes to the API server, behind a protocol.
+
+On aiohttp directly, not on the official client: server-side apply is one PATCH with a JSON body, Kopf brings aiohttp
+already, and the official package would more than double the image (126 MB) for five requests.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Protocol
+from urllib.parse import quote
+
+import aiohttp
+
+from argosy_api.kube_access import Access
+from argosy_api.resource import API_VERSION, KIND, PLURAL
+from argosy_operator.errors import ApiError
+from argosy_operator.plan import ChildRef
+
+Object = dict[str, Any]
+
+MANAGER = "argosy-operator"
+STATUS_MANAGER = "argosy-operator-status"
+REQUEST_TIMEOUT_S = 15.0
+CONCURRENT = 16
+"""Requests at a time: enough to fill the API server's queue, few enough to leave others a place in it."""
+PLURALS = {
+    ("v1", "ServiceAccount"): "serviceaccounts",
+    ("v1", "Secret"): "secrets",
+    ("v1", "Service"): "services",
+    ("v1", "Event"): "events",
+    ("policy/v1", "PodDisruptionBudget"): "poddisruptionbudgets",
+    ("apps/v1", "Deployment"): "deployments",
+    (API_VERSION, KIND): PLURAL,
+}
+
+
+class KubeApi(Protocol):
+    """What the operator asks of the API server. Everything raises `ApiError`."""
+
+    async def apply(self, manifest: Object) -> Object:
+        """Server-side apply of a complete intent; the object as it is now."""
+        ...
+
+    async def apply_status(self, metadata: Mapping[str, Any], status: Object) -> bool:
+        """Server-side apply of a resource's whole status; False when the resource is gone."""
+        ...
+
+    async def delete(self, ref: ChildRef, namespace: str) -> None:
+        """Delete in the background; nothing where there is none."""
+        ...
+
+    async def create_event(self, namespace: str, event: Object) -> None:
+        """Post a core/v1 Event."""
+        ...
+
+    async def events_of(self, namespace: str, pod_uid: str) -> list[Object]:
+        """Recent Events about a pod."""
+        ...
+
+
+class HttpKubeApi:
+    """`KubeApi` over HTTP. Belongs to one event loop; the session is the caller's."""
+
+    def __init__(self, session: aiohttp.ClientSession, access: Access) -> None:
+        self._session, self._access, self._server = session, access, access.server.rstrip("/")
+        self._places = asyncio.Semaphore(CONCURRENT)
+
+    async def apply(self, manifest: Object) -> Object:
+        """See `KubeApi`."""
+        metadata = manifest["metadata"]
+        path = _path(manifest["apiVersion"], manifest["kind"], metadata["namespace"], metadata["name"])
+        return await self._apply(path, manifest, MANAGER)
+
+    async def apply_status(self, metadata: Mapping[str, Any], status: Object) -> bool:
+        """See `KubeApi`."""
+        intent = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": metadata["name"]}, "status": status}
+        path = _path(API_VERSION, KIND, metadata["namespace"], metadata["name"]) + "/status"
+        try:
+            await self._apply(path, intent, STATUS_MANAGER)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return False
+        return True
+
+    async def delete(self, ref: ChildRef, namespace: str) -> None:
+        """See `KubeApi`."""
+        path = _path(ref.api_version, ref.kind, namespace, ref.name)
+        try:
+            await self._call("DELETE", path, json={"propagationPolicy": "Background"})
+        except ApiError as error:
+            if error.status != 404:
+                raise
+
+    async def create_event(self, namespace: str, event: Object) -> None:
+        """See `KubeApi`."""
+        await self._call("POST", _path("v1", "Event", namespace, None), json=event)
+
+    async def events_of(self, namespace: str, pod_uid: str) -> list[Object]:
+        """See `KubeApi`."""
+        params = {"fieldSelector": f"involvedObject.uid={pod_uid}", "limit": "50"}
+        answer = await self._call("GET", _path("v1", "Event", namespace, None), params=params)
+        return list(answer.get("items", ()))
+
+    async def _apply(self, path: str, intent: Object, manager: str) -> Object:
+        # force: what the operator sets is the operator's; everything else belongs to whoever set it
+        return await self._call(
+            "PATCH",
+            path,
+            params={"fieldManager": manager, "force": "true"},
+            json=intent,
+            content_type="application/apply-patch+yaml",
+        )
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: dict[str, str] | None = None,
+        json: Object | None = None,
+        content_type: str = "application/json",
+    ) -> Object:
+        try:
+            headers = {"Accept": "application/json", "Content-Type": content_type, **self._access.headers()}
+            async with (
+                self._places,
+                asyncio.timeout(REQUEST_TIMEOUT_S),
+                self._session.request(
+                    method, self._server + path, params=params, json=json, headers=headers
+                ) as response,
+            ):
+                if response.status >= 400:
+                    raise await _error(response)
+                answer: Object = await response.json()
+                return answer
+        except (TimeoutError, aiohttp.ClientError, ValueError, OSError) as error:
+            why = str(error) or type(error).__name__
+            raise ApiError(0, "NoAnswer", f"{method} {path}: {why}") from error
+
+
+async def _error(response: aiohttp.ClientResponse) -> ApiError:
+    try:
+        body = await response.json(content_type=None)
+        reason, message = str(body.get("reason") or ""), str(body.get("message") or "")
+    except (ValueError, AttributeError, aiohttp.ClientError):
+        reason, message = "", ""
+    try:
+        after = float(response.headers["Retry-After"])
+    except (KeyError, ValueError):
+        after = None
+    status = response.status
+    return ApiError(status, reason or f"Status{status}", message or f"status {status}", retry_after_s=after)
+
+
+def _path(api_version: str, kind: str, namespace: str, name: str | None) -> str:
+    root = f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
+    path = f"{root}/namespaces/{quote(namespace, safe='')}/{PLURALS[api_version, kind]}"
+    return path if name is None else f"{path}/{quote(name, safe='')}"

@@ -1,0 +1,189 @@
+"""Builders of the children of a resource: plain Kubernetes manifests, complete, for server-side apply."""
+
+import base64
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from argosy_api import labels
+from argosy_api.resource import API_VERSION, KIND, InferenceDeployment
+from argosy_operator import pods
+
+Manifest = dict[str, Any]
+REDIS_URL_KEY = "url"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanSettings:
+    """What the installation decides, the same for all resources."""
+
+    worker_image: str = "argosy-worker:0.1.0"
+    """Image of workers whose resource names none."""
+    image_pull_policy: str = "IfNotPresent"
+    image_pull_secrets: tuple[str, ...] = ()
+    """Names of Secrets in the resource's namespace."""
+    redis_url: str = ""
+    """Where workers publish what they cache; empty: they do not."""
+    worker_env: tuple[tuple[str, str], ...] = ()
+    """Further environment of all workers, such as HF_ENDPOINT or a proxy."""
+
+
+def child_name(resource: InferenceDeployment) -> str:
+    """Name of the workers' Deployment, Service, ServiceAccount and PodDisruptionBudget: at most 47 characters."""
+    return f"{resource.metadata.name}-{labels.WORKER}"
+
+
+def redis_secret_name(resource: InferenceDeployment) -> str:
+    """Name of the child Secret that holds the Redis URL."""
+    return f"{resource.metadata.name}-redis"
+
+
+def selector(resource: InferenceDeployment) -> dict[str, str]:
+    """Labels of the worker pods, of any revision."""
+    return labels.worker_selector(resource.metadata.name)
+
+
+def service_account(resource: InferenceDeployment) -> Manifest:
+    """An account of their own, without rights, and whose token is not mounted."""
+    return {
+        **_head("v1", "ServiceAccount", resource, child_name(resource)),
+        "automountServiceAccountToken": False,
+    }
+
+
+def redis_secret(resource: InferenceDeployment, settings: PlanSettings) -> Manifest | None:
+    """The Redis URL, when it holds a password: the chart's own Secret is in another namespace."""
+    if not _has_password(settings.redis_url):
+        return None
+    return {
+        **_head("v1", "Secret", resource, redis_secret_name(resource)),
+        "type": "Opaque",
+        "data": {REDIS_URL_KEY: base64.b64encode(settings.redis_url.encode()).decode()},
+    }
+
+
+def service(resource: InferenceDeployment) -> Manifest:
+    """Headless: it exists for its EndpointSlices, which routers watch."""
+    ports = (("grpc", labels.GRPC_PORT), ("metrics", labels.METRICS_PORT))
+    return {
+        **_head("v1", "Service", resource, child_name(resource)),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": False,
+            "selector": selector(resource),
+            "ports": [{"name": name, "port": port, "targetPort": name, "protocol": "TCP"} for name, port in ports],
+        },
+    }
+
+
+def disruption_budget(resource: InferenceDeployment) -> Manifest:
+    """Limits what node drains may take at once."""
+    return {
+        **_head("policy/v1", "PodDisruptionBudget", resource, child_name(resource)),
+        "spec": {
+            "maxUnavailable": resource.spec.disruption.max_unavailable,
+            "selector": {"matchLabels": selector(resource)},
+            # a worker that is not ready serves nobody: it must not keep a node from being drained
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        },
+    }
+
+
+def deployment(resource: InferenceDeployment, settings: PlanSettings, revision_hash: str) -> Manifest:
+    """The workers."""
+    rollout = resource.spec.rollout
+    head = _head("apps/v1", "Deployment", resource, child_name(resource))
+    head["metadata"]["labels"][labels.REVISION] = revision_hash
+    return {
+        **head,
+        "spec": {
+            "replicas": resource.spec.replicas,
+            "revisionHistoryLimit": 2,
+            "progressDeadlineSeconds": rollout.progress_deadline_seconds,
+            "selector": {"matchLabels": selector(resource)},
+            "strategy": {
+                "type": "RollingUpdate",
+                "rollingUpdate": {"maxSurge": rollout.max_surge, "maxUnavailable": rollout.max_unavailable},
+            },
+            "template": {
+                "metadata": {"labels": {**common_labels(resource), labels.REVISION: revision_hash}},
+                "spec": _pod_spec(resource, settings, revision_hash),
+            },
+        },
+    }
+
+
+def revision(resource: InferenceDeployment, settings: PlanSettings) -> str:
+    """Hash of what the worker pods are made of: 10 hexadecimal digits.
+
+    The Redis URL counts although pods refer to it by name: they read it when they start, so a new password must
+    replace them.
+    """
+    made_of = [common_labels(resource), _pod_spec(resource, settings, ""), settings.redis_url]
+    text = json.dumps(made_of, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
+
+
+def common_labels(resource: InferenceDeployment) -> dict[str, str]:
+    """Labels of every child and of the worker pods."""
+    return {
+        "app.kubernetes.io/name": "argosy",
+        "app.kubernetes.io/instance": resource.metadata.name,
+        "app.kubernetes.io/part-of": "argosy",
+        "app.kubernetes.io/managed-by": "argosy-operator",
+        **selector(resource),
+    }
+
+
+def _pod_spec(resource: InferenceDeployment, settings: PlanSettings, revision_hash: str) -> Manifest:
+    secret = redis_secret_name(resource) if _has_password(settings.redis_url) else None
+    return pods.pod_spec(
+        resource,
+        revision=revision_hash,
+        service_account=child_name(resource),
+        selector=selector(resource),
+        image=resource.spec.image or settings.worker_image,
+        image_pull_policy=settings.image_pull_policy,
+        image_pull_secrets=settings.image_pull_secrets,
+        redis=_redis_env(settings.redis_url, secret),
+        extra_env=settings.worker_env,
+    )
+
+
+def _redis_env(url: str, secret: str | None) -> list[Manifest]:
+    if not url:
+        return []
+    if secret is None:
+        return [{"name": "ARGOSY_REDIS_URL", "value": url}]
+    reference = {"name": secret, "key": REDIS_URL_KEY}
+    return [{"name": "ARGOSY_REDIS_URL", "valueFrom": {"secretKeyRef": reference}}]
+
+
+def _has_password(url: str) -> bool:
+    # anything before an @ is taken for a secret, also where the URL is too odd to be parsed
+    try:
+        return "@" in urlsplit(url).netloc
+    except ValueError:
+        return True
+
+
+def _head(api_version: str, kind: str, resource: InferenceDeployment, name: str) -> Manifest:
+    metadata: Manifest = {
+        "name": name,
+        "namespace": resource.metadata.namespace,
+        "labels": common_labels(resource),
+    }
+    if resource.metadata.uid:  # without an API server (embedded mode) there is nobody to own it
+        metadata["ownerReferences"] = [
+            {
+                "apiVersion": API_VERSION,
+                "kind": KIND,
+                "name": resource.metadata.name,
+                "uid": resource.metadata.uid,
+                "controller": True,
+                "blockOwnerDeletion": True,
+            }
+        ]
+    return {"apiVersion": api_version, "kind": kind, "metadata": metadata}

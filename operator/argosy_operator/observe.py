@@ -1,0 +1,147 @@
+"""Small frozen views of what is in the cluster: all that the operator keeps of an object that it watches."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from argosy_api import labels
+from argosy_operator.plan import ChildRef
+
+Body = Mapping[str, Any]
+_WAITS_LONG_S = 15.0
+CREATING = ("ContainerCreating", "PodInitializing")
+"""Reasons of a container that is on its way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Termination:
+    """How a container ended."""
+
+    exit_code: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodView:
+    """A worker pod."""
+
+    name: str
+    uid: str = ""
+    revision: str = ""
+    ip: str = ""
+    node: str = ""
+    created_at: float = 0.0
+    """Seconds since the epoch."""
+    phase: str = "Pending"
+    ready: bool = False
+    terminating: bool = False
+    scheduled: bool = False
+    scheduling: str = ""
+    """The scheduler's own words, when it found no place."""
+    running: bool = False
+    waiting: str = ""
+    """Reason that the container waits for."""
+    waiting_message: str = ""
+    ended: Termination | None = None
+    """How the container ended: now, or the time before it was restarted."""
+    restarts: int = 0
+
+    @property
+    def active(self) -> bool:
+        """Counts as a replica: exists, is not being deleted and has not ended for good."""
+        return not self.terminating and self.phase not in ("Succeeded", "Failed")
+
+    def is_waiting_long(self, now: float) -> bool:
+        """Placed on a node, but its container is not made for longer than usual: volumes that do not mount."""
+        return self.active and self.scheduled and self.waiting in CREATING and now - self.created_at > _WAITS_LONG_S
+
+    @classmethod
+    def from_body(cls, body: Body) -> "PodView":
+        """Read a core/v1 Pod."""
+        metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
+        conditions = {c["type"]: c for c in status.get("conditions") or ()}
+        scheduled = conditions.get("PodScheduled", {})
+        container: Body = next((c for c in status.get("containerStatuses") or () if c.get("name") == labels.WORKER), {})
+        state = container.get("state") or {}
+        waiting = state.get("waiting") or {}
+        ended = state.get("terminated") or (container.get("lastState") or {}).get("terminated")
+        return cls(
+            name=metadata["name"],
+            uid=metadata.get("uid", ""),
+            revision=(metadata.get("labels") or {}).get(labels.REVISION, ""),
+            ip=status.get("podIP", ""),
+            node=spec.get("nodeName", ""),
+            created_at=epoch_seconds(metadata.get("creationTimestamp")),
+            phase=status.get("phase", "Pending"),
+            ready=conditions.get("Ready", {}).get("status") == "True",
+            terminating="deletionTimestamp" in metadata,
+            scheduled=scheduled.get("status") == "True" or bool(spec.get("nodeName")),
+            scheduling=scheduled.get("message", "") if scheduled.get("status") == "False" else "",
+            running="running" in state,
+            waiting=waiting.get("reason", ""),
+            waiting_message=waiting.get("message", ""),
+            ended=None
+            if ended is None
+            else Termination(int(ended.get("exitCode", 0)), ended.get("reason", ""), ended.get("message", "")),
+            restarts=int(container.get("restartCount", 0)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ChildView:
+    """A child that was applied: enough to see that it is no longer what it was."""
+
+    ref: ChildRef
+    fingerprint: str
+    conditions: tuple[tuple[str, str, str, str], ...] = ()
+    """type, status, reason, message; of a Deployment."""
+
+    @classmethod
+    def from_body(cls, body: Body, api_version: str, kind: str) -> "ChildView":
+        """Read any child."""
+        conditions = (body.get("status") or {}).get("conditions") or () if kind == "Deployment" else ()
+        return cls(
+            ChildRef(api_version, kind, body["metadata"]["name"]),
+            fingerprint(body),
+            tuple((c["type"], c["status"], c.get("reason", ""), c.get("message", "")) for c in conditions),
+        )
+
+    def condition(self, kind: str) -> tuple[str, str, str]:
+        """status, reason and message of a condition; empty where there is none."""
+        return next((c[1:] for c in self.conditions if c[0] == kind), ("", "", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Children:
+    """All that is known about the children of one resource."""
+
+    pods: tuple[PodView, ...] = ()
+    children: Mapping[ChildRef, ChildView] = field(default_factory=dict)
+
+    @property
+    def deployment(self) -> ChildView | None:
+        """The workers' Deployment."""
+        return next((c for ref, c in self.children.items() if ref.kind == "Deployment"), None)
+
+
+def fingerprint(body: Body) -> str:
+    """Hash of what somebody may have changed: everything but the status and what the API server itself counts up.
+
+    Annotations are not in it: the Deployment controller writes some, and the plan sets none.
+    """
+    metadata = body["metadata"]
+    content = {k: v for k, v in body.items() if k not in ("status", "metadata", "apiVersion", "kind")}
+    about = [metadata.get("uid"), metadata.get("labels"), metadata.get("ownerReferences"), content]
+    text = json.dumps(about, sort_keys=True, separators=(",", ":"), default=dict)
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def epoch_seconds(timestamp: str | None) -> float:
+    """Seconds since the epoch of a Kubernetes timestamp; 0 where there is none."""
+    if not timestamp:
+        return 0.0
+    return datetime.fromisoformat(timestamp).timestamp()

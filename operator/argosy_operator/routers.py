@@ -1,0 +1,143 @@
+"""Asks every router replica which workers it can reach: a worker is routable once all of them can."""
+
+import asyncio
+import json
+import logging
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from argosy_operator.conditions import RouterFacts
+
+log = logging.getLogger(__name__)
+
+SETTLED_S = 5.0
+HURRY_S = 0.25
+HURRY_FOR_S = 20.0
+TIMEOUT_S = 2.0
+GRACE_S = 15.0
+"""How long the last answers count when no router answers any more: a dropped connection is no outage."""
+_MAX_BYTES = 64 * 1024 * 1024
+
+ByDeployment = Mapping[tuple[str, str], frozenset[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The answers of one round, together."""
+
+    reachable: int = 0
+    total: int = 0
+    ready: ByDeployment = field(default_factory=dict)
+    error: str = ""
+
+
+class Routers:
+    """The routers' views; `run` keeps them fresh."""
+
+    def __init__(
+        self, session: aiohttp.ClientSession, url: str, changed: Callable[[tuple[str, str] | None], None]
+    ) -> None:
+        """`changed` is called with the resource whose view has changed, with None when that of all has."""
+        self._session, self._url, self._changed = session, url, changed
+        self._view = View()
+        self._good_at = float("-inf")
+        self._hurry_until = float("-inf")
+        self._wake = asyncio.Event()
+
+    def facts(self, namespace: str, name: str) -> RouterFacts | None:
+        """What they say of one resource; None when this installation asks none."""
+        if not self._url:
+            return None
+        view = self._view
+        ready = view.ready.get((namespace, name), frozenset())
+        return RouterFacts(reachable=view.reachable, total=view.total, ready=ready, error=view.error)
+
+    def hurry(self) -> None:
+        """Somebody waits for a router to learn of a worker: ask often for a while."""
+        if time.monotonic() > self._hurry_until - HURRY_FOR_S / 2:
+            self._hurry_until = time.monotonic() + HURRY_FOR_S
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Runs until it is cancelled."""
+        while self._url:
+            self._take(await self._round())
+            period = HURRY_S if time.monotonic() < self._hurry_until else SETTLED_S
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(period):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    def _take(self, new: View) -> None:
+        old, now = self._view, time.monotonic()
+        if new.reachable:
+            self._good_at = now
+        elif now - self._good_at < GRACE_S:
+            return
+        self._view = new
+        if (old.reachable, old.total, old.error) != (new.reachable, new.total, new.error):
+            log.info("%d of %d routers answer %s", new.reachable, new.total, new.error)
+            self._changed(None)
+            return
+        for key in old.ready.keys() | new.ready.keys():
+            if old.ready.get(key) != new.ready.get(key):
+                self._changed(key)
+
+    async def _round(self) -> View:
+        parts = urlsplit(self._url)
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                found = await asyncio.get_running_loop().getaddrinfo(
+                    parts.hostname, parts.port or 80, type=socket.SOCK_STREAM
+                )
+        except (TimeoutError, OSError) as failure:
+            return View(error=f"{parts.hostname}: {str(failure) or 'no answer'}")
+        addresses = sorted({info[4][:2] for info in found})
+        path = parts.path or "/"
+        answers = await asyncio.gather(*(self._ask(str(host), int(port), path) for host, port in addresses))
+        good = [answer for answer in answers if not isinstance(answer, str)]
+        error = next((answer for answer in answers if isinstance(answer, str)), "")
+        return View(len(good), len(answers), common(good), error)
+
+    async def _ask(self, host: str, port: int, path: str) -> ByDeployment | str:
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            async with asyncio.timeout(TIMEOUT_S), self._session.get(f"http://{address}{path}") as response:
+                if response.status != 200:
+                    return f"status {response.status}"
+                return parse(await response.content.read(_MAX_BYTES))
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+            return str(error) or type(error).__name__
+
+
+def parse(body: bytes) -> ByDeployment:
+    """Ready workers by resource, from a router's JSON.
+
+    Raises:
+        ValueError: not such a document.
+
+    """
+    try:
+        document: Any = json.loads(body)
+        return {
+            (d["namespace"], d["name"]): frozenset(w["worker_id"] for w in d["workers"] if w["state"] == "ready")
+            for d in document["deployments"]
+        }
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"not a router's status: {error!r}") from error
+
+
+def common(answers: list[ByDeployment]) -> ByDeployment:
+    """Workers that all of them can reach."""
+    if not answers:
+        return {}
+    keys = set[tuple[str, str]]().union(*answers)
+    return {key: frozenset.intersection(*(a.get(key, frozenset()) for a in answers)) for key in keys}

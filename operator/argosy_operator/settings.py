@@ -1,0 +1,96 @@
+"""Settings of the operator: environment variables, read once at the start."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from argosy_api.errors import InvalidArgumentError
+from argosy_operator.manifests import PlanSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the installation decides."""
+
+    plan: PlanSettings = field(default_factory=PlanSettings)
+    """ARGOSY_WORKER_IMAGE, ARGOSY_IMAGE_PULL_POLICY, ARGOSY_IMAGE_PULL_SECRETS (comma), ARGOSY_REDIS_URL,
+    ARGOSY_WORKER_ENV (a JSON object of strings)."""
+    namespaces: tuple[str, ...] = ()
+    """ARGOSY_WATCH_NAMESPACES (comma); none: all namespaces."""
+    router_status_url: str = ""
+    """ARGOSY_ROUTER_STATUS_URL: where router replicas tell whom they can reach; the host is resolved to all of them.
+    Empty: a worker counts as routable when its pod is ready."""
+    router_endpoint: str = ""
+    """ARGOSY_ROUTER_ENDPOINT: where clients send requests, shown in the status of each resource."""
+    host: str = "0.0.0.0"
+    """ARGOSY_HOST: listen address of the metrics server."""
+    metrics_port: int = 8080
+    """ARGOSY_METRICS_PORT: /metrics, /healthz and /readyz."""
+    resync_s: float = 300.0
+    """ARGOSY_RESYNC_SECONDS: how often a resource is looked at although nothing was heard of it."""
+    log_level: str = "INFO"
+    """ARGOSY_LOG_LEVEL."""
+
+
+def from_environment(environment: Mapping[str, str]) -> Settings:
+    """Read the settings.
+
+    Raises:
+        InvalidArgumentError: naming the variable.
+
+    """
+    defaults, plan = Settings(), PlanSettings()
+    get = environment.get
+    policy = get("ARGOSY_IMAGE_PULL_POLICY") or plan.image_pull_policy
+    if policy not in ("Always", "IfNotPresent", "Never"):
+        raise InvalidArgumentError("ARGOSY_IMAGE_PULL_POLICY", f"is {policy!r}; must be Always, IfNotPresent or Never")
+    level = (get("ARGOSY_LOG_LEVEL") or defaults.log_level).upper()
+    if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise InvalidArgumentError("ARGOSY_LOG_LEVEL", f"is {level!r}; must be DEBUG, INFO, WARNING or ERROR")
+    url = get("ARGOSY_ROUTER_STATUS_URL", "")
+    if url and not url.startswith("http://"):
+        raise InvalidArgumentError("ARGOSY_ROUTER_STATUS_URL", f"is {url!r}; must begin with http://")
+    return Settings(
+        plan=PlanSettings(
+            worker_image=get("ARGOSY_WORKER_IMAGE") or plan.worker_image,
+            image_pull_policy=policy,
+            image_pull_secrets=_names(get("ARGOSY_IMAGE_PULL_SECRETS", "")),
+            redis_url=get("ARGOSY_REDIS_URL", ""),
+            worker_env=_worker_env(get("ARGOSY_WORKER_ENV", "")),
+        ),
+        namespaces=_names(get("ARGOSY_WATCH_NAMESPACES", "")),
+        router_status_url=url,
+        router_endpoint=get("ARGOSY_ROUTER_ENDPOINT", ""),
+        host=get("ARGOSY_HOST") or defaults.host,
+        metrics_port=int(_number(get("ARGOSY_METRICS_PORT"), "ARGOSY_METRICS_PORT", defaults.metrics_port, 0, 65535)),
+        resync_s=_number(get("ARGOSY_RESYNC_SECONDS"), "ARGOSY_RESYNC_SECONDS", defaults.resync_s, 1, 86_400),
+        log_level=level,
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _number(text: str | None, variable: str, default: float, low: float, high: float) -> float:
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        raise InvalidArgumentError(variable, f"is {text!r}; must be a number") from None
+    if not low <= value <= high:
+        raise InvalidArgumentError(variable, f"is {text}; must be from {low} to {high}")
+    return value
+
+
+def _worker_env(text: str) -> tuple[tuple[str, str], ...]:
+    if not text:
+        return ()
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidArgumentError("ARGOSY_WORKER_ENV", f"is no JSON: {error}") from None
+    if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
+        raise InvalidArgumentError("ARGOSY_WORKER_ENV", "must be a JSON object whose values are strings")
+    return tuple(sorted(values.items()))

@@ -1,0 +1,134 @@
+"""What makes the fake API server a cluster: a Deployment controller, a scheduler and kubelets in forty lines.
+
+Pods do at once what `fate` says: it takes a pod and returns its status. Deleted pods end at once.
+"""
+
+import asyncio
+import contextlib
+import copy
+import itertools
+
+from fakeapi import FakeApi, Gvr, Key
+
+DEPLOYMENTS = Gvr("apps", "v1", "deployments")
+PODS = Gvr("", "v1", "pods")
+SERVICES = Gvr("", "v1", "services")
+SECRETS = Gvr("", "v1", "secrets")
+ACCOUNTS = Gvr("", "v1", "serviceaccounts")
+BUDGETS = Gvr("policy", "v1", "poddisruptionbudgets")
+SLICES = Gvr("discovery.k8s.io", "v1", "endpointslices")
+EVENTS = Gvr("", "v1", "events")
+RESOURCES = Gvr("serving.argosy.dev", "v1alpha1", "inferencedeployments")
+CHILDREN = (DEPLOYMENTS, SERVICES, SECRETS, ACCOUNTS, BUDGETS)
+
+
+def api() -> FakeApi:
+    """A server that knows every kind that Argosy uses."""
+    server = FakeApi()
+    kinds = {
+        DEPLOYMENTS: "Deployment", PODS: "Pod", SERVICES: "Service", SECRETS: "Secret", ACCOUNTS: "ServiceAccount",
+        BUDGETS: "PodDisruptionBudget", SLICES: "EndpointSlice", EVENTS: "Event", RESOURCES: "InferenceDeployment",
+    }  # fmt: skip
+    for gvr, kind in kinds.items():
+        subresources = {"status", "scale"} if gvr in (DEPLOYMENTS, RESOURCES) else {"status"}
+        server.add(*gvr, kind, subresources=subresources)
+    return server
+
+
+def ready(pod: dict) -> dict:
+    """The status of a pod that runs well."""
+    return {
+        "phase": "Running",
+        "podIP": "127.0.0.1",
+        "conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "True"}],
+        "containerStatuses": [{"name": "worker", "restartCount": 0, "state": {"running": {}}}],
+    }
+
+
+def unschedulable(words: str) -> dict:
+    """The status of a pod for which the scheduler finds no place."""
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": words}
+    return {"phase": "Pending", "conditions": [condition]}
+
+
+def waiting(reason: str, message: str, *, ended: dict | None = None, restarts: int = 0) -> dict:
+    """The status of a pod whose container does not come to life."""
+    container = {
+        "name": "worker",
+        "restartCount": restarts,
+        "state": {"waiting": {"reason": reason, "message": message}},
+    }
+    if ended is not None:
+        container["lastState"] = {"terminated": ended}
+    conditions = [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "False"}]
+    return {"phase": "Pending", "conditions": conditions, "containerStatuses": [container]}
+
+
+class Controllers:
+    """Makes pods for Deployments; `fate` gives each its status."""
+
+    def __init__(self, server: FakeApi, fate=ready) -> None:
+        self.server, self.fate = server, fate
+        self._count = itertools.count()
+
+    @contextlib.asynccontextmanager
+    async def running(self):
+        task = asyncio.create_task(self._run())
+        try:
+            yield self
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _run(self) -> None:
+        queue = self.server.listen()
+        self.settle()
+        while True:
+            await queue.get()
+            self.settle()
+
+    def pods(self, name: str | None = None) -> dict[str, dict]:
+        """Pods by name, of one resource or of all."""
+        return {
+            key.name: pod
+            for key, pod in self.server.objects.items()
+            if key.gvr == PODS and (name is None or pod["metadata"]["labels"]["serving.argosy.dev/name"] == name)
+        }
+
+    def settle(self) -> None:
+        """Do all that is to be done now."""
+        for key, deployment in list(self.server.objects.items()):
+            if key.gvr == DEPLOYMENTS:
+                self._deployment(key, deployment)
+        for key, pod in list(self.server.objects.items()):
+            if key.gvr == PODS and key in self.server.objects:
+                status = self.fate(pod)
+                if pod.get("status") != status:
+                    self.server.update(key, {**copy.deepcopy(pod), "status": status}, "status")
+
+    def _deployment(self, key: Key, deployment: dict) -> None:
+        template = deployment["spec"]["template"]
+        uid = deployment["metadata"]["uid"]
+        mine = [
+            (k, p)
+            for k, p in self.server.objects.items()
+            if k.gvr == PODS and any(o["uid"] == uid for o in p["metadata"].get("ownerReferences", ()))
+        ]
+        revision = template["metadata"]["labels"]["serving.argosy.dev/revision"]
+        current = [k for k, p in mine if p["metadata"]["labels"]["serving.argosy.dev/revision"] == revision]
+        wanted = deployment["spec"]["replicas"]
+        for old, _ in [(k, p) for k, p in mine if k not in current]:
+            self.server.delete(old)
+        for extra in current[wanted:]:
+            self.server.delete(extra)
+        for _ in range(wanted - len(current)):
+            name = f"{key.name}-{next(self._count)}"
+            owner = {"apiVersion": "apps/v1", "kind": "Deployment", "name": key.name, "uid": uid}
+            metadata = {"labels": copy.deepcopy(template["metadata"]["labels"]), "ownerReferences": [owner]}
+            pod = {"metadata": metadata, "spec": {**copy.deepcopy(template["spec"]), "nodeName": "node-1"}}
+            if "conditions" in (status := self.fate({"metadata": metadata})) and status["phase"] == "Pending":
+                scheduled = next(c for c in status["conditions"] if c["type"] == "PodScheduled")
+                if scheduled["status"] == "False":
+                    del pod["spec"]["nodeName"]
+            self.server.create(Key(PODS, key.namespace, name), pod)

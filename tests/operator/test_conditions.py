@@ -1,0 +1,236 @@
+"""The status is honest: each thing that can be wrong becomes a reason, and a sentence that says what to do."""
+
+import json
+
+import fakecluster
+import pytest
+
+from argosy_api.resource import Condition
+from argosy_operator.conditions import Facts, Failure, RouterFacts, status_of
+from argosy_operator.diagnose import WorkerState
+from argosy_operator.events import Announcer
+from argosy_operator.observe import Children, ChildView, PodView
+from argosy_operator.plan import ChildRef
+
+NOW = "2026-01-01T00:00:00Z"
+REVISION = "r1"
+
+
+def pod(name="m-worker-a", *, status=None, revision=REVISION, **more):
+    body = {
+        "metadata": {"name": name, "uid": name, "labels": {"serving.argosy.dev/revision": revision}, **more},
+        "spec": {"nodeName": "node-1"},
+        "status": status if status is not None else fakecluster.ready({}),
+    }
+    scheduled = [c for c in body["status"].get("conditions", ()) if c["type"] == "PodScheduled"]
+    if not scheduled or scheduled[0]["status"] == "False":
+        del body["spec"]["nodeName"]
+    return PodView.from_body(body)
+
+
+def running(**container):
+    status = fakecluster.ready({})
+    status["conditions"][1]["status"] = "False"
+    status["containerStatuses"][0] |= container
+    return status
+
+
+def status(*pods, previous=(), deployment=(), now=NOW, **facts):
+    ref = ChildRef("apps/v1", "Deployment", "m-worker")
+    children = Children(tuple(pods), {ref: ChildView(ref, "f", tuple(deployment))})
+    made = Facts(**{"name": "m", "generation": 3, "revision": REVISION, "children": children, **facts})
+    return status_of(made, tuple(previous), now)
+
+
+def condition(found, kind):
+    return next(c for c in found.conditions if c.type == kind)
+
+
+CRASH = {"exitCode": 1, "reason": "Error", "message": "Traceback: boom"}
+MODEL = {"exitCode": 78, "reason": "Error", "message": json.dumps({"reason": "ModelInvalid", "message": "bad magic"})}
+OOM = {"exitCode": 137, "reason": "OOMKilled", "message": ""}
+LOOP = ("CrashLoopBackOff", "back-off 10s restarting failed container")
+
+TABLE = [
+    # what Kubernetes says of the pod, reason, condition that is False, words that the message must have
+    (fakecluster.unschedulable("0/2 nodes are available: 2 Insufficient nvidia.com/gpu. preemption: none"), "InsufficientGpu", "Scheduled", ["2 Insufficient nvidia.com/gpu", "spec.resources.gpu"]),
+    (fakecluster.unschedulable("0/2 nodes are available: 2 Insufficient memory."), "InsufficientMemory", "Scheduled", ["spec.resources.memory"]),
+    (fakecluster.unschedulable("0/2 nodes are available: 2 Insufficient cpu."), "InsufficientCpu", "Scheduled", ["spec.resources.cpu"]),
+    (fakecluster.unschedulable('persistentvolumeclaim "models" not found'), "ClaimNotFound", "Scheduled", ["Create the PersistentVolumeClaim models"]),
+    (fakecluster.unschedulable("pod has unbound immediate PersistentVolumeClaims"), "ClaimNotBound", "Scheduled", ["storage class"]),
+    (fakecluster.unschedulable("0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector."), "Unschedulable", "Scheduled", ["spec.placement"]),
+    (fakecluster.waiting("ErrImagePull", 'failed to pull "x:1": not found'), "ImagePullFailed", "Ready", ["x:1", "spec.image"]),
+    (fakecluster.waiting("ImagePullBackOff", 'Back-off pulling image "x:1"'), "ImagePullFailed", "Ready", ["x:1"]),
+    (fakecluster.waiting("InvalidImageName", "couldn't parse image name"), "ImagePullFailed", "Ready", ["parse image name"]),
+    (fakecluster.waiting("ErrImageNeverPull", "not present with pull policy of Never"), "ImagePullFailed", "Ready", ["Never"]),
+    (fakecluster.waiting("CreateContainerConfigError", 'secret "hf" not found'), "SecretNotFound", "Ready", ["Create the Secret hf"]),
+    (fakecluster.waiting("CreateContainerConfigError", "couldn't find key token in Secret default/hf"), "SecretNotFound", "Ready", ["key token", "Secret hf"]),
+    (fakecluster.waiting("CreateContainerConfigError", "container has runAsNonRoot"), "ContainerConfigError", "Ready", ["runAsNonRoot"]),
+    (fakecluster.waiting(*LOOP, ended=CRASH, restarts=4), "CrashLooping", "Ready", ["exit code 1", "4 times", "boom", "kubectl logs"]),
+    (fakecluster.waiting(*LOOP, ended=MODEL, restarts=2), "ModelInvalid", "ModelLoaded", ["bad magic"]),
+    (fakecluster.waiting(*LOOP, ended=OOM, restarts=2), "OutOfMemory", "ModelLoaded", ["spec.resources.memory"]),
+    (running(state={"terminated": MODEL}), "ModelInvalid", "ModelLoaded", ["bad magic"]),
+    ({"phase": "Failed", "conditions": [{"type": "PodScheduled", "status": "True"}]}, "Starting", "Ready", []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "kind", "words"), TABLE, ids=[f"{i}-{row[1]}" for i, row in enumerate(TABLE)]
+)
+def test_what_kubernetes_says_becomes_a_reason(said, reason, kind, words):
+    found = status(pod(status=said))
+    ready = condition(found, "Ready")
+    assert (ready.status, ready.reason) == ("False", reason)
+    assert found.reason == reason
+    assert condition(found, kind).status == "False"
+    assert condition(found, kind).reason == reason
+    for word in words:
+        assert word in ready.message
+        assert word in condition(found, kind).message
+
+
+STATES = [
+    (WorkerState("Downloading", progress=0.43), "Downloading", "45 %"),
+    (WorkerState("Loading", message="mapping weights"), "Loading", "mapping weights"),
+    (WorkerState("Starting"), "Starting", "is starting"),
+    (WorkerState("Failed", "ModelNotFound", "no such file"), "ModelNotFound", "no such file"),
+    (WorkerState("Failed", "not a reason!", "odd"), "Failed", "odd"),
+    (None, "Starting", "not ready yet"),
+]
+
+
+@pytest.mark.parametrize(("state", "reason", "words"), STATES)
+def test_what_the_worker_says_becomes_a_reason(state, reason, words):
+    found = status(pod(status=running()), workers={} if state is None else {"m-worker-a": state})
+    assert condition(found, "Ready").reason == reason
+    loaded = condition(found, "ModelLoaded")
+    assert (loaded.status, loaded.reason) == ("False", reason)
+    assert words in loaded.message
+    assert condition(found, "Scheduled").status == "True"
+
+
+def test_a_running_worker_that_crashed_before_tells_what_it_does_now():
+    said = running(restartCount=1, lastState={"terminated": CRASH})
+    found = status(pod(status=said), workers={"m-worker-a": WorkerState("Loading")})
+    assert condition(found, "Ready").reason == "Loading"
+
+
+def test_a_volume_that_does_not_mount():
+    said = fakecluster.waiting("ContainerCreating", "")
+    found = status(pod(status=said), mount_problems={"m-worker-a": "MountVolume.SetUp failed: timed out"})
+    assert condition(found, "Ready").reason == "MountFailed"
+    assert "timed out" in condition(found, "Ready").message
+
+
+def test_a_quota_that_forbids_pods():
+    said = ("ReplicaFailure", "True", "FailedCreate", 'pods "x" is forbidden: exceeded quota')
+    found = status(deployment=[said])
+    assert condition(found, "Ready").reason == "PodCreationFailed"
+    assert "exceeded quota" in condition(found, "Ready").message
+
+
+def test_no_progress_for_too_long():
+    said = ("Progressing", "False", "ProgressDeadlineExceeded", 'ReplicaSet "x" has timed out progressing.')
+    found = status(pod(status=running()), deployment=[said])
+    assert (condition(found, "Progressing").status, condition(found, "Progressing").reason) == (
+        "False",
+        "ProgressDeadlineExceeded",
+    )
+
+
+def test_ready_is_about_this_revision_only():
+    found = status(pod("old", revision="r0"), pod("new", status=running()), replicas=1)
+    assert condition(found, "Ready").status == "False"
+    assert "earlier revision can serve" in condition(found, "Ready").message
+    assert (found.replicas, found.ready_replicas, found.updated_replicas, found.routable_replicas) == (2, 1, 1, 0)
+    assert condition(found, "Progressing").reason == "RollingOut"
+
+
+def test_the_cause_comes_before_the_rollout():
+    bad = pod("new", status=fakecluster.waiting("ErrImagePull", "no such image"))
+    found = status(pod("old", revision="r0"), bad)
+    assert condition(found, "Ready").reason == "ImagePullFailed"
+
+
+def test_ready_needs_the_routers():
+    router = RouterFacts(reachable=2, total=2, ready=frozenset({"a"}))
+    found = status(pod("a"), pod("b"), replicas=2, router=router)
+    assert (condition(found, "Ready").status, condition(found, "Ready").reason) == ("False", "Syncing")
+    assert condition(found, "RouterSynced").message == "Routers do not reach b yet."
+    assert found.ready == "1/2"
+    found = status(
+        pod("a"), pod("b"), replicas=2, router=RouterFacts(reachable=2, total=2, ready=frozenset({"a", "b"}))
+    )
+    assert condition(found, "Ready").status == condition(found, "RouterSynced").status == "True"
+    assert condition(found, "Progressing").reason == "Complete"
+
+
+def test_no_router_answers():
+    found = status(pod("a"), router=RouterFacts(reachable=0, total=2, ready=frozenset(), error="refused"))
+    assert (condition(found, "Ready").status, condition(found, "Ready").reason) == ("False", "RouterUnreachable")
+    assert condition(found, "RouterSynced").status == "Unknown"
+
+
+def test_without_an_address_of_routers_readiness_counts_and_the_condition_says_so():
+    found = status(pod("a"))
+    assert condition(found, "Ready").status == "True"
+    assert (condition(found, "RouterSynced").status, condition(found, "RouterSynced").reason) == (
+        "Unknown",
+        "NotObserved",
+    )
+
+
+def test_a_terminating_pod_counts_for_nothing():
+    found = status(pod("a", deletionTimestamp=NOW))
+    assert (found.replicas, found.ready_replicas, found.routable_replicas) == (0, 0, 0)
+    assert condition(found, "Ready").status == "False"
+
+
+def test_scaled_to_zero():
+    found = status(replicas=0)
+    assert (condition(found, "Ready").status, condition(found, "Ready").reason) == ("True", "ScaledToZero")
+    assert found.ready == "0/0"
+
+
+def test_a_failure_of_ours_is_told():
+    found = status(pod("a"), failure=Failure("Forbidden", "no rights"))
+    assert (condition(found, "Ready").status, condition(found, "Ready").reason) == ("False", "Forbidden")
+    assert condition(found, "Progressing").status == "False"
+
+
+def test_an_api_server_that_is_away_takes_no_readiness_from_workers_that_serve():
+    found = status(pod("a"), failure=Failure("ApiServerUnavailable", "503"))
+    assert condition(found, "Ready").status == "True"
+
+
+def test_the_transition_time_changes_with_the_status_only():
+    first = status(pod("a", status=running()))
+    second = status(
+        pod("a", status=fakecluster.waiting("ErrImagePull", "x")), previous=first.conditions, now="2026-01-02T00:00:00Z"
+    )
+    third = status(pod("a"), previous=second.conditions, now="2026-01-03T00:00:00Z")
+    assert [condition(s, "Ready").last_transition_time for s in (first, second, third)] == [
+        NOW,
+        NOW,
+        "2026-01-03T00:00:00Z",
+    ]
+    assert all(c.observed_generation == 3 for c in third.conditions)
+
+
+def test_conditions_are_what_the_api_server_accepts():
+    for said in [row[0] for row in TABLE]:
+        for made in status(pod(status=said)).conditions:
+            assert Condition.model_validate(made.model_dump()).reason.isalnum()
+
+
+def test_news_is_told_once():
+    now = {"t": 0.0}
+    announcer = Announcer(lambda: now["t"])
+    about = {"name": "m", "namespace": "default", "uid": "u"}
+    good, bad = status(pod("a")), status(pod("a", status=fakecluster.waiting("ErrImagePull", "x")))
+    assert [e["type"] for e in announcer.announce(about, (), bad)] == ["Warning"]
+    assert announcer.announce(about, tuple(bad.conditions), bad) == []
+    assert [e["type"] for e in announcer.announce(about, tuple(bad.conditions), good)] == ["Normal"]
+    assert announcer.announce(about, tuple(good.conditions), bad) == []  # flapping
+    now["t"] = 301.0
+    assert len(announcer.announce(about, tuple(good.conditions), bad)) == 1

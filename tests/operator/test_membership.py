@@ -1,0 +1,310 @@
+"""Who is there, from the API server: reflectors that survive what API servers do, and the router's view on them."""
+
+import asyncio
+import base64
+import contextlib
+import copy
+from pathlib import Path
+
+import fakecluster
+import pytest
+from fakeapi import ApiError, Key
+from operator_kit import document, eventually
+
+from argosy_api import kube_access
+from argosy_api.errors import InvalidArgumentError
+from argosy_api.kube_access import Access, TokenFile
+from argosy_api.kube_http import HttpTransport, session
+from argosy_api.membership import Deployment, Membership, RoutingPolicy, Worker
+from argosy_api.reflector import Key as ObjectKey
+from argosy_api.reflector import Reflector
+from argosy_router.membership_kubernetes import DeploymentView, KubernetesSource, SliceView, merge
+
+PODS = "/api/v1/pods"
+
+
+def endpoint(name, *, ip="10.0.0.1", **conditions):
+    return {"addresses": [ip], "conditions": conditions, "targetRef": {"kind": "Pod", "name": name}}
+
+
+def endpoint_slice(*endpoints, name="m-worker-x", owner="m", port=9000):
+    return {
+        "metadata": {"name": name, "namespace": "default", "labels": {"serving.argosy.dev/name": owner}},
+        "addressType": "IPv4",
+        "endpoints": list(endpoints),
+        "ports": [{"name": "metrics", "port": 9001}, {"name": "grpc", "port": port}],
+    }
+
+
+@contextlib.asynccontextmanager
+async def reflecting(world, path=PODS, **options):
+    """A reflector of names and versions, and what it told."""
+    told = []
+    async with session(Access(server=world.url)) as http:
+        transport = HttpTransport(http, Access(server=world.url))
+        made = Reflector(
+            transport,
+            path,
+            lambda body: body["metadata"]["labels"]["v"],
+            lambda *change: told.append(change),
+            **options,
+        )
+        task = asyncio.create_task(made.run())
+        try:
+            await asyncio.wait_for(made.synced.wait(), 10)
+            yield made, told
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+def put(world, name, value="1"):
+    key = Key(fakecluster.PODS, "default", name)
+    # no Deployment owns these, and the labels are all that the kubelet of the fake looks at
+    body = {"metadata": {"labels": {"v": value, "serving.argosy.dev/name": "x"}}, "status": fakecluster.ready({})}
+    if key in world.server.objects:
+        world.server.update(
+            key,
+            {
+                **copy.deepcopy(world.server.objects[key]),
+                "metadata": {**world.server.objects[key]["metadata"], "labels": body["metadata"]["labels"]},
+            },
+        )
+    else:
+        world.server.create(key, body)
+
+
+def drop(world, name):
+    world.server.delete(Key(fakecluster.PODS, "default", name))
+
+
+def at(name):
+    return ObjectKey("default", name)
+
+
+async def test_a_reflector_follows(world):
+    put(world, "a")
+    async with reflecting(world) as (made, told):
+        assert made.objects == {at("a"): "1"}
+        put(world, "b")
+        put(world, "a", "2")
+        await eventually(lambda: made.objects == {at("a"): "2", at("b"): "1"})
+        drop(world, "a")
+        await eventually(lambda: made.objects == {at("b"): "1"})
+        assert told == [(at("a"), None, "1"), (at("b"), None, "1"), (at("a"), "1", "2"), (at("a"), "2", None)]
+
+
+async def test_lists_come_in_pages(world):
+    for index in range(1203):
+        put(world, f"p{index}")
+    async with reflecting(world) as (made, _):
+        assert len(made.objects) == 1203
+
+
+async def test_what_vanished_while_nobody_could_watch_is_told(world):
+    put(world, "a")
+    put(world, "b")
+    away = {"now": False}
+
+    async def hook(request, phase):
+        if away["now"] and phase == "before":
+            raise ApiError(503, "ServiceUnavailable")
+
+    world.server.hooks.append(hook)
+    async with reflecting(world) as (made, told):
+        away["now"] = True
+        world.server.drop_watches()
+        drop(world, "a")
+        put(world, "c")
+        world.server.compact()
+        refused = len(world.server.requests)
+        await eventually(lambda: len(world.server.requests) > refused + 1)
+        assert made.objects == {at("a"): "1", at("b"): "1"}  # the last view stays
+        away["now"] = False
+        await eventually(lambda: made.objects == {at("b"): "1", at("c"): "1"})
+        assert told[2:] == [(at("a"), "1", None), (at("c"), None, "1")]
+
+
+async def test_a_watch_that_says_nothing_is_taken_for_dead(world):
+    async with reflecting(world, inactivity_s=0.3) as (made, _):
+        world.server.deaf = True
+        put(world, "a")
+        watches = sum("watch" in path for _, path in world.server.requests)
+        await eventually(lambda: sum("watch" in path for _, path in world.server.requests) > watches)
+        world.server.deaf = False
+        await eventually(lambda: made.objects == {at("a"): "1"})
+
+
+async def test_an_api_server_that_refuses_is_not_hammered(world):
+    async def hook(request, phase):
+        if phase == "before" and "watch" in request.path_qs:
+            raise ApiError(403, "Forbidden")
+
+    world.server.hooks.append(hook)
+    async with reflecting(world):
+        before = len(world.server.requests)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2):
+                while True:
+                    await asyncio.sleep(0.05)
+        assert len(world.server.requests) - before < 10
+
+
+# ------------------------------------------------------------------ the router's view
+
+
+def test_an_endpoint_becomes_a_worker():
+    view = SliceView.from_body(
+        endpoint_slice(
+            endpoint("a", ready=True),
+            endpoint("b", ready=False),
+            endpoint("c", ready=False, serving=True, terminating=True),
+            endpoint("d", ready=True, terminating=True),
+            endpoint("e"),
+            {"addresses": ["10.0.0.9"], "conditions": {"ready": True}},
+            endpoint("v6", ip="fd00::1", ready=True),
+        )
+    )
+    assert view.owner == "m"
+    assert {w.worker_id: w.serving for w in view.workers} == {
+        "a": True,
+        "b": False,
+        "c": False,
+        "d": False,
+        "e": True,
+        "v6": True,
+    }
+    assert {w.worker_id: w.address for w in view.workers}["v6"] == "[fd00::1]:9000"
+
+
+@pytest.mark.parametrize("ports", [None, [], [{"name": "metrics", "port": 1}]])
+def test_a_slice_without_our_port_has_no_workers(ports):
+    body = endpoint_slice(endpoint("a", ready=True))
+    body["ports"] = ports
+    assert SliceView.from_body(body).workers == ()
+
+
+def test_a_resource_as_routers_see_it():
+    made = document(model={"uri": "sim://x", "servedName": "org/x"}, routing={"policy": "roundRobin"})
+    made["status"] = {"reason": "ImagePullFailed"}
+    assert DeploymentView.from_body(made) == DeploymentView("org/x", RoutingPolicy.ROUND_ROBIN, "ImagePullFailed")
+    made = document()
+    made["spec"]["routing"] = {"policy": "astrology"}
+    made["status"] = {"reason": "Ready"}
+    assert DeploymentView.from_body(made) == DeploymentView("m", RoutingPolicy.KV_AWARE, "")
+
+
+def test_merging():
+    deployments = {ObjectKey("default", "m"): DeploymentView("m", RoutingPolicy.KV_AWARE, "")}
+    moving = SliceView("m", (Worker(worker_id="a", address="1:1", serving=False),))
+    there = SliceView("m", (Worker(worker_id="a", address="2:1"), Worker(worker_id="b", address="3:1")))
+    stranger = SliceView("other", (Worker(worker_id="z", address="4:1"),))
+    slices = {ObjectKey("default", n): s for n, s in (("1", moving), ("2", there), ("3", stranger))}
+    elsewhere = {ObjectKey("elsewhere", "2"): there}
+    merged = merge(deployments, slices | elsewhere)
+    workers = (Worker(worker_id="a", address="2:1"), Worker(worker_id="b", address="3:1"))
+    assert merged == Membership((Deployment(namespace="default", name="m", served_name="m", workers=workers),))
+    assert merged == merge(deployments, dict(reversed((slices | elsewhere).items())))
+
+
+async def test_the_source_follows_the_cluster(world):
+    views = KubernetesSource(Access(server=world.url), ["default"]).views()
+    try:
+        assert await asyncio.wait_for(anext(views), 10) == Membership()
+        world.apply(document())
+        (deployment,) = (await asyncio.wait_for(anext(views), 10)).deployments
+        assert (deployment.served_name, deployment.workers) == ("m", ())
+        key = Key(fakecluster.SLICES, "default", "m-worker-x")
+        world.server.create(key, endpoint_slice(endpoint("a", ready=True)))
+        (deployment,) = (await asyncio.wait_for(anext(views), 10)).deployments
+        assert deployment.workers == (Worker(worker_id="a", address="10.0.0.1:9000"),)
+        # at its deletion a pod leaves at once, and stays in sight while it drains
+        going = copy.deepcopy(world.server.objects[key])
+        going["endpoints"] = [endpoint("a", ready=False, serving=True, terminating=True)]
+        world.server.update(key, going)
+        (deployment,) = (await asyncio.wait_for(anext(views), 10)).deployments
+        assert deployment.workers == (Worker(worker_id="a", address="10.0.0.1:9000", serving=False),)
+        world.server.compact()
+        world.server.drop_watches()
+        world.server.delete(key)
+        world.delete("m")
+        view = await asyncio.wait_for(anext(views), 10)
+        while view != Membership():
+            view = await asyncio.wait_for(anext(views), 10)
+    finally:
+        await views.aclose()
+
+
+# ------------------------------------------------------------------ how the API server is found
+
+
+def kubeconfig(folder, **user):
+    text = f"""
+current-context: c
+contexts: [{{name: c, context: {{cluster: k, user: u}}}}]
+clusters: [{{name: k, cluster: {{server: "https://x:6443", certificate-authority-data: {base64.b64encode(b"PEM").decode()}}}}}]
+users: [{{name: u, user: {user}}}]
+"""
+    path = folder / "config"
+    path.write_text(text)
+    return path
+
+
+def test_a_kubeconfig(tmp_path):
+    access = kube_access.find({"KUBECONFIG": str(kubeconfig(tmp_path, token="t"))})
+    assert (access.server, access.ca, access.headers()) == ("https://x:6443", b"PEM", {"Authorization": "Bearer t"})
+    assert "Bearer" not in repr(access)
+
+
+def test_certificates_in_a_kubeconfig(tmp_path):
+    data = {
+        "client-certificate-data": base64.b64encode(b"CERT").decode(),
+        "client-key-data": base64.b64encode(b"KEY").decode(),
+    }
+    access = kube_access.find({"KUBECONFIG": str(kubeconfig(tmp_path, **data))})
+    for _ in range(2):  # Kopf and we read them, each anew
+        assert (Path(access.certificate).read_bytes(), Path(access.key).read_bytes()) == (b"CERT", b"KEY")
+    assert list(tmp_path.iterdir()) == [tmp_path / "config"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "current-context: c", "{{{", "current-context: c\ncontexts: []\n"])
+def test_a_broken_kubeconfig(tmp_path, text):
+    path = tmp_path / "config"
+    path.write_text(text)
+    with pytest.raises(InvalidArgumentError, match="KUBECONFIG"):
+        kube_access.find({"KUBECONFIG": str(path)})
+
+
+def test_no_programs_are_run_to_log_in(tmp_path):
+    with pytest.raises(InvalidArgumentError, match="needs a program"):
+        kube_access.find({"KUBECONFIG": str(kubeconfig(tmp_path, exec={"command": "x"}))})
+
+
+def test_a_service_account(tmp_path):
+    (tmp_path / "token").write_text("secret\n")
+    access = kube_access.find({}, tmp_path)
+    assert access.server == "https://kubernetes.default.svc"
+    assert access.headers() == {"Authorization": "Bearer secret"}
+
+
+def test_no_cluster(tmp_path):
+    with pytest.raises(InvalidArgumentError, match="not set"):
+        kube_access.find({"HOME": str(tmp_path)}, tmp_path)
+
+
+def test_a_token_is_read_again(tmp_path):
+    now = {"t": 0.0}
+    path = tmp_path / "token"
+    token = TokenFile(path, lambda: now["t"])
+    with pytest.raises(OSError, match="No such file"):
+        token()
+    path.write_text("one")
+    assert token() == "one"
+    path.write_text("two")
+    assert token() == "one"
+    now["t"] = 61.0
+    assert token() == "two"
+    path.unlink()
+    now["t"] = 122.0
+    assert token() == "two"

@@ -1,0 +1,236 @@
+"""The operator on a fake API server: create, scale, change, drift, delete, faults."""
+
+import copy
+import random
+
+import fakecluster
+import pytest
+from fakeapi import ApiError
+from operator_kit import document, eventually
+
+from argosy_operator.manifests import PlanSettings
+
+
+async def test_create_scale_update_delete(world):
+    await world.operator()
+    world.apply(document(replicas=2))
+    await eventually(world.is_ready, what="ready")
+    assert len(world.controllers.pods("m")) == 2
+    status = world.status()
+    assert (status["ready"], status["replicas"], status["readyReplicas"], status["routableReplicas"]) == (
+        "2/2",
+        2,
+        2,
+        2,
+    )
+    assert status["selector"] == "app.kubernetes.io/component=worker,serving.argosy.dev/name=m"
+    assert status["observedGeneration"] == world.server.objects[world.key("m")]["metadata"]["generation"]
+
+    revision = status["revision"]
+    world.scale("m", 3)
+    await eventually(lambda: world.is_ready() and len(world.controllers.pods("m")) == 3)
+    assert world.status()["revision"] == revision
+
+    world.apply(document(replicas=1, engine={"maxRunning": 7}))
+    await eventually(lambda: world.is_ready() and world.status()["revision"] != revision)
+    pods = world.controllers.pods("m")
+    assert [p["metadata"]["labels"]["serving.argosy.dev/revision"] for p in pods.values()] == [
+        world.status()["revision"]
+    ]
+
+    world.delete("m")
+    await eventually(lambda: world.key("m") not in world.server.objects and not world.children())
+
+
+async def test_only_a_finalizer_is_left_on_the_resource(world):
+    await world.operator()
+    world.apply(document())
+    await eventually(world.is_ready)
+    metadata = world.server.objects[world.key("m")]["metadata"]
+    assert metadata["finalizers"] == ["serving.argosy.dev/operator"]
+    assert not metadata.get("annotations")
+
+
+@pytest.mark.parametrize("gvr", [g for g in fakecluster.CHILDREN if g != fakecluster.SECRETS])
+async def test_a_deleted_child_comes_back(world, gvr):
+    await world.operator()
+    world.apply(document())
+    await eventually(world.is_ready)
+    before = world.picture()
+    key = next(k for k in world.children() if k.gvr == gvr)
+    world.server.delete(key)
+    await eventually(lambda: world.picture() == before and world.is_ready(), what="the child")
+
+
+@pytest.mark.parametrize(
+    ("gvr", "change"),
+    [
+        (fakecluster.DEPLOYMENTS, lambda o: o["spec"].update(replicas=5)),
+        (fakecluster.DEPLOYMENTS, lambda o: o["spec"]["template"]["spec"]["containers"][0].update(image="evil")),
+        (fakecluster.DEPLOYMENTS, lambda o: o["metadata"]["labels"].update({"app.kubernetes.io/name": "other"})),
+        (fakecluster.SERVICES, lambda o: o["spec"].update(publishNotReadyAddresses=True)),
+        (fakecluster.BUDGETS, lambda o: o["spec"].update(maxUnavailable=9)),
+        (fakecluster.ACCOUNTS, lambda o: o.update(automountServiceAccountToken=True)),
+        (fakecluster.SERVICES, lambda o: o["metadata"].pop("ownerReferences")),
+    ],
+)
+async def test_drift_is_put_right(world, gvr, change):
+    await world.operator()
+    world.apply(document())
+    await eventually(world.is_ready)
+    before = world.picture()
+    key = next(k for k in world.children() if k.gvr == gvr)
+    changed = copy.deepcopy(world.server.objects[key])
+    change(changed)
+    world.server.update(key, changed)
+    assert world.picture() != before
+    await eventually(lambda: world.picture() == before)
+
+
+async def test_nothing_is_written_when_nothing_changes(world):
+    await world.operator(resync_s=0.3)
+    world.apply(document(replicas=2))
+    await eventually(world.is_ready)
+    await eventually(lambda: world.status().get("ready") == "2/2")
+    settled = {"count": -1}
+
+    def quiet() -> bool:  # the echo of the operator's own writes has passed
+        changing = [r for r in world.calls() if r[0] != "GET"]
+        same, settled["count"] = settled["count"] == len(changing), len(changing)
+        return same
+
+    passes = world.server.requests
+    await eventually(quiet, within=20)
+    operator_passes = _passes(world)
+    count = len([r for r in passes if r[0] != "GET"])
+    await eventually(lambda: _passes(world) >= operator_passes + 5, what="resync passes")
+    assert len([r for r in passes if r[0] != "GET"]) == count
+
+
+def _passes(world) -> float:
+    return sum(
+        sample.value
+        for operator in world._operators
+        for metric in operator.metrics.passes.collect()
+        for sample in metric.samples
+        if sample.name.endswith("_total")
+    )
+
+
+async def test_the_redis_password_is_in_a_secret_and_goes_with_it(world):
+    world.plan = PlanSettings(redis_url="redis://:hunter2@valkey:6379/0")
+    first = await world.operator()
+    world.apply(document())
+    await eventually(world.is_ready)
+    assert world.child(fakecluster.SECRETS, "m-redis") is not None
+    assert "hunter2" not in str(world.child(fakecluster.DEPLOYMENTS))
+    await world.stop(first)
+    world.plan = PlanSettings()
+    await world.operator()
+    await eventually(lambda: world.child(fakecluster.SECRETS, "m-redis") is None)
+
+
+async def test_an_invalid_resource_keeps_its_children_and_says_so(world):
+    await world.operator()
+    world.apply(document(replicas=2))
+    await eventually(world.is_ready)
+    before = world.picture()
+    world.apply(document(replicas=2, engine={"device": "toaster"}))
+    await eventually(lambda: world.condition("Ready")[1] == "InvalidSpec")
+    assert "spec.engine.device" in world.condition("Ready")[2]
+    assert world.condition("Ready")[0] == "False"
+    assert world.picture() == before
+    world.apply(document(replicas=1))
+    await eventually(lambda: world.is_ready() and len(world.controllers.pods()) == 1)
+
+
+async def test_a_refusal_of_the_api_server_becomes_a_condition(world):
+    async def refuse(request, phase):
+        if phase == "before" and request.method == "PATCH" and "poddisruptionbudgets" in request.path:
+            raise ApiError(403, "Forbidden", "no budgets for you")
+
+    world.server.hooks.append(refuse)
+    await world.operator()
+    world.apply(document())
+    await eventually(lambda: world.condition("Ready")[1] == "Forbidden")
+    assert "no budgets for you" in world.condition("Ready")[2]
+    world.server.hooks.remove(refuse)
+    await eventually(world.is_ready, within=30)
+
+
+@pytest.mark.parametrize("code", [409, 429, 500, 503, 504])
+async def test_half_of_the_calls_fail(world, code):
+    chance = random.Random(code)
+
+    async def fail(request, phase):
+        # before: refused; after: carried out, but the answer is lost
+        share = 0.5 if code == 409 else 0.3
+        if request.method != "GET" and (phase == "before" or code in (500, 504)) and chance.random() < share:
+            raise ApiError(code, "Injected", "injected", retry_after_s=0 if code == 429 else None)
+
+    world.server.hooks.append(fail)
+    await world.operator()
+    for index in range(4):
+        world.apply(document(f"m{index}", replicas=index))
+    await eventually(lambda: all(world.is_ready(f"m{i}") for i in range(4)), within=60)
+    assert len(world.controllers.pods()) == 0 + 1 + 2 + 3
+    for index in range(4):
+        world.delete(f"m{index}")
+    await eventually(
+        lambda: not world.children() and not any(k.gvr == fakecluster.RESOURCES for k in world.server.objects),
+        within=60,
+    )
+
+
+async def test_watches_that_break_or_expire(world):
+    operator = await world.operator()
+    world.apply(document(replicas=1))
+    await eventually(world.is_ready)
+    world.server.drop_watches()
+    world.scale("m", 2)
+    await eventually(lambda: world.is_ready() and len(world.controllers.pods()) == 2)
+    # what vanishes while nobody watches, and history is gone: only a comparison of lists can tell
+    pod = next(k for k in world.server.objects if k.gvr == fakecluster.PODS)
+    world.server.delete(pod)
+    world.server.compact()
+    world.server.drop_watches()
+    world.scale("m", 3)
+    await eventually(lambda: world.is_ready() and world.status()["replicas"] == 3)
+    assert operator.health.problem() == ""
+
+
+async def test_deleted_while_no_operator_runs(world):
+    first = await world.operator()
+    world.apply(document(replicas=2))
+    await eventually(world.is_ready)
+    await world.stop(first)
+    world.delete("m")
+    assert world.key("m") in world.server.objects
+    await world.operator()
+    await eventually(lambda: world.key("m") not in world.server.objects and not world.children())
+
+
+async def test_an_operator_stops_at_once(world):
+    operator = await world.operator()
+    for index in range(5):
+        world.apply(document(f"m{index}"))
+    await eventually(lambda: all(world.is_ready(f"m{i}") for i in range(5)))
+    assert await world.stop(operator) < 3.0
+
+
+async def test_events_tell_what_a_person_wants_to_know(world):
+    world.controllers.fate = lambda pod: fakecluster.unschedulable(
+        "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
+    )
+    await world.operator()
+    world.apply(document(uri="hf://a/b", resources={"gpu": {}}))
+    await eventually(lambda: world.condition("Ready")[1] == "InsufficientGpu")
+    world.controllers.fate = fakecluster.ready
+    world.controllers.settle()
+    await eventually(world.is_ready)
+
+    def events():
+        return [(o["type"], o["reason"]) for k, o in world.server.objects.items() if k.gvr == fakecluster.EVENTS]
+
+    await eventually(lambda: ("Normal", "Ready") in events())
+    assert events() == [("Warning", "InsufficientGpu"), ("Normal", "Ready")]

@@ -1,0 +1,233 @@
+"""The smaller parts: settings, routers, workers, Redis, health."""
+
+import asyncio
+import time
+
+import aiohttp
+import pytest
+from aiohttp import web
+from operator_kit import eventually
+
+from argosy_api.errors import InvalidArgumentError
+from argosy_api.keys import Keys
+from argosy_operator.diagnose import WorkerState
+from argosy_operator.errors import ApiError
+from argosy_operator.metrics import Health, Metrics, StatusServer
+from argosy_operator.redis_cleanup import remove_keys
+from argosy_operator.routers import Routers, common, parse
+from argosy_operator.settings import from_environment
+from argosy_operator.workers import parse_state
+
+
+def test_settings_from_the_environment():
+    made = from_environment(
+        {
+            "ARGOSY_WORKER_IMAGE": "w:1", "ARGOSY_IMAGE_PULL_SECRETS": "a, b", "ARGOSY_REDIS_URL": "redis://x",
+            "ARGOSY_WORKER_ENV": '{"B": "2", "A": "1"}', "ARGOSY_WATCH_NAMESPACES": "x,y", "ARGOSY_METRICS_PORT": "9",
+            "ARGOSY_LOG_LEVEL": "debug",
+        }
+    )  # fmt: skip
+    assert made.plan.worker_image == "w:1"
+    assert made.plan.image_pull_secrets == ("a", "b")
+    assert made.plan.worker_env == (("A", "1"), ("B", "2"))
+    assert (made.namespaces, made.metrics_port, made.log_level) == (("x", "y"), 9, "DEBUG")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ARGOSY_IMAGE_PULL_POLICY", "Sometimes"), ("ARGOSY_WORKER_ENV", "[]"), ("ARGOSY_WORKER_ENV", '{"A": 1}'),
+        ("ARGOSY_WORKER_ENV", "{"), ("ARGOSY_METRICS_PORT", "x"), ("ARGOSY_METRICS_PORT", "70000"),
+        ("ARGOSY_METRICS_PORT", "nan"), ("ARGOSY_RESYNC_SECONDS", "0"), ("ARGOSY_LOG_LEVEL", "loud"),
+        ("ARGOSY_ROUTER_STATUS_URL", "ftp://x"),
+    ],
+)  # fmt: skip
+def test_a_wrong_setting_is_named(name, value):
+    with pytest.raises(InvalidArgumentError) as caught:
+        from_environment({name: value})
+    assert caught.value.field == name
+
+
+@pytest.mark.parametrize(
+    ("body", "state"),
+    [
+        (b'{"phase": "Loading", "reason": "", "message": "m", "progress": 0.5}', WorkerState("Loading", "", "m", 0.5)),
+        (b'{"phase": "Loading", "progress": "much"}', WorkerState("Loading")),
+        (b'{"phase": "Loading", "progress": 7}', WorkerState("Loading")),
+        (b'{"phase": 1}', None),
+        (b"[]", None),
+        (b"<html>", None),
+    ],
+)
+def test_what_a_worker_says_is_read_with_care(body, state):
+    assert parse_state(body) == state
+
+
+def _routes(*workers):
+    return {
+        "deployments": [
+            {
+                "namespace": "n",
+                "name": "m",
+                "workers": [{"worker_id": w, "revision": "r", "state": s} for w, s in workers],
+            }
+        ]
+    }
+
+
+def test_a_worker_counts_when_all_routers_reach_it():
+    key = ("n", "m")
+    one = {key: frozenset({"a", "b"})}
+    assert common([one, {key: frozenset({"b", "c"})}]) == {key: frozenset({"b"})}
+    assert common([one, {}]) == {key: frozenset()}
+    assert common([]) == {}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"deployments": [{}]}',
+        b'{"deployments": [{"namespace": "n", "name": "m", "workers": [1]}]}',
+    ],
+)
+def test_a_router_that_talks_nonsense(body):
+    with pytest.raises(ValueError, match="router"):
+        parse(body)
+
+
+async def test_the_routers_are_asked_and_changes_are_told():
+    answer = {"body": _routes(("a", "ready"), ("b", "connecting")), "asked": 0}
+
+    async def routes(_):
+        answer["asked"] += 1
+        return web.json_response(answer["body"])
+
+    app = web.Application()
+    app.router.add_get("/routes", routes)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    told = []
+    port = runner.addresses[0][1]
+    async with aiohttp.ClientSession() as session:
+        routers = Routers(session, f"http://localhost:{port}/routes", told.append)
+        task = asyncio.create_task(routers.run())
+        try:
+            await eventually(lambda: told == [None])
+            facts = routers.facts("n", "m")
+            assert facts.reachable >= 1
+            assert facts.ready == frozenset({"a"})
+            assert routers.facts("n", "other").ready == frozenset()
+            answer["body"] = _routes(("a", "ready"), ("b", "ready"))
+            routers.hurry()
+            await eventually(lambda: told == [None, ("n", "m")], within=5)
+            assert routers.facts("n", "m").ready == frozenset({"a", "b"})
+            answer["body"] = "nonsense"  # for a while the last answer counts
+            asked = answer["asked"]
+            await eventually(lambda: answer["asked"] > asked + 1)
+            assert routers.facts("n", "m").ready == frozenset({"a", "b"})
+        finally:
+            task.cancel()
+            await runner.cleanup()
+
+
+async def test_without_an_address_nobody_is_asked():
+    async with aiohttp.ClientSession() as session:
+        routers = Routers(session, "", lambda _: None)
+        await asyncio.wait_for(routers.run(), 1)
+        assert routers.facts("n", "m") is None
+
+
+async def test_keys_of_a_deleted_resource_go_and_others_stay(valkey):
+    import redis
+
+    client = redis.Redis.from_url(valkey.url)
+    mine, other, trap = Keys("default", "m"), Keys("default", "m2"), Keys("default", "*")
+    for keys in (mine, other, trap):
+        client.hset(keys.workers, "w", "{}")
+        for key in (keys.lease("w"), keys.load("w")):
+            client.set(key, "1")
+        client.xadd(keys.events("w"), {"batch": b"x"})
+    client.mset({f"{mine.prefix}b:{i}": "x" for i in range(1500)})
+    assert await remove_keys(valkey.url, "default", "*")  # a pattern in a name is no pattern
+    assert client.dbsize() == 2 * 4 + 1500
+    assert await remove_keys(valkey.url, "default", "m")
+    assert sorted(client.keys()) == sorted(
+        k.encode() for k in (other.workers, other.lease("w"), other.load("w"), other.events("w"))
+    )
+
+
+async def test_a_redis_that_is_away_delays_nobody(free_port):
+    began = time.monotonic()
+    assert await remove_keys(f"redis://127.0.0.1:{free_port()}", "default", "m") is False
+    assert time.monotonic() - began < 5.0
+
+
+async def test_a_redis_that_hangs_delays_nobody_for_long():
+    async def swallow(reader, writer):
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(swallow, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        began = time.monotonic()
+        assert await remove_keys(f"redis://127.0.0.1:{port}", "default", "m", limit_s=0.5) is False
+        assert time.monotonic() - began < 3.0
+
+
+def test_health_notices_a_loop_that_hangs_and_a_watch_that_is_deaf():
+    now = {"t": 0.0}
+    health = Health(lambda: now["t"])
+    key = ("n", "m")
+    health.expect(key, "5")
+    health.seen(key, "5")
+    now["t"] = 29.0
+    assert health.problem() == ""
+    now["t"] = 31.0
+    assert "loop" in health.problem()
+    health.beat()
+    health.expect(key, "6")
+    health.seen(key, "5")
+    now["t"] += 76.0
+    health.beat()
+    assert "watch" in health.problem()
+    health.seen(key, "6")
+    assert health.problem() == ""
+    health.expect(key, "7")
+    health.expect(key, None)
+    now["t"] += 76.0
+    health.beat()
+    assert health.problem() == ""
+
+
+async def test_the_status_server():
+    metrics, health = Metrics(), Health()
+    metrics.passed("ok", 0.01)
+    metrics.set_ready("n", "m", True)
+    server = StatusServer("127.0.0.1", 0, metrics, health)
+    server.start()
+    try:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as session:
+            statuses = {path: (await session.get(path)).status for path in ("/healthz", "/readyz", "/other")}
+            assert statuses == {"/healthz": 200, "/readyz": 503, "/other": 404}
+            health.ready = True
+            assert (await session.get("/readyz")).status == 200
+            text = await (await session.get("/metrics")).text()
+            assert 'argosy_operator_reconcile_passes_total{result="ok"} 1.0' in text
+            assert 'argosy_operator_resources{ready="true"} 1.0' in text
+        with pytest.raises(OSError, match="in use"):
+            StatusServer("127.0.0.1", server.port, metrics, health)
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    ("status", "passing"), [(0, True), (409, True), (429, True), (503, True), (403, False), (422, False)]
+)
+def test_what_may_pass_by_itself(status, passing):
+    assert ApiError(status, "R", "m").passing is passing

@@ -1,0 +1,363 @@
+"""The plan: pure, complete, convergent; a scale changes no pod; no field is ignored."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from operator_kit import document
+from pydantic import BaseModel
+
+from argosy_api import labels
+from argosy_api.resource import InferenceDeploymentSpec, parse
+from argosy_operator.manifests import PlanSettings
+from argosy_operator.plan import ChildRef, Observed, child_ref, plan
+from argosy_router.membership_kubernetes import DeploymentView
+
+INSTALLED = PlanSettings(worker_image="argosy-worker:test", redis_url="redis://:pw@valkey:6379/0")
+
+
+def _resource(name="m", *, uid="uid-1", **spec):
+    made = document(name, **spec)
+    made["metadata"]["uid"] = uid
+    return parse(made)
+
+
+def _manifests(resource, installed=INSTALLED):
+    return {m["kind"]: m for m in plan(resource, Observed(), installed).apply}
+
+
+def _pod(resource, installed=INSTALLED):
+    return _manifests(resource, installed)["Deployment"]["spec"]["template"]["spec"]
+
+
+def _container(resource, installed=INSTALLED):
+    return _pod(resource, installed)["containers"][0]
+
+
+def _env(resource, installed=INSTALLED):
+    return {e["name"]: e.get("value", e.get("valueFrom")) for e in _container(resource, installed)["env"]}
+
+
+# ------------------------------------------------------------------ any resource that is accepted
+
+_names = st.from_regex(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", fullmatch=True)
+_maybe = lambda strategy: st.none() | strategy  # noqa: E731
+
+
+@st.composite
+def resources(draw):
+    """Documents that `parse` accepts, over the whole of the spec."""
+    scheme = draw(st.sampled_from(["hf", "pvc", "sim", "package", "file"]))
+    uri = {
+        "hf": "hf://org/repo@main",
+        "pvc": "pvc://claim/a/b.gguf",
+        "sim": "sim://tiny",
+        "package": "package://p/m.gguf",
+        "file": "file:///m",
+    }[scheme]
+    model = {"uri": uri}
+    if draw(st.booleans()):
+        model["servedName"] = draw(st.sampled_from(["a", "org/Model-1", "x:y"]))
+    if draw(st.booleans()):
+        model["maxModelLen"] = draw(st.integers(16, 1 << 20))
+    spec = {"model": model, "replicas": draw(st.integers(0, 1000))}
+    if scheme == "hf" and draw(st.booleans()):
+        model["tokenSecretRef"] = {"name": draw(_names), "key": "k"}
+    if scheme == "hf" and draw(st.booleans()):
+        spec["modelCache"] = draw(
+            st.sampled_from(
+                [{"type": "pvc", "claimName": "c"}, {"type": "emptyDir", "size": "5Gi"}, {"type": "emptyDir"}]
+            )
+        )
+    running = draw(st.integers(1, 256))
+    engine = {
+        "blockSize": draw(st.sampled_from([8, 16, 32, 64, 128])),
+        "maxRunning": running,
+        "maxBatchTokens": draw(st.integers(max(8, running), 65536)),
+        "prefixCaching": draw(st.booleans()),
+        "queueOrder": draw(st.sampled_from(["leastWork", "fcfs"])),
+        "queueAgeing": draw(st.floats(0, 100)),
+    }
+    if draw(st.booleans()):
+        engine["kvCacheMemory"] = draw(st.sampled_from(["512Mi", "1G", 1000, "0.5Gi"]))
+    if draw(st.booleans()):
+        engine["threads"] = draw(st.integers(1, 512))
+    spec["engine"] = engine
+    if draw(st.booleans()):
+        spec["placement"] = {
+            "nodeSelector": draw(st.dictionaries(_names, _names, max_size=3)),
+            "tolerations": draw(
+                st.lists(st.just({"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}), max_size=2)
+            ),
+        }
+    if draw(st.booleans()):
+        surge = draw(st.integers(0, 5))
+        spec["rollout"] = {"maxSurge": surge, "maxUnavailable": draw(st.integers(0 if surge else 1, 5))}
+    if draw(st.booleans()):
+        spec["drain"] = {"timeoutSeconds": draw(st.integers(0, 3600))}
+    made = document(draw(_names), uri=uri)
+    made["spec"] = spec
+    made["metadata"]["uid"] = "u"
+    return made
+
+
+class Model:
+    """A cluster in which applying and deleting are what they say."""
+
+    def __init__(self) -> None:
+        self.objects = {}
+        self.writes = 0
+
+    def carry_out(self, made) -> None:
+        for manifest in made.apply:
+            if self.objects.get(child_ref(manifest)) != manifest:
+                self.objects[child_ref(manifest)] = copy.deepcopy(manifest)
+                self.writes += 1
+        for ref in made.delete:
+            if self.objects.pop(ref, None) is not None:
+                self.writes += 1
+
+    @property
+    def observed(self):
+        return Observed(frozenset(self.objects))
+
+
+@settings(max_examples=150, deadline=None)
+@given(resources(), resources(), st.booleans())
+def test_pure_and_convergent(first, second, password):
+    installed = INSTALLED if password else PlanSettings(redis_url="redis://valkey:6379")
+    second["metadata"] = first["metadata"]
+    before = copy.deepcopy(first)
+    cluster = Model()
+    for made in (first, second):
+        resource = parse(made)
+        assert plan(resource, cluster.observed, installed) == plan(resource, cluster.observed, installed)
+        cluster.carry_out(plan(resource, cluster.observed, installed))
+        writes = cluster.writes
+        again = plan(resource, cluster.observed, installed)
+        cluster.carry_out(again)
+        assert cluster.writes == writes
+        assert again.delete == ()
+        assert set(cluster.objects) == {child_ref(m) for m in again.apply}
+    assert first == before
+
+
+@settings(max_examples=100, deadline=None)
+@given(resources())
+def test_names_labels_owner_and_selector(made):
+    resource = parse(made)
+    result = plan(resource, Observed(), INSTALLED)
+    for manifest in result.apply:
+        metadata = manifest["metadata"]
+        assert len(metadata["name"]) <= 63
+        assert metadata["namespace"] == resource.metadata.namespace
+        assert all(len(value) <= 63 for value in metadata["labels"].values())
+        assert metadata["labels"][labels.NAME] == resource.metadata.name
+        (owner,) = metadata["ownerReferences"]
+        assert (owner["uid"], owner["controller"], owner["blockOwnerDeletion"]) == ("u", True, True)
+        assert "resourceVersion" not in metadata
+        assert "status" not in manifest
+    deployment = result.apply[-1]
+    assert deployment["kind"] == "Deployment"
+    template = deployment["spec"]["template"]
+    assert result.selector.items() <= template["metadata"]["labels"].items()
+    assert deployment["spec"]["selector"]["matchLabels"] == result.selector
+    assert template["metadata"]["labels"][labels.REVISION] == result.revision
+    assert f"--revision={result.revision}" in template["spec"]["containers"][0]["args"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(resources(), st.integers(0, 1000))
+def test_a_scale_changes_no_pod(made, replicas):
+    scaled = copy.deepcopy(made)
+    scaled["spec"]["replicas"] = replicas
+    one, other = (plan(parse(d), Observed(), INSTALLED) for d in (made, scaled))
+    assert one.revision == other.revision
+    assert one.apply[-1]["spec"]["template"] == other.apply[-1]["spec"]["template"]
+    assert other.apply[-1]["spec"]["replicas"] == replicas
+
+
+@settings(max_examples=100, deadline=None)
+@given(resources(), resources())
+def test_the_revision_says_whether_pods_differ(first, second):
+    second["metadata"] = first["metadata"]
+    one, other = (plan(parse(d), Observed(), INSTALLED) for d in (first, second))
+    same = one.apply[-1]["spec"]["template"] == other.apply[-1]["spec"]["template"]
+    assert (one.revision == other.revision) == same
+
+
+@settings(max_examples=60, deadline=None)
+@given(resources())
+def test_pods_are_restricted(made):
+    pod = _pod(parse(made))
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+    (container,) = pod["containers"]
+    security = container["securityContext"]
+    assert security["allowPrivilegeEscalation"] is False
+    assert security["readOnlyRootFilesystem"] is True
+    assert security["capabilities"] == {"drop": ["ALL"]}
+    assert {next(iter(v.keys() - {"name"})) for v in pod["volumes"]} <= {"emptyDir", "persistentVolumeClaim"}
+    assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
+
+
+# ------------------------------------------------------------------ every field has an effect
+
+_FULL = {
+    "model": {"uri": "hf://org/repo", "servedName": "served", "maxModelLen": 100, "tokenSecretRef": {"name": "s", "key": "k"}},
+    "resources": {"gpu": {"count": 1, "resourceName": "nvidia.com/gpu"}},
+    "placement": {"tolerations": [{"key": "k", "operator": "Equal", "value": "v", "effect": "NoExecute", "tolerationSeconds": 5}]},
+    "modelCache": {"type": "emptyDir", "size": "1Gi"},
+    "rollout": {"maxSurge": 1, "maxUnavailable": 1},
+}  # fmt: skip
+_CHANGES = {
+    "model.uri": "hf://org/other", "model.servedName": "another", "model.maxModelLen": 200,
+    "model.tokenSecretRef.name": "t", "model.tokenSecretRef.key": "l",
+    "replicas": 5,
+    "engine.device": "cuda", "engine.compute": "fp32", "engine.blockSize": 32, "engine.maxBatchTokens": 512,
+    "engine.maxRunning": 5, "engine.kvCacheMemory": "1Gi", "engine.prefixCaching": False, "engine.queueOrder": "fcfs",
+    "engine.queueAgeing": 0.5, "engine.threads": 3,
+    "resources.cpu": "3", "resources.memory": "7Gi", "resources.gpu.resourceName": "amd.com/gpu",
+    "image": "mine:1",
+    "placement.nodeSelector": {"a": "b"}, "placement.tolerations.0.key": "other", "placement.tolerations.0.value": "w",
+    "placement.tolerations.0.effect": "NoSchedule", "placement.tolerations.0.tolerationSeconds": 6,
+    "placement.tolerations.0.operator": "Exists",
+    "placement.spreadOver": "topology.kubernetes.io/zone", "placement.priorityClassName": "high",
+    "placement.runtimeClassName": "nvidia",
+    "modelCache.type": {"type": "pvc", "claimName": "c"}, "modelCache.size": "2Gi",
+    "modelCache.claimName": {"type": "pvc", "claimName": "d"},
+    "routing.policy": "roundRobin",
+    "rollout.maxSurge": 3, "rollout.maxUnavailable": 3, "rollout.progressDeadlineSeconds": 100,
+    "disruption.maxUnavailable": 3, "drain.timeoutSeconds": 3,
+}  # fmt: skip
+_SINGLE_VALUED = {"resources.gpu.count"}
+"""1 is all that this version accepts."""
+
+
+def _paths(model: type[BaseModel], prefix: str = ""):
+    for field in model.model_fields.values():
+        path = prefix + field.alias
+        inner = next((t for t in _flat(field.annotation) if isinstance(t, type) and issubclass(t, BaseModel)), None)
+        if inner is None:
+            yield path
+        else:
+            yield from _paths(inner, path + (".0." if "list" in str(field.annotation) else "."))
+
+
+def _flat(annotation):
+    arguments = getattr(annotation, "__args__", ())
+    return [annotation, *(t for a in arguments for t in _flat(a))]
+
+
+def test_the_table_of_changes_is_complete():
+    assert set(_paths(InferenceDeploymentSpec)) == set(_CHANGES) | _SINGLE_VALUED
+
+
+@pytest.mark.parametrize("path", sorted(_CHANGES))
+def test_no_field_is_ignored(path):
+    base = copy.deepcopy(_FULL)
+    if path == "modelCache.claimName":
+        base["modelCache"] = {"type": "pvc", "claimName": "c"}
+    changed = copy.deepcopy(base)
+    if isinstance(_CHANGES[path], dict) and path.startswith("modelCache"):
+        changed["modelCache"] = _CHANGES[path]
+    else:
+        *parents, last = path.split(".")
+        at = changed
+        for part in parents:
+            at = at[int(part)] if isinstance(at, list) else at.setdefault(part, {})
+        at[last] = _CHANGES[path]
+
+    def effect(spec):
+        made = document()
+        made["spec"] = spec
+        return plan(parse(made), Observed(), INSTALLED).apply, DeploymentView.from_body(made)
+
+    assert effect(base) != effect(changed)
+
+
+# ------------------------------------------------------------------ particular decisions
+
+
+def test_what_belongs_to_a_resource():
+    assert [m["kind"] for m in plan(_resource(), Observed(), INSTALLED).apply] == [
+        "ServiceAccount", "Secret", "Service", "PodDisruptionBudget", "Deployment",
+    ]  # fmt: skip
+
+
+def test_without_an_api_server_nobody_owns_the_children():
+    assert all("ownerReferences" not in m["metadata"] for m in plan(_resource(uid=""), Observed(), INSTALLED).apply)
+
+
+def test_only_a_url_with_a_password_needs_a_secret():
+    secret = ChildRef("v1", "Secret", "m-redis")
+    plain = replace(INSTALLED, redis_url="redis://valkey:6379/0")
+    assert "Secret" not in _manifests(_resource(), plain)
+    assert _env(_resource(), plain)["ARGOSY_REDIS_URL"] == "redis://valkey:6379/0"
+    assert plan(_resource(), Observed(frozenset({secret})), plain).delete == (secret,)
+    assert _env(_resource())["ARGOSY_REDIS_URL"] == {"secretKeyRef": {"name": "m-redis", "key": "url"}}
+    assert "pw" not in str(_pod(_resource()))
+    assert "ARGOSY_REDIS_URL" not in _env(_resource(), PlanSettings())
+
+
+def test_a_new_password_replaces_the_pods():
+    other = replace(INSTALLED, redis_url="redis://:new@valkey:6379/0")
+    assert plan(_resource(), Observed(), INSTALLED).revision != plan(_resource(), Observed(), other).revision
+
+
+def test_the_worker_is_told_who_it_is():
+    env = _env(_resource())
+    assert env["ARGOSY_WORKER_ID"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+    assert env["ARGOSY_NAMESPACE"] == {"fieldRef": {"fieldPath": "metadata.namespace"}}
+    assert (env["ARGOSY_GRPC_PORT"], env["ARGOSY_METRICS_PORT"]) == ("9000", "9001")
+
+
+def test_an_installation_cannot_override_a_workers_identity():
+    installed = PlanSettings(worker_env=(("ARGOSY_WORKER_ID", "x"), ("HF_ENDPOINT", "http://mirror")))
+    env = _env(_resource(), installed)
+    assert env["ARGOSY_WORKER_ID"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+    assert env["HF_ENDPOINT"] == "http://mirror"
+
+
+def test_a_claim_is_mounted_read_only():
+    resource = _resource(uri="pvc://models/llama/model.gguf")
+    assert {"name": "model", "persistentVolumeClaim": {"claimName": "models", "readOnly": True}} in _pod(resource)[
+        "volumes"
+    ]
+    assert {"name": "model", "mountPath": "/models/models", "readOnly": True} in _container(resource)["volumeMounts"]
+
+
+def test_downloads_have_a_cache_with_a_limit():
+    resource = _resource(uri="hf://org/repo")
+    assert {"name": "cache", "emptyDir": {"sizeLimit": "20Gi"}} in _pod(resource)["volumes"]
+    assert _env(resource)["ARGOSY_MODEL_CACHE"] == "/var/cache/argosy"
+    shared = _resource(uri="hf://org/repo", modelCache={"type": "pvc", "claimName": "c"})
+    assert {"name": "cache", "persistentVolumeClaim": {"claimName": "c"}} in _pod(shared)["volumes"]
+
+
+def test_a_gpu_is_a_limit_and_a_request():
+    found = _container(_resource(uri="hf://o/r", resources={"gpu": {}}))["resources"]
+    assert found["limits"]["nvidia.com/gpu"] == found["requests"]["nvidia.com/gpu"] == "1"
+
+
+def test_the_cpu_has_no_limit():
+    assert _container(_resource())["resources"] == {
+        "requests": {"cpu": "1", "memory": "2Gi"},
+        "limits": {"memory": "2Gi"},
+    }
+
+
+def test_the_kubelet_waits_longer_than_the_drain():
+    pod = _pod(_resource(drain={"timeoutSeconds": 100}))
+    pause = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pod["terminationGracePeriodSeconds"] > 100 + pause
+
+
+def test_a_value_is_never_an_option():
+    args = _container(_resource(uri="sim://x?a=--help"))["args"]
+    assert all(a.startswith("--") for a in args)
+    assert "--model-uri=sim://x?a=--help" in args
