@@ -34,10 +34,6 @@ def main() -> int:
     plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(_JsonLines() if settings.log_json else plain)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    # torch's OpenMP threads spin while they wait for each other. Where something else runs on these cores, as another
-    # replica does, an unbounded spin makes a step 10 to 50 times longer. Read when torch is loaded, which is later.
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     code = app.run(settings)
     if any(thread.name == "engine" for thread in threading.enumerate()):
         # Still loading or in a step: compute libraries crash when the interpreter ends under them.

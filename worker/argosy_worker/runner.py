@@ -15,9 +15,11 @@ from argosy_worker.sampling.sampler import Row, healthy, logprobs, pick
 
 _LOGIT_ROWS = 64
 """Rows of logits held at once for prompt log-probabilities: 64 x 49,152 x 4 bytes = 12.6 MB."""
-_PARALLEL_ROWS = 64
-"""Steps with fewer rows (decode) use one thread. Handing a small operation to a sleeping thread costs more than
-it saves: one row takes 13 ms with one thread and 16 with two; 16 rows 47 and 64 ms (2 cores, SmolLM2-135M)."""
+_PARALLEL_WORK = 200_000_000
+_PARALLEL_WEIGHTS = 16_000_000
+"""Multiply-adds of a layer in a step, and weights of a layer, from which on a step uses all threads. Handing a small
+operation to a sleeping thread costs more than it saves: with SmolLM2-135M (3.5 million weights a layer) on 2 cores a
+step of one row takes 18 ms with one thread and 30 with two, of 16 rows 52 and 70, of 32 rows 80 and 65."""
 _FAULT = "the model computed a value that is no number for this request"
 
 
@@ -26,6 +28,7 @@ class TorchRunner:
 
     def __init__(self, decoder: Decoder, cache: PagedKvCache, *, threads: int) -> None:
         self._decoder, self._cache, self._threads = decoder, cache, threads
+        self._layer_weights = decoder.config.layer_weights
 
     def execute(self, batch: StepBatch) -> list[StepOutput]:
         """Compute a step; one output for each slice, in order. Writes the KV of all its tokens."""
@@ -33,11 +36,14 @@ class TorchRunner:
         if not slices:
             return []
         with torch.inference_mode():
-            torch.set_num_threads(self._threads if batch.num_tokens >= _PARALLEL_ROWS else 1)
+            torch.set_num_threads(self._threads if self._parallel(batch.num_tokens) else 1)
             hidden = self._forward(slices)
             sound = _sound_slices(hidden, slices)
             prompts = self._prompt_logprobs(hidden, slices, sound)
             return self._sample(hidden, slices, sound, prompts)
+
+    def _parallel(self, rows: int) -> bool:
+        return self._layer_weights >= _PARALLEL_WEIGHTS or rows * self._layer_weights >= _PARALLEL_WORK
 
     def _forward(self, slices: Sequence[SequenceSlice]) -> Tensor:
         device = self._decoder.device

@@ -41,6 +41,12 @@ class DecoderConfig:
     tied: bool = False
     """Whether the embedding is the LM head too."""
 
+    @property
+    def layer_weights(self) -> int:
+        """Weights of the linears of one layer: multiply-adds that one row costs there."""
+        attention = self.hidden * self.head_dim * 2 * (self.heads + self.kv_heads)
+        return attention + 3 * self.hidden * self.ffn
+
     def check(self) -> None:
         """Refuse sizes that make no decoder.
 
