@@ -57,7 +57,16 @@ SCRIPTS = [
 EMOJI = [
     "😀", "😀😃😄", "👍🏽", "👨‍👩‍👧‍👦", "👩🏾‍💻 codes", "🏳️‍🌈", "🇩🇪🇫🇷", "1️⃣2️⃣", "❤️", "a😀b", " 😀 ", "text🎉🎉🎉text", "☃☂☀", "→ ← ↑ ↓ ⇒", "√∑∫≈≠≤≥∞", "€£¥₹₿", "™®©", "♠♥♦♣", "█▓▒░", "🤷‍♂️",
 ]  # fmt: skip
-CONTROL = ["\x01\x02\x03", "\x1b[31mred\x1b[0m", "\x7f", "a\x08b", "\x1f", "bell\x07", "\u0080\u009f", "nul-free \x10 text"]
+CONTROL = [
+    "\x01\x02\x03",
+    "\x1b[31mred\x1b[0m",
+    "\x7f",
+    "a\x08b",
+    "\x1f",
+    "bell\x07",
+    "\u0080\u009f",
+    "nul-free \x10 text",
+]
 SPECIAL = [
     "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", "a<|im_end|>b", "<|im_end|><|im_end|>",
     " <|im_start|> ", "<|im_start", "im_start|>", "<|IM_START|>", "<repo_name>", "<reponame>", "<file_sep>", "<filename>", "<gh_stars>", "<issue_start>", "<issue_comment>",
@@ -70,7 +79,17 @@ def random_strings(count: int) -> list[str]:
     """Mixtures of everything above and of characters from many ranges, from a fixed seed."""
     rng = random.Random(20260217)
     pool = [s for part in (PROSE, NUMBERS, SPACE, CODE, SCRIPTS, EMOJI, SPECIAL) for s in part if 0 < len(s) < 40]
-    ranges = [(0x20, 0x7E), (0x20, 0x7E), (0xA0, 0x24F), (0x300, 0x36F), (0x370, 0x52F), (0x590, 0x6FF), (0x4E00, 0x4FFF), (0x1F300, 0x1F6FF), (0x9, 0xD)]
+    ranges = [
+        (0x20, 0x7E),
+        (0x20, 0x7E),
+        (0xA0, 0x24F),
+        (0x300, 0x36F),
+        (0x370, 0x52F),
+        (0x590, 0x6FF),
+        (0x4E00, 0x4FFF),
+        (0x1F300, 0x1F6FF),
+        (0x9, 0xD),
+    ]
     found = []
     for i in range(count):
         if i % 2:
@@ -91,7 +110,9 @@ def main() -> None:
     cases = []
     for text in dict.fromkeys(texts):
         body = json.dumps({"content": text, "add_special": True, "parse_special": True}).encode()
-        request = urllib.request.Request(f"{server.listening_address}/tokenize", body, {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            f"{server.listening_address}/tokenize", body, {"Content-Type": "application/json"}
+        )
         with urllib.request.urlopen(request, timeout=60) as reply:
             cases.append({"text": text, "ids": json.load(reply)["tokens"]})
     header = {

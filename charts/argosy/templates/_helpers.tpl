@@ -1,0 +1,121 @@
+{{- define "argosy.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* Release and chart name, once if they are the same; 40 characters leave room for what is appended. */}}
+{{- define "argosy.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else if contains (include "argosy.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "argosy.name" .) | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Argument: dict "root" $ "component" "router" */}}
+{{- define "argosy.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "argosy.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{- define "argosy.labels" -}}
+{{ include "argosy.selectorLabels" . }}
+app.kubernetes.io/part-of: argosy
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Argument: dict "root" $ "image" .Values.router.image */}}
+{{- define "argosy.image" -}}
+{{- $name := .image.repository -}}
+{{- with .root.Values.image.registry }}{{ $name = printf "%s/%s" . $name }}{{ end -}}
+{{- if .image.digest -}}
+{{- printf "%s@%s" $name .image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $name (default .root.Chart.AppVersion .image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "argosy.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "argosy.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{/* Where pods go. Argument: dict "root" $ "component" .Values.router */}}
+{{- define "argosy.placement" -}}
+{{- with .component.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+tolerations:
+  {{- /* Kubernetes waits 300 s by default before it replaces pods of a node that does not answer. */}}
+  {{- range list "not-ready" "unreachable" }}
+  - {key: node.kubernetes.io/{{ . }}, operator: Exists, effect: NoExecute, tolerationSeconds: {{ $.root.Values.nodeFailureSeconds }}}
+  {{- end }}
+  {{- with .component.tolerations }}{{ toYaml . | nindent 2 }}{{ end }}
+{{- with .component.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .component.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{- define "argosy.pullSecrets" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* The Secret that holds the URL of Redis, and its key; empty: there is no Redis. */}}
+{{- define "argosy.redisSecret" -}}
+{{- if .Values.valkey.enabled -}}
+{{- default (printf "%s-valkey" (include "argosy.fullname" .)) .Values.valkey.existingSecret -}}
+{{- else if .Values.redis.existingSecret.name -}}
+{{- .Values.redis.existingSecret.name -}}
+{{- else if .Values.redis.url -}}
+{{- printf "%s-redis" (include "argosy.fullname" .) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "argosy.redisEnv" -}}
+{{- with include "argosy.redisSecret" . }}
+- name: ARGOSY_REDIS_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ . }}
+      key: {{ if or $.Values.valkey.enabled (not $.Values.redis.existingSecret.name) }}url{{ else }}{{ $.Values.redis.existingSecret.key }}{{ end }}
+{{- end }}
+{{- end -}}
+
+{{- define "argosy.valkeyUrl" -}}
+{{- printf "redis://:%s@%s-valkey.%s.svc:6379/0" .password (include "argosy.fullname" .root) .root.Release.Namespace -}}
+{{- end -}}
+
+{{/* Contradictions that a schema cannot see. */}}
+{{- define "argosy.validate" -}}
+{{- if and .Values.valkey.enabled (or .Values.redis.url .Values.redis.existingSecret.name) -}}
+{{- fail "redis.url or redis.existingSecret is set, but valkey.enabled is true: set valkey.enabled=false to use your own Redis" -}}
+{{- end -}}
+{{- if and .Values.redis.url .Values.redis.existingSecret.name -}}
+{{- fail "redis.url and redis.existingSecret.name are both set: remove one of them" -}}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,313 @@
+"""What the chart renders: schema, security, rights, names, and the values matrix in charts/argosy/ci."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from argosy_api.crd import crd
+
+CHART = Path(__file__).resolve().parents[2] / "charts/argosy"
+MATRIX = [(), *((path.name,) for path in sorted((CHART / "ci").glob("*-values.yaml")))]
+IDS = [values[0].removesuffix("-values.yaml") if values else "defaults" for values in MATRIX]
+POD_KINDS = {"Deployment", "StatefulSet", "DaemonSet", "Job"}
+
+
+def pods(objects):
+    """Name and pod spec of everything that becomes pods."""
+    for item in objects:
+        if item["kind"] in POD_KINDS:
+            yield f"{item['kind']}/{item['metadata']['name']}", item["spec"]["template"]["spec"]
+        elif item["kind"] == "Pod":
+            yield f"Pod/{item['metadata']['name']}", item["spec"]
+
+
+def one(objects, kind, name):
+    found = [item for item in objects if item["kind"] == kind and item["metadata"]["name"] == name]
+    assert len(found) == 1, [(i["kind"], i["metadata"]["name"]) for i in objects]
+    return found[0]
+
+
+def env_of(container):
+    return {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in container["env"]}
+
+
+@pytest.mark.parametrize("values", MATRIX, ids=IDS)
+def test_lint_strict(helm, values):
+    files = [word for value in values for word in ("--values", str(CHART / "ci" / value))]
+    done = helm("lint", "--strict", str(CHART), *files)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("values", MATRIX, ids=IDS)
+def test_every_pod_passes_pod_security_restricted(render, values):
+    found = dict(pods(render(*values)))
+    assert {name.split("/")[0] for name in found} >= {"Deployment", "Pod"}
+    for name, spec in found.items():
+        for key in ("hostNetwork", "hostPID", "hostIPC"):
+            assert not spec.get(key), (name, key)
+        assert spec["securityContext"]["runAsNonRoot"] is True, name
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        for volume in spec.get("volumes", []):
+            assert set(volume) - {"name"} <= {
+                "emptyDir",
+                "configMap",
+                "secret",
+                "projected",
+                "persistentVolumeClaim",
+            }, (name, volume)
+        for container in [*spec["containers"], *spec.get("initContainers", [])]:
+            security = container["securityContext"]
+            assert security["allowPrivilegeEscalation"] is False, name
+            assert security["capabilities"] == {"drop": ["ALL"]}, name
+            assert security["runAsNonRoot"] is True, name
+            assert security["readOnlyRootFilesystem"] is True, name
+            assert not security.get("privileged"), name
+            assert {"requests", "limits"} <= set(container["resources"]), name
+            assert not any("hostPort" in port for port in container.get("ports", [])), name
+
+
+@pytest.mark.parametrize("values", MATRIX, ids=IDS)
+def test_rights_are_narrow(render, values):
+    roles = [item for item in render(*values) if item["kind"] in ("Role", "ClusterRole")]
+    assert roles
+    for role in roles:
+        for rule in role["rules"]:
+            words = rule["apiGroups"] + rule["resources"] + rule["verbs"]
+            assert not [word for word in words if "*" in word], (role["metadata"]["name"], rule)
+            assert not rule.get("nonResourceURLs"), role
+            if "secrets" in rule["resources"]:
+                assert not {"get", "list", "watch"} & set(rule["verbs"]), rule
+
+
+def test_the_router_may_only_read_resources_and_endpoint_slices(render):
+    role = one(render(), "ClusterRole", "argosy-system-argosy-router")
+    allowed = {
+        (group, name, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for name in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert allowed == {
+        (group, name, verb)
+        for group, name in (("serving.argosy.dev", "inferencedeployments"), ("discovery.k8s.io", "endpointslices"))
+        for verb in ("list", "watch")
+    }
+
+
+def test_only_operator_and_router_hold_a_token(render):
+    for name, spec in pods(render()):
+        has_account = name in ("Deployment/argosy-operator", "Deployment/argosy-router")
+        assert ("serviceAccountName" in spec) == has_account, name
+        assert spec.get("automountServiceAccountToken", True) == has_account, name
+
+
+def test_watched_namespaces_take_roles_in_place_of_cluster_roles(render):
+    objects = render("namespaced-values.yaml")
+    assert not [item for item in objects if item["kind"].startswith("ClusterRole")]
+    places = {
+        (item["kind"], item["metadata"]["name"], item["metadata"]["namespace"])
+        for item in objects
+        if item["kind"] in ("Role", "RoleBinding")
+    }
+    assert places == {
+        (kind, f"argosy-{component}", namespace)
+        for kind in ("Role", "RoleBinding")
+        for component in ("operator", "router")
+        for namespace in ("team-a", "team-b")
+    }
+    for component in ("operator", "router"):
+        container = one(objects, "Deployment", f"argosy-{component}")["spec"]["template"]["spec"]["containers"][0]
+        assert env_of(container)["ARGOSY_WATCH_NAMESPACES"] == "team-a,team-b"
+
+
+def test_two_releases_in_two_namespaces_share_no_cluster_object(render):
+    def cluster_objects(namespace):
+        return {
+            (i["kind"], i["metadata"]["name"])
+            for i in render("crds.install=false", namespace=namespace)
+            if i["kind"].startswith("Cluster")
+        }
+
+    assert not cluster_objects("one") & cluster_objects("two")
+
+
+def test_the_definition_is_the_generated_one_and_is_kept(render):
+    rendered = one(render(), "CustomResourceDefinition", "inferencedeployments.serving.argosy.dev")
+    assert rendered["spec"] == crd()["spec"]
+    assert rendered["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    committed = yaml.safe_load((CHART / "files/crds/inferencedeployments.yaml").read_text())
+    assert committed == crd()
+
+
+def test_the_definition_can_be_left_out_or_not_kept(render):
+    assert not [i for i in render("crds.install=false") if i["kind"] == "CustomResourceDefinition"]
+    dropped = one(render("crds.keep=false"), "CustomResourceDefinition", "inferencedeployments.serving.argosy.dev")
+    assert "annotations" not in dropped["metadata"]
+
+
+@pytest.mark.parametrize("values", MATRIX, ids=IDS)
+def test_names_labels_and_selectors(render, values):
+    objects = render(*values, release="a-release-name-that-is-quite-long-really-so-53-charsx")
+    keys = [(i["apiVersion"], i["kind"], i["metadata"].get("namespace"), i["metadata"]["name"]) for i in objects]
+    assert len(keys) == len(set(keys))
+    for item in objects:
+        assert len(item["metadata"]["name"]) <= 63 or item["kind"] == "CustomResourceDefinition", item["metadata"][
+            "name"
+        ]
+        labels = item["metadata"].get("labels", {})
+        assert all(len(str(value)) <= 63 for value in labels.values())
+        if item["kind"] in POD_KINDS:
+            selector = item["spec"]["selector"]["matchLabels"]
+            assert set(selector) == {
+                "app.kubernetes.io/name",
+                "app.kubernetes.io/instance",
+                "app.kubernetes.io/component",
+            }
+            assert selector.items() <= item["spec"]["template"]["metadata"]["labels"].items()
+            assert len(item["metadata"]["name"]) <= 52, "pods and replica sets append to it"
+
+
+def test_services_select_what_deployments_make(render):
+    objects = render()
+    templates = [item["spec"]["template"] for item in objects if item["kind"] == "Deployment"]
+    services = [item for item in objects if item["kind"] == "Service"]
+    assert {item["metadata"]["name"] for item in services} == {
+        "argosy-router",
+        "argosy-router-headless",
+        "argosy-valkey",
+    }
+    for service in services:
+        chosen = [t for t in templates if service["spec"]["selector"].items() <= t["metadata"]["labels"].items()]
+        assert len(chosen) == 1, service["metadata"]["name"]
+        offered = {port["name"] for port in chosen[0]["spec"]["containers"][0]["ports"]}
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= offered
+
+
+def test_images_follow_registry_tag_and_digest(render, chart):
+    version = yaml.safe_load((chart / "Chart.yaml").read_text())["appVersion"]
+
+    def image(objects):
+        return one(objects, "Deployment", "argosy-router")["spec"]["template"]["spec"]["containers"][0]["image"]
+
+    assert image(render()) == f"localhost/argosy-router:{version}"
+    assert image(render("image.registry=reg.example/x", "router.image.tag=v9")) == "reg.example/x/argosy-router:v9"
+    digest = "sha256:" + "0" * 64
+    assert image(render("router.image.tag=v9", f"router.image.digest={digest}")) == f"localhost/argosy-router@{digest}"
+    assert image(render("image.registry=")) == f"argosy-router:{version}"
+
+
+def test_one_version_everywhere(chart):
+    import tomllib
+
+    project = tomllib.loads((chart.parents[1] / "pyproject.toml").read_text())["project"]["version"]
+    meta = yaml.safe_load((chart / "Chart.yaml").read_text())
+    assert meta["version"] == meta["appVersion"] == project
+
+
+@pytest.mark.parametrize(
+    ("values", "secret", "key"),
+    [
+        ((), "argosy-valkey", "url"),
+        (("valkey.existingSecret=mine",), "mine", "url"),
+        (("valkey.enabled=false", "redis.url=rediss://u:p@host:6380/1"), "argosy-redis", "url"),
+        (
+            ("valkey.enabled=false", "redis.existingSecret.name=mine", "redis.existingSecret.key=address"),
+            "mine",
+            "address",
+        ),
+    ],
+)
+def test_everybody_reads_the_redis_url_from_a_secret(render, values, secret, key):
+    objects = render(*values)
+    for component in ("operator", "router"):
+        container = one(objects, "Deployment", f"argosy-{component}")["spec"]["template"]["spec"]["containers"][0]
+        assert env_of(container)["ARGOSY_REDIS_URL"] == {"secretKeyRef": {"name": secret, "key": key}}
+    made = {item["metadata"]["name"] for item in objects if item["kind"] == "Secret"}
+    assert made == ({secret} if secret != "mine" else set())
+
+
+def test_without_redis_there_is_neither_secret_nor_variable(render):
+    objects = render("valkey.enabled=false")
+    assert not [i for i in objects if i["kind"] == "Secret" or "valkey" in i["metadata"]["name"]]
+    for component in ("operator", "router"):
+        container = one(objects, "Deployment", f"argosy-{component}")["spec"]["template"]["spec"]["containers"][0]
+        assert "ARGOSY_REDIS_URL" not in env_of(container)
+
+
+def test_a_disruption_budget_only_with_more_than_one_router(render):
+    budgets = lambda objects: [i["metadata"]["name"] for i in objects if i["kind"] == "PodDisruptionBudget"]  # noqa: E731
+    assert budgets(render()) == []
+    assert budgets(render("router.replicas=2")) == ["argosy-router"]
+
+
+def test_the_router_has_time_to_drain(render):
+    spec = one(render("router.drainSeconds=90"), "Deployment", "argosy-router")["spec"]
+    pod = spec["template"]["spec"]
+    pause = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert "--drain-seconds=90" in pod["containers"][0]["args"]
+    assert pod["terminationGracePeriodSeconds"] > 90 + pause
+    assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+
+
+@pytest.mark.parametrize("values", MATRIX, ids=IDS)
+def test_a_lost_node_is_given_up_before_the_default_five_minutes(render, values):
+    deployments = [item for item in render(*values) if item["kind"] == "Deployment"]
+    assert deployments
+    for item in deployments:
+        tolerated = item["spec"]["template"]["spec"]["tolerations"]
+        seconds = {t["key"]: t["tolerationSeconds"] for t in tolerated if t.get("tolerationSeconds") is not None}
+        assert seconds == {"node.kubernetes.io/not-ready": 30, "node.kubernetes.io/unreachable": 30}
+    (operator,) = [d for d in deployments if d["metadata"]["name"].endswith("-operator")]
+    given = {"key": "dedicated", "operator": "Exists", "effect": "NoSchedule"}
+    assert (given in operator["spec"]["template"]["spec"]["tolerations"]) == (values == ("full-values.yaml",))
+
+
+def test_extras_are_off_by_default(render):
+    kinds = {item["kind"] for item in render()}
+    assert not kinds & {"NetworkPolicy", "PodMonitor", "ServiceMonitor", "PrometheusRule", "PodDisruptionBudget"}
+    full = render("full-values.yaml")
+    assert {"NetworkPolicy", "PodMonitor", "PrometheusRule", "PodDisruptionBudget"} <= {item["kind"] for item in full}
+    assert {"argosy-extra", "argosy-text"} <= {i["metadata"]["name"] for i in full if i["kind"] == "ConfigMap"}
+
+
+def test_rules_and_dashboards_use_metrics_that_exist(render):
+    import re
+
+    from argosy_api import metric_names
+
+    known = {value for name, value in vars(metric_names).items() if name.isupper()}
+    rules = one(render("full-values.yaml"), "PrometheusRule", "argosy")
+    used = set(
+        re.findall(r"argosy_[a-z_]+", json.dumps([r["expr"] for g in rules["spec"]["groups"] for r in g["rules"]]))
+    )
+    assert used
+    assert used <= known
+
+
+def leaves(values, schema, path=""):
+    """Pairs of (path, schema or None) for every value in values.yaml."""
+    definitions = json.loads((CHART / "values.schema.json").read_text())["definitions"]
+    if schema and "$ref" in schema:
+        schema = definitions[schema["$ref"].rsplit("/", 1)[-1]]
+    yield path, schema
+    if isinstance(values, dict) and schema is not None and "properties" in schema:
+        for key, value in values.items():
+            yield from leaves(value, schema["properties"].get(key), f"{path}.{key}".lstrip("."))
+
+
+def test_every_value_is_in_the_schema_and_every_object_is_closed(chart):
+    schema = json.loads((chart / "values.schema.json").read_text())
+    values = yaml.safe_load((chart / "values.yaml").read_text())
+    missing = [path for path, part in leaves(values, schema) if part is None]
+    assert missing == []
+    free = [
+        p
+        for p, part in leaves(values, schema)
+        if part and part.get("type") == "object" and "additionalProperties" not in part
+    ]
+    assert free == []
+    undocumented = set(schema["properties"]) - set(values) - {"global"}
+    assert undocumented == set()

