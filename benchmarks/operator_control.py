@@ -48,6 +48,7 @@ class Cluster:
         self.seen: dict[str, dict[str, float]] = {kind: {} for kind in CHILD_PATHS}
         self.owner: dict[str, str] = {}
         self.changed = asyncio.Event()
+        self.changed_at = time.monotonic()
         transport = kube_http.HttpTransport(http, access)
         self.reflectors = [
             Reflector(transport, path, lambda body: body["metadata"], self._on_change(kind))
@@ -63,6 +64,7 @@ class Cluster:
             if after is not None and kind == "pods":
                 self.owner[key.name] = (after.get("labels") or {}).get(f"{GROUP}/name", "")
             self.changed.set()
+            self.changed_at = time.monotonic()
 
         return on_change
 
@@ -71,7 +73,8 @@ class Cluster:
         async with self.http.request(method, self.access.server + path, json=body, headers=headers) as response:
             if response.status >= 400 and response.status not in (404, 409):
                 raise RuntimeError(f"{method} {path}: {response.status} {await response.text()}")
-            return response.status, await response.json()
+            # a path that the API server does not serve yet is answered in plain text
+            return response.status, await response.json() if response.content_type == "application/json" else {}
 
     async def until(self, condition, within: float = 900.0) -> float:
         """Seconds from now until it holds."""
@@ -81,6 +84,12 @@ class Cluster:
                 self.changed.clear()
                 await self.changed.wait()
         return time.monotonic() - began
+
+    async def quiet(self, seconds: float, within: float = 180.0) -> None:
+        """Until nothing has changed for so long: the cluster's own controllers take their time with many objects."""
+        async with asyncio.timeout(within):
+            while (age := time.monotonic() - self.changed_at) < seconds:
+                await asyncio.sleep(seconds - age)
 
     def complete(self, name: str) -> float | None:
         """When the last of a resource's children was seen."""
@@ -212,7 +221,7 @@ async def measure(cluster: Cluster, operator: Operator | None, many: int, trials
     await cluster.until(lambda: all(cluster.complete(n) for n in names))
     say(f"{many} at once -> all have their children", f"{time.monotonic() - began:.1f} s", "30 s", KUBEAI["many"])
     if operator is not None:
-        await asyncio.sleep(20)
+        await cluster.quiet(10)
         cpu, began = operator.cpu_s(), time.monotonic()
         await asyncio.sleep(20)
         share = (operator.cpu_s() - cpu) / (time.monotonic() - began) * 100
@@ -267,11 +276,15 @@ async def main() -> None:
             print(json.dumps({"server": version["gitVersion"], "cores": os.cpu_count(), "resources": chosen.resources}))
             await measure(cluster, operator, chosen.resources, chosen.trials)
         finally:
+            await cluster.call("DELETE", f"/api/v1/namespaces/{NAMESPACE}")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(120):  # the resources go only while there is an operator
+                    while (await cluster.call("GET", RESOURCES))[1].get("items"):
+                        await asyncio.sleep(0.5)
             if operator is not None:
                 await operator.stop()
             for task in tasks:
                 task.cancel()
-            await cluster.call("DELETE", f"/api/v1/namespaces/{NAMESPACE}")
 
 
 if __name__ == "__main__":

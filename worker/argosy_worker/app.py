@@ -21,7 +21,7 @@ from argosy_worker.engine import Engine
 from argosy_worker.eventlog import KvEventLog
 from argosy_worker.events import RedisPublisher, WorkerRecord
 from argosy_worker.loading import Loaded, load
-from argosy_worker.messages import model_info
+from argosy_worker.messages import model_info, model_status
 from argosy_worker.metrics import MetricsServer, WorkerMetrics
 from argosy_worker.server import Serving, make_server
 from argosy_worker.settings import Settings
@@ -91,7 +91,7 @@ async def _serve(settings: Settings, state: WorkerState, metrics: WorkerMetrics,
         )
         async with _publishing(settings, serving, engine, metrics, port):
             await serving.open(engine, info)
-            state.enter(Phase.READY)
+            state.ready(model_status(info))
             log.info("ready: %s as %r", settings.model_uri, settings.served_name)
             await _first(thread.ended, stop)
             await serving.set_health(serving=False)

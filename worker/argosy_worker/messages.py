@@ -70,3 +70,15 @@ def model_info(engine: Engine, **more: Any) -> pb.ModelInfo:
         eos_token=facts.eos_token,
         **more,
     )
+
+
+def model_status(info: pb.ModelInfo) -> dict[str, str | int]:
+    """What the operator copies into `status.model` of the resource; small, where the model's description is not."""
+    return {
+        "architecture": info.architecture,
+        "quantization": info.quantization,
+        "compute": info.compute,
+        "device": info.device,
+        "maxModelLen": info.max_model_len,
+        "kvBlocksPerReplica": info.total_blocks,
+    }

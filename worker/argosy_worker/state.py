@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 
@@ -27,10 +28,12 @@ class Snapshot:
     message: str = ""
     progress: float = 0.0
     """0 to 1 within the phase."""
+    model: Mapping[str, str | int] | None = None
+    """What is served, once it is: fields of the resource's `status.model`."""
 
     def to_json(self) -> str:
         """The body of `/state`."""
-        return json.dumps(asdict(self))
+        return json.dumps({name: value for name, value in asdict(self).items() if value is not None})
 
 
 class WorkerState:
@@ -48,7 +51,12 @@ class WorkerState:
     def enter(self, phase: Phase, message: str = "", *, reason: str = "") -> None:
         """Begin a phase."""
         with self._lock:
-            self._now = Snapshot(phase, reason, message, 1.0 if phase is Phase.READY else 0.0)
+            self._now = Snapshot(phase, reason, message)
+
+    def ready(self, model: Mapping[str, str | int]) -> None:
+        """The model is served."""
+        with self._lock:
+            self._now = Snapshot(Phase.READY, progress=1.0, model=model)
 
     def progress(self, message: str, fraction: float) -> None:
         """Say how far the phase is."""
