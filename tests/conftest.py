@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from argosy_cli.embedded import ports  # below the range of outgoing connections: none lands on a chosen port
 from argosy_worker import sources
 
 # Before anything loads torch: its threads spin while they wait for each other, and where tests share the cores with
@@ -27,12 +28,6 @@ def smollm_path() -> Path:
     return sources.resolve(MODEL_URI, cache_dir=Path("unused"), progress=lambda _message, _done: None)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _answers(port: int) -> bool:
     try:  # not redis-py: its retries would hide how long a start takes
         with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
@@ -46,7 +41,7 @@ class Valkey:
     """A throw-away Valkey without persistence. It keeps its port over `kill` and `start`, and comes back empty."""
 
     def __init__(self, folder: Path) -> None:
-        self.port = _free_port()
+        self.port = ports.free_port()
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -123,4 +118,4 @@ def valkey(valkey_factory) -> Valkey:
 @pytest.fixture(scope="session")
 def free_port():
     """A function that returns a loopback port that nobody listens on."""
-    return _free_port
+    return ports.free_port

@@ -32,13 +32,14 @@ class FakeInference(worker_pb2_grpc.InferenceServicer):
         self.requests.append(request)
         context.send_initial_metadata([("x-argosy-worker", "w-1"), ("x-argosy-decision", "kvAware:prefix")])
         words = request.text.split() or [m.content for m in request.chat.messages]
+        if "forever" in words:  # not seen by the loop below when the cancel comes before it is asked for more
+            context.add_callback(self.cancelled.set)
         for i, word in enumerate(words):
             if word == "fail":
                 context.abort(grpc.StatusCode.UNAVAILABLE, "the worker died after 1 token")
             while word == "forever" and context.is_active():
                 time.sleep(0.01)
             if not context.is_active():
-                self.cancelled.set()
                 return
             chunk = pb.GenerateChunk(index=i, token_ids=[i], text=word + " ")
             if i == 0:

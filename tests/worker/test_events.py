@@ -202,6 +202,18 @@ async def test_a_killed_redis_that_comes_back_is_told_everything_within_5_s(valk
         await eventually(believes(valkey, [2, 3, 4, 5]), "live again", 5)
 
 
+async def test_a_cancel_that_comes_with_news_is_not_lost(valkey, eventually):
+    """As on every clean end of a worker that has just finished a step."""
+    log, metrics = KvEventLog(7), WorkerMetrics(model="m", worker="w-0")
+    task = asyncio.create_task(make_publisher(valkey.url, log, metrics=metrics).run())
+    log.append(change([1]))
+    await eventually(believes(valkey, [1]), "published")
+    log.append(change([2]))
+    task.cancel()
+    await asyncio.wait({task}, timeout=5)
+    assert task.cancelled()
+
+
 async def test_a_redis_that_hangs_is_away_too(valkey, eventually):
     log, metrics = KvEventLog(7), WorkerMetrics(model="m", worker="w-0")
     async with publishing(valkey.url, log, metrics=metrics):

@@ -52,6 +52,8 @@ class Worker:
         try:
             return json.loads(self.get("/state"))
         except OSError:
+            if self.process.poll() is not None:
+                pytest.fail(f"the worker ended with {self.process.returncode}: {self.process.stderr.read()}")
             return {"phase": "none"}
 
     def end(self):

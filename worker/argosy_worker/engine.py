@@ -164,10 +164,12 @@ class Engine:
         while self._active and not self._dead and (left := deadline - time.monotonic()) > 0:
             self._ended.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._ended.wait(), left)
+                async with asyncio.timeout(left):
+                    await self._ended.wait()
         rest = list(self._active)
         with contextlib.suppress(TimeoutError):  # a step that hangs must not make draining hang
-            await asyncio.wait_for(asyncio.gather(*map(self.abort, rest)), _ABORT_S)
+            async with asyncio.timeout(_ABORT_S):
+                await asyncio.gather(*map(self.abort, rest))
         return before - len(rest), len(rest)
 
     # --- health (any thread)

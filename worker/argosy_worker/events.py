@@ -113,7 +113,8 @@ class RedisPublisher:
             pipe = self._redis.pipeline(transaction=True)
             pipe.delete(keys.lease(self._worker), keys.load(self._worker), keys.events(self._worker))
             pipe.hdel(keys.workers, self._worker)
-            await asyncio.wait_for(pipe.execute(), _TIMEOUT_S)
+            async with asyncio.timeout(_TIMEOUT_S):
+                await pipe.execute()
         with contextlib.suppress(*_Failure):
             await self._redis.aclose()
 
@@ -124,8 +125,10 @@ class RedisPublisher:
             await self._send()
             wait = next_beat - time.monotonic()
             if wait > 0:
+                # not wait_for: before Python 3.12 it loses a cancel that comes together with what it waits for
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._events.wait_beyond(self._cursor), wait)
+                    async with asyncio.timeout(wait):
+                        await self._events.wait_beyond(self._cursor)
             if time.monotonic() >= next_beat:
                 await self._beat()
                 next_beat = time.monotonic() + BEAT_S

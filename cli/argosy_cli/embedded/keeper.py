@@ -1,6 +1,7 @@
 """Keeps one process running: start, watch, wait for its end, wait a little longer each time, start again."""
 
 import asyncio
+import contextlib
 import signal
 import time
 from collections.abc import Callable
@@ -106,10 +107,9 @@ class Keeper:
             await asyncio.gather(watch, measure, return_exceptions=True)
 
     async def _sleep(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._ending.wait(), seconds)
-        except TimeoutError:
-            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._ending.wait()
 
     def _update(self, phase: str, *, reason: str = "", message: str = "", pid: int) -> None:
         state = self.state

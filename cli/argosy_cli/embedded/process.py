@@ -75,7 +75,8 @@ class Process:
     async def wait_or_kill(self, grace_s: float) -> int:
         """Wait for its end; SIGKILL when that takes longer than `grace_s`."""
         try:
-            return await asyncio.wait_for(self.wait(), grace_s)
+            async with asyncio.timeout(grace_s):
+                return await self.wait()
         except TimeoutError:
             self.signal(signal.SIGKILL)
             return await self.wait()
