@@ -19,10 +19,11 @@ from pathlib import Path
 import aiohttp
 import yaml
 
-from argosy_api import kube_access, kube_http
 from argosy_api.crd import crd
-from argosy_api.reflector import Key, Reflector
 from argosy_api.resource import API_VERSION, GROUP, KIND, PLURAL, VERSION
+from argosy_kube import access as kube_access
+from argosy_kube import http as kube_http
+from argosy_kube.reflector import Key, Reflector
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMESPACE = "argosy-benchmark"

@@ -86,7 +86,7 @@ def llama_cpp() -> Iterator[Generate]:
     """The peer's server, in this process, asked over HTTP."""
     import xllamacpp
 
-    from argosy_worker import sources
+    from argosy_worker.fetch import uri as sources
 
     params = xllamacpp.CommonParams()
     params.model.path = str(sources.resolve(MODEL, cache_dir=Path("unused"), progress=lambda *_: None))

@@ -22,7 +22,7 @@ FROM ${BASE_IMAGE} AS app
 COPY app /wheels
 RUN python3 -m venv /tmp/venv \
  && /tmp/venv/bin/python -m pip install --no-cache-dir --no-index --no-deps --target /opt/app /wheels/*.whl \
- && rm -rf /opt/app/bin /opt/app/argosy_router /opt/app/argosy_operator /opt/app/argosy_cli
+ && rm -rf /opt/app/bin /opt/app/argosy_router /opt/app/argosy_operator /opt/app/argosy_cli /opt/app/argosy_kube
 
 FROM ${BASE_IMAGE}
 COPY --from=deps /opt/argosy /opt/argosy
@@ -33,6 +33,6 @@ COPY --from=app /opt/app /opt/app
 ENV PATH=/opt/argosy/bin:/usr/local/bin:/usr/bin:/bin PYTHONPATH=/opt/app PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
     USER=argosy NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 65532:65532
-RUN python -c 'import argosy_worker.app, argosy_worker.models.load'
+RUN python -c 'import argosy_worker.serve.app, argosy_worker.models.build'
 ENTRYPOINT []
 CMD ["python", "-m", "argosy_worker"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from argosy_cli.embedded import ports  # below the range of outgoing connections: none lands on a chosen port
-from argosy_worker import sources
+from argosy_worker.fetch import uri as sources
 
 # Before anything loads torch: its threads spin while they wait for each other, and where tests share the cores with
 # servers and other tests that makes a step many times longer.

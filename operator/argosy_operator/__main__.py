@@ -5,8 +5,8 @@ import logging
 import os
 import sys
 
-from argosy_api import kube_access
 from argosy_api.errors import InvalidArgumentError
+from argosy_kube import access as kube_access
 from argosy_operator import app
 from argosy_operator.settings import from_environment
 

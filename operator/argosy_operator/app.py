@@ -10,11 +10,11 @@ from typing import Any
 import aiohttp
 import kopf
 
-from argosy_api import kube_http
-from argosy_api.kube_access import Access
-from argosy_api.kube_http import HttpTransport
-from argosy_api.reflector import Key, Reflector
 from argosy_api.resource import GROUP, PLURAL, VERSION
+from argosy_kube import http as kube_http
+from argosy_kube.access import Access
+from argosy_kube.http import HttpTransport
+from argosy_kube.reflector import Key, Reflector
 from argosy_operator.controller import Controller, Wakeups, kopf_settings, registry_for
 from argosy_operator.kube import HttpKubeApi
 from argosy_operator.metrics import Health, Metrics, StatusServer

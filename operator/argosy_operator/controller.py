@@ -17,8 +17,8 @@ from typing import Any
 import kopf
 
 from argosy_api import labels
-from argosy_api.kube_access import Access
 from argosy_api.resource import GROUP, PLURAL, VERSION, Condition
+from argosy_kube.access import Access
 from argosy_operator import conditions, pods
 from argosy_operator.errors import ApiError
 from argosy_operator.kube import KubeApi

@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 import aiohttp
 
-from argosy_api.kube_access import Access
 from argosy_api.resource import API_VERSION, KIND, PLURAL
+from argosy_kube.access import Access
 from argosy_operator.errors import ApiError
 from argosy_operator.plan import ChildRef
 

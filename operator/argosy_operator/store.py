@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from argosy_api import labels
-from argosy_api.reflector import Key, Reflector, Transport
+from argosy_kube.reflector import Key, Reflector, Transport
 from argosy_operator.observe import Children, ChildView, PodView
 from argosy_operator.plan import ChildRef
 

@@ -7,7 +7,8 @@ import sys
 import uvloop
 
 from argosy_api.errors import InvalidArgumentError
-from argosy_router import app, membership, settings
+from argosy_router import app, settings
+from argosy_router.fleet import membership
 
 EX_CONFIG = 78
 """Exit code for what another start will not mend: wrong settings, a taken port."""

@@ -16,21 +16,22 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from argosy_api.inference import inference_pb2, inference_pb2_grpc
 from argosy_api.v1 import worker_pb2, worker_pb2_grpc
-from argosy_router import grpc_common, monitor
-from argosy_router.dispatch import Dispatcher
-from argosy_router.fleet import DeploymentState, Fleet, WorkerState, now
-from argosy_router.http_front import HttpFront
-from argosy_router.index_feed import IndexFeed
-from argosy_router.membership import MembershipSource
+from argosy_router.fleet import monitor
+from argosy_router.fleet.fleet import DeploymentState, Fleet, Peer, now
+from argosy_router.fleet.index_feed import IndexFeed
+from argosy_router.fleet.membership import MembershipSource
+from argosy_router.fleet.redis_link import RedisLink
+from argosy_router.fronts import grpc_common
+from argosy_router.fronts.http import HttpFront
+from argosy_router.fronts.native import NativeFront
+from argosy_router.fronts.oip import OipFront
 from argosy_router.metrics import Metrics
-from argosy_router.models import ModelLibrary
-from argosy_router.native import NativeFront
-from argosy_router.oip import OipFront
-from argosy_router.redis_link import RedisLink
 from argosy_router.routes import routes
+from argosy_router.routing.dispatch import Dispatcher
 from argosy_router.service import Service
 from argosy_router.settings import Settings
 from argosy_router.tasks import keep_running
+from argosy_router.text.models import ModelLibrary
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class Router:
         self._tasks: list[asyncio.Task[None]] = []
         self.http_port = self.grpc_port = self.metrics_port = 0
 
-    def _watch(self, state: DeploymentState, worker: WorkerState) -> asyncio.Task[None]:
+    def _watch(self, state: DeploymentState, worker: Peer) -> asyncio.Task[None]:
         name = f"the watch over {state.name}/{worker.worker_id}"
         return asyncio.create_task(keep_running(name, lambda: monitor.watch(state, worker, self._library)))
 

@@ -23,9 +23,9 @@ from argosy_api.errors import (
     from_status,
 )
 from argosy_api.v1 import worker_pb2 as pb
-from argosy_router.dispatch import Assignment, Decision, Dispatcher, Job, no_worker
-from argosy_router.fleet import now
+from argosy_router.fleet.fleet import now
 from argosy_router.metrics import Metrics
+from argosy_router.routing.dispatch import Assignment, Decision, Dispatcher, Job, no_worker
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from argosy_router.fleet import DeploymentState, Fleet, WorkerState
+from argosy_router.fleet.fleet import DeploymentState, Fleet, Peer
 
 
 def routes(fleet: Fleet, time: float) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def _deployment(state: DeploymentState, time: float) -> dict[str, Any]:
     }
 
 
-def state_of(worker: WorkerState, time: float) -> str:
+def state_of(worker: Peer, time: float) -> str:
     """`ready` (takes requests), `connecting` (not known yet), `ejected` (failed a moment ago) or `terminating`."""
     if not worker.spec.serving:
         return "terminating"

@@ -11,12 +11,12 @@ from typing import TypeVar
 from argosy_api import limits
 from argosy_api.errors import ArgosyError, InternalError, InvalidArgumentError, OverloadedError, UnavailableError
 from argosy_api.params import SamplingParams, check_prompt
-from argosy_router.chat import Message
-from argosy_router.dispatch import Dispatcher, Job, no_worker
-from argosy_router.fleet import DeploymentState, Fleet, now
+from argosy_router.fleet.fleet import DeploymentState, Fleet, now
 from argosy_router.metrics import UNKNOWN_MODEL, Metrics
-from argosy_router.models import ModelCard
 from argosy_router.relay import Flight
+from argosy_router.routing.dispatch import Dispatcher, Job, no_worker
+from argosy_router.text.chat import Message
+from argosy_router.text.models import ModelCard
 
 MAX_INFLIGHT = 8192
 """Requests that the router carries at once."""

@@ -9,7 +9,7 @@ import time
 import fakecluster
 from fakeapi import ApiError, Key
 
-from argosy_api.kube_access import Access
+from argosy_kube.access import Access
 from argosy_operator import app
 from argosy_operator.manifests import PlanSettings
 from argosy_operator.metrics import Health, Metrics

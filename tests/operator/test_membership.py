@@ -11,14 +11,14 @@ import pytest
 from fakeapi import ApiError, Key
 from operator_kit import document, eventually
 
-from argosy_api import kube_access
 from argosy_api.errors import InvalidArgumentError
-from argosy_api.kube_access import Access, TokenFile
-from argosy_api.kube_http import HttpTransport, session
 from argosy_api.membership import Deployment, Membership, RoutingPolicy, Worker
-from argosy_api.reflector import Key as ObjectKey
-from argosy_api.reflector import Reflector
-from argosy_router.membership_kubernetes import DeploymentView, KubernetesSource, SliceView, merge
+from argosy_kube import access as kube_access
+from argosy_kube.access import Access, TokenFile
+from argosy_kube.http import HttpTransport, session
+from argosy_kube.reflector import Key as ObjectKey
+from argosy_kube.reflector import Reflector
+from argosy_router.fleet.membership_kubernetes import DeploymentView, KubernetesSource, SliceView, merge
 
 PODS = "/api/v1/pods"
 

@@ -13,7 +13,7 @@ from argosy_api import labels
 from argosy_api.resource import InferenceDeploymentSpec, parse
 from argosy_operator.manifests import PlanSettings
 from argosy_operator.plan import ChildRef, Observed, child_ref, plan
-from argosy_router.membership_kubernetes import DeploymentView
+from argosy_router.fleet.membership_kubernetes import DeploymentView
 
 INSTALLED = PlanSettings(worker_image="argosy-worker:test", redis_url="redis://:pw@valkey:6379/0")
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from argosy_router.index import KvIndex, Outcome, Predictions
+from argosy_router.routing.index import KvIndex, Outcome, Predictions
 
 
 def block(i: int) -> bytes:

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from argosy_api.errors import InvalidArgumentError
-from argosy_router import oai_parse
-from argosy_router.fields import parse_json
+from argosy_router.fronts import oai_parse
+from argosy_router.fronts.fields import parse_json
 
 C = {"model": "m", "prompt": "hi"}
 M = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}

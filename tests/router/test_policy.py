@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from argosy_router import policy
-from argosy_router.books import Books, merge_queue
-from argosy_router.policy import Candidate, HashRing
+from argosy_router.routing import policy
+from argosy_router.routing.books import Books, merge_queue
+from argosy_router.routing.policy import Candidate, HashRing
 
 RNG = random.Random(0)
 

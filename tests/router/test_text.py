@@ -13,11 +13,11 @@ from router_kit import TEMPLATE, TOKENIZER_JSON, encode
 from argosy_api import limits
 from argosy_api.errors import InvalidArgumentError, ModelInvalidError
 from argosy_api.membership import Deployment, Membership, Worker
-from argosy_router.chat import ChatRenderer
-from argosy_router.membership import FileSource, source
-from argosy_router.oai_format import LegacyLogprobs
+from argosy_router.fleet.membership import FileSource, source
+from argosy_router.fronts.oai_format import LegacyLogprobs
 from argosy_router.service import request_id
-from argosy_router.tokenize import Text
+from argosy_router.text.chat import ChatRenderer
+from argosy_router.text.tokenize import Text
 
 TEXT = Text(TOKENIZER_JSON)
 USER = [{"role": "user", "content": "hi"}]

@@ -16,12 +16,12 @@ from argosy_api.v1 import worker_pb2_grpc
 from argosy_worker import sim
 from argosy_worker.core.batch import Runner
 from argosy_worker.core.scheduler import SchedulerConfig
-from argosy_worker.engine import Engine, EngineConfig
-from argosy_worker.eventlog import KvEventLog
-from argosy_worker.messages import model_info
-from argosy_worker.metrics import WorkerMetrics
-from argosy_worker.server import Serving, make_server
-from argosy_worker.state import WorkerState
+from argosy_worker.engine.engine import Engine, EngineConfig
+from argosy_worker.engine.metrics import WorkerMetrics
+from argosy_worker.kv_events.log import KvEventLog
+from argosy_worker.serve.lifecycle import Lifecycle
+from argosy_worker.serve.messages import model_info
+from argosy_worker.serve.server import Serving, make_server
 
 EPOCH = 77
 
@@ -98,7 +98,7 @@ async def running_rig(
     model = sim.SimModel(spec)
     real = model.make_runner(num_blocks, block_size)
     metrics = WorkerMetrics(model="test", worker="w")
-    state = WorkerState()
+    state = Lifecycle()
     events = KvEventLog(EPOCH)
     engine = Engine(
         facts=model.facts,

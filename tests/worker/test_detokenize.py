@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from argosy_worker import sim
-from argosy_worker.detokenize import Detokenizer, StopFinder, TextVocabulary
+from argosy_worker.engine.detokenize import Detokenizer, StopFinder, TextVocabulary
 
 BYTES = TextVocabulary(sim.tokenizer_json())
 REFERENCE = Tokenizer.from_buffer(sim.tokenizer_json())

@@ -14,8 +14,8 @@ from argosy_api.v1 import worker_pb2 as pb
 from argosy_worker.core.batch import StepOutput
 from argosy_worker.core.request import Finish
 from argosy_worker.core.scheduler import Order
-from argosy_worker.rate import PrefillRate
-from argosy_worker.stream import Chunk, Stream
+from argosy_worker.engine.rate import PrefillRate
+from argosy_worker.engine.stream import Piece, Stream
 
 GREEDY = SamplingParams(temperature=0, max_tokens=20)
 PROMPT = list(b"the quick brown fox jumps over the lazy dog, twice")
@@ -290,10 +290,10 @@ async def test_prompt_logprobs_are_whole_even_with_a_warm_cache(rig):
 async def test_a_slow_reader_gets_joined_chunks_and_a_stuck_one_is_given_up(monkeypatch):
     monkeypatch.setattr(limits, "MAX_STREAM_CHUNKS", 3)
     stream = Stream("a", 1)
-    assert all(stream.put(Chunk(index=i, tokens=[i], text=str(i))) for i in range(3))
+    assert all(stream.put(Piece(index=i, tokens=[i], text=str(i))) for i in range(3))
     chunk = await anext(stream)
     assert (chunk.index, chunk.tokens, chunk.text) == (0, [0, 1, 2], "012")
-    assert [stream.put(Chunk(index=i, tokens=[i])) for i in range(3, 7)] == [True, True, True, False]
+    assert [stream.put(Piece(index=i, tokens=[i])) for i in range(3, 7)] == [True, True, True, False]
     assert (await anext(stream)).tokens == [3, 4, 5]
     with pytest.raises(OverloadedError):
         await anext(stream)

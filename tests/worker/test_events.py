@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from argosy_api.keys import BATCH_FIELD, LEASE_TTL_S, Keys
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_worker.core.blocks import CacheChange
-from argosy_worker.eventlog import NOTHING, KvEventLog
-from argosy_worker.events import RedisPublisher, WorkerRecord, free_slot
-from argosy_worker.metrics import WorkerMetrics
+from argosy_worker.engine.metrics import WorkerMetrics
+from argosy_worker.kv_events.log import NOTHING, KvEventLog
+from argosy_worker.kv_events.publish import RedisPublisher, WorkerRecord, free_slot
 
 KEYS = Keys("ns", "dep")
 

@@ -20,9 +20,10 @@ from argosy_api import metric_names
 from argosy_api.keys import Keys
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc
-from argosy_worker.load import LoadView
-from argosy_worker.metrics import MetricsServer, WorkerMetrics, unhealthy
-from argosy_worker.state import Phase, WorkerState
+from argosy_worker.engine.metrics import WorkerMetrics
+from argosy_worker.engine.report import LoadView
+from argosy_worker.serve.lifecycle import Lifecycle, Phase
+from argosy_worker.serve.pages import MetricsServer, unhealthy
 
 
 class Worker:
@@ -272,7 +273,7 @@ def test_health_is_the_engines(change, healthy):
 
 
 def test_pages():
-    state, metrics = WorkerState(), WorkerMetrics(model="m", worker="w")
+    state, metrics = Lifecycle(), WorkerMetrics(model="m", worker="w")
     server = MetricsServer("127.0.0.1", 0, metrics=metrics, state=state)
     try:
 

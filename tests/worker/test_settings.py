@@ -5,8 +5,8 @@ import pytest
 from argosy_api.errors import ModelUnsupportedError
 from argosy_worker import sim
 from argosy_worker.core.scheduler import Order
-from argosy_worker.loading import size_cache
-from argosy_worker.settings import Settings, SettingsError, parse
+from argosy_worker.serve.settings import Settings, SettingsError, parse
+from argosy_worker.serve.startup import size_cache
 
 NEEDED = ["--model-uri", "sim://m", "--served-name", "m"]
 

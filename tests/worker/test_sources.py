@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from argosy_api.errors import ModelDownloadError, ModelNotFoundError
-from argosy_worker import hub
-from argosy_worker.sources import resolve
+from argosy_worker.fetch import hub
+from argosy_worker.fetch.uri import resolve
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = b'{"model_type": "llama"}'

@@ -6,8 +6,8 @@ import os
 import sys
 import threading
 
-from argosy_worker import app
-from argosy_worker.settings import SettingsError, parse
+from argosy_worker.serve import app
+from argosy_worker.serve.settings import SettingsError, parse
 
 
 class _JsonLines(logging.Formatter):

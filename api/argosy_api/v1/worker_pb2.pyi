@@ -138,15 +138,41 @@ class GenerateRequest(_message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     CACHE_SALT_FIELD_NUMBER: _builtins.int
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    RESUMED_TOKENS_FIELD_NUMBER: _builtins.int
+    RESUMED_TEXT_BYTES_FIELD_NUMBER: _builtins.int
+    CONSTRAINT_FIELD_NUMBER: _builtins.int
+    KV_SOURCE_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     attempt: _builtins.int
     """counts from 1; a retry of the same request has the next number"""
     cache_salt: _builtins.str
     """part of the root of the block ids: requests with another salt share no blocks"""
+    adapter: _builtins.str
+    """Settled now, so that old and new parts of one cluster understand each other. A worker that can't honour one of
+    these refuses the request with INVALID_ARGUMENT and the field's name; none is ever passed over.
+    name of a LoRA adapter; part of the root of the block ids
+    """
+    priority: _builtins.int
+    """larger goes first"""
+    resumed_text_bytes: _builtins.int
+    """UTF-8 bytes of the answer's text that the client has already"""
+    constraint: _builtins.str
+    """grammar of the answer, as JSON"""
+    kv_source: _builtins.str
+    """host:port of a worker that holds blocks of this prompt"""
+    tenant: _builtins.str
+    """whose request it is"""
     @_builtins.property
     def prompt_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
     def sampling(self) -> Global___SamplingParams: ...
+    @_builtins.property
+    def resumed_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """generated before, by another attempt: the answer goes on after them"""
+
     def __init__(
         self,
         *,
@@ -155,10 +181,17 @@ class GenerateRequest(_message.Message):
         prompt_tokens: _abc.Iterable[_builtins.int] | None = ...,
         sampling: Global___SamplingParams | None = ...,
         cache_salt: _builtins.str = ...,
+        adapter: _builtins.str = ...,
+        priority: _builtins.int = ...,
+        resumed_tokens: _abc.Iterable[_builtins.int] | None = ...,
+        resumed_text_bytes: _builtins.int = ...,
+        constraint: _builtins.str = ...,
+        kv_source: _builtins.str = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cache_salt", b"cache_salt", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "attempt", b"attempt", "cache_salt", b"cache_salt", "constraint", b"constraint", "kv_source", b"kv_source", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "resumed_text_bytes", b"resumed_text_bytes", "resumed_tokens", b"resumed_tokens", "sampling", b"sampling", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -480,6 +513,8 @@ class Load(_message.Message):
     DRAINING_FIELD_NUMBER: _builtins.int
     UNCACHED_TOKENS_FIELD_NUMBER: _builtins.int
     DECODE_TOKENS_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     epoch: _builtins.int
     """of this process; a restart has a larger one"""
@@ -501,6 +536,12 @@ class Load(_message.Message):
     """prompt tokens still to compute, of all requests"""
     decode_tokens: _builtins.float
     """context tokens of the requests that generate"""
+    sequence: _builtins.int
+    """of this report in its epoch, from 1; one that is seen again is no news"""
+    accepted: _builtins.int
+    """Submissions taken so far; all of them are in this report. Generate tells each caller its own submission's number
+    in the initial metadata `argosy-accepted`, so a router knows which of its requests a report contains.
+    """
     @_builtins.property
     def queue(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueuedWork]:
         """requests whose prompt is not computed yet, in the engine's order, at most 256"""
@@ -522,10 +563,12 @@ class Load(_message.Message):
         draining: _builtins.bool = ...,
         uncached_tokens: _builtins.float = ...,
         decode_tokens: _builtins.float = ...,
+        sequence: _builtins.int = ...,
+        accepted: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_blocks", b"cached_blocks", "decode_tokens", b"decode_tokens", "draining", b"draining", "epoch", b"epoch", "free_blocks", b"free_blocks", "last_step_age_seconds", b"last_step_age_seconds", "prefill_tokens_per_second", b"prefill_tokens_per_second", "queue", b"queue", "running", b"running", "total_blocks", b"total_blocks", "uncached_tokens", b"uncached_tokens", "used_blocks", b"used_blocks", "waiting", b"waiting", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cached_blocks", b"cached_blocks", "decode_tokens", b"decode_tokens", "draining", b"draining", "epoch", b"epoch", "free_blocks", b"free_blocks", "last_step_age_seconds", b"last_step_age_seconds", "prefill_tokens_per_second", b"prefill_tokens_per_second", "queue", b"queue", "running", b"running", "sequence", b"sequence", "total_blocks", b"total_blocks", "uncached_tokens", b"uncached_tokens", "used_blocks", b"used_blocks", "waiting", b"waiting", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -614,6 +657,12 @@ class ModelInfo(_message.Message):
     KERNELS_FIELD_NUMBER: _builtins.int
     BOS_TOKEN_FIELD_NUMBER: _builtins.int
     EOS_TOKEN_FIELD_NUMBER: _builtins.int
+    QUEUE_ORDER_FIELD_NUMBER: _builtins.int
+    QUEUE_AGEING_FIELD_NUMBER: _builtins.int
+    KV_DTYPE_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
+    EXACTNESS_FIELD_NUMBER: _builtins.int
+    INSTRUCTION_SET_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     epoch: _builtins.int
     served_name: _builtins.str
@@ -642,11 +691,25 @@ class ModelInfo(_message.Message):
     """of the resource, as the plan named it"""
     bos_token: _builtins.str
     eos_token: _builtins.str
+    queue_order: _builtins.str
+    """"leastWork" or "fcfs", as spec.engine.queueOrder"""
+    queue_ageing: _builtins.float
+    """as spec.engine.queueAgeing"""
+    kv_dtype: _builtins.str
+    """of the KV cache, "fp32" """
+    exactness: _builtins.str
+    """"exact", or why answers may depend on a request's company on this processor"""
+    instruction_set: _builtins.str
+    """what the kernels use, "avx512-vnni"; replicas that differ may answer differently"""
     @_builtins.property
     def eos_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
     def kernels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """role -> chosen kernel and why"""
+
+    @_builtins.property
+    def adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """LoRA adapters that are loaded"""
 
     def __init__(
         self,
@@ -673,14 +736,25 @@ class ModelInfo(_message.Message):
         kernels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         bos_token: _builtins.str = ...,
         eos_token: _builtins.str = ...,
+        queue_order: _builtins.str = ...,
+        queue_ageing: _builtins.float | None = ...,
+        kv_dtype: _builtins.str = ...,
+        adapters: _abc.Iterable[_builtins.str] | None = ...,
+        exactness: _builtins.str = ...,
+        instruction_set: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id", "bos_token_id", b"bos_token_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id", "_queue_ageing", b"_queue_ageing", "bos_token_id", b"bos_token_id", "queue_ageing", b"queue_ageing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id", "add_bos", b"add_bos", "architecture", b"architecture", "block_hash_version", b"block_hash_version", "block_size", b"block_size", "bos_token", b"bos_token", "bos_token_id", b"bos_token_id", "chat_template", b"chat_template", "compute", b"compute", "device", b"device", "eos_token", b"eos_token", "eos_token_ids", b"eos_token_ids", "epoch", b"epoch", "fingerprint", b"fingerprint", "kernels", b"kernels", "max_model_len", b"max_model_len", "quantization", b"quantization", "revision", b"revision", "served_name", b"served_name", "tokenizer_json", b"tokenizer_json", "total_blocks", b"total_blocks", "vocab_size", b"vocab_size", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id", "_queue_ageing", b"_queue_ageing", "adapters", b"adapters", "add_bos", b"add_bos", "architecture", b"architecture", "block_hash_version", b"block_hash_version", "block_size", b"block_size", "bos_token", b"bos_token", "bos_token_id", b"bos_token_id", "chat_template", b"chat_template", "compute", b"compute", "device", b"device", "eos_token", b"eos_token", "eos_token_ids", b"eos_token_ids", "epoch", b"epoch", "exactness", b"exactness", "fingerprint", b"fingerprint", "instruction_set", b"instruction_set", "kernels", b"kernels", "kv_dtype", b"kv_dtype", "max_model_len", b"max_model_len", "quantization", b"quantization", "queue_ageing", b"queue_ageing", "queue_order", b"queue_order", "revision", b"revision", "served_name", b"served_name", "tokenizer_json", b"tokenizer_json", "total_blocks", b"total_blocks", "vocab_size", b"vocab_size", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bos_token_id: _TypeAlias = _typing.Literal["bos_token_id"]  # noqa: Y015
     _WhichOneofArgType__bos_token_id: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id"]  # noqa: Y015
+    _WhichOneofReturnType__queue_ageing: _TypeAlias = _typing.Literal["queue_ageing"]  # noqa: Y015
+    _WhichOneofArgType__queue_ageing: _TypeAlias = _typing.Literal["_queue_ageing", b"_queue_ageing"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__bos_token_id) -> _WhichOneofReturnType__bos_token_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__queue_ageing) -> _WhichOneofReturnType__queue_ageing | None: ...
 
 Global___ModelInfo: _TypeAlias = ModelInfo  # noqa: Y015
 

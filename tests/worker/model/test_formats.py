@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from argosy_worker.quant.formats import from_bytes, from_plain
-from argosy_worker.quant.layout import BLOCKS
+from argosy_worker.compute.quant.formats import from_bytes, from_plain
+from argosy_worker.compute.quant.layout import BLOCKS
 
 HALVES = {"Q4_1": (0, 2), "Q5_1": (0, 2), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
 

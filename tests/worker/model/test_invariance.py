@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from argosy_api.params import SamplingParams
-from argosy_worker.elementwise import aligned, shares_aligned
+from argosy_worker.compute.elementwise import aligned, shares_aligned
 
 LENGTHS = [1, 2, 3, 5, 15, 16, 17, 31, 64, 65, 100, 127, 128, 129, 180, 260]
 NEW = 6

@@ -7,11 +7,11 @@ import torch
 
 from argosy_api.errors import ModelUnsupportedError
 from argosy_api.params import SamplingParams
-from argosy_worker.attention.paged import PagedKvCache, attend
-from argosy_worker.attention.plan import make_plan
+from argosy_worker.compute.attention.paged import PagedKvCache, attend
+from argosy_worker.compute.attention.plan import make_plan
+from argosy_worker.compute.quant.linear import LinearSpec, choose
+from argosy_worker.compute.quant.registry import KERNELS
 from argosy_worker.core.batch import SequenceSlice, StepBatch
-from argosy_worker.quant.linear import LinearSpec, choose
-from argosy_worker.quant.registry import KERNELS
 
 
 def piece(start, count, table):

@@ -63,7 +63,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class Advance:
     """What a step meant for one request."""
 
     request: Request
@@ -149,8 +149,8 @@ class Scheduler:
             preempted,
         )
 
-    def update(self, step: Step, outputs: Sequence[StepOutput]) -> list[Progress]:
-        """Take in what the runner computed: one `Progress` for each slice, in order. Ended requests are removed."""
+    def update(self, step: Step, outputs: Sequence[StepOutput]) -> list[Advance]:
+        """Take in what the runner computed: one `Advance` for each slice, in order. Ended requests are removed."""
         return [
             self._advance(request, len(piece.tokens), sampled=piece.sample, output=output)
             for request, piece, output in zip(step.requests, step.batch.slices, outputs, strict=True)
@@ -224,21 +224,21 @@ class Scheduler:
         del self.running[victim.request_id]
         self.waiting[victim.request_id] = victim
 
-    def _advance(self, request: Request, count: int, *, sampled: bool, output: StepOutput) -> Progress:
+    def _advance(self, request: Request, count: int, *, sampled: bool, output: StepOutput) -> Advance:
         if output.error is not None or (sampled and output.token is None):
             self.remove(request.request_id)
-            return Progress(request, finish=Finish.ERROR, error=output.error or "the runner sampled no token")
+            return Advance(request, finish=Finish.ERROR, error=output.error or "the runner sampled no token")
         request.computed += count
         for index, block in self._newly_full(request):
             self.pool.store(block, request.ids[index])
         request.prompt_logprobs += output.prompt_logprobs
         if not sampled or output.token is None:
-            return Progress(request)
+            return Advance(request)
         request.append(output.token)
         finish, stop_reason = request.finish_after_last_token() or (None, "")
         if finish is not None:
             self.remove(request.request_id)
-        return Progress(request, output.token, output.logprob, finish, stop_reason)
+        return Advance(request, output.token, output.logprob, finish, stop_reason)
 
     def _newly_full(self, request: Request) -> Iterator[tuple[int, int]]:
         if self.pool.caching:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from argosy_worker.models.facts import ModelFacts
 
 if TYPE_CHECKING:
-    from argosy_worker.models.load import load_model
-    from argosy_worker.models.loaded import LoadedModel
+    from argosy_worker.compute.loaded import LoadedModel
+    from argosy_worker.models.build import load_model
 
 __all__ = ["LoadedModel", "ModelFacts", "load_model"]
 
@@ -18,11 +18,11 @@ def __getattr__(name: str) -> Any:
     # parallel operation takes 4 to 8 ms instead of 0.1.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if name == "load_model":
-        from argosy_worker.models.load import load_model  # noqa: PLC0415
+        from argosy_worker.models.build import load_model  # noqa: PLC0415
 
         return load_model
     if name == "LoadedModel":
-        from argosy_worker.models.loaded import LoadedModel  # noqa: PLC0415
+        from argosy_worker.compute.loaded import LoadedModel  # noqa: PLC0415
 
         return LoadedModel
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # the name that torch users know
 from torch import Tensor
 
-from argosy_worker.attention.paged import PagedKvCache, attend
-from argosy_worker.attention.plan import AttentionPlan
-from argosy_worker.elementwise import aligned
+from argosy_worker.compute.attention.paged import PagedKvCache, attend
+from argosy_worker.compute.attention.plan import AttentionPlan
+from argosy_worker.compute.elementwise import aligned
+from argosy_worker.compute.quant.formats import QuantTensor
+from argosy_worker.compute.quant.linear import Linear
 from argosy_worker.models.config import DecoderConfig
 from argosy_worker.models.rope import rotate
-from argosy_worker.quant.formats import QuantTensor
-from argosy_worker.quant.linear import Linear
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from argosy_api import limits
 from argosy_api.errors import ModelInvalidError, ModelNotFoundError, ModelUnsupportedError
-from argosy_worker.quant.layout import BLOCKS
+from argosy_worker.compute.quant.layout import BLOCKS
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
+from argosy_worker.compute.quant.formats import QuantTensor, from_bytes
 from argosy_worker.models.config import DecoderConfig
 from argosy_worker.models.gguf import GgufFile
-from argosy_worker.models.source import check_known, check_shape
-from argosy_worker.quant.formats import QuantTensor, from_bytes
+from argosy_worker.models.weights import check_known, check_shape
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 _PERMUTED = ("llama",)

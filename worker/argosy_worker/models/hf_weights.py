@@ -16,10 +16,10 @@ from torch import Tensor
 
 from argosy_api import limits
 from argosy_api.errors import ModelInvalidError, ModelNotFoundError, ModelUnsupportedError
+from argosy_worker.compute.quant.formats import QuantTensor, from_plain
 from argosy_worker.models.config import DecoderConfig
 from argosy_worker.models.files import read_json
-from argosy_worker.models.source import check_known, check_shape
-from argosy_worker.quant.formats import QuantTensor, from_plain
+from argosy_worker.models.weights import check_known, check_shape
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}\.safetensors")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from tokenizers import Tokenizer
 
 from argosy_api.errors import ModelInvalidError
-from argosy_worker.models.source import WeightSource
 from argosy_worker.models.tokenizer_facts import TokenizerFacts
+from argosy_worker.models.weights import WeightSource
 
 SAMPLE_BYTES = 4096
 """Bytes taken from the start, the middle and the end of each tensor for the fingerprint."""

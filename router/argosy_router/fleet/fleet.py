@@ -1,0 +1,258 @@
+"""The deployments and workers that the router knows, kept in step with the membership."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+import grpc
+
+from argosy_api.errors import InvalidArgumentError, NotFoundError
+from argosy_api.membership import Deployment, Membership, Worker
+from argosy_api.v1 import worker_pb2 as pb
+from argosy_router.fleet import channels
+from argosy_router.routing.books import REPORT_GOOD_S, Books
+from argosy_router.routing.index import KvIndex, Predictions
+from argosy_router.routing.policy import HashRing
+from argosy_router.text.models import ModelCard, ModelLibrary, ServedModel
+
+log = logging.getLogger(__name__)
+
+EJECT_S = 1.0
+"""How long a worker that failed is passed over, unless a probe finds it well before."""
+CLOSE_GRACE_S = 600.0
+"""A worker that left the membership may still end its streams; then its channel is closed."""
+MAX_NUMBER = 1e12
+CAPACITY_SLACK = 64
+"""Blocks above a worker's pool that its index entries may reach: removals can lag behind by one step."""
+
+
+class Peer:
+    """One worker: its channel, and what is known of it. Times are monotonic seconds."""
+
+    def __init__(self, spec: Worker) -> None:
+        self.spec = spec
+        self.channel, self.stub = channels.open_channel(spec.address)
+        self.facts: ServedModel | None = None
+        self.load: pb.Load | None = None
+        self.load_at = float("-inf")
+        self.books = Books()
+        self.covered: bool | None = None
+        """Whether the index covers it; None while that is not known."""
+        self.ejected_until = 0.0
+        self.index_fresh_until = 0.0
+        """Until when its index entries count: a live lease or a live subscription renews it."""
+        self.suspected = asyncio.Event()
+        """Set when a call failed or the connection broke: the monitor looks at once."""
+
+    @property
+    def worker_id(self) -> str:
+        """The worker's id."""
+        return self.spec.worker_id
+
+    def take_load(self, load: pb.Load, now: float) -> None:
+        """A report came, from the worker or through Redis; one of another process or with absurd numbers is ignored."""
+        numbers = [load.prefill_tokens_per_second, load.decode_tokens]
+        numbers += [n for q in load.queue for n in (q.uncached_tokens, q.waited_seconds)]
+        if self.facts is not None and load.epoch == self.facts.epoch and all(0 <= n < MAX_NUMBER for n in numbers):
+            self.load, self.load_at = load, now
+
+    def fresh_load(self, now: float) -> pb.Load | None:
+        """The last report, if it is recent."""
+        return self.load if now - self.load_at <= REPORT_GOOD_S else None
+
+    def eject(self, now: float, seconds: float = EJECT_S) -> None:
+        """Pass it over for a while, and have it looked at."""
+        self.ejected_until = max(self.ejected_until, now + seconds)
+        self.suspected.set()
+
+    def healthy(self, now: float) -> bool:
+        """Whether it takes new requests, as far as is known."""
+        load = self.fresh_load(now)
+        return self.spec.serving and now >= self.ejected_until and not (load is not None and load.draining)
+
+
+class DeploymentState:
+    """One deployment: its workers, what they hold, and how requests become tokens."""
+
+    def __init__(self, spec: Deployment) -> None:
+        self.spec = spec
+        self.workers: dict[str, Peer] = {}
+        self.card: ModelCard | None = None
+        self.index = KvIndex()
+        self.predictions = Predictions()
+        self.turn = 0
+        self.changed = asyncio.Event()
+        """Set when workers came, went or became known: the index feed looks at once."""
+        self._ring: HashRing | None = None
+
+    @property
+    def name(self) -> str:
+        """The served name, which requests use."""
+        return self.spec.served_name
+
+    def ring(self, workers: Iterable[str]) -> HashRing:
+        """The hash ring over these workers, built anew when they changed."""
+        wanted = frozenset(workers)
+        if self._ring is None or self._ring.workers != wanted:
+            self._ring = HashRing(sorted(wanted))
+        return self._ring
+
+    def refresh(self, library: ModelLibrary) -> None:
+        """Workers or their facts changed: choose the card, and which workers the index covers."""
+        card = library.card(w.facts for w in self.workers.values() if w.facts is not None)
+        self.card = card or self.card  # with nobody left a request is still understood, and told that nobody is there
+        for worker in self.workers.values():
+            covered = self.indexed(worker)
+            if covered and worker.facts is not None:
+                self.index.join(worker.worker_id, worker.facts.total_blocks + CAPACITY_SLACK)
+                self.index.new_epoch(worker.worker_id, worker.facts.epoch)
+            else:
+                self.forget(worker.worker_id)
+                if worker.facts is not None and worker.covered is not False:
+                    log.warning(
+                        "%s: worker %s has another model or block hash version; it is served, not indexed",
+                        self.name, worker.worker_id,
+                    )  # fmt: skip
+            worker.covered = covered if worker.facts is not None else None
+        self.changed.set()
+
+    def indexed(self, worker: Peer) -> bool:
+        """Whether the worker's blocks mean the same as this deployment's."""
+        return self.card is not None and worker.facts is not None and self.card.indexable(worker.facts)
+
+    def forget(self, worker_id: str) -> None:
+        """Drop all that the index says about a worker."""
+        self.predictions.forget(self.index.bit(worker_id))
+        self.index.leave(worker_id)
+
+    def candidates(self, now: float, excluded: frozenset[str]) -> list[Peer]:
+        """Workers that may get a request: the healthy ones; if there is none, those that failed a moment ago."""
+        card = self.card
+        usable = [
+            w
+            for w in self.workers.values()
+            if w.spec.serving
+            and w.worker_id not in excluded
+            and w.facts is not None
+            # token ids of another tokenizer would be another prompt
+            and (card is None or w.facts.tokenizer_key == card.facts.tokenizer_key)
+        ]
+        return [w for w in usable if w.healthy(now)] or usable
+
+
+class Fleet:
+    """All deployments. `on_worker` is called for each new worker and returns the task that watches it."""
+
+    def __init__(
+        self,
+        library: ModelLibrary,
+        watch: Callable[[DeploymentState, Peer], asyncio.Task[None]],
+        feed: Callable[[DeploymentState], asyncio.Task[None]],
+    ) -> None:
+        self._library = library
+        self._watch = watch
+        self._feed = feed
+        self._deployments: dict[str, DeploymentState] = {}
+        self._names: dict[str, list[DeploymentState]] = {}
+        self._tasks: dict[object, asyncio.Task[None]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self.known = False
+        """Whether a membership was read."""
+
+    @property
+    def deployments(self) -> list[DeploymentState]:
+        """All of them, in the order of their served names."""
+        return sorted(self._deployments.values(), key=lambda d: (d.name, d.spec.namespace, d.spec.name))
+
+    def resolve(self, model: str) -> DeploymentState:
+        """The deployment that a request's `model` picks: by its served name, or by `namespace/name`.
+
+        Raises:
+            NotFoundError: there is none; lists those that are.
+            InvalidArgumentError: several deployments have this served name.
+
+        """
+        found = self._names.get(model, [])
+        if len(found) == 1:
+            return found[0]
+        if found:
+            full = ", ".join(f"{d.spec.namespace}/{d.spec.name}" for d in found)
+            raise InvalidArgumentError("model", f"{model!r} is served by several deployments; ask for one of {full}")
+        names = [d.name for d in self.deployments]
+        listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+        raise NotFoundError(
+            f"model: {model[:100]!r} is not served here; " + (f"served are: {listed}" if names else "nothing is")
+        )
+
+    def apply(self, view: Membership) -> None:
+        """Bring everything in step with a new view."""
+        wanted = {f"{d.namespace}/{d.name}": d for d in view.deployments}
+        for key in self._deployments.keys() - wanted.keys():
+            gone = self._deployments.pop(key)
+            for worker in list(gone.workers.values()):
+                self._remove(gone, worker)
+            self._stop(key)
+        for key, spec in wanted.items():
+            state = self._deployments.get(key)
+            if state is None:
+                state = self._deployments[key] = DeploymentState(spec)
+                self._tasks[key] = self._feed(state)
+            state.spec = spec
+            self._apply_workers(state)
+        self._names = {}
+        for key, state in self._deployments.items():
+            self._names.setdefault(state.name, []).append(state)
+            if key != state.name:
+                self._names.setdefault(key, []).append(state)
+        self.known = True
+
+    def _apply_workers(self, state: DeploymentState) -> None:
+        wanted = {w.worker_id: w for w in state.spec.workers}
+        before = set(state.workers)
+        for worker in list(state.workers.values()):
+            spec = wanted.get(worker.worker_id)
+            if spec is None or spec.address != worker.spec.address:
+                self._remove(state, worker)
+            else:
+                worker.spec = spec
+        for worker_id, spec in wanted.items():
+            if worker_id not in state.workers:
+                worker = state.workers[worker_id] = Peer(spec)
+                self._tasks[worker] = self._watch(state, worker)
+        if before != set(state.workers):
+            state.refresh(self._library)
+
+    def _remove(self, state: DeploymentState, worker: Peer) -> None:
+        del state.workers[worker.worker_id]
+        state.forget(worker.worker_id)
+        self._stop(worker)
+        closing = asyncio.create_task(_close(worker.channel, CLOSE_GRACE_S))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    def _stop(self, key: object) -> None:
+        task = self._tasks.pop(key, None)
+        if task is not None:
+            task.cancel()
+
+    async def close(self) -> None:
+        """Ends all watching and closes all channels."""
+        tasks = [*self._tasks.values(), *self._closing]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for deployment in self._deployments.values():
+            for worker in deployment.workers.values():
+                await _close(worker.channel, None)
+
+
+async def _close(channel: grpc.aio.Channel, grace: float | None) -> None:
+    with contextlib.suppress(asyncio.CancelledError):
+        await channel.close(grace)
+
+
+def now() -> float:
+    """Monotonic seconds: the one clock of the router."""
+    return time.monotonic()

@@ -1,0 +1,166 @@
+"""Who is there, in a cluster: from InferenceDeployments and the EndpointSlices of their workers.
+
+These two kinds are all that a router may read. While the API server is away the last view stays; a worker that has
+died meanwhile is found out by calling it.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from argosy_api import labels
+from argosy_api.membership import Deployment, Membership, RoutingPolicy, Worker
+from argosy_api.resource import GROUP, PLURAL, VERSION
+from argosy_kube import access as kube_access
+from argosy_kube import http as kube_http
+from argosy_kube.reflector import Key, Reflector
+
+log = logging.getLogger(__name__)
+
+GATHER_S = 0.005
+"""Changes that come together become one view."""
+_MAX_REASON = 64
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentView:
+    """What a router must know of a resource."""
+
+    served_name: str
+    policy: RoutingPolicy
+    message: str
+
+    @classmethod
+    def from_body(cls, body: Mapping[str, Any]) -> "DeploymentView":
+        """Read a resource, also one that this version does not wholly understand."""
+        name, spec, status = body["metadata"]["name"], body.get("spec") or {}, body.get("status") or {}
+        try:
+            policy = RoutingPolicy((spec.get("routing") or {}).get("policy", RoutingPolicy.KV_AWARE))
+        except ValueError:
+            log.warning("%s: unknown routing policy; %s is used", name, RoutingPolicy.KV_AWARE)
+            policy = RoutingPolicy.KV_AWARE
+        reason = str(status.get("reason") or "")[:_MAX_REASON]
+        # the reason only: the sentence beside it names pods and nodes, which are no client's business
+        return cls(
+            str((spec.get("model") or {}).get("servedName") or name), policy, "" if reason == "Ready" else reason
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SliceView:
+    """The workers in one EndpointSlice."""
+
+    owner: str
+    workers: tuple[Worker, ...]
+
+    @classmethod
+    def from_body(cls, body: Mapping[str, Any]) -> "SliceView":
+        """Read an EndpointSlice (discovery.k8s.io/v1)."""
+        owner = body["metadata"]["labels"][labels.NAME]
+        port = next((p.get("port") for p in body.get("ports") or () if p.get("name") == "grpc"), None)
+        if port is None:
+            return cls(owner, ())
+        workers = (_worker(endpoint, int(port)) for endpoint in body.get("endpoints") or ())
+        return cls(owner, tuple(worker for worker in workers if worker is not None))
+
+
+def _worker(endpoint: Mapping[str, Any], port: int) -> Worker | None:
+    target, addresses = endpoint.get("targetRef") or {}, endpoint.get("addresses") or ()
+    if target.get("kind") != "Pod" or not target.get("name") or not addresses:
+        return None
+    conditions = endpoint.get("conditions") or {}
+    # unset counts as ready: that is what the API says of it
+    serving = conditions.get("ready") is not False and not conditions.get("terminating")
+    host = f"[{addresses[0]}]" if ":" in addresses[0] else addresses[0]
+    return Worker(worker_id=target["name"], address=f"{host}:{port}", serving=serving)
+
+
+def merge(deployments: Mapping[Key, DeploymentView], slices: Mapping[Key, SliceView]) -> Membership:
+    """One view of all; workers of resources that are not known (yet, or any more) are left out."""
+    workers: dict[Key, dict[str, Worker]] = {}
+    for key, view in sorted(slices.items()):
+        mine = workers.setdefault(Key(key.namespace, view.owner), {})
+        for worker in view.workers:
+            # an endpoint that moves between slices, or has two addresses, is there twice
+            if worker.worker_id not in mine or (worker.serving and not mine[worker.worker_id].serving):
+                mine[worker.worker_id] = worker
+    return Membership(
+        tuple(
+            Deployment(
+                namespace=key.namespace,
+                name=key.name,
+                served_name=view.served_name,
+                policy=view.policy,
+                workers=tuple(worker for _, worker in sorted(workers.get(key, {}).items())),
+                message=view.message,
+            )
+            for key, view in sorted(deployments.items())
+        )
+    )
+
+
+class KubernetesSource:
+    """A `MembershipSource` on an API server."""
+
+    def __init__(self, access: kube_access.Access, namespaces: Iterable[str] = ()) -> None:
+        """Without namespaces: all of them."""
+        self._access, self._namespaces = access, tuple(namespaces)
+
+    async def views(self) -> AsyncIterator[Membership]:
+        """The first when everything was listed once, then one for each change."""
+        changed = asyncio.Event()
+
+        def on_change(*_: object) -> None:
+            changed.set()
+
+        async with kube_http.session(self._access) as http:
+            transport = kube_http.HttpTransport(http, self._access)
+            deployments = [
+                Reflector(transport, path, DeploymentView.from_body, on_change)
+                for path in self._paths(f"/apis/{GROUP}/{VERSION}", PLURAL)
+            ]
+            slices = [
+                Reflector(transport, path, SliceView.from_body, on_change, label_selector=labels.NAME)
+                for path in self._paths("/apis/discovery.k8s.io/v1", "endpointslices")
+            ]
+            everything: list[Reflector[Any]] = [*deployments, *slices]
+            tasks = [asyncio.create_task(reflector.run()) for reflector in everything]
+            try:
+                for reflector in everything:
+                    await reflector.synced.wait()
+                last: Membership | None = None
+                while True:
+                    changed.clear()
+                    view = merge(
+                        {k: v for reflector in deployments for k, v in reflector.objects.items()},
+                        {k: v for reflector in slices for k, v in reflector.objects.items()},
+                    )
+                    if view != last:
+                        last = view
+                        yield view
+                    await changed.wait()
+                    await asyncio.sleep(GATHER_S)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                for task in tasks:
+                    with suppress(asyncio.CancelledError):
+                        await task
+
+    def _paths(self, root: str, plural: str) -> list[str]:
+        return [f"{root}/namespaces/{namespace}/{plural}" for namespace in self._namespaces] or [f"{root}/{plural}"]
+
+
+def source(environment: Mapping[str, str] = os.environ) -> KubernetesSource:
+    """The cluster of this pod or of KUBECONFIG; ARGOSY_WATCH_NAMESPACES (comma) limits what is watched.
+
+    Raises:
+        InvalidArgumentError: no cluster to be found.
+
+    """
+    names = environment.get("ARGOSY_WATCH_NAMESPACES", "").split(",")
+    return KubernetesSource(kube_access.find(environment), [name.strip() for name in names if name.strip()])

@@ -1,0 +1,1 @@
+"""What clients speak: OpenAI HTTP, Open Inference Protocol, the native gRPC service."""

@@ -1,0 +1,61 @@
+"""What the gRPC services share."""
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import grpc
+
+from argosy_api import limits
+from argosy_api.errors import ArgosyError, InternalError, OverloadedError
+from argosy_router.fleet.fleet import now
+from argosy_router.service import request_id
+
+log = logging.getLogger(__name__)
+
+OPTIONS: Sequence[tuple[str, int]] = (
+    ("grpc.so_reuseport", 0),  # a taken port is an error, not a second server behind the same port
+    ("grpc.max_send_message_length", limits.MAX_GRPC_MESSAGE),
+    ("grpc.max_receive_message_length", limits.MAX_GRPC_MESSAGE),
+    ("grpc.max_concurrent_streams", 1024),
+    ("grpc.max_metadata_size", limits.MAX_METADATA_BYTES),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def call_deadline(context: Context) -> float | None:
+    """The client's deadline in monotonic seconds; None when it has none."""
+    remaining: float | None = context.time_remaining()
+    # grpc may also give a time far away for "none"
+    return None if remaining is None or remaining > 10 * 365 * 86_400 else now() + remaining
+
+
+def metadata_request_id(context: Context, given: str = "") -> str:
+    """The id in the request, else the one in the metadata, else a new one."""
+    for key, value in context.invocation_metadata() or ():
+        if key == "x-request-id" and not given:
+            given = value if isinstance(value, str) else value.decode("latin-1")
+    return request_id(given, field="request_id")
+
+
+@contextlib.asynccontextmanager
+async def errors_to_status(context: Context) -> AsyncIterator[None]:
+    """Our errors become the call's status; what is not ours is logged and told without details."""
+    try:
+        yield
+    except ArgosyError as error:
+        trailing: tuple[tuple[str, str], ...] = ()
+        if isinstance(error, OverloadedError):
+            trailing = (("grpc-retry-pushback-ms", str(round(1000 * error.retry_after_s))),)
+        await context.abort(error.grpc_code, error.message, trailing)
+    except grpc.aio.AbortError:
+        raise
+    except Exception:
+        log.exception("a gRPC call failed")
+        await context.abort(InternalError.grpc_code, "internal error")

@@ -1,0 +1,255 @@
+"""The OpenAI-compatible HTTP front."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
+from typing import Any
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from argosy_api.errors import ArgosyError, CancelledError, InternalError, OverloadedError, UnavailableError
+from argosy_api.v1 import worker_pb2 as pb
+from argosy_router.fronts import oai_format as fmt
+from argosy_router.fronts import oai_parse
+from argosy_router.fronts.fields import parse_json
+from argosy_router.fronts.http_body import read_body
+from argosy_router.fronts.oai_answer import SSE_DONE, Answer, sse
+from argosy_router.fronts.oai_parse import OaiRequest
+from argosy_router.relay import Flight
+from argosy_router.routing.dispatch import Job
+from argosy_router.service import Service, Tracked, request_id
+
+log = logging.getLogger(__name__)
+
+WRITE_S = 30.0
+"""A client that reads nothing for so long is gone."""
+REQUEST_ID = web.RequestKey("request_id", str)
+
+
+class HttpFront:
+    """Handlers over the service."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def application(self) -> web.Application:
+        """The aiohttp application."""
+        app = web.Application(middlewares=[_errors], client_max_size=0)  # bodies are read by `read_body`
+        app.router.add_get("/health", self._health)
+        app.router.add_get("/ready", self._ready)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/v1/models/{model:.+}", self._model)
+        app.router.add_post("/v1/completions", self._completions)
+        app.router.add_post("/v1/chat/completions", self._chat)
+        return app
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def _ready(self, _: web.Request) -> web.Response:
+        if self._service.ready:
+            return web.json_response({"status": "ready"})
+        raise UnavailableError("shutting down" if self._service.draining else "no membership was read yet")
+
+    async def _models(self, _: web.Request) -> web.Response:
+        names = dict.fromkeys(d.name for d in self._service.fleet.deployments)
+        return web.json_response({"object": "list", "data": [self._model_object(name) for name in names]})
+
+    async def _model(self, request: web.Request) -> web.Response:
+        name = request.match_info["model"]
+        self._service.fleet.resolve(name)
+        return web.json_response(self._model_object(name))
+
+    def _model_object(self, name: str) -> dict[str, Any]:
+        document: dict[str, Any] = {"id": name, "object": "model", "created": 0, "owned_by": "argosy"}
+        matching = [d for d in self._service.fleet.deployments if name in (d.name, f"{d.spec.namespace}/{d.spec.name}")]
+        card = next((d.card for d in matching if d.card is not None), None)
+        if card is not None:
+            document["max_model_len"] = card.facts.max_model_len
+        return document
+
+    async def _completions(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, oai_parse.completions)
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, oai_parse.chat)
+
+    async def _answer(self, http: web.Request, parse: Callable[[dict[str, Any]], OaiRequest]) -> web.StreamResponse:
+        with self._service.request("http") as tracked:
+            request = parse(parse_json(await read_body(http)))
+            jobs, answer = await self._jobs(http, request, tracked)
+            headers = {"x-request-id": http[REQUEST_ID]}
+            if request.stream:
+                return await self._stream(http, answer, jobs, headers)
+            return await self._whole(answer, jobs, headers)
+
+    async def _jobs(self, http: web.Request, request: OaiRequest, tracked: Tracked) -> tuple[list[Job], Answer]:
+        service = self._service
+        state, card = service.model(request.model)
+        tracked.model = state.name
+        if request.messages:
+            field = ["messages"]
+            prompts = [await service.render(card, list(request.messages))]
+        else:
+            field = ["prompt"] if len(request.prompts) == 1 else [f"prompt[{i}]" for i in range(len(request.prompts))]
+            prompts = [await service.encode(card, p, field=f) for p, f in zip(request.prompts, field, strict=True)]
+        jobs = []
+        for p, tokens in enumerate(prompts):
+            for i in range(request.n):
+                params = request.choice_params(i)
+                if not request.max_tokens_given:
+                    params = replace(params, max_tokens=max(1, card.facts.max_model_len - len(tokens)))
+                jobs.append(
+                    service.job(
+                        state, card, tokens, params,
+                        request_id=http[REQUEST_ID], cache_salt=request.cache_salt, received_at=tracked.started,
+                        field=field[p],
+                    )
+                )  # fmt: skip
+        return jobs, Answer(request, card, prompts)
+
+    # --- whole answers
+
+    async def _whole(self, answer: Answer, jobs: list[Job], headers: dict[str, str]) -> web.Response:
+        if len(jobs) == 1:
+            results = [await self._gather(jobs[0])]
+        else:
+            results = await _all([self._gather(job) for job in jobs])
+        headers.update(results[0][1])
+        return web.json_response(answer.whole([g for g, _ in results]), headers=headers)
+
+    async def _gather(self, job: Job) -> tuple[fmt.Gathered, dict[str, str]]:
+        gathered = fmt.Gathered()
+        async with self._service.flying(job) as flight:
+            async for chunk in flight:
+                gathered.add(chunk)
+            gathered.cached = flight.cached_tokens
+            return gathered, dict(flight.decision.headers())
+
+    # --- streams
+
+    async def _stream(
+        self, http: web.Request, answer: Answer, jobs: list[Job], headers: dict[str, str]
+    ) -> web.StreamResponse:
+        async with AsyncExitStack() as stack:
+            # all have their first token before the status is sent: until then an error is a proper HTTP error
+            flights = await _all([stack.enter_async_context(self._service.flying(job)) for job in jobs])
+            headers.update(flights[0].decision.headers())
+            headers |= {
+                "content-type": "text/event-stream; charset=utf-8",
+                "cache-control": "no-cache",
+                "x-accel-buffering": "no",
+            }
+            response = web.StreamResponse(headers=headers)
+            await response.prepare(http)
+            try:
+                await self._events(response, answer, flights)
+            except ArgosyError as error:
+                await _write(response, sse(fmt.error_object(error)))
+                raise _StreamedError(response, error) from None
+            await response.write_eof()
+            return response
+
+    async def _events(self, response: web.StreamResponse, answer: Answer, flights: list[Flight]) -> None:
+        opening = b"".join(answer.opening(i) for i in range(len(flights)))
+        async with aclosing(_merged(flights)) as merged:
+            async for i, chunk in merged:
+                event = opening + answer.event(i, chunk)
+                opening = b""
+                if event:
+                    await _write(response, event)
+        if answer.request.include_usage:
+            completion = 0 if answer.request.only_prompt else sum(f.delivered for f in flights)
+            await _write(response, answer.usage_event([f.cached_tokens for f in flights], completion))
+        await _write(response, SSE_DONE)
+
+
+class _StreamedError(ArgosyError):
+    """An error that the client was told of inside its stream; only the metrics still have to hear of it."""
+
+    def __init__(self, response: web.StreamResponse, cause: ArgosyError) -> None:
+        super().__init__(cause.message)
+        self.response = response
+        self.grpc_code = cause.grpc_code  # type: ignore[misc]
+
+
+async def _write(response: web.StreamResponse, data: bytes) -> None:
+    async with asyncio.timeout(WRITE_S):
+        await response.write(data)
+
+
+async def _merged(flights: list[Flight]) -> AsyncGenerator[tuple[int, pb.GenerateChunk], None]:
+    """The chunks of all flights as they come, with the flight's number."""
+    if len(flights) == 1:
+        async for chunk in flights[0]:
+            yield 0, chunk
+        return
+    pending = {asyncio.ensure_future(anext(f)): i for i, f in enumerate(flights)}
+    try:
+        while pending:
+            done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                i = pending.pop(task)
+                try:
+                    chunk = task.result()
+                except StopAsyncIteration:
+                    continue
+                yield i, chunk
+                pending[asyncio.ensure_future(anext(flights[i]))] = i
+    finally:
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+
+
+async def _all(work: list[Any]) -> list[Any]:
+    """All results; the first error cancels the rest."""
+    tasks = [asyncio.ensure_future(w) for w in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every error as an OpenAI error object; what is not ours is logged and told without details."""
+    headers: dict[str, str] = {}
+    try:
+        request[REQUEST_ID] = headers["x-request-id"] = request_id(request.headers.get("x-request-id"))
+        return await handler(request)
+    except _StreamedError as error:
+        return error.response
+    except OverloadedError as error:
+        return _error(error, {**headers, "retry-after": str(max(1, round(error.retry_after_s)))})
+    except ArgosyError as error:
+        return _error(error, headers)
+    except web.HTTPException as error:
+        body = {"message": error.reason, "type": "invalid_request_error", "param": None, "code": None}
+        allow = {"allow": error.headers["allow"]} if "allow" in error.headers else {}
+        return web.json_response({"error": body}, status=error.status, headers={**headers, **allow})
+    except (ConnectionError, TimeoutError):  # the client is gone, or reads nothing
+        if request.transport is not None:
+            request.transport.abort()
+        return web.Response(status=CancelledError.http_status)
+    except Exception:
+        log.exception("request %s failed", headers.get("x-request-id"))
+        return _error(InternalError(f"internal error (request {headers.get('x-request-id')})"), headers)
+
+
+def _error(error: ArgosyError, headers: dict[str, str]) -> web.Response:
+    response = web.Response(
+        text=json.dumps(fmt.error_object(error)),
+        status=error.http_status,
+        content_type="application/json",
+        headers=headers,
+    )
+    if error.http_status == 413:
+        response.force_close()  # the rest of the body is not read
+    return response

@@ -1,0 +1,250 @@
+"""OpenAI requests out of JSON. Nothing is accepted and ignored: what cannot be honoured is refused by name.
+
+Fields that only tell us something about the client (`user`, `metadata`, …) are taken at any value.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from argosy_api import limits
+from argosy_api.errors import InvalidArgumentError
+from argosy_api.params import SamplingParams
+from argosy_router.fronts.fields import Fields, kind
+from argosy_router.fronts.sampling import take_sampling
+from argosy_router.service import Prompt
+from argosy_router.text.chat import Message
+
+DEFAULT_MAX_TOKENS = 16
+ROLES = ("system", "developer", "user", "assistant")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OaiRequest:
+    """A request to /v1/completions (`prompts`) or /v1/chat/completions (`messages`)."""
+
+    model: str
+    params: SamplingParams
+    max_tokens_given: bool
+    """Where not: 16 for completions, and for chat what the context leaves."""
+    prompts: Sequence[Prompt] = ()
+    messages: tuple[Message, ...] = ()
+    n: int = 1
+    stream: bool = False
+    include_usage: bool = False
+    echo: bool = False
+    only_prompt: bool = False
+    """max_tokens 0 with echo: the client wants the prompt's log-probabilities and no new token."""
+    return_token_ids: bool = False
+    wants_prompt_logprobs: bool = False
+    """Whether the client asked for them by name; `echo` with `logprobs` needs them, too, but shows them elsewhere."""
+    cache_salt: str = ""
+
+    def choice_params(self, i: int) -> SamplingParams:
+        """Parameters of the i-th choice: with a seed each choice has its own, or all would be the same."""
+        if i == 0 or self.params.seed is None:
+            return self.params
+        return replace(self.params, seed=(self.params.seed + i) % (limits.MAX_SEED + 1))
+
+
+def completions(document: dict[str, Any]) -> OaiRequest:
+    """A /v1/completions request.
+
+    Raises:
+        InvalidArgumentError: naming the first field that is wrong.
+
+    """
+    fields = Fields(document)
+    model = _model(fields)
+    prompts = _prompts(fields)
+    echo = fields.boolean("echo") or False
+    max_tokens, logprobs = fields.integer("max_tokens"), fields.integer("logprobs")
+    only_prompt = echo and max_tokens == 0
+    params, given = take_sampling(
+        fields,
+        max_tokens=1 if only_prompt else DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens,
+        logprobs=logprobs,
+    )
+    asked = params.prompt_logprobs is not None
+    if echo and logprobs is not None:
+        params = replace(params, prompt_logprobs=max(logprobs, params.prompt_logprobs or 0))
+    fields.neutral("suffix", "")
+    request = _common(fields, model, params, given, asked, prompts=prompts, echo=echo, only_prompt=only_prompt)
+    if len(prompts) * request.n > limits.MAX_PROMPTS * limits.MAX_CHOICES:
+        raise InvalidArgumentError("prompt", f"has {len(prompts)} prompts with n = {request.n}: too many choices")
+    return request
+
+
+def chat(document: dict[str, Any]) -> OaiRequest:
+    """A /v1/chat/completions request.
+
+    Raises:
+        InvalidArgumentError: naming the first field that is wrong.
+
+    """
+    fields = Fields(document)
+    model = _model(fields)
+    messages = _messages(fields)
+    old, new = fields.integer("max_tokens"), fields.integer("max_completion_tokens")
+    if old is not None and new is not None and old != new:
+        raise InvalidArgumentError("max_tokens", f"is {old}, but max_completion_tokens is {new}; give one of them")
+    _within("max_completion_tokens", new, 1, limits.MAX_TOKENS)
+    wanted, top = fields.boolean("logprobs") or False, fields.integer("top_logprobs")
+    if top is not None and not wanted:
+        raise InvalidArgumentError("top_logprobs", "needs logprobs: true")
+    _within("top_logprobs", top, 0, limits.MAX_LOGPROBS)
+    logprobs = (top or 0) if wanted else None
+    params, given = take_sampling(fields, max_tokens=new if new is not None else old, logprobs=logprobs)
+    for name, *allowed in _NEUTRAL_CHAT:
+        fields.neutral(name, *allowed)
+    return _common(fields, model, params, given, params.prompt_logprobs is not None, messages=messages)
+
+
+_NEUTRAL_CHAT: tuple[tuple[Any, ...], ...] = (
+    ("tools", []), ("tool_choice", "none", "auto"), ("functions", []), ("function_call", "none", "auto"),
+    ("modalities", ["text"]), ("audio",), ("prediction",), ("web_search_options",), ("reasoning_effort", "none"),
+    ("verbosity",), ("add_generation_prompt", True), ("continue_final_message", False), ("add_special_tokens", False),
+    ("chat_template",), ("chat_template_kwargs", {}), ("documents", []), ("echo", False),
+)  # fmt: skip
+
+
+def _common(
+    fields: Fields, model: str, params: SamplingParams, given: bool, prompt_logprobs: bool, **more: Any
+) -> OaiRequest:
+    """What both requests have, and the end of the fields."""
+    n = fields.integer("n")
+    _within("n", n, 1, limits.MAX_CHOICES)
+    stream = fields.boolean("stream") or False
+    request = OaiRequest(
+        model=model,
+        params=params,
+        max_tokens_given=given,
+        n=n or 1,
+        stream=stream,
+        include_usage=_stream_options(fields, stream=stream),
+        wants_prompt_logprobs=prompt_logprobs,
+        return_token_ids=fields.boolean("return_token_ids") or False,
+        cache_salt=fields.string("cache_salt", limit=limits.MAX_CACHE_SALT) or "",
+        **more,
+    )
+    for name in ("user", "safety_identifier", "prompt_cache_key", "request_id"):
+        fields.string(name, limit=1024)
+    if not isinstance(metadata := fields.raw("metadata"), dict | None):
+        raise fields.wrong("metadata", metadata, "an object")
+    fields.boolean("parallel_tool_calls")  # says nothing without tools
+    fields.neutral("store", False)
+    fields.neutral("service_tier", "auto", "default")
+    fields.neutral("response_format", {"type": "text"})
+    fields.neutral("priority", 0)
+    fields.end()
+    return request
+
+
+def _within(name: str, value: int | None, low: int, high: int) -> None:
+    """For fields whose name is not that of the sampling parameter that they become."""
+    if value is not None and not low <= value <= high:
+        raise InvalidArgumentError(name, f"is {value}; must be {low} to {high}")
+
+
+def _model(fields: Fields) -> str:
+    model = fields.string("model", limit=limits.MAX_MODEL_NAME)
+    if not model:
+        raise InvalidArgumentError("model", "is missing; GET /v1/models lists the names")
+    return model
+
+
+def _stream_options(fields: Fields, *, stream: bool) -> bool:
+    value = fields.raw("stream_options")
+    if value is None:
+        return False
+    if not isinstance(value, dict):
+        raise fields.wrong("stream_options", value, "an object")
+    if not stream:
+        raise InvalidArgumentError("stream_options", "needs stream: true")
+    options = Fields(value, path="stream_options.")
+    include = options.boolean("include_usage") or False
+    options.neutral("include_obfuscation", False)
+    options.neutral("continuous_usage_stats", False)
+    options.end()
+    return include
+
+
+def _prompts(fields: Fields) -> list[Prompt]:
+    value = fields.raw("prompt")
+    if value is None:
+        raise InvalidArgumentError("prompt", "is missing")
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list):
+        raise fields.wrong("prompt", value, "a string, an array of strings, of token ids, or of arrays of token ids")
+    if not value:
+        raise InvalidArgumentError("prompt", "is an empty array")
+    if isinstance(value[0], int):
+        return [_token_ids(value, "prompt")]
+    if len(value) > limits.MAX_PROMPTS:
+        raise InvalidArgumentError("prompt", f"has {len(value)} prompts; at most {limits.MAX_PROMPTS}")
+    first = type(value[0])
+    prompts: list[Prompt] = []
+    for i, item in enumerate(value):
+        if not isinstance(item, str | list) or type(item) is not first:
+            raise InvalidArgumentError(
+                f"prompt[{i}]", f"is {kind(item)}; all must be strings, or all arrays of token ids"
+            )
+        prompts.append(item if isinstance(item, str) else _token_ids(item, f"prompt[{i}]"))
+    return prompts
+
+
+def _token_ids(value: list[Any], path: str) -> list[int]:
+    for i, token in enumerate(value):
+        if isinstance(token, bool) or not isinstance(token, int):
+            raise InvalidArgumentError(f"{path}[{i}]", f"is {kind(token)}; must be a token id")
+    return value
+
+
+def _messages(fields: Fields) -> tuple[Message, ...]:
+    value = fields.array("messages")
+    if not value:
+        raise InvalidArgumentError("messages", "must have at least one message")
+    if len(value) > limits.MAX_MESSAGES:
+        raise InvalidArgumentError("messages", f"has {len(value)} messages; at most {limits.MAX_MESSAGES}")
+    return tuple(_message(item, f"messages[{i}]") for i, item in enumerate(value))
+
+
+def _message(value: Any, path: str) -> Message:
+    if not isinstance(value, dict):
+        raise InvalidArgumentError(path, f"is {kind(value)}; must be an object")
+    fields = Fields(value, path=f"{path}.")
+    role = fields.string("role", limit=32)
+    if role not in ROLES:
+        raise InvalidArgumentError(f"{path}.role", f"is {role!r}; must be one of {', '.join(ROLES)}")
+    content = _content(fields, path)
+    # what a client sends back of an earlier answer
+    for name, *allowed in (("refusal",), ("tool_calls", []), ("function_call",), ("audio",), ("annotations", []),
+                           ("reasoning_content",), ("reasoning",), ("name",)):  # fmt: skip
+        fields.neutral(name, *allowed)
+    fields.end()
+    return {"role": "system" if role == "developer" else role, "content": content}
+
+
+def _content(fields: Fields, path: str) -> str:
+    value = fields.raw("content")
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise fields.wrong("content", value, "a string or an array of text parts")
+    texts = []
+    for i, part in enumerate(value):
+        where = f"{path}.content[{i}]"
+        if not isinstance(part, dict):
+            raise InvalidArgumentError(where, f"is {kind(part)}; must be an object")
+        inner = Fields(part, path=f"{where}.")
+        if inner.string("type", limit=64) != "text":
+            raise InvalidArgumentError(
+                f"{where}.type", f"is {str(part.get('type'))[:64]!r}; only text parts are supported"
+            )
+        text = inner.string("text")
+        if text is None:
+            raise InvalidArgumentError(f"{where}.text", "is missing")
+        inner.end()
+        texts.append(text)
+    return "".join(texts)

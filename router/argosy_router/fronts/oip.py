@@ -1,0 +1,258 @@
+"""The Open Inference Protocol v2 front (gRPC) with Triton's ModelStreamInfer, so that its clients work as they are.
+
+Tensors as in Triton's vLLM back end: text_input, stream, sampling_parameters (JSON), exclude_input_in_output;
+input_ids instead of text, and output_ids beside text_output, are ours. In a stream, a request with stream = true is
+answered once for each chunk; `triton_final_response` marks the last answer.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from argosy_api.errors import ArgosyError, InternalError, InvalidArgumentError, NotFoundError
+from argosy_api.inference import inference_pb2 as oip
+from argosy_api.inference import inference_pb2_grpc as rpc
+from argosy_api.params import SamplingParams
+from argosy_router.fleet.fleet import DeploymentState, now
+from argosy_router.fronts import oip_tensors
+from argosy_router.fronts.fields import Fields, parse_json
+from argosy_router.fronts.grpc_common import Context, call_deadline, errors_to_status, metadata_request_id
+from argosy_router.fronts.oai_parse import DEFAULT_MAX_TOKENS
+from argosy_router.fronts.oip_tensors import Inputs
+from argosy_router.fronts.sampling import take_sampling
+from argosy_router.routing.dispatch import Job
+from argosy_router.service import Service, Tracked
+from argosy_router.text.models import ModelCard
+
+log = logging.getLogger(__name__)
+
+NAME = "argosy"
+MAX_CONCURRENT = 64
+"""Requests of one ModelStreamInfer stream that run at once; more wait in the stream."""
+MAX_BUFFERED = 256
+"""Answers of one stream that wait for a slow reader."""
+FINAL = "triton_final_response"
+EMPTY_FINAL = "triton_enable_empty_final_response"
+_SAMPLING = "sampling_parameters."
+
+Send = Callable[[oip.ModelInferResponse], Awaitable[None]]
+
+
+class OipFront(rpc.GRPCInferenceServiceServicer):
+    """The servicer."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    # --- about the server and its models
+
+    async def ServerLive(self, _: oip.ServerLiveRequest, __: Context) -> oip.ServerLiveResponse:  # noqa: N802
+        """Always, as long as it can answer."""
+        return oip.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, _: oip.ServerReadyRequest, __: Context) -> oip.ServerReadyResponse:  # noqa: N802
+        """Whether a membership was read and the router is not shutting down."""
+        return oip.ServerReadyResponse(ready=self._service.ready)
+
+    async def ModelReady(self, request: oip.ModelReadyRequest, _: Context) -> oip.ModelReadyResponse:  # noqa: N802
+        """Whether a worker could take a request now."""
+        try:
+            state = self._service.fleet.resolve(request.name)
+        except ArgosyError:
+            return oip.ModelReadyResponse(ready=False)
+        ready = any(w.facts is not None and w.healthy(now()) for w in state.workers.values())
+        return oip.ModelReadyResponse(ready=ready and request.version in ("", "1"))
+
+    async def ServerMetadata(self, _: oip.ServerMetadataRequest, __: Context) -> oip.ServerMetadataResponse:  # noqa: N802
+        """Name and version."""
+        return oip.ServerMetadataResponse(name=NAME, version="1", extensions=["model_streaming"])
+
+    async def ModelMetadata(self, request: oip.ModelMetadataRequest, context: Context) -> oip.ModelMetadataResponse:  # noqa: N802
+        """The tensors of a model."""
+        async with errors_to_status(context):
+            _version(request.version)
+            self._service.fleet.resolve(request.name)
+            tensor = oip.ModelMetadataResponse.TensorMetadata
+            inputs = [
+                tensor(name=name, datatype=types[-1], shape=[-1] if name == "input_ids" else [1])
+                for name, types in oip_tensors.DATATYPES.items()
+            ]
+            outputs = [
+                tensor(name="text_output", datatype="BYTES", shape=[-1]),
+                tensor(name="output_ids", datatype="INT64", shape=[-1]),
+            ]
+            return oip.ModelMetadataResponse(
+                name=request.name, versions=["1"], platform=NAME, inputs=inputs, outputs=outputs
+            )
+        raise InternalError("unreachable: an error has ended the call")
+
+    # --- inference
+
+    async def ModelInfer(self, request: oip.ModelInferRequest, context: Context) -> oip.ModelInferResponse:  # noqa: N802
+        """One request, one answer."""
+        answers: list[oip.ModelInferResponse] = []
+
+        async def send(answer: oip.ModelInferResponse) -> None:
+            answers.append(answer)
+
+        async with errors_to_status(context):
+            headers = await self._infer(request, context, send, streaming=False)
+            context.set_trailing_metadata(headers)
+        return answers[0]
+
+    async def ModelStreamInfer(  # noqa: N802
+        self, requests: AsyncIterator[oip.ModelInferRequest], context: Context
+    ) -> AsyncIterator[oip.ModelStreamInferResponse]:
+        """Many requests, each with its own answers and errors; they run side by side."""
+        queue: asyncio.Queue[oip.ModelStreamInferResponse | None] = asyncio.Queue(MAX_BUFFERED)
+        reader = asyncio.create_task(self._serve_stream(requests, context, queue))
+        try:
+            while (answer := await queue.get()) is not None:
+                yield answer
+            await reader
+        finally:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+
+    async def _serve_stream(
+        self,
+        requests: AsyncIterator[oip.ModelInferRequest],
+        context: Context,
+        queue: "asyncio.Queue[oip.ModelStreamInferResponse | None]",
+    ) -> None:
+        places = asyncio.Semaphore(MAX_CONCURRENT)
+        try:
+            async with asyncio.TaskGroup() as group:
+                async for request in requests:
+                    await places.acquire()
+                    task = group.create_task(self._serve_one(request, context, queue))
+                    task.add_done_callback(lambda _: places.release())
+        finally:
+            await queue.put(None)
+
+    async def _serve_one(
+        self,
+        request: oip.ModelInferRequest,
+        context: Context,
+        queue: "asyncio.Queue[oip.ModelStreamInferResponse | None]",
+    ) -> None:
+        async def send(answer: oip.ModelInferResponse) -> None:
+            await queue.put(oip.ModelStreamInferResponse(infer_response=answer))
+
+        try:
+            await self._infer(request, context, send, streaming=True)
+        except ArgosyError as error:
+            await queue.put(_failed(request, error))
+        except Exception:
+            log.exception("request %s of a stream failed", request.id)
+            await queue.put(_failed(request, InternalError("internal error")))
+
+    async def _infer(
+        self, request: oip.ModelInferRequest, context: Context, send: Send, *, streaming: bool
+    ) -> tuple[tuple[str, str], ...]:
+        """Serves one request; returns the headers that tell of the decision."""
+        with self._service.request("grpc") as tracked:
+            _version(request.model_version)
+            state, card = self._service.model(request.model_name)
+            tracked.model = state.name
+            inputs = oip_tensors.read(request)
+            if inputs.stream and not streaming:
+                raise InvalidArgumentError("stream", "needs ModelStreamInfer: ModelInfer has one answer")
+            if inputs.stream and inputs.exclude_input is False:
+                raise InvalidArgumentError("exclude_input_in_output", "must be true or absent when stream is true")
+            job, tokens = await self._job(
+                state,
+                card,
+                inputs,
+                tracked,
+                identity=metadata_request_id(context, request.id),
+                deadline=call_deadline(context),
+            )
+            prefix = ""
+            if not inputs.stream and not inputs.exclude_input:  # Triton's default: the prompt stands before the answer
+                prefix = inputs.text if inputs.text is not None else card.text.decode(tokens)
+            return await self._answer(request, inputs, job, send, prefix=prefix, streaming=streaming)
+
+    async def _job(
+        self,
+        state: DeploymentState,
+        card: ModelCard,
+        inputs: Inputs,
+        tracked: Tracked,
+        *,
+        identity: str,
+        deadline: float | None,
+    ) -> tuple[Job, list[int]]:
+        params, salt = sampling_parameters(inputs.sampling)
+        field = "text_input" if inputs.text is not None else "input_ids"
+        prompt = inputs.text if inputs.text is not None else inputs.ids or []
+        tokens = await self._service.encode(card, prompt, field=field)
+        job = self._service.job(
+            state, card, tokens, params,
+            request_id=identity, cache_salt=salt, deadline=deadline, received_at=tracked.started, field=field,
+        )  # fmt: skip
+        return job, tokens
+
+    async def _answer(
+        self, request: oip.ModelInferRequest, inputs: Inputs, job: Job, send: Send, *, prefix: str, streaming: bool
+    ) -> tuple[tuple[str, str], ...]:
+        def made(text: str, ids: list[int], *, final: bool) -> oip.ModelInferResponse:
+            answer = oip_tensors.response(request.model_name, request.id, inputs.outputs, text, ids)
+            if streaming:
+                answer.parameters[FINAL].bool_param = final
+            return answer
+
+        empty_final = (
+            streaming and request.parameters[EMPTY_FINAL].bool_param if EMPTY_FINAL in request.parameters else False
+        )
+        texts: list[str] = []
+        ids: list[int] = []
+        async with self._service.flying(job) as flight:
+            async for chunk in flight:
+                texts.append(chunk.text)
+                ids.extend(chunk.token_ids)
+                if inputs.stream and not chunk.finish_reason and (chunk.text or chunk.token_ids):
+                    await send(made("".join(texts), ids, final=False))
+                    texts, ids = [], []
+            headers = (("x-request-id", job.request_id), *flight.decision.headers())
+        await send(made(prefix + "".join(texts), ids, final=not empty_final))
+        if empty_final:
+            last = oip.ModelInferResponse(model_name=request.model_name, model_version="1", id=request.id)
+            last.parameters[FINAL].bool_param = True
+            await send(last)
+        return headers
+
+
+def sampling_parameters(text: str) -> tuple[SamplingParams, str]:
+    """Sampling parameters and cache salt out of the JSON of the `sampling_parameters` tensor.
+
+    Raises:
+        InvalidArgumentError: with the field's path below `sampling_parameters`.
+
+    """
+    fields = Fields(parse_json(text, field="sampling_parameters"), path=_SAMPLING)
+    max_tokens = fields.integer("max_tokens")
+    fields.neutral("n", 1)
+    fields.neutral("logprobs")
+    params, _ = take_sampling(
+        fields, max_tokens=DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens, logprobs=None
+    )
+    if params.prompt_logprobs is not None:
+        raise InvalidArgumentError(f"{_SAMPLING}prompt_logprobs", "has no output tensor in this protocol")
+    salt = fields.string("cache_salt") or ""
+    fields.end()
+    return params, salt
+
+
+def _version(version: str) -> None:
+    if version not in ("", "1"):
+        raise NotFoundError(f"model_version: {version[:20]!r} is not served; the only version is 1")
+
+
+def _failed(request: oip.ModelInferRequest, error: ArgosyError) -> oip.ModelStreamInferResponse:
+    # a stream has no status for one request, so the code stands in the message
+    failed = oip.ModelStreamInferResponse(error_message=f"[{error.grpc_code.name}] {error.message}")
+    failed.infer_response.model_name = request.model_name
+    failed.infer_response.id = request.id
+    failed.infer_response.parameters[FINAL].bool_param = True
+    return failed

@@ -1,0 +1,152 @@
+"""From a request and what is known of the workers to a decision: candidates for the policy, and the books."""
+
+import random
+from dataclasses import dataclass
+
+from argosy_api.errors import UnavailableError
+from argosy_api.membership import RoutingPolicy
+from argosy_api.params import SamplingParams
+from argosy_router.fleet.fleet import DeploymentState, Peer, now
+from argosy_router.metrics import Metrics
+from argosy_router.routing import policy
+from argosy_router.routing.books import Entry, merge_queue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One prompt to generate from, checked and tokenized."""
+
+    deployment: DeploymentState
+    request_id: str
+    """Chosen or accepted by the front; a worker sees it with a suffix, so that equal ones cannot meet there."""
+    tokens: list[int]
+    block_ids: list[bytes]
+    params: SamplingParams
+    cache_salt: str = ""
+    deadline: float | None = None
+    """Monotonic seconds."""
+    received_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """Where a job goes, and why. `cached` is the predicted number of cached prompt tokens."""
+
+    worker: str
+    cached: int
+    policy: str
+    reason: str
+    cost_s: float
+
+    def describe(self) -> str:
+        """For the `x-argosy-decision` header."""
+        return f"{self.policy}:{self.reason}; cost={self.cost_s:.4f}s"
+
+    def headers(self) -> list[tuple[str, str]]:
+        """What a client is told."""
+        return [
+            ("x-argosy-worker", self.worker),
+            ("x-argosy-cached-tokens-predicted", str(self.cached)),
+            ("x-argosy-decision", self.describe()),
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """A decision with the worker's state and the open entry in its books."""
+
+    decision: Decision
+    worker: Peer
+    entry: Entry
+
+
+class Dispatcher:
+    """Picks workers. One for the router."""
+
+    def __init__(self, metrics: Metrics, *, ageing: float, rng: random.Random | None = None) -> None:
+        self._metrics = metrics
+        self._ageing = ageing
+        self._rng = rng or random.Random()
+
+    def assign(self, job: Job, excluded: frozenset[str] = frozenset()) -> Assignment:
+        """Picks a worker, opens its books and predicts its new blocks. No I/O.
+
+        Raises:
+            UnavailableError: there is no worker (besides `excluded` ones).
+
+        """
+        state, time = job.deployment, now()
+        workers = {w.worker_id: w for w in state.candidates(time, excluded)}
+        if not workers:
+            raise UnavailableError(no_worker(state, tried=len(excluded)))
+        state.predictions.expire(time)
+        fresh = [w.worker_id for w in workers.values() if time < w.index_fresh_until]
+        # a worker computes every row of a prompt whose log-probabilities are wanted
+        ids = job.block_ids if job.params.prompt_logprobs is None else []
+        matched = state.index.match(ids, workers, state.predictions)
+        if len(fresh) < len(workers):  # what the others hold is not known any more
+            matched |= state.index.match((), (w for w in workers if w not in fresh))
+        candidates = self._candidates(job, workers, matched, time)
+        choice, name = self._choose(job, candidates, indexed=bool(fresh))
+        decision = Decision(
+            worker=choice.worker, cached=choice.cached, policy=name, reason=choice.reason, cost_s=choice.cost_s
+        )
+        worker = workers[choice.worker]
+        known = choice.cached // state.card.facts.block_size if state.card is not None else 0
+        state.predictions.add(state.index.bit(choice.worker), job.block_ids[known:], time)
+        prompt = len(job.tokens)
+        entry = worker.books.open(uncached=max(1, prompt - choice.cached), prompt=prompt, now=time)
+        self._metrics.decisions.labels(state.name, name, choice.reason).inc()
+        self._metrics.predicted.labels(state.name).inc(choice.cached)
+        return Assignment(decision=decision, worker=worker, entry=entry)
+
+    def _choose(self, job: Job, candidates: list[policy.Candidate], *, indexed: bool) -> tuple[policy.Choice, str]:
+        state, prompt = job.deployment, len(job.tokens)
+        if state.spec.policy is RoutingPolicy.ROUND_ROBIN:
+            state.turn += 1
+            return policy.round_robin(candidates, state.turn), "roundRobin"
+        if state.spec.policy is RoutingPolicy.PREFIX_HASH or not indexed:
+            key = policy.prefix_key(job.block_ids, job.tokens)
+            ring = state.ring(state.workers)
+            name = "prefixHash" if state.spec.policy is RoutingPolicy.PREFIX_HASH else "kvAware/indexStale"
+            return policy.prefix_hash(candidates, prompt, key, ring), name
+        return policy.kv_aware(candidates, prompt, ageing=self._ageing, rng=self._rng), "kvAware"
+
+    @staticmethod
+    def _candidates(job: Job, workers: dict[str, Peer], matched: dict[str, int], time: float) -> list[policy.Candidate]:
+        state = job.deployment
+        card = state.card
+        size = card.facts.block_size if card is not None else 1
+        most = (len(job.tokens) - 1) // size  # the last token is always computed: its logits are wanted
+        loads = [w.fresh_load(time) for w in workers.values()]
+        rates = policy.fill_rates([load.prefill_tokens_per_second if load else 0.0 for load in loads])
+        made = []
+        for worker, load, rate in zip(workers.values(), loads, rates, strict=True):
+            reported = [(q.uncached_tokens, q.waited_seconds) for q in load.queue] if load else []
+            queue = merge_queue(worker.books.waiting(), reported, worker.load_at, time)
+            total = load.total_blocks if load else 0
+            made.append(
+                policy.Candidate(
+                    worker=worker.worker_id,
+                    cached=min(matched.get(worker.worker_id, 0), most) * size,
+                    queue=queue,
+                    rate=rate,
+                    decode=max(worker.books.decode, load.decode_tokens if load else 0.0),
+                    capacity=total * size,
+                    used=load.used_blocks / total if load and total else 0.0,
+                    held_blocks=state.index.held(worker.worker_id),
+                )
+            )
+        return made
+
+
+def no_worker(state: DeploymentState, *, tried: int) -> str:
+    """Why nobody can take a request, in words for the client (no addresses)."""
+    name = state.name
+    if tried:
+        return f"no worker of {name!r} could take the request ({tried} tried); try again"
+    if state.spec.message:
+        return f"{name!r} has no ready worker: {state.spec.message}"
+    if not state.workers:
+        return f"{name!r} has no ready worker"
+    return f"{name!r} has no ready worker yet: {len(state.workers)} starting or leaving"

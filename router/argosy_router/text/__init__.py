@@ -1,0 +1,1 @@
+"""Text of a model: chat templates and tokenizers."""

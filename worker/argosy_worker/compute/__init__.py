@@ -1,0 +1,1 @@
+"""Arithmetic: the runner, the paged cache with attention, the linears, sampling."""

@@ -1,0 +1,119 @@
+"""int8 linears on x86 through oneDNN: int8 weights per output channel, 16-bit activations per token as two uint8 terms.
+
+oneDNN takes one activation scale per call; with scale 1, zero point 128 and fp32 output the rows are scaled after it,
+one scale per token. Sums of products are exact integers and the epilogue works on each row alone, so a row's bits do
+not depend on the other rows, on their number or on the threads.
+
+Why two terms: the hidden states of small Llama models have a few dimensions that are 10 to 100 times larger than the
+others, and one int8 scale for a token leaves little for the rest. Measured with SmolLM2-135M (Q4_1) on 1,536 tokens of
+technical text, mean difference of the tokens' log-probabilities from fp32, and change of the perplexity:
+
+    weights int8, activations fp32      0.074    -0.0 %
+    weights fp32, activations int8      0.219    +2.7 %
+    both int8                           0.228    +2.7 %
+    weights int8, activations 2 terms   0.073    +0.1 %
+
+The second term doubles the rows of the product, not the bytes of weights that are read: free for decode, which waits
+for memory, and about 1.5 times the time for prefill.
+
+The LM head's columns are balanced before they are quantized: the largest weights of some columns are many times those
+of others, so column j is divided by the square root of its largest weight and the activation multiplied by it (the head
+alone: 0.044 -> 0.027; for the other layers it made no difference or was worse, so they do without).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from argosy_worker.compute.quant.formats import QuantTensor
+from argosy_worker.compute.quant.linear import Linear, LinearSpec, Verdict
+
+_ROWS_AT_ONCE = 4096
+_TOP = 127 * 256
+"""Largest 16-bit activation: its high byte stays within -127 .. 127."""
+_OFFSET = 128 * 256 + 128
+"""Zero point 128 in both bytes: v + _OFFSET = 256 h + l  means  v = 256 (h - 128) + (l - 128)."""
+
+
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """fp32 [rows, n] -> (uint8 [2, rows, n]: high and low bytes, both with zero point 128; fp32 scale [rows, 1]).
+
+    x is about scale * (256 (high - 128) + (low - 128)). A NaN or infinity makes the row's scale not finite.
+    """
+    scale = x.abs().amax(-1, keepdim=True).mul_(1 / _TOP).clamp_min_(1e-30)
+    fixed = (x / scale).add_(_OFFSET + 0.5).to(torch.int32)
+    out = torch.empty((2, *x.shape), dtype=torch.uint8)
+    out[1].copy_(fixed)  # a conversion to uint8 keeps the low byte
+    out[0].copy_(fixed.bitwise_right_shift_(8))
+    return out, scale
+
+
+def quantize_channels(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """fp32 [out, in] -> (int8 [out, in], fp32 scale [out]), symmetric."""
+    scale = (weight.abs().amax(1, keepdim=True) / 127).clamp_min(1e-30)
+    return (weight / scale).round_().to(torch.int8), scale.flatten()
+
+
+class _Int8Linear:
+    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None, balance: Tensor | None) -> None:
+        self._packed = torch.ops.onednn.qlinear_prepack(weight, None)
+        self._scale, self._bias, self._balance = scale, bias, balance
+        self._zero = torch.zeros(len(weight), dtype=torch.int32)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._balance is not None:
+            x = x * self._balance
+        terms, scale = quantize_rows(x)
+        y: Tensor = torch.ops.onednn.qlinear_pointwise(
+            terms.view(-1, x.shape[-1]),
+            1.0, 128, self._packed, self._scale, self._zero, None, 1.0, 0, torch.float32, "none", [], "",
+        )  # fmt: skip
+        high, low = y.view(2, len(x), -1)
+        y = low.add_(high, alpha=256).mul_(scale)  # 256 y is exact: it does not matter if the sum is fused
+        return y if self._bias is None else y.add_(self._bias)
+
+
+class Int8OneDnn:
+    """oneDNN u8 x s8 with one scale per token and per output channel."""
+
+    name = "int8-onednn"
+
+    def can_run(self, spec: LinearSpec) -> Verdict:
+        """Need int8 compute, a CPU with VNNI (without it pair sums may saturate at 16 bits) and torch's oneDNN ops."""
+        if spec.compute != "int8":
+            return Verdict(ok=False, reason=f"computes int8, asked for {spec.compute}")
+        if spec.device != "cpu":
+            return Verdict(ok=False, reason="runs on the CPU only")
+        if not spec.isa & {"avx512_vnni", "amx_tile"}:
+            return Verdict(ok=False, reason="needs AVX512-VNNI or AMX for exact integer sums")
+        if not hasattr(torch.ops.onednn, "qlinear_pointwise"):
+            return Verdict(ok=False, reason="this torch has no oneDNN quantized ops")
+        return Verdict(
+            ok=True, reason="weights requantized to int8 per channel, activations per token in two int8 terms"
+        )
+
+    def pack(self, spec: LinearSpec, parts: Sequence[QuantTensor], bias: Tensor | None, device: torch.device) -> Linear:
+        """Requantize to int8 per channel, a slice of rows at a time so that no fp32 copy of a large head is held."""
+        del device
+        slices = [
+            QuantTensor(part.format, part.raw[begin : begin + _ROWS_AT_ONCE], part.cols)
+            for part in parts
+            for begin in range(0, part.rows, _ROWS_AT_ONCE)
+        ]
+        balance = _column_balance(slices) if spec.role == "head" else None
+        weight = torch.empty((spec.out_features, spec.in_features), dtype=torch.int8)
+        scale = torch.empty(spec.out_features)
+        at = 0
+        for rows in slices:
+            values = rows.dequantize()
+            end = at + rows.rows
+            weight[at:end], scale[at:end] = quantize_channels(values if balance is None else values / balance)
+            at = end
+        return _Int8Linear(weight, scale, bias, balance)
+
+
+def _column_balance(slices: Sequence[QuantTensor]) -> Tensor:
+    """Square root of each column's largest weight: fp32 [in]."""
+    largest = torch.stack([rows.dequantize().abs().amax(0) for rows in slices]).amax(0)
+    return largest.clamp_min(1e-12).sqrt()

@@ -1,0 +1,122 @@
+"""The Prometheus metrics of a worker."""
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from argosy_api import metric_names as names
+from argosy_worker.core.request import Finish
+from argosy_worker.engine.report import LoadView
+
+_LATENCY = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+_GAPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+
+_M = TypeVar("_M", Counter, Gauge)
+
+
+class Pulse(Protocol):
+    """The engine, as far as health and gauges look at it."""
+
+    view: LoadView
+
+    @property
+    def alive(self) -> bool:
+        """Whether its thread can still make steps."""
+        ...
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is a request."""
+        ...
+
+    @property
+    def last_step_age(self) -> float:
+        """Seconds since its loop came around."""
+        ...
+
+
+class WorkerMetrics:
+    """All metrics of one worker, in a registry of their own."""
+
+    def __init__(self, *, model: str, worker: str) -> None:
+        self.registry = CollectorRegistry()
+        GCCollector(self.registry)
+        PlatformCollector(self.registry)
+        ProcessCollector(registry=self.registry)
+        self._labels = {"model": model, "worker": worker}
+        self._requests = self._make(Counter, names.WORKER_REQUESTS, "Requests that ended", ("reason",))
+        self._prompt_tokens = self._counter(names.WORKER_PROMPT_TOKENS, "Prompt tokens of requests that got a token")
+        self._cached_tokens = self._counter(names.WORKER_CACHED_TOKENS, "Of these, found in the prefix cache")
+        self._generated = self._counter(names.WORKER_GENERATED_TOKENS, "Generated tokens")
+        self._preemptions = self._counter(
+            names.WORKER_PREEMPTIONS, "Requests that lost their blocks and are recomputed"
+        )
+        self._step_seconds = self._histogram(names.WORKER_STEP_SECONDS, "Time of a step", _GAPS)
+        self._step_tokens = self._histogram(names.WORKER_STEP_TOKENS, "Tokens of a step", _SIZES)
+        self._ttft = self._histogram(names.WORKER_TTFT_SECONDS, "From arrival to the first token", _LATENCY)
+        self._itl = self._histogram(names.WORKER_ITL_SECONDS, "Between two tokens of a request", _GAPS)
+        self._queue = self._histogram(names.WORKER_QUEUE_SECONDS, "From arrival to admission", _LATENCY)
+        self.events_dropped = self._counter(names.WORKER_EVENTS_DROPPED, "KV event batches that Redis never got")
+        self.redis_up = self._gauge(names.WORKER_REDIS_UP, "1 while Redis takes our events")
+
+    def step(self, seconds: float, tokens: int, preempted: int) -> None:
+        """A step was computed."""
+        self._step_seconds.observe(seconds)
+        self._step_tokens.observe(tokens)
+        if preempted:
+            self._preemptions.inc(preempted)
+
+    def first_token(self, *, queued_s: float, ttft_s: float, prompt_tokens: int, cached_tokens: int) -> None:
+        """A request got its first token."""
+        self._queue.observe(queued_s)
+        self._ttft.observe(ttft_s)
+        self._prompt_tokens.inc(prompt_tokens)
+        self._cached_tokens.inc(cached_tokens)
+        self._generated.inc()
+
+    def next_token(self, gap_s: float) -> None:
+        """A request got another token."""
+        self._itl.observe(gap_s)
+        self._generated.inc()
+
+    def finished(self, reason: Finish) -> None:
+        """A request ended."""
+        self._requests.labels(**self._labels, reason=reason.value).inc()
+
+    def watch(self, engine: Pulse) -> None:
+        """Gauges that look at the engine when they are scraped."""
+        reads: list[tuple[str, str, Callable[[], float]]] = [
+            (names.WORKER_REQUESTS_RUNNING, "Requests that hold blocks", lambda: engine.view.running),
+            (names.WORKER_REQUESTS_WAITING, "Requests that wait for admission", lambda: engine.view.waiting),
+            (names.WORKER_PREFILL_RATE, "Measured speed of prompts", lambda: engine.view.prefill_rate),
+            (names.WORKER_LAST_STEP_AGE, "Heartbeat of the engine's loop", lambda: engine.last_step_age),
+        ]
+        for name, text, read in reads:
+            self._gauge(name, text).set_function(read)
+        blocks = self._make(Gauge, names.WORKER_BLOCKS, "KV cache blocks by state", ("state",))
+        states: dict[str, Callable[[], float]] = {
+            "free": lambda: engine.view.free_blocks,
+            "cached": lambda: engine.view.cached_blocks,
+            "used": lambda: engine.view.used_blocks,
+        }
+        for state, read in states.items():
+            blocks.labels(**self._labels, state=state).set_function(read)
+
+    def _make(self, kind: type[_M], name: str, text: str, more: tuple[str, ...] = ()) -> _M:
+        return kind(name, text, (*self._labels, *more), registry=self.registry)
+
+    def _counter(self, name: str, text: str) -> Counter:
+        return self._make(Counter, name, text).labels(**self._labels)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return self._make(Gauge, name, text).labels(**self._labels)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, text, tuple(self._labels), registry=self.registry, buckets=buckets).labels(
+            **self._labels
+        )

@@ -1,0 +1,1 @@
+"""Where weights come from: model URIs and the hub."""

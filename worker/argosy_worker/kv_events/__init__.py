@@ -1,0 +1,1 @@
+"""What changed in the prefix cache: the numbered log, and its way to Redis."""

@@ -1,0 +1,205 @@
+"""Tells Redis what this worker holds and how loaded it is. A hint for routers: nothing here is ever waited for.
+
+One task follows the KV event log and beats once a second. Whenever it cannot know what Redis has (a new connection, a
+lease or stream that is gone because Redis was wiped, a log that ran ahead) it publishes a snapshot, so routers heal by
+themselves. It reconnects for ever.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import cast
+
+from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, WatchError
+
+from argosy_api import limits
+from argosy_api.keys import BATCH_FIELD, BEAT_S, LEASE_TTL_S, LOAD_TTL_S, Keys
+from argosy_api.v1 import worker_pb2 as pb
+from argosy_worker.engine.metrics import WorkerMetrics
+from argosy_worker.kv_events.log import NOTHING, KvEventLog
+
+log = logging.getLogger(__name__)
+
+_TIMEOUT_S = 2.0
+_FIRST_BACKOFF_S = 0.1
+_MAX_BACKOFF_S = 2.0  # routers must find us within 5 s after Redis is back
+_AT_ONCE = 256  # batches in one pipeline
+_Failure = (RedisError, OSError, TimeoutError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRecord:
+    """What the workers' hash says about a worker, as JSON together with its slot."""
+
+    epoch: int
+    endpoint: str
+    block_size: int
+    capacity: int
+    """Blocks."""
+    revision: str
+    hash_version: int
+    fingerprint: str
+
+
+class RedisPublisher:
+    """The task. `run` it, cancel it, then `forget`."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        keys: Keys,
+        worker_id: str,
+        record: WorkerRecord,
+        events: KvEventLog,
+        load: Callable[[], pb.Load],
+        metrics: WorkerMetrics,
+    ) -> None:
+        self._redis = Redis.from_url(
+            url,
+            retry=Retry(NoBackoff(), 0),  # the defaults would hide an outage for seconds, and with it the wipe
+            socket_timeout=_TIMEOUT_S,
+            socket_connect_timeout=_TIMEOUT_S,
+            client_name=f"argosy-worker-{worker_id}"[:64],
+            max_connections=2,
+        )
+        self._keys = keys
+        self._worker = worker_id
+        self._record = record
+        self._events = events
+        self._load = load
+        self._metrics = metrics
+        self._cursor = NOTHING
+
+    async def run(self) -> None:
+        """Publish until cancelled."""
+        backoff = _FIRST_BACKOFF_S
+        up: bool | None = None
+        while True:
+            began = time.monotonic()
+            try:
+                await self._register()
+                self._cursor = NOTHING  # whatever this server has of us, from before or from a replica's past, is void
+                await self._beat()
+                if up is not True:
+                    log.info("publishing KV events to Redis")
+                up = True
+                self._metrics.redis_up.set(1)
+                await self._follow()
+            except _Failure as error:
+                if up is not False:
+                    log.warning("Redis is away (%s); serving goes on without it", type(error).__name__)
+                up = False
+                self._metrics.redis_up.set(0)
+                await self._redis.connection_pool.disconnect()
+            if time.monotonic() - began > _MAX_BACKOFF_S:
+                backoff = _FIRST_BACKOFF_S
+            await asyncio.sleep(backoff * random.uniform(0.5, 1.0))
+            backoff = min(2 * backoff, _MAX_BACKOFF_S)
+
+    async def forget(self) -> None:
+        """On a clean end: take back all that was said. At most a moment; what stays expires or is void by its epoch."""
+        keys = self._keys
+        with contextlib.suppress(*_Failure):
+            pipe = self._redis.pipeline(transaction=True)
+            pipe.delete(keys.lease(self._worker), keys.load(self._worker), keys.events(self._worker))
+            pipe.hdel(keys.workers, self._worker)
+            async with asyncio.timeout(_TIMEOUT_S):
+                await pipe.execute()
+        with contextlib.suppress(*_Failure):
+            await self._redis.aclose()
+
+    async def _follow(self) -> None:
+        """Send what comes, and beat in between. Returns only by an exception."""
+        next_beat = time.monotonic() + BEAT_S
+        while True:
+            await self._send()
+            wait = next_beat - time.monotonic()
+            if wait > 0:
+                # not wait_for: before Python 3.12 it loses a cancel that comes together with what it waits for
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await self._events.wait_beyond(self._cursor)
+            if time.monotonic() >= next_beat:
+                await self._beat()
+                next_beat = time.monotonic() + BEAT_S
+
+    async def _send(self) -> None:
+        """Publish what the log has after the cursor."""
+        stream = self._keys.events(self._worker)
+        for batches in _groups(self._events.after(self._cursor)):
+            pipe = self._redis.pipeline(transaction=False)
+            for batch in batches:
+                pipe.xadd(
+                    stream,
+                    {BATCH_FIELD: batch.SerializeToString()},
+                    maxlen=limits.EVENT_STREAM_LENGTH,
+                    approximate=True,
+                )
+            await pipe.execute()
+            skipped = batches[-1].seq - self._cursor - len(batches)
+            if self._cursor != NOTHING and skipped > 0:
+                self._metrics.events_dropped.inc(skipped)
+            self._cursor = batches[-1].seq
+
+    async def _beat(self) -> None:
+        """Renew lease and load, and notice when Redis has lost what it was told."""
+        keys, pipe = self._keys, self._redis.pipeline(transaction=False)
+        pipe.set(keys.lease(self._worker), str(self._events.epoch), px=int(LEASE_TTL_S * 1000), get=True)
+        pipe.set(keys.load(self._worker), self._load().SerializeToString(), px=int(LOAD_TTL_S * 1000))
+        pipe.exists(keys.events(self._worker))
+        pipe.hexists(keys.workers, self._worker)
+        lease, _, stream, record = await pipe.execute()
+        if self._cursor != NOTHING and (lease is None or not stream):
+            log.warning("Redis has lost our keys; publishing a snapshot")
+            self._cursor = NOTHING
+        if not record:
+            await self._register()
+
+    async def _register(self) -> None:
+        """Write our record under the lowest free slot; records of workers without a lease are dead and go."""
+        key = self._keys.workers
+        async with self._redis.pipeline(transaction=True) as pipe:
+            while True:
+                try:
+                    await pipe.watch(key)
+                    records = cast("dict[bytes, bytes]", await pipe.hgetall(key))
+                    alive = {name: text for name, text in records.items() if await self._has_lease(pipe, name)}
+                    slot = free_slot(alive, self._worker)
+                    pipe.multi()  # type: ignore[no-untyped-call]
+                    dead = records.keys() - alive.keys()
+                    if dead:
+                        pipe.hdel(key, *dead)
+                    pipe.hset(key, self._worker, json.dumps({"slot": slot, **asdict(self._record)}))
+                    await pipe.execute()
+                except WatchError:
+                    await asyncio.sleep(random.uniform(0, 0.05))  # another worker registers at this moment
+                else:
+                    return
+
+    async def _has_lease(self, pipe: Pipeline, name: bytes) -> bool:
+        worker = name.decode("utf-8", "replace")
+        return worker == self._worker or bool(await pipe.exists(self._keys.lease(worker)))
+
+
+def free_slot(records: dict[bytes, bytes], worker: str) -> int:
+    """The lowest slot that no other worker's record names. Records that cannot be read name none."""
+    taken = set()
+    for name, text in records.items():
+        if name != worker.encode():
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                taken.add(int(json.loads(text)["slot"]))
+    return next(slot for slot in range(len(taken) + 1) if slot not in taken)
+
+
+def _groups(batches: list[pb.KvEventBatch]) -> list[list[pb.KvEventBatch]]:
+    return [batches[i : i + _AT_ONCE] for i in range(0, len(batches), _AT_ONCE)]

@@ -1,0 +1,200 @@
+"""Load a model: pick its reader, build the decoder, choose the kernels, and say what was done."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from argosy_api.errors import ModelNotFoundError, ModelUnsupportedError
+from argosy_worker.compute.loaded import LoadedModel
+from argosy_worker.compute.quant.formats import QuantTensor
+from argosy_worker.compute.quant.isa import cpu_features
+from argosy_worker.compute.quant.linear import Linear, LinearSpec, choose
+from argosy_worker.compute.quant.registry import KERNELS
+from argosy_worker.models.config import DecoderConfig
+from argosy_worker.models.decoder import Decoder, Layer
+from argosy_worker.models.facts import ModelFacts
+from argosy_worker.models.gguf_model import open_gguf
+from argosy_worker.models.hf_model import open_safetensors
+from argosy_worker.models.open_model import OpenModel
+from argosy_worker.models.rope import frequencies, tables
+from argosy_worker.models.weights import WeightSource
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str, float], None]
+COMPUTES = ("auto", "int8", "fp32", "bf16", "fp16")
+DEVICES = ("auto", "cpu", "cuda")
+_DTYPES = {"int8": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_FINGERPRINT_VERSION = b"argosy-model-1"
+
+
+def _silent(stage: str, fraction: float) -> None:
+    del stage, fraction
+
+
+def load_model(
+    path: Path, *, compute: str = "auto", device: str = "auto", threads: int = 0, progress: Progress = _silent
+) -> LoadedModel:
+    """Load a GGUF file, or a folder with safetensors, config.json and tokenizer.json.
+
+    Args:
+        path: the file, or the folder (which may also hold one GGUF file).
+        compute: `int8`, `fp32`, `bf16`, `fp16`, or `auto`: on CUDA bf16, on a CPU int8 where it can, else fp32.
+        device: `cpu`, `cuda`, or `auto`: CUDA where there is one.
+        threads: compute threads on the CPU; 0 for one per usable core.
+        progress: told (stage, fraction of the load in 0 .. 1).
+
+    Raises:
+        ModelNotFoundError, ModelInvalidError, ModelUnsupportedError: with what is wrong, and where.
+
+    """
+    target = _device(device)
+    mode = _compute(compute, target)
+    workers = threads if threads > 0 else len(os.sched_getaffinity(0))
+    torch.set_num_threads(workers)
+    progress("open", 0.0)
+    with ExitStack() as stack, torch.inference_mode():
+        model = _open(path, stack)
+        progress("tokenizer", 0.02)
+        builder = _Builder(model.weights, mode, torch.device(target), progress)
+        decoder = builder.build()
+        facts = _facts(model, mode, target)
+    progress("ready", 1.0)
+    for role, report in builder.reports.items():
+        log.info("kernel for %s: %s", role, report)
+    return LoadedModel(facts=facts, kernels=builder.reports, decoder=decoder, threads=workers)
+
+
+def _device(device: str) -> str:
+    if device not in DEVICES:
+        raise ModelUnsupportedError(f"device {device!r} is unknown; must be one of {', '.join(DEVICES)}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ModelUnsupportedError("device 'cuda' was asked for, but torch finds no CUDA device here")
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
+def _compute(compute: str, device: str) -> str:
+    if compute not in COMPUTES:
+        raise ModelUnsupportedError(f"compute {compute!r} is unknown; must be one of {', '.join(COMPUTES)}")
+    if compute != "auto":
+        return compute
+    if device == "cuda":
+        return "bf16"
+    return "int8" if cpu_features() & {"avx512_vnni", "amx_tile"} else "fp32"
+
+
+def _open(path: Path, stack: ExitStack) -> OpenModel:
+    if path.is_dir():
+        files = sorted(path.glob("*.gguf"))
+        if len(files) > 1:
+            raise ModelUnsupportedError(f"the folder has {len(files)} GGUF files; name one of them")
+        if files:
+            return open_gguf(files[0], stack)
+        return open_safetensors(path, stack)
+    if not path.is_file():
+        raise ModelNotFoundError(f"no file or folder {path.name!r} at the model's source")
+    return open_gguf(path, stack)
+
+
+class _Builder:
+    """Builds a decoder from a source, and keeps the reasons for its kernels."""
+
+    def __init__(self, source: WeightSource, compute: str, device: torch.device, progress: Progress) -> None:
+        self._source, self._compute, self._device, self._progress = source, compute, device, progress
+        self._dtype = _DTYPES[compute]
+        self._isa = cpu_features()
+        self.reports: dict[str, str] = {}
+
+    def build(self) -> Decoder:
+        config, source = self._source.config, self._source
+        layers = []
+        for i in range(config.layers):
+            layers.append(self._layer(i, config))
+            self._progress("weights", 0.05 + 0.8 * (i + 1) / config.layers)
+        embed = source.matrix("embed", config.vocab_size, config.hidden)
+        head_matrix = embed if config.tied else source.matrix("head", config.vocab_size, config.hidden)
+        head = self._linear("head", [head_matrix], config.hidden, [])
+        self._progress("weights", 0.95)
+        inverse = frequencies(config, source.rope_factors())
+        self.reports["attention"] = "paged-torch (reference; the only one for this device)"
+        self.reports["kv_cache"] = f"{str(self._dtype).removeprefix('torch.')} (as the activations)"
+        return Decoder(
+            config,
+            embed=QuantTensor(embed.format, embed.raw.to(self._device), embed.cols),
+            layers=layers,
+            final_norm=self._vector("final_norm", config.hidden),
+            head=head,
+            rope=tables(inverse, config.context_length, self._dtype, self._device),
+            dtype=self._dtype,
+        )
+
+    def _layer(self, i: int, config: DecoderConfig) -> Layer:
+        queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        wide, ffn = config.hidden, config.ffn
+        at = f"layers.{i}."
+        qkv = [self._source.matrix(f"{at}{n}", size, wide) for n, size in (("q", queries), ("k", keys), ("v", keys))]
+        biases = [(f"{at}{n}.bias", size) for n, size in (("q", queries), ("k", keys), ("v", keys))]
+        gate_up = [self._source.matrix(f"{at}{n}", ffn, wide) for n in ("gate", "up")]
+        return Layer(
+            attn_norm=self._vector(f"{at}attn_norm", wide),
+            qkv=self._linear("qkv", qkv, wide, biases),
+            o=self._linear("o", [self._source.matrix(f"{at}o", wide, queries)], queries, []),
+            mlp_norm=self._vector(f"{at}mlp_norm", wide),
+            gate_up=self._linear("gate_up", gate_up, wide, []),
+            down=self._linear("down", [self._source.matrix(f"{at}down", wide, ffn)], ffn, []),
+            q_norm=self._vector(f"{at}q_norm", config.head_dim) if config.qk_norm else None,
+            k_norm=self._vector(f"{at}k_norm", config.head_dim) if config.qk_norm else None,
+        )
+
+    def _vector(self, role: str, size: int) -> Tensor:
+        return self._source.vector(role, size).to(self._device, self._dtype)
+
+    def _linear(self, role: str, parts: list[QuantTensor], wide: int, biases: Iterable[tuple[str, int]]) -> Linear:
+        present = [(name, size) for name, size in biases if self._source.has(name)]
+        bias = None
+        if present:  # all or none: a missing one is refused by `vector`
+            bias = torch.cat([self._source.vector(name, size) for name, size in biases])
+        spec = LinearSpec(
+            role=role,
+            formats=tuple(part.format for part in parts),
+            in_features=wide,
+            out_features=sum(part.rows for part in parts),
+            compute=self._compute,
+            device=self._device.type,
+            isa=self._isa,
+        )
+        choice = choose(spec, KERNELS)
+        self.reports.setdefault(role, choice.report)
+        return choice.kernel.pack(spec, parts, bias, self._device)
+
+
+def _facts(model: OpenModel, compute: str, device: str) -> ModelFacts:
+    config, tokenizer = model.weights.config, model.tokenizer
+    digest = hashlib.sha256(_FINGERPRINT_VERSION)
+    for part in (repr(config).encode(), compute.encode(), tokenizer.json, *model.samples()):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return ModelFacts(
+        architecture=config.architecture,
+        quantization=model.weights.formats(),
+        compute=compute,
+        device=device,
+        vocab_size=config.vocab_size,
+        context_length=config.context_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_ids=tokenizer.eos_token_ids,
+        add_bos=tokenizer.add_bos,
+        bos_token=tokenizer.bos_token,
+        eos_token=tokenizer.eos_token,
+        chat_template=tokenizer.chat_template,
+        tokenizer_json=tokenizer.json,
+        fingerprint=digest.hexdigest()[:32],
+    )

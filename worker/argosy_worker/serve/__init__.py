@@ -1,0 +1,1 @@
+"""The worker's edges: command line, gRPC server, metrics, start and end."""

@@ -1,0 +1,84 @@
+"""From the engine's plain types to protobuf messages."""
+
+from typing import Any
+
+from argosy_api import blocks
+from argosy_api.v1 import worker_pb2 as pb
+from argosy_worker.core.batch import TokenLogprob
+from argosy_worker.core.request import Finish
+from argosy_worker.engine.engine import Engine
+from argosy_worker.engine.stream import Piece, Stream
+
+_FINISH = {
+    Finish.STOP: pb.FINISH_REASON_STOP,
+    Finish.LENGTH: pb.FINISH_REASON_LENGTH,
+    Finish.ABORT: pb.FINISH_REASON_ABORT,
+}
+
+
+def to_proto(chunk: Piece, stream: Stream) -> pb.GenerateChunk:
+    """The message of a chunk."""
+    usage = None
+    if chunk.usage is not None:
+        usage = pb.Usage(
+            prompt_tokens=chunk.usage.prompt_tokens,
+            cached_tokens=chunk.usage.cached_tokens,
+            completion_tokens=chunk.usage.completion_tokens,
+        )
+    return pb.GenerateChunk(
+        request_id=stream.request_id,
+        attempt=stream.attempt,
+        index=chunk.index,
+        token_ids=chunk.tokens,
+        text=chunk.text,
+        logprobs=[_logprob(entry) for entry in chunk.logprobs],
+        prompt_logprobs=[_logprob(entry) for entry in chunk.prompt_logprobs],
+        finish_reason=_FINISH[chunk.finish] if chunk.finish else pb.FINISH_REASON_UNSPECIFIED,
+        stop_reason=chunk.stop_reason,
+        usage=usage,
+    )
+
+
+def _logprob(entry: TokenLogprob) -> pb.TokenLogprob:
+    return pb.TokenLogprob(
+        token=entry.token,
+        logprob=entry.logprob,
+        top=[pb.Alternative(token=token, logprob=logprob) for token, logprob in entry.top],
+    )
+
+
+def model_info(engine: Engine, **more: Any) -> pb.ModelInfo:
+    """Facts of the model and the engine, with what only the process knows (`worker_id`, `served_name`, ...)."""
+    facts, config = engine.facts, engine.config
+    return pb.ModelInfo(
+        fingerprint=facts.fingerprint,
+        block_hash_version=blocks.VERSION,
+        block_size=config.block_size,
+        total_blocks=config.num_blocks,
+        max_model_len=config.max_model_len,
+        vocab_size=facts.vocab_size,
+        architecture=facts.architecture,
+        quantization=facts.quantization,
+        compute=facts.compute,
+        device=facts.device,
+        tokenizer_json=facts.tokenizer_json,
+        chat_template=facts.chat_template,
+        bos_token_id=facts.bos_token_id,
+        eos_token_ids=facts.eos_token_ids,
+        add_bos=facts.add_bos,
+        bos_token=facts.bos_token,
+        eos_token=facts.eos_token,
+        **more,
+    )
+
+
+def model_status(info: pb.ModelInfo) -> dict[str, str | int]:
+    """What the operator copies into `status.model` of the resource; small, where the model's description is not."""
+    return {
+        "architecture": info.architecture,
+        "quantization": info.quantization,
+        "compute": info.compute,
+        "device": info.device,
+        "maxModelLen": info.max_model_len,
+        "kvBlocksPerReplica": info.total_blocks,
+    }

@@ -1,0 +1,239 @@
+"""The gRPC server: `argosy.v1.Worker`, health and reflection. Thin: checks fields, converts, and asks the engine."""
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from argosy_api import limits
+from argosy_api.convert import params_from_proto
+from argosy_api.errors import ArgosyError, InvalidArgumentError, OverloadedError, UnavailableError
+from argosy_api.params import check_prompt
+from argosy_api.v1 import worker_pb2 as pb
+from argosy_api.v1 import worker_pb2_grpc
+from argosy_worker.engine.engine import Engine
+from argosy_worker.engine.stream import Stream
+from argosy_worker.kv_events.log import NOTHING, KvEventLog
+from argosy_worker.serve.lifecycle import Lifecycle, Phase
+from argosy_worker.serve.messages import to_proto
+
+logger = logging.getLogger(__name__)
+
+SERVICE = pb.DESCRIPTOR.services_by_name["Worker"].full_name
+MAX_DRAIN_S = 3600.0
+
+OPTIONS: Sequence[tuple[str, Any]] = (
+    ("grpc.so_reuseport", 0),  # a taken port must be an error, not a second listener that gets half of the calls
+    ("grpc.max_receive_message_length", limits.MAX_GRPC_MESSAGE),
+    ("grpc.max_send_message_length", limits.MAX_GRPC_MESSAGE),
+    ("grpc.max_metadata_size", limits.MAX_METADATA_BYTES),
+    # routers ping every 20 s; without this the server would end their connections with "too many pings"
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+)
+
+
+class Serving:
+    """What the server answers from. `engine` and the rest are set together once the model is loaded."""
+
+    def __init__(self, *, worker_id: str, epoch: int, state: Lifecycle, events: KvEventLog) -> None:
+        self.worker_id = worker_id
+        self.epoch = epoch
+        self.state = state
+        self.events = events
+        self.health = HealthServicer()
+        self._engine: Engine | None = None
+        self._info: pb.ModelInfo | None = None
+
+    async def open(self, engine: Engine, info: pb.ModelInfo) -> None:
+        """The model is loaded: requests may come."""
+        self._engine, self._info = engine, info
+        await self.set_health(serving=True)
+
+    async def set_health(self, *, serving: bool) -> None:
+        """Answer of the health service."""
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in ("", SERVICE):
+            await self.health.set(service, status)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine.
+
+        Raises:
+            UnavailableError: the model is not loaded yet.
+
+        """
+        if self._engine is None:
+            raise UnavailableError(self._why_not())
+        return self._engine
+
+    @property
+    def info(self) -> pb.ModelInfo:
+        """Facts for routers; raises like `engine`."""
+        if self._info is None:
+            raise UnavailableError(self._why_not())
+        return self._info
+
+    def _why_not(self) -> str:
+        now = self.state.now
+        return f"the model is not loaded yet ({now.phase}, {now.progress:.0%})"
+
+
+class WorkerService(worker_pb2_grpc.WorkerServicer):
+    """The RPCs. See worker.proto for their contracts."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+
+    async def Generate(  # noqa: N802
+        self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateChunk]
+    ) -> AsyncIterator[pb.GenerateChunk]:
+        """Stream an answer."""
+        async with _status(context):
+            engine = self._serving.engine
+            stream = start(engine, request)
+            try:
+                async for chunk in stream:
+                    yield to_proto(chunk, stream)
+            finally:  # also when the caller is gone or its deadline has passed: CancelledError is raised at the yield
+                engine.cancel(stream)
+
+    async def Abort(  # noqa: N802
+        self, request: pb.AbortRequest, context: grpc.aio.ServicerContext[pb.AbortRequest, pb.AbortResponse]
+    ) -> pb.AbortResponse:
+        """End a request."""
+        async with _status(context):
+            check_request_id(request.request_id)
+            return pb.AbortResponse(found=await self._serving.engine.abort(request.request_id))
+
+    async def GetLoad(  # noqa: N802
+        self,
+        request: pb.GetLoadRequest,  # noqa: ARG002
+        context: grpc.aio.ServicerContext[pb.GetLoadRequest, pb.Load],
+    ) -> pb.Load:
+        """Report load."""
+        async with _status(context):
+            serving = self._serving
+            return serving.engine.load(worker_id=serving.worker_id, epoch=serving.epoch)
+
+    async def GetModel(  # noqa: N802
+        self,
+        request: pb.GetModelRequest,  # noqa: ARG002
+        context: grpc.aio.ServicerContext[pb.GetModelRequest, pb.ModelInfo],
+    ) -> pb.ModelInfo:
+        """Tell what is served."""
+        async with _status(context):
+            return self._serving.info
+
+    async def SubscribeKvEvents(  # noqa: N802
+        self,
+        request: pb.SubscribeKvEventsRequest,
+        context: grpc.aio.ServicerContext[pb.SubscribeKvEventsRequest, pb.KvEventBatch],
+    ) -> AsyncIterator[pb.KvEventBatch]:
+        """Stream the cache's changes."""
+        async with _status(context):
+            log = self._serving.events
+            same = request.epoch in (0, log.epoch)
+            cursor = request.start_sequence - 1 if same and request.start_sequence else NOTHING
+            while not log.closed:
+                for batch in log.after(cursor):
+                    cursor = batch.seq
+                    yield batch
+                await log.wait_beyond(cursor)
+
+    async def Drain(  # noqa: N802
+        self, request: pb.DrainRequest, context: grpc.aio.ServicerContext[pb.DrainRequest, pb.DrainResponse]
+    ) -> pb.DrainResponse:
+        """Take no new requests, and wait for those that are here."""
+        async with _status(context):
+            seconds = request.timeout_seconds
+            if not 0 <= seconds <= MAX_DRAIN_S:
+                raise InvalidArgumentError("timeout_seconds", f"is {seconds}; must be 0 to {MAX_DRAIN_S:g}")
+            engine = self._serving.engine
+            engine.draining = True
+            self._serving.state.enter(Phase.DRAINING)
+            await self._serving.set_health(serving=False)
+            finished, aborted = await engine.drain(seconds)
+            return pb.DrainResponse(finished=finished, aborted=aborted)
+
+
+async def make_server(serving: Serving) -> grpc.aio.Server:
+    """A server with all services, not yet bound. Health says NOT_SERVING until `Serving.open`."""
+    await serving.set_health(serving=False)
+    server = grpc.aio.server(options=OPTIONS)
+    worker_pb2_grpc.add_WorkerServicer_to_server(WorkerService(serving), server)
+    health_pb2_grpc.add_HealthServicer_to_server(serving.health, server)
+    reflection.enable_server_reflection(
+        (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), server
+    )
+    return server
+
+
+# --- checks
+
+
+def start(engine: Engine, message: pb.GenerateRequest) -> Stream:
+    """Check every field and hand the request to the engine.
+
+    Raises:
+        InvalidArgumentError: naming the field.
+        UnavailableError, OverloadedError: see `Engine.submit`.
+
+    """
+    check_request_id(message.request_id)
+    if message.attempt < 1:
+        raise InvalidArgumentError("attempt", "is 0; attempts count from 1")
+    if len(message.cache_salt) > limits.MAX_CACHE_SALT:
+        raise InvalidArgumentError(
+            "cache_salt", f"has {len(message.cache_salt)} characters; at most {limits.MAX_CACHE_SALT}"
+        )
+    params = params_from_proto(message.sampling)
+    params.check(vocab_size=engine.facts.vocab_size)
+    prompt = list(message.prompt_tokens)
+    check_prompt(prompt, vocab_size=engine.facts.vocab_size, max_model_len=engine.config.max_model_len)
+    if params.prompt_logprobs is not None and len(prompt) > limits.MAX_PROMPT_LOGPROBS_TOKENS:
+        raise InvalidArgumentError(
+            "prompt_logprobs",
+            f"needs a prompt of at most {limits.MAX_PROMPT_LOGPROBS_TOKENS} tokens; it has {len(prompt)}",
+        )
+    return engine.submit(message.request_id, message.attempt, prompt, params, salt=message.cache_salt)
+
+
+def check_request_id(request_id: str) -> None:
+    """Refuse an id that is empty, too long, or not printable.
+
+    Raises:
+        InvalidArgumentError: field `request_id`.
+
+    """
+    if not 0 < len(request_id) <= limits.MAX_REQUEST_ID:
+        raise InvalidArgumentError(
+            "request_id", f"has {len(request_id)} characters; must have 1 to {limits.MAX_REQUEST_ID}"
+        )
+    if not request_id.isprintable():
+        raise InvalidArgumentError("request_id", "has characters that cannot be printed")
+
+
+@contextlib.asynccontextmanager
+async def _status(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
+    """Turn our errors into the call's status."""
+    try:
+        yield
+    except ArgosyError as error:
+        trailing: tuple[tuple[str, str], ...] = ()
+        if isinstance(error, OverloadedError):
+            trailing = (("retry-after-ms", str(int(error.retry_after_s * 1000))),)
+        await context.abort(error.grpc_code, error.message, trailing)
+    except grpc.aio.AbortError:
+        raise
+    except Exception:  # gRPC would send its text, which may hold what is not the caller's business
+        logger.exception("a call failed")
+        await context.abort(grpc.StatusCode.INTERNAL, "the worker failed to answer; its log has the cause")

@@ -1,0 +1,129 @@
+"""From a model's address to a runner: which loader, and how large the KV cache is. Runs in the engine's thread."""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from argosy_api.errors import ModelUnsupportedError
+from argosy_worker import sim
+from argosy_worker.core.batch import Runner
+from argosy_worker.core.scheduler import SchedulerConfig
+from argosy_worker.engine.engine import EngineConfig
+from argosy_worker.models.facts import ModelFacts
+from argosy_worker.serve.lifecycle import Lifecycle, Phase
+from argosy_worker.serve.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str, float], None]
+
+
+class LoadedModel(Protocol):
+    """A model in memory, real or simulated, before its KV cache is made."""
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What it is."""
+        ...
+
+    @property
+    def kernels(self) -> Mapping[str, str]:
+        """Role -> chosen kernel and why."""
+        ...
+
+    def kv_bytes_per_block(self, block_size: int) -> int:
+        """Bytes of KV cache that one block of `block_size` tokens takes."""
+        ...
+
+    def memory_for_kv(self) -> int:
+        """A sensible automatic size of the KV cache, in bytes."""
+        ...
+
+    def make_runner(self, num_blocks: int, block_size: int) -> Runner:
+        """Allocate the KV cache: `num_blocks` usable blocks, numbered from 1; block 0 is the null block."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """All that an engine is made of."""
+
+    facts: ModelFacts
+    kernels: dict[str, str]
+    runner: Runner
+    config: EngineConfig
+
+
+def load(settings: Settings, state: Lifecycle) -> Loaded:
+    """Fetch the model, load it, and allocate its KV cache.
+
+    Raises:
+        ModelError: the model cannot be served; the message says why.
+
+    """
+    model = _load_model(settings, state)
+    num_blocks, max_model_len = size_cache(model, settings)
+    runner = model.make_runner(num_blocks, settings.block_size)
+    log.info(
+        "KV cache: %d blocks of %d tokens; longest sequence %d tokens", num_blocks, settings.block_size, max_model_len
+    )
+    config = EngineConfig(
+        num_blocks=num_blocks,
+        block_size=settings.block_size,
+        max_model_len=max_model_len,
+        prefix_caching=settings.prefix_caching,
+        scheduler=SchedulerConfig(
+            max_batch_tokens=settings.max_batch_tokens,
+            max_running=settings.max_running,
+            order=settings.queue_order,
+            ageing=settings.queue_ageing,
+        ),
+    )
+    return Loaded(model.facts, dict(model.kernels), runner, config)
+
+
+def size_cache(model: LoadedModel, settings: Settings) -> tuple[int, int]:
+    """Number of blocks, and the longest sequence that both the model and the blocks allow.
+
+    Raises:
+        ModelUnsupportedError: not even one block fits, or a length that was asked for is not possible.
+
+    """
+    per_block = model.kv_bytes_per_block(settings.block_size)
+    memory = settings.kv_cache_bytes or model.memory_for_kv()
+    num_blocks = memory // per_block
+    if num_blocks < 1:
+        raise ModelUnsupportedError(f"a KV cache of {memory} bytes holds no block; one block takes {per_block} bytes")
+    room, context = num_blocks * settings.block_size, model.facts.context_length
+    if settings.max_model_len > context:
+        raise ModelUnsupportedError(
+            f"max-model-len is {settings.max_model_len}; the model's context is {context} tokens"
+        )
+    if settings.max_model_len > room:
+        raise ModelUnsupportedError(
+            f"max-model-len is {settings.max_model_len}; the KV cache of {memory} bytes holds {room} tokens"
+        )
+    length = settings.max_model_len or min(context, room)
+    if length < context and not settings.max_model_len:
+        log.warning("the KV cache holds %d tokens, less than the model's context of %d", room, context)
+    return num_blocks, length
+
+
+def _load_model(settings: Settings, state: Lifecycle) -> LoadedModel:
+    if settings.model_uri.startswith(sim.SCHEME):
+        state.enter(Phase.LOADING, "loading the simulated model")
+        return sim.load(settings.model_uri, state.progress)
+    # Imported only here: a simulated worker needs neither torch nor the hub's client, and starts much faster.
+    from argosy_worker.fetch.uri import resolve  # noqa: PLC0415
+    from argosy_worker.models import load_model  # noqa: PLC0415
+
+    state.enter(Phase.DOWNLOADING, "fetching the model")
+    path = resolve(settings.model_uri, cache_dir=settings.model_cache, progress=state.progress)
+    state.enter(Phase.LOADING, "loading the model")
+    threads = settings.threads or len(os.sched_getaffinity(0))
+    model: LoadedModel = load_model(
+        path, compute=settings.compute, device=settings.device, threads=threads, progress=state.progress
+    )
+    return model
