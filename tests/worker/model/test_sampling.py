@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from argosy_api.params import SamplingParams
-from argosy_worker.compute.sampling.rng import uniform
-from argosy_worker.compute.sampling.sampler import Row, draw, healthy, logprobs, pick
+from argosy_worker.sampling.rng import uniform
+from argosy_worker.sampling.sampler import Row, draw, healthy, logprobs, pick
 
 
 def params(**fields):

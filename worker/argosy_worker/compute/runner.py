@@ -9,9 +9,9 @@ from torch import Tensor
 
 from argosy_worker.compute.attention.paged import PagedKvCache
 from argosy_worker.compute.attention.plan import make_plan
-from argosy_worker.compute.sampling.sampler import Row, healthy, logprobs, pick
 from argosy_worker.core.batch import SequenceSlice, StepBatch, StepOutput, TokenLogprob
 from argosy_worker.models.decoder import Decoder
+from argosy_worker.sampling.sampler import Row, healthy, logprobs, pick
 
 _LOGIT_ROWS = 64
 """Rows of logits held at once for prompt log-probabilities: 64 x 49,152 x 4 bytes = 12.6 MB."""

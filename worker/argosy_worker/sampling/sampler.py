@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from argosy_api.params import SamplingParams
-from argosy_worker.compute.sampling.rng import uniform
 from argosy_worker.core.batch import TokenLogprob
+from argosy_worker.sampling.rng import uniform
 
 _CANDIDATES = 1024
 """Tokens that top-p sorts first; all are sorted only when these do not reach p."""
