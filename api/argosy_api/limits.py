@@ -41,6 +41,12 @@ EVENT_STREAM_LENGTH = 10_000
 MAX_CHAT_TEMPLATE_BYTES = 256 * 1024
 MAX_RENDERED_CHAT_BYTES = 8 * 1024 * 1024
 
+# --- what the operator writes
+MAX_CONDITION_MESSAGE = 4096
+"""Characters; the API server takes 32,768."""
+MAX_EVENT_MESSAGE = 1000
+"""Characters; the API server takes 1,024 bytes of the newer events API."""
+
 # --- model files
 MAX_GGUF_METADATA = 1 << 16
 MAX_GGUF_TENSORS = 1 << 16

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from argosy_api import labels
+from argosy_api import labels, limits
 from argosy_api.resource import Condition, InferenceDeploymentStatus, ModelStatus
 from argosy_operator.diagnose import Problem, Reason, WorkerState, diagnose, worst
 from argosy_operator.observe import Children, PodView
+from argosy_operator.words import clip, some_of
 
 READY, PROGRESSING, SCHEDULED, MODEL_LOADED, ROUTER_SYNCED = TYPES = (
     "Ready",
@@ -194,7 +195,7 @@ def _router_synced(facts: Facts, current: tuple[PodView, ...], routable: int) ->
         return _Verdict("Unknown", Reason.ROUTER_UNREACHABLE, text)
     waiting = sorted(p.name for p in current if p.ready and p.name not in router.ready)
     if waiting:
-        return _Verdict("False", Reason.SYNCING, f"Routers do not reach {', '.join(waiting)} yet.")
+        return _Verdict("False", Reason.SYNCING, f"Routers do not reach {some_of(waiting)} yet.")
     if facts.replicas and not routable:
         return _Verdict("False", Reason.SYNCING, "No worker is ready to be routed to.")
     text = f"{router.reachable} of {router.total} routers answer and reach every ready worker."
@@ -213,7 +214,7 @@ def _condition(kind: str, verdict: _Verdict, before: Condition | None, generatio
             "type": kind,
             "status": verdict.status,
             "reason": str(verdict.reason),
-            "message": verdict.message,
+            "message": clip(verdict.message, limits.MAX_CONDITION_MESSAGE),
             "observedGeneration": generation,
             "lastTransitionTime": since,
         }

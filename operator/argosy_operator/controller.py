@@ -177,8 +177,9 @@ class Controller:
             else:
                 async with loop.passing:  # a pass on its way would make again what is deleted here
                     await self._end_workers(body)
-        except ApiError as error:
-            log.warning("%s: its workers end with it: %s", body["metadata"]["name"], error.message)
+        except Exception:
+            # a time-out, an answer that is none: whatever it is, the workers then end with the resource
+            log.exception("%s/%s: its workers end with it", body["metadata"]["namespace"], body["metadata"]["name"])
         await remove_keys(self._redis_url, body["metadata"]["namespace"], body["metadata"]["name"])
 
     async def _end_workers(self, body: Mapping[str, Any]) -> None:

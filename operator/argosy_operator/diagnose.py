@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from argosy_operator.observe import PodView
+from argosy_operator.words import quote
 
 _REASON = r"[A-Za-z][A-Za-z0-9]{0,63}"
 _QUOTE = 600
@@ -230,6 +231,4 @@ def worst(problems: Mapping[str, Problem], *conditions: str) -> Problem | None:
 
 
 def _quote(text: str) -> str:
-    flat = " ".join(text.split())
-    flat = flat if len(flat) <= _QUOTE else flat[: _QUOTE - 1] + "…"
-    return flat if flat.endswith((".", "!", "?", "…")) else flat + "."
+    return quote(text, _QUOTE)

@@ -5,14 +5,15 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from argosy_api import limits
 from argosy_api.resource import API_VERSION, KIND, Condition, InferenceDeploymentStatus
 from argosy_operator.conditions import READY
 from argosy_operator.diagnose import Reason
+from argosy_operator.words import clip
 
 COMPONENT = "serving.argosy.dev/operator"
 AGAIN_S = 300.0
 """The same news is told once in this time."""
-_MAX_MESSAGE = 1000
 _TAKES_TIME = {
     Reason.STARTING, Reason.NOT_STARTED, Reason.DOWNLOADING, Reason.LOADING, Reason.SYNCING, Reason.UNHEALTHY,
     Reason.NOT_OBSERVED, Reason.API_UNAVAILABLE,
@@ -60,7 +61,7 @@ def _event(metadata: Mapping[str, Any], kind: str, reason: str, message: str) ->
         },
         "type": kind,
         "reason": reason,
-        "message": message if len(message) <= _MAX_MESSAGE else message[: _MAX_MESSAGE - 1] + "…",
+        "message": clip(message, limits.MAX_EVENT_MESSAGE),
         "source": {"component": COMPONENT},
         "reportingComponent": COMPONENT,
         "reportingInstance": "argosy-operator",

@@ -156,7 +156,7 @@ def _redis_env(url: str, secret: str | None) -> list[Manifest]:
     if not url:
         return []
     if secret is None:
-        return [{"name": "ARGOSY_REDIS_URL", "value": url}]
+        return [{"name": "ARGOSY_REDIS_URL", "value": pods.literal(url)}]
     reference = {"name": secret, "key": REDIS_URL_KEY}
     return [{"name": "ARGOSY_REDIS_URL", "valueFrom": {"secretKeyRef": reference}}]
 

@@ -108,7 +108,7 @@ def worker_args(resource: InferenceDeployment, revision: str) -> list[str]:
     if spec.model.max_model_len is not None:
         pairs.append(("--max-model-len", spec.model.max_model_len))
     # one argument each: a value can then never be taken for an option
-    return [f"{option}={value}" for option, value in pairs] + [
+    return [literal(f"{option}={value}") for option, value in pairs] + [
         "--prefix-caching" if engine.prefix_caching else "--no-prefix-caching"
     ]
 
@@ -130,7 +130,7 @@ def _environment(
     env: list[Manifest] = [
         {"name": "ARGOSY_WORKER_ID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
         {"name": "ARGOSY_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
-        *({"name": name, "value": value} for name, value in fixed.items()),
+        *({"name": name, "value": literal(value)} for name, value in fixed.items()),
         *redis,
     ]
     if model.token_secret_ref is not None:
@@ -138,7 +138,16 @@ def _environment(
         env.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}})
     taken = {entry["name"] for entry in env}
     # names are unique keys of this list: a setting of the installation never overrides a worker's identity
-    return env + [{"name": name, "value": value} for name, value in dict(extra).items() if name not in taken]
+    return env + [{"name": name, "value": literal(value)} for name, value in dict(extra).items() if name not in taken]
+
+
+def literal(text: str) -> str:
+    """The text as an argument or the value of a variable: a kubelet gives it to the process as it is.
+
+    It replaces `$(NAME)` by the value of that variable, which may come from a Secret: whoever may write a resource
+    must not come to read one. `$$` stands for `$`.
+    """
+    return text.replace("$", "$$")
 
 
 def _resources(spec: InferenceDeploymentSpec) -> Manifest:

@@ -234,3 +234,36 @@ def test_news_is_told_once():
     assert announcer.announce(about, tuple(good.conditions), bad) == []  # flapping
     now["t"] = 301.0
     assert len(announcer.announce(about, tuple(good.conditions), bad)) == 1
+
+
+def test_any_number_of_workers_fits_into_a_message():
+    names = [f"m-worker-{'x' * 200}-{i}" for i in range(1000)]
+    found = status(*(pod(n) for n in names), replicas=1000, router=RouterFacts(reachable=1, total=1, ready=frozenset()))
+    assert "and 997 more" in condition(found, "RouterSynced").message
+    assert all(len(c.message) < 4096 for c in found.conditions)
+
+
+def test_a_message_of_any_length_is_cut():
+    found = status(pod("a"), failure=Failure("ApplyFailed", "x" * 100_000))
+    assert len(condition(found, "Ready").message) == 4096
+
+
+SECRETS = [
+    ("redis://:hunter2@valkey:6379/0 does not answer", "hunter2"),
+    ("no such repository: hf://user:hunter2@org/name", "hunter2"),
+    ("redis://argosy-ns:hunter@2@valkey:6379", "hunter"),
+    ("Authorization: Bearer hunter2hunter2", "hunter2"),
+    ("token=hunter2 was refused", "hunter2"),
+    ("401 for hf_abcdefghijklmnop", "abcdefghijklmnop"),
+]
+
+
+@pytest.mark.parametrize(("said", "secret"), SECRETS)
+def test_last_words_are_told_without_credentials(said, secret):
+    crash = {"exitCode": 1, "reason": "Error", "message": said}
+    failed = {"exitCode": 78, "reason": "Error", "message": json.dumps({"reason": "ModelNotFound", "message": said})}
+    for ended in (crash, failed):
+        found = status(pod(status=fakecluster.waiting(*LOOP, ended=ended)))
+        assert all(secret not in c.message for c in found.conditions)
+    found = status(pod(status=running()), workers={"m-worker-a": WorkerState("Failed", "ModelNotFound", said)})
+    assert all(secret not in c.message for c in found.conditions)

@@ -11,8 +11,10 @@ from pydantic import BaseModel
 
 from argosy_api import labels
 from argosy_api.resource import InferenceDeploymentSpec, parse
+from argosy_cli.embedded import pods as embedded
 from argosy_operator.manifests import PlanSettings
 from argosy_operator.plan import ChildRef, Observed, child_ref, plan
+from argosy_operator.pods import literal
 from argosy_router.fleet.membership_kubernetes import DeploymentView
 
 INSTALLED = PlanSettings(worker_image="argosy-worker:test", redis_url="redis://:pw@valkey:6379/0")
@@ -361,3 +363,31 @@ def test_a_value_is_never_an_option():
     args = _container(_resource(uri="sim://x?a=--help"))["args"]
     assert all(a.startswith("--") for a in args)
     assert "--model-uri=sim://x?a=--help" in args
+
+
+# ------------------------------------------------------------------ what a kubelet makes of it
+
+_awkward = st.text(alphabet="$()ABC_x.\\ {}", max_size=30)
+
+
+@settings(max_examples=300, deadline=None)
+@given(_awkward, st.dictionaries(st.sampled_from(["A", "ABC", "HF_TOKEN"]), st.just("secret")))
+def test_a_kubelet_gives_back_what_was_written(text, environment):
+    assert embedded.expand(literal(text), environment) == text
+
+
+def test_nothing_that_a_user_writes_is_expanded():
+    token = {"name": "payroll-db", "key": "password"}
+    model = {"uri": "hf://a/b@$(HF_TOKEN)", "tokenSecretRef": token, "maxModelLen": 64}
+    made = document()
+    made["spec"]["model"] = model
+    installed = replace(
+        INSTALLED, redis_url="redis://valkey/$(HF_TOKEN)", worker_env=(("HTTP_PROXY", "http://$(HF_TOKEN)"),)
+    )
+    (pod,) = embedded.pods(_manifests(parse(made), installed)["Deployment"])
+    started = embedded.start(pod, python="python", overrides={}, secret=lambda *_: "hunter2")
+    assert started.env["HF_TOKEN"] == "hunter2"
+    assert any("hf://a/b@$(HF_TOKEN)" in argument for argument in started.argv)
+    assert "hunter2" not in str(started.argv)
+    assert started.env["HTTP_PROXY"] == "http://$(HF_TOKEN)"
+    assert started.env["ARGOSY_REDIS_URL"] == "redis://valkey/$(HF_TOKEN)"

@@ -109,7 +109,7 @@ def start(
         env[name] = overrides[name] if name in overrides else _value(entry, fields, secret, env)
     env |= overrides
     command = [*pod.container["command"], *pod.container.get("args", [])]
-    argv = [_expand(part, env) for part in command]
+    argv = [expand(part, env) for part in command]
     if argv[0] in ("python", "python3"):
         argv[0] = python
     return Started(argv=tuple(argv), env=env)
@@ -141,7 +141,7 @@ def _value(
 ) -> str:
     source = entry.get("valueFrom")
     if source is None:
-        return _expand(entry.get("value", ""), env)
+        return expand(entry.get("value", ""), env)
     if "fieldRef" in source:
         path = source["fieldRef"]["fieldPath"]
         if path in fields:
@@ -152,7 +152,7 @@ def _value(
     raise InternalError(f"embedded mode does not know the source {', '.join(source)} (of variable {entry['name']})")
 
 
-def _expand(text: str, env: Mapping[str, str]) -> str:
+def expand(text: str, env: Mapping[str, str]) -> str:
     """`$(NAME)` of what was defined before; `$$` is `$`; an unknown name stays as it is (as Kubernetes does it)."""
 
     def one(match: re.Match[str]) -> str:
