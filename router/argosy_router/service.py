@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,6 @@ MAX_INFLIGHT = 8192
 """Requests that the router carries at once."""
 MAX_TOKENIZING = 1024
 """Requests that wait for the tokenizer's threads."""
-_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:\-]+")
 
 T = TypeVar("T")
 Prompt = str | list[int]
@@ -218,18 +216,25 @@ def check_salt(salt: str) -> None:
         raise InvalidArgumentError("cache_salt", f"has {size} bytes; at most {limits.MAX_CACHE_SALT}")
 
 
-def request_id(given: str | None, *, field: str = "x-request-id") -> str:
-    """The client's own id, or a new one.
+def request_id(given: str | None) -> str:
+    """The id that a header brings, or a new one: what a gateway writes there is no reason to refuse work."""
+    return given if given and _fit_for_logs(given) else secrets.token_hex(12)
+
+
+def check_request_id(given: str, *, field: str) -> str:
+    """The id that a field of the request itself brings: answers are matched by it, so it cannot be replaced.
 
     Raises:
         InvalidArgumentError: too long, or with characters that have no business in logs.
 
     """
-    if not given:
-        return secrets.token_hex(12)
-    if len(given) > limits.MAX_REQUEST_ID or not _REQUEST_ID.fullmatch(given):
-        raise InvalidArgumentError(field, f"must be at most {limits.MAX_REQUEST_ID} characters of A-Z a-z 0-9 _ . : -")
+    if not _fit_for_logs(given):
+        raise InvalidArgumentError(field, f"must be at most {limits.MAX_REQUEST_ID} printable characters of ASCII")
     return given
+
+
+def _fit_for_logs(text: str) -> bool:
+    return len(text) <= limits.MAX_REQUEST_ID and text.isascii() and text.isprintable()
 
 
 def _bounded(text: str, field: str) -> str:

@@ -174,8 +174,8 @@ class FakeWorker(rpc.WorkerServicer):
             block_hash_version=self.hash_version, block_size=BLOCK, total_blocks=self.total_blocks,
             max_model_len=self.max_model_len, vocab_size=VOCAB, architecture="fake", quantization="none", compute="none",
             tokenizer_json=self.tokenizer_json, chat_template=self.template, eos_token_ids=[eos],
-            bos_token_id=_TOKENIZER.token_to_id("<|endoftext|>"), add_bos=self.add_bos, bos_token="<|endoftext|>",
-            eos_token="<|im_end|>",
+            bos_token_id=_TOKENIZER.token_to_id("<|endoftext|>"), add_bos=self.add_bos,
+            special_tokens={"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>"},
         )  # fmt: skip
 
     def load(self) -> pb.Load:

@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from router_kit import answer_of, decode, encode, eventually
 
+from argosy_api import limits
 from argosy_api.inference import inference_pb2 as oip
 from argosy_api.inference import inference_pb2_grpc as oip_rpc
 from argosy_api.v1 import worker_pb2 as pb
@@ -68,11 +69,16 @@ NATIVE_BAD = [
     (pb.InferenceRequest(model="m", tokens=pb.TokenIds(ids=[2**32 - 1])), "INVALID_ARGUMENT", "tokens.ids:"),
     (pb.InferenceRequest(model="m", chat=pb.Chat()), "INVALID_ARGUMENT", "chat.messages:"),
     (
+        pb.InferenceRequest(model="m", chat=pb.Chat(messages=[pb.ChatMessage()] * (limits.MAX_MESSAGES + 1))),
+        "INVALID_ARGUMENT",
+        "chat.messages: has",
+    ),
+    (
         pb.InferenceRequest(model="m", chat=pb.Chat(messages=[pb.ChatMessage(role="x")])),
         "INVALID_ARGUMENT",
         "chat.messages[0].role:",
     ),
-    (pb.InferenceRequest(model="m", text="x", request_id="a b"), "INVALID_ARGUMENT", "request_id:"),
+    (pb.InferenceRequest(model="m", text="x", request_id="a\n"), "INVALID_ARGUMENT", "request_id:"),
     (pb.InferenceRequest(model="m", text="x", cache_salt="s" * 65), "INVALID_ARGUMENT", "cache_salt:"),
     *(
         (pb.InferenceRequest(model="m", text="x", sampling=pb.SamplingParams(**s)), "INVALID_ARGUMENT", f"{next(iter(s))}")
@@ -265,6 +271,52 @@ async def test_stream_cancel_frees_the_worker(rig, channel):
     await asyncio.gather(reading, return_exceptions=True)
 
 
+async def test_stream_of_a_slow_reader_who_leaves_is_freed(rig, channel):
+    """A client that reads nothing, with more answers waiting than the buffer takes, leaves nothing behind when it goes."""
+    request = infer(stream=True, sampling={"max_tokens": 4000})
+    request.id = "x" * 100
+
+    async def ask():
+        for _ in range(8):
+            yield request
+        await asyncio.Event().wait()
+
+    before = asyncio.all_tasks()
+    call = oip_rpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(ask())
+    await call.read()
+
+    async def filled() -> bool:
+        frames = [t.get_stack() for t in asyncio.all_tasks() - before]
+        queues = [f[0].f_locals.get("queue") for f in frames if f and f[0].f_code.co_name == "_serve_stream"]
+        return any(q is not None and q.full() for q in queues)
+
+    for _ in range(3000):
+        if await filled():
+            break
+        await asyncio.sleep(0.01)
+    else:
+        raise AssertionError("the buffer of answers was never full")
+    call.cancel()
+    await eventually(lambda: rig.router.service.running == 0, limit_s=60)
+    await eventually(lambda: all(not w.running for w in rig.workers), limit_s=60)
+    await eventually(
+        lambda: not [t for t in asyncio.all_tasks() - before if "_serve" in repr(t) or "ModelStream" in repr(t)],
+        limit_s=60,
+    )
+
+
+async def test_parameters_are_honoured(rig, channel):
+    """Sampling names and a timeout in the request's parameters."""
+    stub = oip_rpc.GRPCInferenceServiceStub(channel)
+    request = infer(sampling={"seed": 1})
+    request.parameters["max_tokens"].int64_param = 2
+    assert len(outputs(await stub.ModelInfer(request))["output_ids"]) == 2
+    request.parameters["timeout"].int64_param = 1
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.ModelInfer(request)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
 async def test_metadata_and_readiness(rig, channel):
     """What a client asks before it infers."""
     stub = oip_rpc.GRPCInferenceServiceStub(channel)
@@ -302,9 +354,17 @@ OIP_BAD = [
     (lambda r: r.inputs[1].contents.bytes_contents.__setitem__(0, b'{"logprobs": 1}'), "sampling_parameters.logprobs"),
     (lambda r: r.outputs.add(name="logits"), "logits"),
     (lambda r: bool_tensor(r, "stream", True, raw=False), "stream"),
+    (lambda r: r.parameters["priority"].__setattr__("int64_param", 3), "parameters.priority"),
+    (lambda r: r.parameters["no_such"].__setattr__("bool_param", True), "parameters.no_such"),
+    (lambda r: r.parameters["max_tokens"].__setattr__("int64_param", 2), "parameters.max_tokens"),  # twice
+    (lambda r: r.parameters["timeout"].__setattr__("int64_param", 0), "parameters.timeout"),
+    (lambda r: r.parameters["seed"].SetInParent(), "parameters.seed"),
+    (lambda r: r.inputs[0].parameters["x"].__setattr__("int64_param", 1), "inputs.text_input.parameters.x"),
+    (lambda r: r.outputs.add(name="text_output").parameters["classification"].__setattr__("int64_param", 3),
+     "outputs.text_output.parameters.classification"),
     (lambda r: setattr(r, "model_name", "nope"), "model"),
     (lambda r: setattr(r, "model_version", "7"), "model_version"),
-    (lambda r: setattr(r, "id", "a b"), "request_id"),
+    (lambda r: setattr(r, "id", "a\n"), "request_id"),
 ]  # fmt: skip
 
 

@@ -224,8 +224,7 @@ class SimModel:
             bos_token_id=None,
             eos_token_ids=(IM_END, END_OF_TEXT),
             add_bos=False,
-            bos_token="",
-            eos_token="<|im_end|>",  # noqa: S106 - a token of the vocabulary
+            special_tokens={"eos_token": "<|im_end|>"},
             chat_template=CHAT_TEMPLATE,
             tokenizer_json=tokenizer_json(),
             fingerprint=blake2b(f"sim/{spec.name}/{spec.vocab}/{spec.eos_every}".encode(), digest_size=16).hexdigest(),

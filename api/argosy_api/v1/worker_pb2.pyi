@@ -635,6 +635,26 @@ class ModelInfo(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class SpecialTokensEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     WORKER_ID_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     SERVED_NAME_FIELD_NUMBER: _builtins.int
@@ -655,13 +675,12 @@ class ModelInfo(_message.Message):
     ADD_BOS_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     KERNELS_FIELD_NUMBER: _builtins.int
-    BOS_TOKEN_FIELD_NUMBER: _builtins.int
-    EOS_TOKEN_FIELD_NUMBER: _builtins.int
     QUEUE_ORDER_FIELD_NUMBER: _builtins.int
     QUEUE_AGEING_FIELD_NUMBER: _builtins.int
     KV_DTYPE_FIELD_NUMBER: _builtins.int
     ADAPTERS_FIELD_NUMBER: _builtins.int
     EXACTNESS_FIELD_NUMBER: _builtins.int
+    SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
     INSTRUCTION_SET_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     epoch: _builtins.int
@@ -689,8 +708,6 @@ class ModelInfo(_message.Message):
     """whether a plain prompt begins with bos"""
     revision: _builtins.str
     """of the resource, as the plan named it"""
-    bos_token: _builtins.str
-    eos_token: _builtins.str
     queue_order: _builtins.str
     """"leastWork" or "fcfs", as spec.engine.queueOrder"""
     queue_ageing: _builtins.float
@@ -710,6 +727,12 @@ class ModelInfo(_message.Message):
     @_builtins.property
     def adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """LoRA adapters that are loaded"""
+
+    @_builtins.property
+    def special_tokens(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Every special token that the model's files name, as chat templates know it: "bos_token", "pad_token" -> its text. What
+        is not here is undefined in a template.
+        """
 
     def __init__(
         self,
@@ -734,18 +757,17 @@ class ModelInfo(_message.Message):
         add_bos: _builtins.bool = ...,
         revision: _builtins.str = ...,
         kernels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
-        bos_token: _builtins.str = ...,
-        eos_token: _builtins.str = ...,
         queue_order: _builtins.str = ...,
         queue_ageing: _builtins.float | None = ...,
         kv_dtype: _builtins.str = ...,
         adapters: _abc.Iterable[_builtins.str] | None = ...,
         exactness: _builtins.str = ...,
+        special_tokens: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         instruction_set: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id", "_queue_ageing", b"_queue_ageing", "bos_token_id", b"bos_token_id", "queue_ageing", b"queue_ageing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id", "_queue_ageing", b"_queue_ageing", "adapters", b"adapters", "add_bos", b"add_bos", "architecture", b"architecture", "block_hash_version", b"block_hash_version", "block_size", b"block_size", "bos_token", b"bos_token", "bos_token_id", b"bos_token_id", "chat_template", b"chat_template", "compute", b"compute", "device", b"device", "eos_token", b"eos_token", "eos_token_ids", b"eos_token_ids", "epoch", b"epoch", "exactness", b"exactness", "fingerprint", b"fingerprint", "instruction_set", b"instruction_set", "kernels", b"kernels", "kv_dtype", b"kv_dtype", "max_model_len", b"max_model_len", "quantization", b"quantization", "queue_ageing", b"queue_ageing", "queue_order", b"queue_order", "revision", b"revision", "served_name", b"served_name", "tokenizer_json", b"tokenizer_json", "total_blocks", b"total_blocks", "vocab_size", b"vocab_size", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id", "_queue_ageing", b"_queue_ageing", "adapters", b"adapters", "add_bos", b"add_bos", "architecture", b"architecture", "block_hash_version", b"block_hash_version", "block_size", b"block_size", "bos_token_id", b"bos_token_id", "chat_template", b"chat_template", "compute", b"compute", "device", b"device", "eos_token_ids", b"eos_token_ids", "epoch", b"epoch", "exactness", b"exactness", "fingerprint", b"fingerprint", "instruction_set", b"instruction_set", "kernels", b"kernels", "kv_dtype", b"kv_dtype", "max_model_len", b"max_model_len", "quantization", b"quantization", "queue_ageing", b"queue_ageing", "queue_order", b"queue_order", "revision", b"revision", "served_name", b"served_name", "special_tokens", b"special_tokens", "tokenizer_json", b"tokenizer_json", "total_blocks", b"total_blocks", "vocab_size", b"vocab_size", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bos_token_id: _TypeAlias = _typing.Literal["bos_token_id"]  # noqa: Y015
     _WhichOneofArgType__bos_token_id: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id"]  # noqa: Y015

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from argosy_api import limits
@@ -50,17 +51,25 @@ def kind(value: Any) -> str:
     return "an array" if isinstance(value, list) else "an object"
 
 
-class Fields:
-    """An object's fields, each taken once. null counts as not given. `end` refuses what nobody took."""
+MAX_MISTYPED = 64
+"""Length up to which an unknown name is compared with the known ones."""
 
-    def __init__(self, document: dict[str, Any], *, path: str = "") -> None:
+
+class Fields:
+    """An object's fields, each taken once. null counts as not given. `end` refuses what nobody took.
+
+    `path` stands before the fields' names in errors; `paths` has another such beginning for single fields.
+    """
+
+    def __init__(self, document: dict[str, Any], *, path: str = "", paths: Mapping[str, str] | None = None) -> None:
         self._rest = dict(document)
         self._path = path
+        self._paths = paths or {}
         self._known: set[str] = set()
 
-    def path(self, name: str) -> str:
+    def path(self, name: str, *, shown: str = "") -> str:
         """The field's path from the top of the request."""
-        return f"{self._path}{name}"
+        return f"{self._paths.get(name, self._path)}{shown or name}"
 
     def raw(self, name: str) -> Any:
         """The value, or None when it is not given."""
@@ -122,6 +131,8 @@ class Fields:
         """Nothing else may be there."""
         if self._rest:
             name = min(self._rest)
-            close = difflib.get_close_matches(name, self._known, n=1, cutoff=0.7)
+            shown = name[:100]
+            # difflib takes half a second for a name of 1 MB; and nobody mistypes one of this length
+            close = difflib.get_close_matches(name, self._known, n=1, cutoff=0.7) if len(name) <= MAX_MISTYPED else []
             hint = f"; did you mean {close[0]}?" if close else ""
-            raise InvalidArgumentError(self.path(name[:100]), f"is not a field of this request{hint}")
+            raise InvalidArgumentError(self.path(name, shown=shown), f"is not a field of this request{hint}")

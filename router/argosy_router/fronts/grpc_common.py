@@ -10,7 +10,7 @@ import grpc
 from argosy_api import limits
 from argosy_api.errors import ArgosyError, InternalError, OverloadedError
 from argosy_router.fleet.fleet import now
-from argosy_router.service import request_id
+from argosy_router.service import check_request_id, request_id
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +38,10 @@ def call_deadline(context: Context) -> float | None:
 
 def metadata_request_id(context: Context, given: str = "") -> str:
     """The id in the request, else the one in the metadata, else a new one."""
-    for key, value in context.invocation_metadata() or ():
-        if key == "x-request-id" and not given:
-            given = value if isinstance(value, str) else value.decode("latin-1")
-    return request_id(given, field="request_id")
+    if given:
+        return check_request_id(given, field="request_id")
+    found = dict(context.invocation_metadata() or ()).get("x-request-id", "")
+    return request_id(found if isinstance(found, str) else found.decode("latin-1"))
 
 
 @contextlib.asynccontextmanager

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+from argosy_api import limits
 from argosy_api.convert import params_from_proto
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.v1 import worker_pb2 as pb
@@ -59,9 +60,11 @@ class NativeFront(rpc.InferenceServicer):
 def _messages(chat: pb.Chat) -> list[Message]:
     if not chat.messages:
         raise InvalidArgumentError("chat.messages", "must have at least one message")
+    if len(chat.messages) > limits.MAX_MESSAGES:
+        raise InvalidArgumentError("chat.messages", f"has {len(chat.messages)} messages; at most {limits.MAX_MESSAGES}")
     for i, message in enumerate(chat.messages):
         if message.role not in ROLES:
             raise InvalidArgumentError(
-                f"chat.messages[{i}].role", f"is {message.role!r}; must be one of {', '.join(ROLES)}"
+                f"chat.messages[{i}].role", f"is {message.role[:100]!r}; must be one of {', '.join(ROLES)}"
             )
     return [{"role": "system" if m.role == "developer" else m.role, "content": m.content} for m in chat.messages]

@@ -6,8 +6,10 @@ answered once for each chunk; `triton_final_response` marks the last answer.
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
 
 from argosy_api.errors import ArgosyError, InternalError, InvalidArgumentError, NotFoundError
 from argosy_api.inference import inference_pb2 as oip
@@ -107,7 +109,7 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
         queue: asyncio.Queue[oip.ModelStreamInferResponse | None] = asyncio.Queue(MAX_BUFFERED)
         reader = asyncio.create_task(self._serve_stream(requests, context, queue))
         try:
-            while (answer := await queue.get()) is not None:
+            while not (reader.done() and queue.empty()) and (answer := await queue.get()) is not None:
                 yield answer
             await reader
         finally:
@@ -128,7 +130,10 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
                     task = group.create_task(self._serve_one(request, context, queue))
                     task.add_done_callback(lambda _: places.release())
         finally:
-            await queue.put(None)
+            # wakes the one who waits for an answer; where the queue is full nobody waits, and a client that has left
+            # never makes room again, so this must not wait
+            with contextlib.suppress(asyncio.QueueFull):
+                queue.put_nowait(None)
 
     async def _serve_one(
         self,
@@ -156,34 +161,37 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
             state, card = self._service.model(request.model_name)
             tracked.model = state.name
             inputs = oip_tensors.read(request)
+            parameters = oip_tensors.parameters(request)
+            deadline = _earlier(call_deadline(context), _timeout(parameters))
+            empty_final = _empty_final(parameters)
             if inputs.stream and not streaming:
                 raise InvalidArgumentError("stream", "needs ModelStreamInfer: ModelInfer has one answer")
             if inputs.stream and inputs.exclude_input is False:
                 raise InvalidArgumentError("exclude_input_in_output", "must be true or absent when stream is true")
             job, tokens = await self._job(
-                state,
-                card,
-                inputs,
-                tracked,
-                identity=metadata_request_id(context, request.id),
-                deadline=call_deadline(context),
-            )
+                state, card, inputs, parameters, tracked,
+                identity=metadata_request_id(context, request.id), deadline=deadline,
+            )  # fmt: skip
             prefix = ""
             if not inputs.stream and not inputs.exclude_input:  # Triton's default: the prompt stands before the answer
                 prefix = inputs.text if inputs.text is not None else card.text.decode(tokens)
-            return await self._answer(request, inputs, job, send, prefix=prefix, streaming=streaming)
+            empty_final &= streaming
+            return await self._answer(
+                request, inputs, job, send, prefix=prefix, streaming=streaming, empty_final=empty_final
+            )
 
     async def _job(
         self,
         state: DeploymentState,
         card: ModelCard,
         inputs: Inputs,
+        parameters: dict[str, Any],
         tracked: Tracked,
         *,
         identity: str,
         deadline: float | None,
     ) -> tuple[Job, list[int]]:
-        params, salt = sampling_parameters(inputs.sampling)
+        params, salt = sampling_parameters(inputs.sampling, parameters)
         field = "text_input" if inputs.text is not None else "input_ids"
         prompt = inputs.text if inputs.text is not None else inputs.ids or []
         tokens = await self._service.encode(card, prompt, field=field)
@@ -194,7 +202,15 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
         return job, tokens
 
     async def _answer(
-        self, request: oip.ModelInferRequest, inputs: Inputs, job: Job, send: Send, *, prefix: str, streaming: bool
+        self,
+        request: oip.ModelInferRequest,
+        inputs: Inputs,
+        job: Job,
+        send: Send,
+        *,
+        prefix: str,
+        streaming: bool,
+        empty_final: bool,
     ) -> tuple[tuple[str, str], ...]:
         def made(text: str, ids: list[int], *, final: bool) -> oip.ModelInferResponse:
             answer = oip_tensors.response(request.model_name, request.id, inputs.outputs, text, ids)
@@ -202,9 +218,6 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
                 answer.parameters[FINAL].bool_param = final
             return answer
 
-        empty_final = (
-            streaming and request.parameters[EMPTY_FINAL].bool_param if EMPTY_FINAL in request.parameters else False
-        )
         texts: list[str] = []
         ids: list[int] = []
         async with self._service.flying(job) as flight:
@@ -223,14 +236,17 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
         return headers
 
 
-def sampling_parameters(text: str) -> tuple[SamplingParams, str]:
-    """Sampling parameters and cache salt out of the JSON of the `sampling_parameters` tensor.
+def sampling_parameters(text: str, parameters: Mapping[str, Any]) -> tuple[SamplingParams, str]:
+    """Sampling parameters and cache salt: the JSON of the `sampling_parameters` tensor, and the request's `parameters`.
 
     Raises:
-        InvalidArgumentError: with the field's path below `sampling_parameters`.
+        InvalidArgumentError: with the field's path below `sampling_parameters` or `parameters`.
 
     """
-    fields = Fields(parse_json(text, field="sampling_parameters"), path=_SAMPLING)
+    document = parse_json(text, field="sampling_parameters")
+    if twice := document.keys() & parameters.keys():
+        raise InvalidArgumentError(f"parameters.{min(twice)}", "is given in sampling_parameters, too")
+    fields = Fields({**document, **parameters}, path=_SAMPLING, paths=dict.fromkeys(parameters, "parameters."))
     max_tokens = fields.integer("max_tokens")
     fields.neutral("n", 1)
     fields.neutral("logprobs")
@@ -242,6 +258,27 @@ def sampling_parameters(text: str) -> tuple[SamplingParams, str]:
     salt = fields.string("cache_salt") or ""
     fields.end()
     return params, salt
+
+
+def _timeout(parameters: dict[str, Any]) -> float | None:
+    """Triton's `timeout`, in microseconds from now, as a deadline in monotonic seconds."""
+    value = parameters.pop("timeout", None)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidArgumentError("parameters.timeout", "must be an integer above 0 (microseconds)")
+    return now() + value / 1e6
+
+
+def _empty_final(parameters: dict[str, Any]) -> bool:
+    value = parameters.pop(EMPTY_FINAL, False)
+    if not isinstance(value, bool):
+        raise InvalidArgumentError(f"parameters.{EMPTY_FINAL}", "must be a boolean")
+    return value
+
+
+def _earlier(one: float | None, other: float | None) -> float | None:
+    return min((t for t in (one, other) if t is not None), default=None)
 
 
 def _version(version: str) -> None:

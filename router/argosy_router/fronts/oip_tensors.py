@@ -68,6 +68,28 @@ def read(request: oip.ModelInferRequest) -> Inputs:
     )
 
 
+def parameters(request: oip.ModelInferRequest) -> dict[str, Any]:
+    """The request's own parameters, by name.
+
+    Raises:
+        InvalidArgumentError: a parameter of a tensor (there are none here), or one without a value.
+
+    """
+    for kind, tensors in (("inputs", request.inputs), ("outputs", request.outputs)):
+        for tensor in tensors:
+            for name in tensor.parameters:
+                raise InvalidArgumentError(
+                    f"{kind}.{tensor.name[:100]}.parameters.{name[:100]}", "is not supported here"
+                )
+    found: dict[str, Any] = {}
+    for name, value in request.parameters.items():
+        which = value.WhichOneof("parameter_choice")
+        if which is None:
+            raise InvalidArgumentError(f"parameters.{name[:100]}", "has no value")
+        found[name] = getattr(value, which)
+    return found
+
+
 def _outputs(request: oip.ModelInferRequest) -> tuple[str, ...]:
     names = tuple(o.name for o in request.outputs)
     for name in names:

@@ -7,7 +7,7 @@ stopped by an exception raised inside that thread, because a thread cannot be ki
 
 import ctypes
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 import jinja2
@@ -32,8 +32,8 @@ class ChatRenderer:
     template must not keep the model from serving completions.
     """
 
-    def __init__(self, template: str, *, bos_token: str, eos_token: str, limit_s: float = RENDER_S) -> None:
-        self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
+    def __init__(self, template: str, special_tokens: Mapping[str, str], *, limit_s: float = RENDER_S) -> None:
+        self._tokens = dict(special_tokens)
         self._limit_s = limit_s
         self._problem = ""
         self._template: jinja2.Template | None = None

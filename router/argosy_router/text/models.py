@@ -78,14 +78,14 @@ class ModelLibrary:
         """
         key = hashlib.blake2b(
             b"\0".join([
-                info.tokenizer_json, info.chat_template.encode(), info.bos_token.encode(), info.eos_token.encode(),
+                info.tokenizer_json, info.chat_template.encode(), repr(sorted(info.special_tokens.items())).encode(),
                 repr((info.add_bos, info.bos_token_id)).encode(),
             ]),
             digest_size=16,
         ).hexdigest()  # fmt: skip
         if key not in self._loaded:
             text = await asyncio.get_running_loop().run_in_executor(self._pool, Text, info.tokenizer_json)
-            chat = ChatRenderer(info.chat_template, bos_token=info.bos_token, eos_token=info.eos_token)
+            chat = ChatRenderer(info.chat_template, dict(info.special_tokens))
             self._loaded[key] = (text, chat)
             while len(self._loaded) > KEPT_TOKENIZERS:
                 self._loaded.popitem(last=False)

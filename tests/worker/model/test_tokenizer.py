@@ -44,7 +44,12 @@ def test_decoding_gives_the_text_back(tokenizer):
 def test_facts(int8_model):
     """No BOS is added for this file; <|im_end|> ends a reply."""
     facts = int8_model.facts
-    assert (facts.add_bos, facts.bos_token_id, facts.bos_token, facts.eos_token) == (
+    assert (
+        facts.add_bos,
+        facts.bos_token_id,
+        facts.special_tokens["bos_token"],
+        facts.special_tokens["eos_token"],
+    ) == (
         False,
         1,
         "<|im_start|>",

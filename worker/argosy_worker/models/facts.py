@@ -23,8 +23,8 @@ class ModelFacts:
     """Tokens that end a sequence unless the request ignores them."""
     add_bos: bool
     """Whether the tokenizer puts the bos token before a plain prompt (the tokenizer's own JSON does it already)."""
-    bos_token: str
-    eos_token: str
+    special_tokens: dict[str, str]
+    """Special tokens by the names that the model's files give them: variables of the chat template."""
     chat_template: str
     """Jinja source; empty when the model has none."""
     tokenizer_json: bytes

@@ -48,6 +48,11 @@ _PRE: dict[str, _Pre] = {
     "qwen2": _Pre(_cut(_QWEN2), normalizer={"type": "NFC"}),
 }
 
+_SPECIAL = {
+    "bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding", "cls": "cls", "mask": "mask",
+}  # fmt: skip
+"""A special token's name in chat templates -> in GGUF metadata (which spells one of them so)."""
+
 
 def read_tokenizer(meta: dict[str, Any], vocab_size: int) -> TokenizerFacts:
     """Build the tokenizer of a file with this metadata, for an embedding of `vocab_size` rows.
@@ -104,8 +109,12 @@ def read_tokenizer(meta: dict[str, Any], vocab_size: int) -> TokenizerFacts:
         bos_token_id=bos,
         eos_token_ids=tuple(ends),
         add_bos=add_bos,
-        bos_token="" if bos is None else tokens[bos],
-        eos_token="" if eos is None else tokens[eos],
+        special_tokens={
+            f"{short}_token": tokens[i]
+            for short, name in _SPECIAL.items()
+            # a template sees what is there; files in the wild name tokens that they do not have (padding -1)
+            if isinstance(i := meta.get(f"tokenizer.ggml.{name}_token_id"), int) and 0 <= i < len(tokens)
+        },
         chat_template=template,
     )
 

@@ -38,7 +38,8 @@ def _tokenizer(folder: Path, config: dict[str, Any], vocab_size: int) -> Tokeniz
     size = tokenizer.get_vocab_size()
     if size > vocab_size:
         raise ModelInvalidError(f"the tokenizer has {size} tokens, but the embedding has {vocab_size} rows")
-    bos_token, eos_token = _text(settings.get("bos_token")), _text(settings.get("eos_token"))
+    special = _special_tokens(_optional(folder / "special_tokens_map.json")) | _special_tokens(settings)
+    bos_token, eos_token = special.get("bos_token"), special.get("eos_token")
     bos = _number(tokenizer.token_to_id(bos_token) if bos_token else config.get("bos_token_id"), vocab_size)
     ends: dict[int, None] = {}
     for found in (
@@ -50,14 +51,14 @@ def _tokenizer(folder: Path, config: dict[str, Any], vocab_size: int) -> Tokeniz
             number = _number(one, vocab_size)
             if number is not None:
                 ends[number] = None
+    tokenizer.no_padding()  # a length that training left in the file would stand before the text
     first = tokenizer.encode("a").ids[:1]
     return TokenizerFacts(
         json=document,
         bos_token_id=bos,
         eos_token_ids=tuple(ends),
         add_bos=bos is not None and first == [bos],
-        bos_token=bos_token or (tokenizer.id_to_token(bos) or "" if bos is not None else ""),
-        eos_token=eos_token or (tokenizer.id_to_token(next(iter(ends))) or "" if ends else ""),
+        special_tokens=special,
         chat_template=_template(folder, settings),
     )
 
@@ -66,10 +67,14 @@ def _optional(path: Path) -> dict[str, Any]:
     return read_json(path, _MAX_JSON) if path.is_file() else {}
 
 
-def _text(token: Any) -> str:
-    """A token's text: a string, or an object with `content`."""
-    found = token.get("content") if isinstance(token, dict) else token
-    return found if isinstance(found, str) else ""
+def _special_tokens(settings: dict[str, Any]) -> dict[str, str]:
+    """`bos_token`, `pad_token`, ... -> text. A token is a string, or an object with `content`."""
+    found = {}
+    for name, token in settings.items():
+        text = token.get("content") if isinstance(token, dict) else token
+        if name.endswith("_token") and isinstance(text, str):
+            found[name] = text
+    return found
 
 
 def _number(value: Any, vocab_size: int) -> int | None:

@@ -11,6 +11,7 @@ class TokenizerFacts:
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
     add_bos: bool
-    bos_token: str
-    eos_token: str
+    special_tokens: dict[str, str]
+    """Special tokens by the names that the model's files give them (`bos_token`, `pad_token`, ...): variables of the
+    chat template."""
     chat_template: str

@@ -66,8 +66,7 @@ def model_info(engine: Engine, **more: Any) -> pb.ModelInfo:
         bos_token_id=facts.bos_token_id,
         eos_token_ids=facts.eos_token_ids,
         add_bos=facts.add_bos,
-        bos_token=facts.bos_token,
-        eos_token=facts.eos_token,
+        special_tokens=facts.special_tokens,
         **more,
     )
 
