@@ -82,7 +82,14 @@ class Ours:
         tables = [list(range(1 + i * self.per_sequence, 1 + (i + 1) * self.per_sequence)) for i in range(count)]
         return StepBatch(
             [
-                SequenceSlice(request_id=str(i), tokens=tokens, start=start, block_table=t, sample=True, params=GREEDY)
+                SequenceSlice(
+                    request_id=str(i),
+                    tokens=tokens,
+                    start=start,
+                    table=t,
+                    sample_rows=range(len(tokens) - 1, len(tokens)),
+                    params=GREEDY,
+                )
                 for i, t in enumerate(tables)
             ]
         )
@@ -90,12 +97,12 @@ class Ours:
     def prefill(self, tokens: list[int]) -> int:
         [whole] = self.slices(1, tokens, 0).slices
         table = range(1, 1 + -(-len(tokens) // BLOCK))
-        return self.runner.execute(StepBatch([replace(whole, block_table=table)]))[0].token or 0
+        return self.runner.launch(StepBatch([replace(whole, table=table)])).result()[0].tokens[0]
 
     def decode(self, count: int) -> Callable[[], object]:
-        self.runner.execute(self.slices(count, [7] * CONTEXT, 0))
+        self.runner.launch(self.slices(count, [7] * CONTEXT, 0)).result()
         batch = self.slices(count, [5], CONTEXT)
-        return lambda: self.runner.execute(batch)
+        return lambda: self.runner.launch(batch).result()
 
 
 class Peer:

@@ -11,7 +11,7 @@ from argosy_api import limits
 from argosy_api.errors import InternalError, OverloadedError, UnavailableError
 from argosy_api.params import SamplingParams
 from argosy_api.v1 import worker_pb2 as pb
-from argosy_worker.core.batch import StepOutput
+from argosy_worker.core.batch import Finished, StepOutput
 from argosy_worker.core.request import Finish
 from argosy_worker.core.scheduler import Order
 from argosy_worker.engine.rate import PrefillRate
@@ -36,9 +36,9 @@ class Faulty:
         self.real = real
         self.fault = lambda batch: None
 
-    def execute(self, batch):
+    def launch(self, batch):
         changed = self.fault(batch)
-        return self.real.execute(batch) if changed is None else changed
+        return self.real.launch(batch) if changed is None else Finished(changed)
 
 
 async def test_many_at_once_answer_as_each_alone(make_rig, oracle):
@@ -111,7 +111,7 @@ async def test_a_fault_of_one_request_ends_that_one_alone(make_rig, oracle):
     async with make_rig(runner=lambda real: faulty.append(Faulty(real)) or faulty[0]) as rig:
 
         def bad_logits(batch):
-            outputs = faulty[0].real.execute(batch)
+            outputs = faulty[0].real.launch(batch).result()
             return [
                 StepOutput(error="logits are not finite") if s.request_id == "bad" and s.start > 55 else o
                 for s, o in zip(batch.slices, outputs, strict=True)
@@ -289,7 +289,7 @@ async def test_prompt_logprobs_are_whole_even_with_a_warm_cache(rig):
 
 async def test_a_slow_reader_gets_joined_chunks_and_a_stuck_one_is_given_up(monkeypatch):
     monkeypatch.setattr(limits, "MAX_STREAM_CHUNKS", 3)
-    stream = Stream("a", 1)
+    stream = Stream("a", 1, number=1)
     assert all(stream.put(Piece(index=i, tokens=[i], text=str(i))) for i in range(3))
     chunk = await anext(stream)
     assert (chunk.index, chunk.tokens, chunk.text) == (0, [0, 1, 2], "012")

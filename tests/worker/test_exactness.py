@@ -54,7 +54,7 @@ class Line:
         while self.scheduler.has_work:
             step = self.scheduler.schedule(0.0)
             self.preempted += step.preempted
-            for progress in self.scheduler.update(step, self.runner.execute(step.batch)):
+            for progress in self.scheduler.update(step, self.runner.launch(step.batch).result()):
                 assert progress.error == ""
         self.cached = sum(request.cached_tokens for request in requests)
         assert self.pool.used == 0

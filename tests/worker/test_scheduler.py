@@ -36,7 +36,7 @@ class World:
     def step(self):
         """One step; how many tokens of whom."""
         step = self.scheduler.schedule(self.now)
-        self.scheduler.update(step, self.runner.execute(step.batch))
+        self.scheduler.update(step, self.runner.launch(step.batch).result())
         return {s.request_id: len(s.tokens) for s in step.batch.slices}
 
 
@@ -197,7 +197,7 @@ def test_reasons_to_end_in_their_order():
     request = World().add("a", 2, max_tokens=3, min_tokens=2, stop_token_ids=(50,))
     request.eos_token_ids = frozenset({9})
     for token, expected in ((50, None), (9, (Finish.STOP, "")), (7, (Finish.LENGTH, ""))):
-        request.append(token)
+        request.accept([token])
         assert request.finish_after_last_token() == expected
     request.tokens[-1] = 50  # at the last token a stop token is still the reason
     assert request.finish_after_last_token() == (Finish.STOP, "50")

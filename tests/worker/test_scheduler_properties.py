@@ -1,7 +1,8 @@
 """Random histories of the scheduler and the block pool, with the simulated model as the oracle of what comes out."""
 
 import random
-from collections import Counter
+from collections import Counter, deque
+from dataclasses import replace
 
 import pytest
 
@@ -9,12 +10,42 @@ from argosy_api.blocks import block_ids, root_id
 from argosy_api.errors import InvalidArgumentError, OverloadedError
 from argosy_api.params import SamplingParams
 from argosy_worker import sim
+from argosy_worker.core.batch import PLACEHOLDER, StepBatch
 from argosy_worker.core.blocks import BlockPool
 from argosy_worker.core.request import Finish, Request
 from argosy_worker.core.scheduler import Order, Scheduler, SchedulerConfig
 
 HISTORIES = 1200
 SALTS = ("", "tenant")
+
+
+class Late:
+    """Computes a launched step only when its result is asked for, as late as an accelerator might."""
+
+    def __init__(self, real):
+        self.real = real
+        self.sampled = {}  # by the step before
+
+    def launch(self, batch):
+        return _Later(self, batch)
+
+    def compute(self, batch):
+        slices = [
+            # 0 where the request has ended: nobody looks at what comes of it
+            replace(s, tokens=[self.sampled.get(s.request_id, 0) if t == PLACEHOLDER else t for t in s.tokens])
+            for s in batch.slices
+        ]
+        outputs = self.real.launch(StepBatch(slices)).result()
+        self.sampled = {s.request_id: o.tokens[-1] for s, o in zip(slices, outputs, strict=True) if o.tokens}
+        return outputs
+
+
+class _Later:
+    def __init__(self, runner, batch):
+        self.runner, self.batch = runner, batch
+
+    def result(self):
+        return self.runner.compute(self.batch)
 
 
 class History:
@@ -35,9 +66,13 @@ class History:
         )
         spec = sim.SimSpec(decode_ms=0, prefill_tps=0, check=1, eos_every=draw.choice([0, 7]))
         self.eos_every = spec.eos_every
-        self.runner = sim.SimRunner(spec, self.total, self.size)
+        self.runner = Late(sim.SimRunner(spec, self.total, self.size))
         self.pool = BlockPool(self.total, caching=draw.random() < 0.8)
-        self.scheduler = Scheduler(self.config, self.pool)
+        self.drafts = draw.random() < 0.5
+        self.overlap = draw.random() < 0.5
+        self.scheduler = Scheduler(self.config, self.pool, self.propose)
+        self.out = deque()
+        self.answers: dict[str, list[int]] = {}
         self.live: dict[str, Request] = {}
         self.known: set[bytes] = set()  # what a follower of the events believes
         self.seen: Counter[str] = Counter()
@@ -45,6 +80,19 @@ class History:
         self.now = 0.0
         stem = [draw.randrange(256) for _ in range(self.max_model_len)]
         self.stems = [stem, stem[: len(stem) // 2] + [7] * len(stem), [draw.randrange(256) for _ in stem]]
+
+    def propose(self, request: Request, most: int) -> list[int]:
+        """Of what really comes next a random part, with a random wrong token in it or behind it."""
+        if not self.drafts:
+            return []
+        if request.request_id not in self.answers:
+            self.answers[request.request_id] = sim.oracle(
+                request.prompt, request.params.max_tokens, request.params, eos_every=self.eos_every
+            )
+        draft = self.answers[request.request_id][request.generated :][: self.random.randint(0, 6)]
+        if draft and self.random.random() < 0.7:
+            draft[self.random.randrange(len(draft))] = 255
+        return [*draft, 255][: min(most, self.random.randint(0, 7))]
 
     def add(self, number: int) -> None:
         draw = self.random
@@ -88,29 +136,48 @@ class History:
         self.seen["aborted"] += 1
 
     def step(self) -> None:
+        """Schedule a step, or take in the oldest that is out: one by one, or with a second one scheduled meanwhile."""
+        if self.out and (len(self.out) > self.overlap or self.random.random() < 0.3):
+            self.collect()
+            return
         if not self.scheduler.has_work:
             assert not self.live
             return
         self.now += self.random.random()
         admitted_before = {r.request_id for r in self.live.values() if r.admitted_at is not None}
         step = self.scheduler.schedule(self.now)
-        self.verify()
-        assert 0 < step.batch.num_tokens <= self.config.max_batch_tokens
+        assert step.batch.num_tokens + bool(self.out) > 0
+        assert step.batch.num_tokens <= self.config.max_batch_tokens
         assert len(self.scheduler.running) <= self.config.max_running
+        if self.out and step.requests:
+            self.seen["overlapped"] += 1
         if step.preempted:
             self.seen["preempted"] += step.preempted
             assert all(r.request_id in admitted_before for r in step.requests), "admitted in a step that preempted"
+        self.out.append((step, self.runner.launch(step.batch)))
+        self.verify()
+
+    def collect(self) -> None:
+        step, pending = self.out.popleft()
         if self.random.random() < 0.02:  # the runner fails: the step's requests end, and nothing else
             for request in self.scheduler.fail(step):
                 self.outputs.append((self.live.pop(request.request_id), None))
             self.seen["failed"] += 1
             self.verify()
             return
-        outputs = self.runner.execute(step.batch)
+        outputs = pending.result()
+        for request, life, piece in zip(step.requests, step.lives, step.batch.slices, strict=True):
+            if request.ended or life != request.preemptions:
+                self.seen["void"] += 1
+            self.seen["drafted"] += piece.draft
+        before = {r.request_id: len(r.tokens) for r in self.live.values()}
         for progress in self.scheduler.update(step, outputs):
+            request = progress.request
             assert progress.error == ""
+            assert list(progress.tokens) == request.tokens[before[request.request_id] :]
+            self.seen["several tokens"] += len(progress.tokens) > 1
             if progress.finish is not None:
-                request = self.live.pop(progress.request.request_id)
+                self.live.pop(request.request_id)
                 self.outputs.append((request, progress.finish))
                 self.seen[progress.finish] += 1
         self.verify()
@@ -125,6 +192,12 @@ class History:
         assert self.known.issuperset(change.removed)
         self.known = (self.known - set(change.removed)) | set(change.stored)
         assert self.known == set(pool.known_ids())
+        for request in self.live.values():
+            assert request.computed <= len(request.tokens)
+            assert len(request.table) >= -(-request.scheduled // self.size)
+            assert len(request.table) <= max(request.most_blocks, request.blocks_wanted)
+            if not self.out:
+                assert (request.in_flight, request.awaited, request.drafted) == (0, 0, False)
 
     def run(self) -> None:
         for number in range(self.random.randint(5, 40)):
@@ -137,12 +210,14 @@ class History:
                 for _ in range(self.random.randint(1, 6)):
                     self.step()
         # Every request ends: each step computes something, and preemptions are bounded by new tokens.
-        limit = sum(r.most_blocks * self.size * (1 + r.params.max_tokens) for r in self.live.values()) * 4
+        limit = sum(r.most_blocks * self.size * (1 + r.params.max_tokens) for r in self.live.values()) * 10
         for _ in range(limit):
             if not self.live:
                 break
             self.step()
         assert not self.live, "a request does not end"
+        while self.out:
+            self.collect()
         assert not self.scheduler.has_work
         assert self.pool.used == 0
         self.check_outputs()
@@ -188,6 +263,10 @@ def test_random_histories(part):
         "refused max_tokens",
         "overloaded",
         "failed",
+        "overlapped",
+        "void",
+        "drafted",
+        "several tokens",
         Finish.STOP,
         Finish.LENGTH,
     ):
@@ -214,7 +293,7 @@ def test_the_ids_told_are_those_of_the_tokens():
     while scheduler.has_work:
         step = scheduler.schedule(0.0)
         computed_before = request.computed
-        scheduler.update(step, runner.execute(step.batch))
+        scheduler.update(step, runner.launch(step.batch).result())
         change = pool.take_change()
         stored += change.stored
         assert len(stored) == request.computed // size

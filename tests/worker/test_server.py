@@ -145,6 +145,34 @@ async def test_every_bad_field_is_refused_by_name_and_the_engine_lives_on(rig, o
     assert (load.used_blocks, load.running, load.waiting) == (0, 0, 0)
 
 
+KNOWN = {"request_id", "attempt", "prompt_tokens", "sampling", "cache_salt"}
+
+
+@pytest.mark.parametrize(
+    "field", [f for f in pb.GenerateRequest.DESCRIPTOR.fields if f.name not in KNOWN], ids=lambda f: f.name
+)
+async def test_what_this_worker_cannot_honour_is_refused_by_name(rig, field):
+    value = "x" if field.type == field.TYPE_STRING else 1
+    request = rig.request(PROMPT)
+    request.MergeFrom(pb.GenerateRequest(**{field.name: [value] if field.is_repeated else value}))
+    code, message = await rig.status_of(request)
+    assert (code, message.partition(":")[0]) == (INVALID, field.name)
+
+
+async def test_a_caller_learns_whether_a_report_contains_its_request(rig):
+    """Reports are numbered; a request is in all that count at least its own number of submissions."""
+    numbers, sequences = [], []
+    for name in ("a", "b"):
+        call = rig.stub.Generate(rig.request(PROMPT, name))
+        numbers.append(int(dict(await call.initial_metadata())["argosy-accepted"]))
+        load = await rig.load()
+        sequences.append(load.sequence)
+        assert load.accepted == numbers[-1]
+        async for _ in call:
+            pass
+    assert (numbers, sequences) == ([1, 2], [1, 2])
+
+
 async def test_what_can_never_fit_is_refused_with_the_numbers(make_rig):
     async with make_rig(num_blocks=4, max_model_len=1024) as rig:
         code, message = await rig.status_of(rig.request([1] * 65, max_tokens=1))
@@ -240,6 +268,7 @@ async def test_model_info_lets_a_router_compute_the_ids(rig):
     info = await rig.stub.GetModel(pb.GetModelRequest())
     assert (info.block_size, info.total_blocks, info.max_model_len, info.vocab_size) == (16, 256, 1024, 259)
     assert (info.worker_id, info.epoch, info.served_name, info.architecture) == ("w", 77, "test", "sim")
+    assert (info.queue_order, info.queue_ageing, info.kv_dtype) == ("leastWork", 0.25, "sim")
     assert info.tokenizer_json == sim.tokenizer_json()
     assert not info.HasField("bos_token_id")
     await rig.generate(PROMPT, max_tokens=1, salt="s")

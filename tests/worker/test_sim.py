@@ -18,8 +18,8 @@ def piece(tokens, start, table, *, sample=True, params=GREEDY, targets=()):
         request_id="a",
         tokens=tokens,
         start=start,
-        block_table=table,
-        sample=sample,
+        table=table,
+        sample_rows=range(len(tokens) - 1, len(tokens)) if sample else range(0),
         params=params,
         prompt_targets=targets,
     )
@@ -31,7 +31,7 @@ def runner():
 
 
 def run(runner, *pieces):
-    return runner.execute(StepBatch(pieces))
+    return runner.launch(StepBatch(pieces)).result()
 
 
 def test_address_with_everything():
@@ -89,11 +89,11 @@ def test_tokenizer_turns_any_text_into_its_bytes_and_back():
 def test_chunks_and_tables_do_not_change_the_token(runner, oracle):
     prompt = list(b"0123456789")
     expected = oracle(prompt, 3)
-    assert run(runner, piece(prompt, 0, [1, 2, 3]))[0].token == expected[0]
-    assert run(runner, piece(prompt[:3], 0, [8, 5, 4], sample=False))[0].token is None
-    assert run(runner, piece(prompt[3:], 3, [8, 5, 4]))[0].token == expected[0]
-    assert run(runner, piece([expected[0]], 10, [8, 5, 4]))[0].token == expected[1]
-    assert run(runner, piece([expected[1]], 11, [8, 5, 4]))[0].token == expected[2]
+    assert run(runner, piece(prompt, 0, [1, 2, 3]))[0].tokens == [expected[0]]
+    assert run(runner, piece(prompt[:3], 0, [8, 5, 4], sample=False))[0].tokens == []
+    assert run(runner, piece(prompt[3:], 3, [8, 5, 4]))[0].tokens == [expected[0]]
+    assert run(runner, piece([expected[0]], 10, [8, 5, 4]))[0].tokens == [expected[1]]
+    assert run(runner, piece([expected[1]], 11, [8, 5, 4]))[0].tokens == [expected[2]]
 
 
 @pytest.mark.parametrize("table", [[1, 2, 2], [1, 2, 0], [1, 2], [2, 1, 3], [1, 7, 3]])
@@ -124,8 +124,8 @@ def test_prompt_logprobs_have_one_row_for_each_target(runner):
     second = run(runner, piece(prompt[4:], 4, [1, 2], params=params, targets=prompt[5:6]))[0]
     assert [row.token for row in (*first.prompt_logprobs, *second.prompt_logprobs)] == prompt[1:]
     assert [len(row.top) for row in first.prompt_logprobs] == [2] * 4
-    assert second.logprob.token == second.token
-    assert len({token for token, _ in second.logprob.top}) == 3
+    assert [row.token for row in second.logprobs] == list(second.tokens)
+    assert len({token for token, _ in second.logprobs[0].top}) == 3
 
 
 def test_it_takes_the_time_it_was_told_to():

@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from argosy_api.errors import ModelInvalidError
 from argosy_api.params import SamplingParams
-from argosy_worker.core.batch import SequenceSlice, StepBatch, StepOutput, TokenLogprob
+from argosy_worker.core.batch import Finished, SequenceSlice, StepBatch, StepOutput, TokenLogprob, accepted
 from argosy_worker.models.facts import ModelFacts
 
 SCHEME = "sim://"
@@ -142,17 +142,17 @@ class SimRunner:
         self._before: list[State] = [b""] * (num_blocks + 1)
         self._after: list[list[State]] = [[b""] * block_size for _ in range(num_blocks + 1)]
 
-    def execute(self, batch: StepBatch) -> list[StepOutput]:
+    def launch(self, batch: StepBatch) -> Finished:
         """Compute a step in the time that the address says. Sleeping frees the GIL, as a real model's kernels do."""
         began = time.monotonic()
         outputs = [self._slice(piece) for piece in batch.slices]
         pause = self._seconds(batch) - (time.monotonic() - began)
         if pause > 0:
             time.sleep(pause)
-        return outputs
+        return Finished(outputs)
 
     def _seconds(self, batch: StepBatch) -> float:
-        decoding = sum(1 for piece in batch.slices if piece.sample and len(piece.tokens) == 1)
+        decoding = sum(len(p.tokens) for p in batch.slices if len(p.sample_rows) == len(p.tokens))
         seconds = self._spec.step_ms / 1e3
         if decoding:
             seconds += self._spec.decode_ms / 1e3
@@ -165,11 +165,13 @@ class SimRunner:
             problem = self._broken_table(piece)
             if problem:
                 return StepOutput(error=problem)
-        size, table = self._block_size, piece.block_table
+        size, table = self._block_size, piece.table
         state = START if piece.start == 0 else self._after[table[(piece.start - 1) // size]][(piece.start - 1) % size]
         rows: list[TokenLogprob] = []
+        ends: list[State] = []  # after each row that is sampled
         targets = iter(piece.prompt_targets)
-        for position, token in enumerate(piece.tokens, piece.start):
+        for row, token in enumerate(piece.tokens):
+            position = piece.start + row
             block, slot = table[position // size], position % size
             if slot == 0:
                 self._before[block] = state
@@ -178,15 +180,18 @@ class SimRunner:
             target = next(targets, None)
             if target is not None and piece.params.prompt_logprobs is not None:
                 rows.append(_logprob(state, target, piece.params.prompt_logprobs))
-        if not piece.sample:
-            return StepOutput(prompt_logprobs=rows)
-        token = pick(state, piece.params, self._spec.eos_every)
-        logprob = None if piece.params.logprobs is None else _logprob(state, token, piece.params.logprobs)
-        return StepOutput(token=token, logprob=logprob, prompt_logprobs=rows)
+            if row in piece.sample_rows:
+                ends.append(state)
+        sampled = [pick(end, piece.params, self._spec.eos_every) for end in ends]
+        tokens = sampled[: accepted(piece.tokens[len(piece.tokens) - piece.draft :], sampled)]
+        scores: list[TokenLogprob] = []
+        if piece.params.logprobs is not None:
+            scores = [_logprob(end, t, piece.params.logprobs) for end, t in zip(ends, tokens, strict=False)]
+        return StepOutput(tokens, scores, rows)
 
     def _broken_table(self, piece: SequenceSlice) -> str | None:
         """Why the cache does not hold one unbroken sequence up to `start`, if so."""
-        size, table = self._block_size, piece.block_table
+        size, table = self._block_size, piece.table
         end = piece.start + len(piece.tokens)
         needed = table[: -(-end // size)]
         if len(needed) * size < end or 0 in needed or len(set(needed)) != len(needed):
@@ -218,6 +223,7 @@ class SimModel:
             architecture="sim",
             quantization="none",
             compute="sim",
+            kv_dtype="sim",
             device="cpu",
             vocab_size=spec.vocab,
             context_length=spec.max_model_len,

@@ -37,7 +37,7 @@ class Job:
 
     @property
     def known(self) -> list[int]:
-        return [*self.prompt, *(o.token for o in self.outputs)]
+        return [*self.prompt, *(o.tokens[0] for o in self.outputs)]
 
     @property
     def ended(self) -> bool:
@@ -46,12 +46,13 @@ class Job:
     def slice(self, chunk: int) -> SequenceSlice:
         known = self.known
         tokens = known[self.done : self.done + chunk]
+        ends = self.done + len(tokens) == len(known)
         return SequenceSlice(
             request_id=self.name,
             tokens=tokens,
             start=self.done,
-            block_table=self.table,
-            sample=self.done + len(tokens) == len(known),
+            table=self.table,
+            sample_rows=range(len(tokens) - 1, len(tokens)) if ends else range(0),
             params=self.params,
         )
 
@@ -69,13 +70,13 @@ def drive(
     for group in groups:
         while active := [job for job in group if not job.ended]:
             slices = [job.slice(chunk) for job in active]
-            for job, part, output in zip(active, slices, runner.execute(StepBatch(slices)), strict=True):
+            for job, part, output in zip(active, slices, runner.launch(StepBatch(slices)).result(), strict=True):
                 assert output.error is None
                 job.done += len(part.tokens)
-                if part.sample:
+                if part.sample_rows:
                     job.outputs.append(output)
                 else:
-                    assert output.token is None
+                    assert output.tokens == ()
     return [job.outputs for job in jobs]
 
 

@@ -104,10 +104,10 @@ def prompt_logprobs(model, text):
         window = text[begin : begin + WINDOW]
         for at in (0, 256):
             part = SequenceSlice(
-                request_id="r", tokens=window[at : at + 256], start=at, block_table=range(1, WINDOW // 16 + 1), sample=False,
+                request_id="r", tokens=window[at : at + 256], start=at, table=range(1, WINDOW // 16 + 1), sample_rows=range(0),
                 params=params, prompt_targets=window[at + 1 : at + 257],
             )  # fmt: skip
-            found += [score.logprob for score in runner.execute(StepBatch([part]))[0].prompt_logprobs]
+            found += [score.logprob for score in runner.launch(StepBatch([part])).result()[0].prompt_logprobs]
     return torch.tensor(found)
 
 
@@ -135,7 +135,7 @@ def test_greedy_tokens(fp32_model, reference, tokenizer, make_job, run_jobs):
     ]
     outputs = run_jobs(fp32_model.make_runner(200, 16), jobs, chunk=1000)
     for job, answer in zip(jobs, outputs, strict=True):
-        tokens = [o.token for o in answer]
+        tokens = [o.tokens[0] for o in answer]
         with torch.inference_mode():
             # all tokens so far being equal, the reference's next token is its best after the same text
             logits = reference(torch.tensor([[*job.prompt, *tokens]])).logits[0, len(job.prompt) - 1 : -1]

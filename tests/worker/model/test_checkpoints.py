@@ -78,12 +78,14 @@ def ours(loaded, prompt):
     runner = loaded.make_runner(32, 16)
     slices = [
         SequenceSlice(
-            request_id="r", tokens=prompt[at : at + 70], start=at, block_table=range(1, 33), sample=False, params=SamplingParams(prompt_logprobs=0),
+            request_id="r", tokens=prompt[at : at + 70], start=at, table=range(1, 33), sample_rows=range(0), params=SamplingParams(prompt_logprobs=0),
             prompt_targets=prompt[at + 1 : at + 71],
         )
         for at in range(0, len(prompt), 70)
     ]  # fmt: skip
-    return torch.tensor([score.logprob for s in slices for score in runner.execute(StepBatch([s]))[0].prompt_logprobs])
+    return torch.tensor(
+        [score.logprob for s in slices for score in runner.launch(StepBatch([s])).result()[0].prompt_logprobs]
+    )
 
 
 def theirs(model, prompt):

@@ -16,7 +16,7 @@ from argosy_worker.core.batch import SequenceSlice, StepBatch
 
 def piece(start, count, table):
     return SequenceSlice(
-        request_id="r", tokens=[0] * count, start=start, block_table=table, sample=False, params=SamplingParams()
+        request_id="r", tokens=[0] * count, start=start, table=table, sample_rows=range(0), params=SamplingParams()
     )
 
 
@@ -68,20 +68,22 @@ def test_a_faulty_request_harms_no_other(fp32_model, make_job, run_jobs):
     prompt = list(range(100, 140))
     expected = run_jobs(fp32_model.make_runner(20, 16), [make_job("a", prompt, params)], chunk=100)
     runner = fp32_model.make_runner(20, 16)
-    runner.execute(
+    runner.launch(
         StepBatch(
             [
                 SequenceSlice(
-                    request_id="bad", tokens=prompt, start=0, block_table=[10, 11, 12], sample=False, params=params
+                    request_id="bad", tokens=prompt, start=0, table=[10, 11, 12], sample_rows=range(0), params=params
                 )
             ]
         )
     )
     runner._cache._layers[3][10] = math.nan
-    good = SequenceSlice(request_id="a", tokens=prompt, start=0, block_table=[1, 2, 3], sample=True, params=params)
-    bad = SequenceSlice(request_id="bad", tokens=[5], start=40, block_table=[10, 11, 12], sample=True, params=params)
-    outputs = runner.execute(StepBatch([bad, good]))
-    assert outputs[0].token is None
+    good = SequenceSlice(
+        request_id="a", tokens=prompt, start=0, table=[1, 2, 3], sample_rows=range(39, 40), params=params
+    )
+    bad = SequenceSlice(request_id="bad", tokens=[5], start=40, table=[10, 11, 12], sample_rows=range(1), params=params)
+    outputs = runner.launch(StepBatch([bad, good])).result()
+    assert outputs[0].tokens == ()
     assert outputs[0].error
     assert outputs[1] == expected[0][0]
     reuse = make_job("b", prompt, params, table=[11, 13, 12])  # slot 8 of block 12 holds what was computed from NaN
@@ -89,7 +91,7 @@ def test_a_faulty_request_harms_no_other(fp32_model, make_job, run_jobs):
 
 
 def test_an_empty_step_gives_nothing(int8_model):
-    assert int8_model.make_runner(1, 16).execute(StepBatch([])) == []
+    assert int8_model.make_runner(1, 16).launch(StepBatch([])).result() == []
 
 
 def test_memory_figures(int8_model):

@@ -1,6 +1,5 @@
 """Runs steps of the real model: batch tensors in, tokens and log-probabilities out."""
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from argosy_worker.compute.attention.paged import PagedKvCache
 from argosy_worker.compute.attention.plan import make_plan
-from argosy_worker.core.batch import SequenceSlice, StepBatch, StepOutput, TokenLogprob
+from argosy_worker.core.batch import Finished, SequenceSlice, StepBatch, StepOutput, TokenLogprob, accepted
 from argosy_worker.models.decoder import Decoder
 from argosy_worker.sampling.sampler import Row, healthy, logprobs, pick
 
@@ -30,17 +29,17 @@ class TorchRunner:
         self._decoder, self._cache, self._threads = decoder, cache, threads
         self._layer_weights = decoder.config.layer_weights
 
-    def execute(self, batch: StepBatch) -> list[StepOutput]:
+    def launch(self, batch: StepBatch) -> Finished:
         """Compute a step; one output for each slice, in order. Writes the KV of all its tokens."""
         slices = batch.slices
         if not slices:
-            return []
+            return Finished([])
         with torch.inference_mode():
             torch.set_num_threads(self._threads if self._parallel(batch.num_tokens) else 1)
             hidden = self._forward(slices)
             sound = _sound_slices(hidden, slices)
             prompts = self._prompt_logprobs(hidden, slices, sound)
-            return self._sample(hidden, slices, sound, prompts)
+            return Finished(self._sample(hidden, slices, sound, prompts))
 
     def _parallel(self, rows: int) -> bool:
         return self._layer_weights >= _PARALLEL_WEIGHTS or rows * self._layer_weights >= _PARALLEL_WORK
@@ -81,25 +80,33 @@ class TorchRunner:
             StepOutput(prompt_logprobs=prompt) if ok else StepOutput(error=_FAULT)
             for prompt, ok in zip(prompts, sound, strict=True)
         ]
-        ends = np.cumsum([len(s.tokens) for s in slices])
-        wanted = [i for i, s in enumerate(slices) if s.sample and sound[i]]
+        first = np.cumsum([0, *(len(s.tokens) for s in slices)])
+        wanted = [(i, row) for i, s in enumerate(slices) if sound[i] for row in s.sample_rows]
         if not wanted:
             return outputs
-        rows = torch.from_numpy(ends[wanted] - 1).to(hidden.device)
+        rows = torch.from_numpy(np.array([first[i] + row for i, row in wanted])).to(hidden.device)
         logits = self._decoder.logits(hidden.index_select(0, rows))
         fine = healthy(logits)
-        for i, ok in zip(wanted, fine, strict=True):
-            if not ok:
-                outputs[i] = StepOutput(error=_FAULT)
-        wanted = [i for i, ok in zip(wanted, fine, strict=True) if ok]
-        if not all(fine):
-            logits = logits[torch.tensor(fine, device=logits.device)]
+        faulty = {i for (i, _), ok in zip(wanted, fine, strict=True) if not ok}
+        for i in faulty:
+            outputs[i] = StepOutput(error=_FAULT)
+        if faulty:
+            keep = [i not in faulty for i, _ in wanted]
+            logits = logits[torch.tensor(keep, device=logits.device)]
+            wanted = [pair for pair, kept in zip(wanted, keep, strict=True) if kept]
         if not wanted:
             return outputs
-        tokens = pick(logits, [_row(slices[i]) for i in wanted])
-        scores = _sampled_logprobs(logits, [slices[i] for i in wanted], tokens)
-        for i, token, score in zip(wanted, tokens, scores, strict=True):
-            outputs[i] = StepOutput(token=token, logprob=score, prompt_logprobs=prompts[i])
+        tokens = pick(logits, [_row(slices[i], row) for i, row in wanted])
+        scores = _sampled_logprobs(logits, [slices[i] for i, _ in wanted], tokens)
+        at = 0
+        for i, s in enumerate(slices):
+            if i in faulty or not sound[i] or not s.sample_rows:
+                continue
+            picked, end = tokens[at : at + len(s.sample_rows)], at + len(s.sample_rows)
+            count = accepted(s.tokens[len(s.tokens) - s.draft :], picked)
+            found = [score for score in scores[at : at + count] if score is not None]
+            outputs[i] = StepOutput(picked[:count], found, prompts[i])
+            at = end
         return outputs
 
 
@@ -115,11 +122,8 @@ def _sound_slices(hidden: Tensor, slices: Sequence[SequenceSlice]) -> list[bool]
     return found
 
 
-def _row(s: SequenceSlice) -> Row:
-    seed = s.params.seed
-    if seed is None:  # the engine draws one for each request; without it, the request's name still gives a fixed one
-        seed = int.from_bytes(hashlib.blake2b(s.request_id.encode(), digest_size=8).digest(), "little")
-    return Row(params=s.params, seed=seed, position=s.start + len(s.tokens))
+def _row(s: SequenceSlice, row: int) -> Row:
+    return Row(params=s.params, seed=s.params.seed or 0, position=s.start + row + 1)
 
 
 def _sampled_logprobs(

@@ -1,7 +1,7 @@
 """What crosses the line between the scheduler and a runner, and nothing else does.
 
-The scheduler builds a `StepBatch`; a `Runner` (the real model, or the simulated one) computes it and answers with one
-`StepOutput` for each slice, in the same order. Pure data: no torch here, so the core can be tested without a model.
+The scheduler builds a `StepBatch`; a `Runner` (the real model, or the simulated one) launches it and later hands over
+one `StepOutput` for each slice, in the same order. Pure data: no torch here, so the core can be tested without a model.
 """
 
 from collections.abc import Sequence
@@ -10,24 +10,33 @@ from typing import Protocol
 
 from argosy_api.params import SamplingParams
 
+PLACEHOLDER = -1
+"""Stands in `SequenceSlice.tokens` for the token that the step launched just before samples for the same request, and
+that is not known here yet. At most the first token of a slice is one, and only where the scheduler ran while that step
+was out."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceSlice:
-    """One request's share of a step: tokens `start .. start + len(tokens)` of its known tokens.
+    """One request's share of a step: tokens at positions `start .. start + len(tokens)`.
 
-    Before the step the KV cache holds positions `0 .. start`; after it, `0 .. start + len(tokens)`.
+    Before the step the KV cache holds positions `0 .. start`; after it, `0 .. start + len(tokens)`. A slice owns its
+    data: nothing in it changes while the step is out, whatever the scheduler does meanwhile.
     """
 
     request_id: str
     tokens: Sequence[int]
-    """Token ids to compute, at positions `start`, `start + 1`, ..."""
+    """Token ids to compute, at positions `start`, `start + 1`, ...; the last `draft` of them are only proposed."""
     start: int
     """Position of the first token; equals the number of tokens computed before this step."""
-    block_table: Sequence[int]
-    """Physical block numbers; position p lives in block_table[p // block_size], slot p % block_size."""
-    sample: bool
-    """Whether the row of the last token is sampled (the slice reaches the end of the known tokens)."""
+    table: Sequence[int]
+    """Physical block numbers; position p lives in table[p // block_size], slot p % block_size."""
+    sample_rows: range
+    """Rows (indices into `tokens`) after which a token is sampled: none while the slice does not reach the end of the
+    known tokens, else the row of the last known token and those of the draft."""
     params: SamplingParams
+    draft: int = 0
+    """Proposed tokens at the end of `tokens`. `accepted` says which of the sampled ones count."""
     prompt_targets: Sequence[int] = ()
     """For prompt log-probabilities: the token that follows each row, for the first len(prompt_targets) rows."""
 
@@ -56,18 +65,55 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """Answer for one slice. `token` is None when nothing was sampled, or when `error` says why it could not be."""
+    """Answer for one slice. `tokens` is empty when nothing was sampled, or when `error` says why it could not be."""
 
-    token: int | None = None
-    logprob: TokenLogprob | None = None
+    tokens: Sequence[int] = ()
+    """What follows the known tokens: the draft's tokens as far as they are right, and one more. 1 to draft + 1."""
+    logprobs: Sequence[TokenLogprob] = ()
+    """One for each of `tokens`, when asked for."""
     prompt_logprobs: Sequence[TokenLogprob] = field(default_factory=tuple)
     error: str | None = None
     """A fault of this request alone (NaN logits): it is ended with INTERNAL, the others go on."""
 
 
+def accepted(draft: Sequence[int], sampled: Sequence[int]) -> int:
+    """How many of `sampled` count: `sampled[i]` was sampled after `draft[:i]`, so it counts while that was right.
+
+    `sampled` has one token more than `draft`. The random number of a token depends on the seed and its position only,
+    so the tokens that count are exactly those that would have been sampled one by one.
+    """
+    for i, token in enumerate(draft):
+        if sampled[i] != token:
+            return i + 1
+    return len(sampled)
+
+
+class Pending(Protocol):
+    """A step that is out."""
+
+    def result(self) -> list[StepOutput]:
+        """Wait for the step; one output for each slice, in order. Raises what the step raised."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The `Pending` of a runner that computes at once."""
+
+    outputs: list[StepOutput]
+
+    def result(self) -> list[StepOutput]:
+        """The outputs."""
+        return self.outputs
+
+
 class Runner(Protocol):
     """Computes steps. Owned and called by the engine thread only."""
 
-    def execute(self, batch: StepBatch) -> list[StepOutput]:
-        """Compute a step; one output for each slice, in order. Writes the KV of all its tokens."""
+    def launch(self, batch: StepBatch) -> Pending:
+        """Begin a step, which writes the KV of all its tokens. Steps are computed in the order of their launches.
+
+        So a block that a step which is out still writes to may be handed on to the next one. A runner that is given a
+        step while one is out replaces a `PLACEHOLDER` by the token that the one before samples for that request.
+        """
         ...

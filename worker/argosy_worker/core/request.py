@@ -2,6 +2,11 @@
 
 There are no phases. `computed` tokens must catch up with the known ones (prompt + output); prefill, chunks, prefix
 hits, preemption and decoding are all arithmetic on these two numbers.
+
+While a step is out (launched, its outputs not taken in), `in_flight` rows of it belong to the request, and `awaited`
+counts the token that it samples. The next slice begins after those rows. Where the token that it needs is the one
+awaited, the slice holds a `PLACEHOLDER`; how many tokens a step with a draft gives is not known, so nothing follows one
+before its outputs are there.
 """
 
 from collections.abc import Sequence
@@ -10,7 +15,7 @@ from enum import StrEnum
 
 from argosy_api.blocks import BlockId, block_ids, next_id
 from argosy_api.params import SamplingParams
-from argosy_worker.core.batch import SequenceSlice, TokenLogprob
+from argosy_worker.core.batch import PLACEHOLDER, SequenceSlice, TokenLogprob
 
 
 class Finish(StrEnum):
@@ -40,9 +45,15 @@ class Request:
     tokens: list[int] = field(init=False)
     """Known tokens: prompt, then output."""
     computed: int = field(init=False, default=0)
-    """How many of `tokens` have their keys and values in the cache."""
-    table: list[int] = field(init=False, default_factory=list)
-    """Physical blocks; position p is in table[p // block_size]."""
+    """How many of `tokens` surely have their keys and values in the cache."""
+    in_flight: int = field(init=False, default=0)
+    """Rows of steps that are out: tokens after the computed ones, drafts among them."""
+    awaited: int = field(init=False, default=0)
+    """Tokens that steps which are out sample after the known ones, one each (a draft may bring more)."""
+    drafted: bool = field(init=False, default=False)
+    """Whether a step that is out carries a draft of this request."""
+    table: tuple[int, ...] = field(init=False, default=())
+    """Physical blocks; position p is in table[p // block_size]. Never changed in place: slices share it."""
     stored: int = field(init=False, default=0)
     """Leading blocks of `table` whose ids the pool was told (or that came from it)."""
     ids: list[BlockId] = field(init=False)
@@ -54,6 +65,8 @@ class Request:
     prompt_logprobs: list[TokenLogprob] = field(init=False, default_factory=list)
     preemptions: int = field(init=False, default=0)
     admitted_at: float | None = field(init=False, default=None)
+    ended: bool = field(init=False, default=False)
+    """No longer with the scheduler; what steps that are out say about it is void."""
 
     def __post_init__(self) -> None:
         self.tokens = list(self.prompt)
@@ -62,9 +75,19 @@ class Request:
     # --- arithmetic
 
     @property
+    def scheduled(self) -> int:
+        """Tokens that are computed or in a step that is out: where the next slice begins."""
+        return self.computed + self.in_flight
+
+    @property
     def remaining(self) -> int:
-        """Known tokens not yet computed. 1 for a request that generates, once its prompt is done."""
-        return len(self.tokens) - self.computed
+        """Tokens that the next step may compute; 1 for a request that generates, once its prompt is done.
+
+        0 when only steps that are out can tell what comes next, or whether anything does.
+        """
+        if self.drafted or (self.awaited and self._enough(self.awaited)):
+            return 0
+        return len(self.tokens) + self.awaited - self.scheduled
 
     @property
     def generated(self) -> int:
@@ -73,13 +96,13 @@ class Request:
 
     @property
     def decoding(self) -> bool:
-        """Whether all but the newest generated token is computed."""
-        return self.remaining == 1 and len(self.tokens) > len(self.prompt)
+        """Whether all but the newest generated token is computed, or on its way."""
+        return self.remaining == 1 and self.generated + self.awaited > 0
 
     @property
     def blocks_wanted(self) -> int:
-        """Blocks that all known tokens need."""
-        return -(-len(self.tokens) // self.block_size)
+        """Blocks that all tokens need, the awaited one too."""
+        return -(-(len(self.tokens) + self.awaited) // self.block_size)
 
     @property
     def most_blocks(self) -> int:
@@ -88,9 +111,14 @@ class Request:
         return -(-(longest - 1) // self.block_size)
 
     @property
+    def most_draft(self) -> int:
+        """Tokens that may be proposed: with one more, all of them could still be taken."""
+        return max(0, min(self.params.max_tokens - self.generated, self.max_model_len - len(self.tokens)) - 1)
+
+    @property
     def lost_if_preempted(self) -> int:
         """Computed tokens that are in no stored block, so that a preemption surely costs their recomputation."""
-        return max(0, self.computed - self.stored * self.block_size)
+        return max(0, self.scheduled - self.stored * self.block_size)
 
     @property
     def wants_prompt_rows(self) -> bool:
@@ -105,36 +133,61 @@ class Request:
 
     # --- changes
 
-    def next_slice(self, count: int) -> SequenceSlice:
-        """The next `count` known tokens as a share of a step.
-
-        Lists are handed over uncopied: the runner returns before the scheduler touches them again.
-        """
-        end = self.computed + count
+    def next_slice(self, count: int, draft: Sequence[int] = ()) -> SequenceSlice:
+        """The next `count` tokens as a share of a step, and a draft of what may follow; they are in flight then."""
+        begin, known = self.scheduled, len(self.tokens)
+        end = begin + count
+        tokens = (*self.tokens[begin:end], *([PLACEHOLDER] * (end - max(begin, known))), *draft)
         targets: Sequence[int] = ()
         if self.wants_prompt_rows:
-            targets = self.prompt[self.computed + 1 : end + 1]
+            targets = tuple(self.prompt[begin + 1 : end + 1])
+        reaches_end = end == known + self.awaited
+        self.in_flight += len(tokens)
+        self.awaited += reaches_end
+        self.drafted = bool(draft)
         return SequenceSlice(
             request_id=self.request_id,
-            tokens=self.tokens[self.computed : end],
-            start=self.computed,
-            block_table=self.table,
-            sample=end == len(self.tokens),
+            tokens=tokens,
+            start=begin,
+            table=self.table,
+            sample_rows=range(count - 1, len(tokens)) if reaches_end else range(0),
+            draft=len(draft),
             params=self.params,
             prompt_targets=targets,
         )
 
-    def append(self, token: int) -> None:
-        """A sampled token becomes known."""
-        self.tokens.append(token)
-        if len(self.tokens) % self.block_size == 0:
-            parent = self.ids[-1] if self.ids else self.root
-            self.ids.append(next_id(parent, self.tokens[-self.block_size :]))
+    def landed(self, piece: SequenceSlice) -> None:
+        """A slice was computed: its rows, drafts too, are in the cache."""
+        self.in_flight -= len(piece.tokens)
+        self.computed += len(piece.tokens)
+        self.awaited -= bool(piece.sample_rows)
+        self.drafted = self.drafted and not piece.draft
+
+    def accept(self, tokens: Sequence[int]) -> list[int]:
+        """Sampled tokens become known, up to the first that ends the request; returns those that did."""
+        taken: list[int] = []
+        for token in tokens:
+            self.tokens.append(token)
+            taken.append(token)
+            if len(self.tokens) % self.block_size == 0:
+                parent = self.ids[-1] if self.ids else self.root
+                self.ids.append(next_id(parent, self.tokens[-self.block_size :]))
+            if self.finish_after_last_token() is not None:
+                break
+        return taken
+
+    def rollback(self, count: int) -> tuple[int, ...]:
+        """The last `count` computed tokens were not the right ones; returns the blocks that are free of use now."""
+        self.computed -= count
+        keep = -(-self.scheduled // self.block_size)
+        self.table, tail = self.table[:keep], self.table[keep:]
+        return tail
 
     def restart(self) -> None:
-        """Forget all that was computed (its blocks are gone); the known tokens stay."""
-        self.table = []
-        self.computed = 0
+        """Forget all that was computed (its blocks are gone) and all that is in flight; the known tokens stay."""
+        self.table = ()
+        self.computed = self.in_flight = self.awaited = 0
+        self.drafted = False
         self.stored = 0
         self.likely_hit = 0
         self.preemptions += 1
@@ -151,6 +204,10 @@ class Request:
             return Finish.STOP, str(token)
         if enough and not self.params.ignore_eos and token in self.eos_token_ids:
             return Finish.STOP, ""
-        if self.generated >= self.params.max_tokens or len(self.tokens) >= self.max_model_len:
+        if self._enough(0):
             return Finish.LENGTH, ""
         return None
+
+    def _enough(self, more: int) -> bool:
+        """Whether the length ends the request once `more` tokens are known."""
+        return self.generated + more >= self.params.max_tokens or len(self.tokens) + more >= self.max_model_len

@@ -13,15 +13,19 @@ A request is admitted only when all its known tokens fit, and takes their blocks
 generated since its admission can run out of blocks, and every preemption has a new token behind it: there is no thrash
 without progress. Preempted requests go to the head of the line and are recomputed, cheaply while their blocks are
 cached.
+
+`schedule` may run while one step is out, so that the next one is ready when it comes back (`request.py` says what a
+request knows then). Who ends or is preempted meanwhile may be in the step that is out: its rows are void. A token that
+it sampled for a preempted request still counts, since computing it again would give the same.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from argosy_api import limits
 from argosy_api.errors import InvalidArgumentError, OverloadedError
-from argosy_worker.core.batch import StepBatch, StepOutput, TokenLogprob
+from argosy_worker.core.batch import SequenceSlice, StepBatch, StepOutput, TokenLogprob
 from argosy_worker.core.blocks import BlockPool
 from argosy_worker.core.request import Finish, Request
 
@@ -53,12 +57,26 @@ class SchedulerConfig:
         return self.max_running + self.max_waiting
 
 
+Proposer = Callable[[Request, int], Sequence[int]]
+"""(request, most) -> at most so many tokens that may follow its known ones. Right or wrong, they never change the
+answer; each that is right saves a step."""
+
+
+def no_draft(request: Request, most: int) -> Sequence[int]:  # noqa: ARG001 - the signature is Proposer's
+    """Propose nothing."""
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """What to compute, and for whom: `requests[i]` owns `batch.slices[i]`."""
 
     batch: StepBatch
     requests: tuple[Request, ...]
+    lives: tuple[int, ...]
+    """How often each request had been preempted: a later preemption makes its rows void."""
+    generating: int = 0
+    """The first so many slices are of requests that generate."""
     preempted: int = 0
 
 
@@ -67,8 +85,10 @@ class Advance:
     """What a step meant for one request."""
 
     request: Request
-    token: int | None = None
-    logprob: TokenLogprob | None = None
+    tokens: Sequence[int] = ()
+    """Newly known, in order; `finish` is about the last one."""
+    logprobs: Sequence[TokenLogprob] = ()
+    """One for each of `tokens`, when asked for."""
     finish: Finish | None = None
     stop_reason: str = ""
     error: str = ""
@@ -77,9 +97,11 @@ class Advance:
 class Scheduler:
     """Owns the line, the running requests and the block pool. Called by one thread."""
 
-    def __init__(self, config: SchedulerConfig, pool: BlockPool) -> None:
+    def __init__(self, config: SchedulerConfig, pool: BlockPool, propose: Proposer = no_draft) -> None:
         self.config = config
         self.pool = pool
+        self._propose = propose
+        self._out = 0  # steps that are out
         self.prefill_rate = NOMINAL_PREFILL_RATE
         self.running: dict[str, Request] = {}
         """Holding blocks; in order of admission."""
@@ -107,11 +129,11 @@ class Scheduler:
 
     def remove(self, request_id: str) -> Request | None:
         """End a request, wherever it is, and free its blocks. None when it is not here."""
-        request = self.running.pop(request_id, None)
-        if request is None:
-            return self.waiting.pop(request_id, None)
-        self.pool.release(request.table)
-        request.table = []
+        request = self.running.pop(request_id, None) or self.waiting.pop(request_id, None)
+        if request is not None:
+            self.pool.release(request.table)
+            request.table = ()
+            request.ended = True
         return request
 
     @property
@@ -122,16 +144,29 @@ class Scheduler:
     # --- a step
 
     def schedule(self, now: float) -> Step:
-        """Choose what the next step computes. Blocks for it are taken; nothing else changes until `update`.
+        """Choose what the next step computes, take the blocks for it, and note it as in flight until `update`.
 
-        `now`: monotonic seconds. An empty batch is returned only when there is no request at all.
+        At most one earlier step may be out. `now`: monotonic seconds. Without a step that is out, an empty batch is
+        returned only when there is no request at all.
+
+        Raises:
+            RuntimeError: two steps are out.
+
         """
+        if self._out > 1:
+            raise RuntimeError("two steps are out")
         budget = self.config.max_batch_tokens
         decoding = [r for r in self.running.values() if r.decoding][:budget]
         preempted = sum(self._make_room(r) for r in decoding if r.request_id in self.running)
-        chosen = [(r, 1) for r in decoding if r.request_id in self.running]  # a victim may be among them
-        budget -= len(chosen)
+        decoding = [r for r in decoding if r.request_id in self.running]  # a victim may be among them
+        budget -= len(decoding)
+        slices: list[SequenceSlice] = []
+        for request in decoding:
+            draft = self._draft(request, budget)
+            slices.append(request.next_slice(1, draft))
+            budget -= len(draft)
 
+        chosen = list(decoding)
         admitting = preempted == 0  # blocks are scarce right now: whom we admitted would be the next victim
         for request in self.line(now):
             if budget == 0:
@@ -141,28 +176,33 @@ class Scheduler:
                 if not admitting:  # nobody overtakes for want of blocks, or the large would starve
                     continue
             count = min(request.remaining, budget)
-            chosen.append((request, count))
+            chosen.append(request)
+            slices.append(request.next_slice(count))
             budget -= count
-        return Step(
-            StepBatch([request.next_slice(count) for request, count in chosen]),
-            tuple(request for request, _ in chosen),
-            preempted,
-        )
+        self._out += 1
+        lives = tuple(request.preemptions for request in chosen)
+        return Step(StepBatch(slices), tuple(chosen), lives, generating=len(decoding), preempted=preempted)
 
     def update(self, step: Step, outputs: Sequence[StepOutput]) -> list[Advance]:
-        """Take in what the runner computed: one `Advance` for each slice, in order. Ended requests are removed."""
+        """Take in what the runner computed: one `Advance` for each slice whose request is still here, in order.
+
+        Steps are taken in, or failed, in the order in which they were scheduled. Ended requests are removed.
+        """
+        self._out -= 1
         return [
-            self._advance(request, len(piece.tokens), sampled=piece.sample, output=output)
-            for request, piece, output in zip(step.requests, step.batch.slices, outputs, strict=True)
+            self._advance(request, piece, output, lost=life != request.preemptions)
+            for request, piece, life, output in zip(step.requests, step.batch.slices, step.lives, outputs, strict=True)
+            if not request.ended
         ]
 
     def fail(self, step: Step) -> list[Request]:
         """The runner could not compute the step: end its requests. What they had stored before stays cached."""
-        return [request for request in step.requests if self.remove(request.request_id) is not None]
+        self._out -= 1
+        return [r for r in step.requests if not r.ended and self.remove(r.request_id) is not None]
 
     def line(self, now: float) -> list[Request]:
         """Requests with prompt tokens to compute (or to recompute), in the order in which they get them."""
-        prefilling = [r for r in self.running.values() if not r.decoding]
+        prefilling = [r for r in self.running.values() if r.remaining and not r.decoding]
         return sorted([*prefilling, *self.waiting.values()], key=lambda r: self._rank(r, now))
 
     def uncached(self, request: Request) -> int:
@@ -197,7 +237,7 @@ class Scheduler:
         if missing + slack > self.pool.available - self.pool.evictable(hits):
             return False
         self.pool.acquire(hits)
-        request.table = hits + self.pool.allocate(missing)
+        request.table = (*hits, *self.pool.allocate(missing))
         request.stored = len(hits)
         request.computed = len(hits) * request.block_size
         if request.admitted_at is None:
@@ -212,7 +252,7 @@ class Scheduler:
         preempted = 0
         while request.request_id in self.running and len(request.table) < request.blocks_wanted:
             if self.pool.available:
-                request.table += self.pool.allocate(1)
+                request.table += tuple(self.pool.allocate(1))
             else:
                 self._preempt(min(reversed(self.running.values()), key=lambda r: r.lost_if_preempted))
                 preempted += 1
@@ -224,21 +264,40 @@ class Scheduler:
         del self.running[victim.request_id]
         self.waiting[victim.request_id] = victim
 
-    def _advance(self, request: Request, count: int, *, sampled: bool, output: StepOutput) -> Advance:
-        if output.error is not None or (sampled and output.token is None):
+    def _draft(self, request: Request, budget: int) -> Sequence[int]:
+        """Tokens to try after the newest one, within the budget and what blocks are to be had; nobody makes room."""
+        if request.awaited:  # the newest token is not known yet
+            return ()
+        room = (len(request.table) + self.pool.available) * request.block_size - len(request.tokens)
+        most = min(budget, room, request.most_draft)
+        draft = self._propose(request, most)[:most] if most > 0 else ()
+        missing = -(-(len(request.tokens) + len(draft)) // request.block_size) - len(request.table)
+        if missing > 0:
+            request.table += tuple(self.pool.allocate(missing))
+        return draft
+
+    def _advance(self, request: Request, piece: SequenceSlice, output: StepOutput, *, lost: bool) -> Advance:
+        if output.error is not None or (piece.sample_rows and not output.tokens):
             self.remove(request.request_id)
             return Advance(request, finish=Finish.ERROR, error=output.error or "the runner sampled no token")
-        request.computed += count
-        for index, block in self._newly_full(request):
-            self.pool.store(block, request.ids[index])
-        request.prompt_logprobs += output.prompt_logprobs
-        if not sampled or output.token is None:
+        if lost:
+            if request.wants_prompt_rows:  # they come with the first token, and are computed anew
+                return Advance(request)
+            taken = request.accept(output.tokens)
+        else:
+            request.landed(piece)
+            request.prompt_logprobs += output.prompt_logprobs
+            taken = request.accept(output.tokens)
+            if piece.draft:
+                self.pool.release(request.rollback(piece.draft - min(len(taken), len(output.tokens) - 1)))
+            for index, block in self._newly_full(request):
+                self.pool.store(block, request.ids[index])
+        if not taken:
             return Advance(request)
-        request.append(output.token)
         finish, stop_reason = request.finish_after_last_token() or (None, "")
         if finish is not None:
             self.remove(request.request_id)
-        return Advance(request, output.token, output.logprob, finish, stop_reason)
+        return Advance(request, taken, output.logprobs[: len(taken)], finish, stop_reason)
 
     def _newly_full(self, request: Request) -> Iterator[tuple[int, int]]:
         if self.pool.caching:

@@ -1,7 +1,7 @@
 """The engine: one thread owns scheduler, block pool and runner; everybody else asks it through an inbox.
 
     event loop                                    engine thread
-    submit, cancel, abort, drain ──► inbox ──►    commands → schedule → runner.execute → update → text
+    submit, cancel, abort, drain ──► inbox ──►    commands → schedule → launch → update → text
     streams, KV event log        ◄── one call ◄── per step: all chunks and cache changes of the step
 
 A fault ends only what it must: a request with bad logits ends alone; a step that raises ends the requests in it; the
@@ -85,6 +85,7 @@ class Engine:
         # event loop's side
         self._active: dict[str, Stream] = {}
         self._submitted = 0
+        self._reports = 0
         self._unseen: deque[tuple[int, Queued]] = deque()
         self._ended = asyncio.Event()
         # shared: each is written whole by one side
@@ -135,8 +136,8 @@ class Engine:
         if former is not None:
             former.fail(CancelledError(f"replaced by attempt {attempt}"))
             self.cancel(former)
-        stream = self._active[request_id] = Stream(request_id, attempt)
         self._submitted += 1
+        stream = self._active[request_id] = Stream(request_id, attempt, number=self._submitted)
         self._unseen.append((self._submitted, Queued(len(prompt), now)))
         self._inbox.put(lambda: self._accept(request, stream))
         return stream
@@ -194,9 +195,12 @@ class Engine:
         view = self.view
         while self._unseen and self._unseen[0][0] <= view.accepted:
             self._unseen.popleft()
+        self._reports += 1
         return view.to_proto(
             worker_id=worker_id,
             epoch=epoch,
+            sequence=self._reports,
+            accepted=self._submitted,
             now=time.monotonic(),
             unseen=[entry for _, entry in self._unseen],
             age=self.last_step_age,
@@ -310,14 +314,15 @@ class Engine:
                 del self._replies[reply.request.request_id]
 
     def _compute(self, step: Step) -> list[StepOutput]:
-        outputs = self._runner.execute(step.batch)
+        outputs = self._runner.launch(step.batch).result()
         if len(outputs) != len(step.requests):
             raise RuntimeError(f"the runner gave {len(outputs)} outputs for {len(step.requests)} slices")
         return outputs
 
     def _measure(self, step: Step, seconds: float) -> None:
-        generating = sum(1 for request in step.requests if request.decoding)
-        self._rate.add(step.batch.num_tokens - generating, generating, seconds)
+        generating = step.generating
+        rows = sum(len(piece.tokens) for piece in step.batch.slices[:generating])
+        self._rate.add(step.batch.num_tokens - rows, generating, seconds)
         if self._rate.measured:
             self._scheduler.prefill_rate = self._rate.measured
         self._metrics.step(seconds, step.batch.num_tokens, step.preempted)

@@ -17,6 +17,7 @@ class Reply:
         self._metrics = metrics
         params = request.params
         self._text = Detokenizer(vocabulary, params.stop, min_tokens=params.min_tokens, prompt=request.prompt)
+        self._sent = 0
         self._last_token_at: float | None = None
 
     def advance(self, progress: Advance, now: float) -> Piece | ArgosyError | None:
@@ -24,17 +25,16 @@ class Reply:
         if progress.finish is Finish.ERROR:
             self._metrics.finished(Finish.ERROR)
             return InternalError(progress.error)
-        if progress.token is None:
+        if not progress.tokens:
             return None
-        chunk = Piece(index=self.request.generated - 1, tokens=[progress.token])
-        if progress.logprob is not None:
-            chunk.logprobs.append(progress.logprob)
+        chunk = Piece(index=self._sent)
         first = self._last_token_at is None
         if first:
             chunk.prompt_logprobs = list(self.request.prompt_logprobs)
-        self._observe(now)
+        self._add_tokens(chunk, progress)
+        self._sent += len(chunk.tokens)
+        self._observe(now, len(chunk.tokens))
         self._last_token_at = now
-        self._add_text(chunk, progress)
         if first or chunk.finish is not None:
             chunk.usage = self._usage()
         if chunk.finish is not None:
@@ -45,22 +45,28 @@ class Reply:
         """The last chunk of a request that is aborted: no token, but the text that was held back."""
         self._metrics.finished(Finish.ABORT)
         text, _ = self._text.finish()
-        return Piece(index=self.request.generated, text=text, finish=Finish.ABORT, usage=self._usage())
+        return Piece(index=self._sent, text=text, finish=Finish.ABORT, usage=self._usage())
 
-    def _add_text(self, chunk: Piece, progress: Advance) -> None:
-        """The token's text, and the end of the request: a stop string goes before the other reasons."""
-        chunk.finish, chunk.stop_reason = progress.finish, progress.stop_reason
+    def _add_tokens(self, chunk: Piece, progress: Advance) -> None:
+        """Tokens and their text, up to where a stop string ends the request; it goes before the other reasons."""
         stop: str | None = None
-        if chunk.finish is not Finish.STOP:  # the text of a stop token is no part of the answer
-            chunk.text, stop = self._text.push(chunk.tokens[0])
-        if stop is None and chunk.finish is not None:
-            rest, stop = self._text.finish()
-            chunk.text += rest
-        if stop is not None:
-            chunk.finish, chunk.stop_reason = Finish.STOP, stop
+        for i, token in enumerate(progress.tokens):
+            chunk.tokens.append(token)
+            chunk.logprobs += progress.logprobs[i : i + 1]
+            last = i == len(progress.tokens) - 1
+            if not (last and progress.finish is Finish.STOP):  # the text of a stop token is no part of the answer
+                text, stop = self._text.push(token)
+                chunk.text += text
+            if stop is None and last and progress.finish is not None:
+                chunk.finish, chunk.stop_reason = progress.finish, progress.stop_reason
+                rest, stop = self._text.finish()
+                chunk.text += rest
+            if stop is not None:
+                chunk.finish, chunk.stop_reason = Finish.STOP, stop
+                return
 
-    def _observe(self, now: float) -> None:
-        request = self.request
+    def _observe(self, now: float, count: int) -> None:
+        request, gap = self.request, 0.0
         if self._last_token_at is None:
             admitted = request.arrival if request.admitted_at is None else request.admitted_at
             self._metrics.first_token(
@@ -69,8 +75,11 @@ class Reply:
                 prompt_tokens=len(request.prompt),
                 cached_tokens=request.cached_tokens,
             )
-        else:
-            self._metrics.next_token(now - self._last_token_at)
+            count -= 1
+        else:  # tokens of one step share the time since the last
+            gap = (now - self._last_token_at) / count
+        for _ in range(count):
+            self._metrics.next_token(gap)
 
     def _usage(self) -> Usage:
-        return Usage(len(self.request.prompt), self.request.cached_tokens, self.request.generated)
+        return Usage(len(self.request.prompt), self.request.cached_tokens, self._sent)

@@ -39,9 +39,21 @@ class LoadView:
     decode_tokens: int = 0
 
     def to_proto(
-        self, *, worker_id: str, epoch: int, now: float, unseen: Sequence[Queued], age: float, draining: bool
+        self,
+        *,
+        worker_id: str,
+        epoch: int,
+        sequence: int,
+        accepted: int,
+        now: float,
+        unseen: Sequence[Queued],
+        age: float,
+        draining: bool,
     ) -> pb.Load:
-        """The report. `unseen`: submissions that the engine thread has not seen yet; they wait as well."""
+        """The report, number `sequence` of its epoch.
+
+        `accepted`: all submissions so far. `unseen`: those that the engine thread has not seen yet; they wait as well.
+        """
         queue = [*self.queue, *unseen][:MAX_QUEUE]
         return pb.Load(
             worker_id=worker_id,
@@ -61,6 +73,8 @@ class LoadView:
             draining=draining,
             uncached_tokens=self.uncached_tokens + sum(q.uncached_tokens for q in unseen),
             decode_tokens=self.decode_tokens,
+            sequence=sequence,
+            accepted=accepted,
         )
 
 

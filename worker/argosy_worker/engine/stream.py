@@ -49,9 +49,11 @@ class Stream:
     bounded: a reader that is `MAX_STREAM_CHUNKS` tokens behind is given up.
     """
 
-    def __init__(self, request_id: str, attempt: int) -> None:
+    def __init__(self, request_id: str, attempt: int, *, number: int) -> None:
         self.request_id = request_id
         self.attempt = attempt
+        self.number = number
+        """Of this submission among all that the engine took, from 1."""
         self.done = False
         """Nothing more will be put: the last chunk or an error is in."""
         self._chunk: Piece | None = None

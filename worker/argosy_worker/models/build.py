@@ -28,9 +28,9 @@ from argosy_worker.models.weights import WeightSource
 log = logging.getLogger(__name__)
 
 Progress = Callable[[str, float], None]
-COMPUTES = ("auto", "int8", "fp32", "bf16", "fp16")
+COMPUTES = ("auto", "int8", "fp32", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
-_DTYPES = {"int8": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_DTYPES = {"int8": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16}
 _FINGERPRINT_VERSION = b"argosy-model-1"
 
 
@@ -45,7 +45,7 @@ def load_model(
 
     Args:
         path: the file, or the folder (which may also hold one GGUF file).
-        compute: `int8`, `fp32`, `bf16`, `fp16`, or `auto`: on CUDA bf16, on a CPU int8 where it can, else fp32.
+        compute: `int8`, `fp32`, `bf16`, or `auto`: on CUDA bf16, on a CPU int8 where it can, else fp32.
         device: `cpu`, `cuda`, or `auto`: CUDA where there is one.
         threads: compute threads on the CPU; 0 for one per usable core.
         progress: told (stage, fraction of the load in 0 .. 1).
@@ -186,6 +186,7 @@ def _facts(model: OpenModel, compute: str, device: str) -> ModelFacts:
         architecture=config.architecture,
         quantization=model.weights.formats(),
         compute=compute,
+        kv_dtype="bf16" if _DTYPES[compute] is torch.bfloat16 else "fp32",
         device=device,
         vocab_size=config.vocab_size,
         context_length=config.context_length,

@@ -27,8 +27,8 @@ def _slice(tokens: list[int], start: int, *, sample: bool, table: range, targets
         request_id="check",
         tokens=tokens,
         start=start,
-        block_table=table,
-        sample=sample,
+        table=table,
+        sample_rows=range(len(tokens) - 1, len(tokens)) if sample else range(0),
         params=params,
         prompt_targets=targets,
     )
@@ -39,7 +39,7 @@ def _scores(model: LoadedModel, count: int) -> list[float]:
     prompt = _prompt(model, count)
     blocks = -(-count // _BLOCK)
     batch = _slice(prompt, 0, sample=False, table=range(1, blocks + 1), targets=prompt[1:])
-    return [score.logprob for score in model.make_runner(blocks, _BLOCK).execute(batch)[0].prompt_logprobs]
+    return [score.logprob for score in model.make_runner(blocks, _BLOCK).launch(batch).result()[0].prompt_logprobs]
 
 
 def _speeds(model: LoadedModel, count: int) -> tuple[float, float]:
@@ -48,7 +48,7 @@ def _speeds(model: LoadedModel, count: int) -> tuple[float, float]:
     blocks = -(-2 * count // _BLOCK)
     table, runner = range(1, blocks + 1), model.make_runner(blocks, _BLOCK)
     prefill = _slice(prompt, 0, sample=True, table=table, targets=[])
-    runner.execute(prefill)
+    runner.launch(prefill).result()
     begin = time.perf_counter()
     token = _token(runner, prefill)
     middle = time.perf_counter()
@@ -59,10 +59,10 @@ def _speeds(model: LoadedModel, count: int) -> tuple[float, float]:
 
 
 def _token(runner: Runner, batch: StepBatch) -> int:
-    output = runner.execute(batch)[0]
-    if output.token is None:
+    output = runner.launch(batch).result()[0]
+    if not output.tokens:
         raise RuntimeError(output.error)
-    return output.token
+    return output.tokens[0]
 
 
 def main() -> None:

@@ -13,6 +13,8 @@ class ModelFacts:
     """How the weights are stored in the file, by share of the parameters: `Q4_1+Q8_0`, `BF16`, ..."""
     compute: str
     """How the linear layers are computed: `int8`, `fp32` or `bf16`."""
+    kv_dtype: str
+    """Type of the numbers in the KV cache: `fp32` or `bf16`; `sim` for the simulated model."""
     device: str
     """`cpu` or `cuda`."""
     vocab_size: int

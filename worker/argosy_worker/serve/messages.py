@@ -67,6 +67,9 @@ def model_info(engine: Engine, **more: Any) -> pb.ModelInfo:
         eos_token_ids=facts.eos_token_ids,
         add_bos=facts.add_bos,
         special_tokens=facts.special_tokens,
+        queue_order=config.scheduler.order.value,
+        queue_ageing=config.scheduler.ageing,
+        kv_dtype=facts.kv_dtype,
         **more,
     )
 

@@ -26,6 +26,10 @@ logger = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Worker"].full_name
 MAX_DRAIN_S = 3600.0
+ACCEPTED = "argosy-accepted"
+"""Initial metadata of Generate: this submission's number, to be compared with `Load.accepted`."""
+_NOT_YET = ("adapter", "priority", "resumed_tokens", "resumed_text_bytes", "constraint", "kv_source", "tenant")
+"""Fields of a request that the protocol has and this worker cannot honour."""
 
 OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.so_reuseport", 0),  # a taken port must be an error, not a second listener that gets half of the calls
@@ -101,6 +105,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
             engine = self._serving.engine
             stream = start(engine, request)
             try:
+                await context.send_initial_metadata(((ACCEPTED, str(stream.number)),))
                 async for chunk in stream:
                     yield to_proto(chunk, stream)
             finally:  # also when the caller is gone or its deadline has passed: CancelledError is raised at the yield
@@ -188,6 +193,9 @@ def start(engine: Engine, message: pb.GenerateRequest) -> Stream:
         UnavailableError, OverloadedError: see `Engine.submit`.
 
     """
+    for field in _NOT_YET:
+        if getattr(message, field):
+            raise InvalidArgumentError(field, "is not supported by this worker")
     check_request_id(message.request_id)
     if message.attempt < 1:
         raise InvalidArgumentError("attempt", "is 0; attempts count from 1")

@@ -93,7 +93,7 @@ def make_plan(
     for s in slices:
         count = len(s.tokens)
         positions = np.arange(s.start, s.start + count)
-        blocks = np.asarray(s.block_table, dtype=np.int64)[positions // block_size]
+        blocks = np.asarray(s.table, dtype=np.int64)[positions // block_size]
         writes.append(
             ((blocks[:, None] * (2 * kv_heads) + heads) * block_size + (positions % block_size)[:, None]).ravel()
         )
@@ -118,7 +118,7 @@ def _tiled_table(s: SequenceSlice, end: int, tile: int, block_size: int) -> npt.
     """Blocks of positions 0 .. end, as [tiles, blocks of a tile], filled up with the null block."""
     used, per = -(-end // block_size), tile // block_size
     table = np.full((-(-end // tile), per), NULL_BLOCK, dtype=np.int64)
-    table.reshape(-1)[:used] = s.block_table[:used]
+    table.reshape(-1)[:used] = s.table[:used]
     return table
 
 

@@ -1,4 +1,4 @@
-"""Floating-point linears with torch: fp32 on the CPU (the reference), bf16, fp16 or fp32 on CUDA.
+"""Floating-point linears with torch: fp32 on the CPU (the reference), bf16 or fp32 on CUDA.
 
 On the CPU the rows are padded to a multiple of 4. Measured with torch 2.13 (MKL) on a CPU with AVX-512, for the shapes
 of a 135 M model: a row's bits are the same for every number of rows from 12 to 300 and for 4 and 8, and differ for 1,
@@ -68,7 +68,7 @@ class FloatCuda:
     name = "float-cublas"
 
     def can_run(self, spec: LinearSpec) -> Verdict:
-        """Run bf16, fp16 and fp32 on CUDA."""
+        """Run bf16 and fp32 on CUDA."""
         if spec.device != "cuda" or spec.compute not in _DTYPES:
             return Verdict(ok=False, reason=f"computes floats on CUDA, asked for {spec.compute} on {spec.device}")
         return Verdict(ok=True, reason=f"dequantized to {spec.compute}; rows may depend on the batch")
