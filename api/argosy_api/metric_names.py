@@ -43,4 +43,5 @@ ROUTER_WORKERS = "argosy_router_workers"  # gauge: model, state=ready|ejected|te
 OPERATOR_PASSES = "argosy_operator_reconcile_passes"  # counter: result
 OPERATOR_PASS_SECONDS = "argosy_operator_reconcile_seconds"  # histogram
 OPERATOR_RESOURCES = "argosy_operator_resources"  # gauge: ready=true|false
+OPERATOR_REDIS_USERS_UP = "argosy_operator_redis_users_up"  # gauge: 1 while workers' Redis users are as they should be
 OPERATOR_LAST_PASS_AGE = "argosy_operator_last_pass_age_seconds"  # gauge

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import aiohttp
@@ -19,6 +19,7 @@ from argosy_operator.controller import Controller, Wakeups, kopf_settings, regis
 from argosy_operator.kube import HttpKubeApi
 from argosy_operator.metrics import Health, Metrics, StatusServer
 from argosy_operator.reconcile import Reconciler
+from argosy_operator.redis_users import RedisUsers
 from argosy_operator.routers import Routers
 from argosy_operator.settings import Settings
 from argosy_operator.store import ChildStore
@@ -101,8 +102,17 @@ async def _run(
         store.reflect(transport, settings.namespaces)
         for reflector in store.reflectors:
             start(reflector.run())
-        for canary in _canaries(transport, settings, health):
+        users = RedisUsers(
+            settings.plan.redis_url,
+            settings.redis_router_url,
+            settings.plan.redis_access,
+            namespaces=lambda: {key.namespace for canary in canaries for key in canary.objects},
+            report=metrics.redis_users_up.set,
+        )
+        canaries = _canaries(transport, settings, health, users.wake)
+        for canary in canaries:
             start(canary.run())
+        start(users.run())
         start(routers.run())
         start(_beat(health))
         start(_announce_ready(store, health, ready_flag))
@@ -131,14 +141,18 @@ async def _sessions(access: Access) -> AsyncIterator[tuple[aiohttp.ClientSession
         yield kube, others
 
 
-def _canaries(transport: HttpTransport, settings: Settings, health: Health) -> list[Reflector[str]]:
+def _canaries(
+    transport: HttpTransport, settings: Settings, health: Health, came_or_went: Callable[[], None]
+) -> list[Reflector[str]]:
     """Watch the resources a second time, versions only, to notice when Kopf's own watch has died silently."""
 
     def version(item: dict[str, Any]) -> str:
         return str(item["metadata"]["resourceVersion"])
 
-    def changed(key: Key, _: str | None, after: str | None) -> None:
+    def changed(key: Key, before: str | None, after: str | None) -> None:
         health.expect((key.namespace, key.name), after)
+        if before is None or after is None:
+            came_or_went()
 
     root = f"/apis/{GROUP}/{VERSION}"
     paths = [f"{root}/namespaces/{n}/{PLURAL}" for n in settings.namespaces] or [f"{root}/{PLURAL}"]

@@ -5,11 +5,11 @@ import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from argosy_api import labels
 from argosy_api.resource import API_VERSION, KIND, InferenceDeployment
 from argosy_operator import pods
+from argosy_operator.redis_access import Access, password_of, worker_url
 
 Manifest = dict[str, Any]
 REDIS_URL_KEY = "url"
@@ -25,7 +25,9 @@ class PlanSettings:
     image_pull_secrets: tuple[str, ...] = ()
     """Names of Secrets in the resource's namespace."""
     redis_url: str = ""
-    """Where workers publish what they cache; empty: they do not."""
+    """The operator's own Redis, where workers publish what they cache; empty: there is none."""
+    redis_access: Access = "perNamespace"
+    """Whether the workers of each namespace have a user of their own there, or all use that URL."""
     worker_env: tuple[tuple[str, str], ...] = ()
     """Further environment of all workers, such as HF_ENDPOINT or a proxy."""
 
@@ -36,8 +38,8 @@ def child_name(resource: InferenceDeployment) -> str:
 
 
 def redis_secret_name(resource: InferenceDeployment) -> str:
-    """Name of the child Secret that holds the Redis URL."""
-    return f"{resource.metadata.name}-redis"
+    """Name of the child Secret that holds the workers' Redis URL. Long, so that it meets nobody else's by accident."""
+    return f"{resource.metadata.name}-argosy-redis"
 
 
 def selector(resource: InferenceDeployment) -> dict[str, str]:
@@ -54,13 +56,14 @@ def service_account(resource: InferenceDeployment) -> Manifest:
 
 
 def redis_secret(resource: InferenceDeployment, settings: PlanSettings) -> Manifest | None:
-    """The Redis URL, when it holds a password: the chart's own Secret is in another namespace."""
-    if not _has_password(settings.redis_url):
+    """The workers' Redis URL, when it holds a password."""
+    url = _redis_url(resource, settings)
+    if not password_of(url):
         return None
     return {
         **_head("v1", "Secret", resource, redis_secret_name(resource)),
         "type": "Opaque",
-        "data": {REDIS_URL_KEY: base64.b64encode(settings.redis_url.encode()).decode()},
+        "data": {REDIS_URL_KEY: base64.b64encode(url.encode()).decode()},
     }
 
 
@@ -121,7 +124,7 @@ def revision(resource: InferenceDeployment, settings: PlanSettings) -> str:
     The Redis URL counts although pods refer to it by name: they read it when they start, so a new password must
     replace them.
     """
-    made_of = [common_labels(resource), _pod_spec(resource, settings, ""), settings.redis_url]
+    made_of = [common_labels(resource), _pod_spec(resource, settings, ""), _redis_url(resource, settings)]
     text = json.dumps(made_of, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
 
@@ -138,7 +141,8 @@ def common_labels(resource: InferenceDeployment) -> dict[str, str]:
 
 
 def _pod_spec(resource: InferenceDeployment, settings: PlanSettings, revision_hash: str) -> Manifest:
-    secret = redis_secret_name(resource) if _has_password(settings.redis_url) else None
+    url = _redis_url(resource, settings)
+    secret = redis_secret_name(resource) if password_of(url) else None
     return pods.pod_spec(
         resource,
         revision=revision_hash,
@@ -147,7 +151,7 @@ def _pod_spec(resource: InferenceDeployment, settings: PlanSettings, revision_ha
         image=resource.spec.image or settings.worker_image,
         image_pull_policy=settings.image_pull_policy,
         image_pull_secrets=settings.image_pull_secrets,
-        redis=_redis_env(settings.redis_url, secret),
+        redis=_redis_env(url, secret),
         extra_env=settings.worker_env,
     )
 
@@ -161,12 +165,8 @@ def _redis_env(url: str, secret: str | None) -> list[Manifest]:
     return [{"name": "ARGOSY_REDIS_URL", "valueFrom": {"secretKeyRef": reference}}]
 
 
-def _has_password(url: str) -> bool:
-    # anything before an @ is taken for a secret, also where the URL is too odd to be parsed
-    try:
-        return "@" in urlsplit(url).netloc
-    except ValueError:
-        return True
+def _redis_url(resource: InferenceDeployment, settings: PlanSettings) -> str:
+    return worker_url(settings.redis_url, settings.redis_access, resource.metadata.namespace)
 
 
 def _head(api_version: str, kind: str, resource: InferenceDeployment, name: str) -> Manifest:

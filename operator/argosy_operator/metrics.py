@@ -37,6 +37,11 @@ class Metrics:
         self.last_pass_age = Gauge(
             metric_names.OPERATOR_LAST_PASS_AGE, "Seconds since the last pass", registry=self.registry
         )
+        self.redis_users_up = Gauge(
+            metric_names.OPERATOR_REDIS_USERS_UP,
+            "1 while the users of workers and routers in Redis are as they should be",
+            registry=self.registry,
+        )
         self._ready: dict[tuple[str, str], bool] = {}
         self._last_pass = time.monotonic()
         self.last_pass_age.set_function(lambda: time.monotonic() - self._last_pass)

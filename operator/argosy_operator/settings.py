@@ -3,9 +3,11 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 from argosy_api.errors import InvalidArgumentError
 from argosy_operator.manifests import PlanSettings
+from argosy_operator.redis_access import Access, check_url
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,9 +16,11 @@ class Settings:
 
     plan: PlanSettings = field(default_factory=PlanSettings)
     """ARGOSY_WORKER_IMAGE, ARGOSY_IMAGE_PULL_POLICY, ARGOSY_IMAGE_PULL_SECRETS (comma), ARGOSY_REDIS_URL,
-    ARGOSY_WORKER_ENV (a JSON object of strings)."""
+    ARGOSY_REDIS_ACCESS, ARGOSY_WORKER_ENV (a JSON object of strings)."""
     namespaces: tuple[str, ...] = ()
     """ARGOSY_WATCH_NAMESPACES (comma); none: all namespaces."""
+    redis_router_url: str = ""
+    """ARGOSY_REDIS_ROUTER_URL: what the routers log in to Redis with; their user is made when it is `argosy-router`."""
     router_status_url: str = ""
     """ARGOSY_ROUTER_STATUS_URL: where router replicas tell whom they can reach; the host is resolved to all of them.
     Empty: a worker counts as routable when its pod is ready."""
@@ -55,10 +59,12 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
             worker_image=get("ARGOSY_WORKER_IMAGE") or plan.worker_image,
             image_pull_policy=policy,
             image_pull_secrets=_names(get("ARGOSY_IMAGE_PULL_SECRETS", "")),
-            redis_url=get("ARGOSY_REDIS_URL", ""),
+            redis_url=check_url(get("ARGOSY_REDIS_URL", ""), "ARGOSY_REDIS_URL"),
+            redis_access=_access(get("ARGOSY_REDIS_ACCESS") or plan.redis_access),
             worker_env=_worker_env(get("ARGOSY_WORKER_ENV", "")),
         ),
         namespaces=_names(get("ARGOSY_WATCH_NAMESPACES", "")),
+        redis_router_url=check_url(get("ARGOSY_REDIS_ROUTER_URL", ""), "ARGOSY_REDIS_ROUTER_URL"),
         router_status_url=url,
         router_endpoint=get("ARGOSY_ROUTER_ENDPOINT", ""),
         host=get("ARGOSY_HOST") or defaults.host,
@@ -66,6 +72,12 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         resync_s=_number(get("ARGOSY_RESYNC_SECONDS"), "ARGOSY_RESYNC_SECONDS", defaults.resync_s, 1, 86_400),
         log_level=level,
     )
+
+
+def _access(text: str) -> Access:
+    if text not in ("perNamespace", "shared"):
+        raise InvalidArgumentError("ARGOSY_REDIS_ACCESS", f"is {text!r}; must be perNamespace or shared")
+    return cast("Access", text)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
+from argosy_api import redis_acl
 from argosy_api.crd import crd
 
 CHART = Path(__file__).resolve().parents[2] / "charts/argosy"
@@ -208,25 +210,67 @@ def test_one_version_everywhere(chart):
 
 
 @pytest.mark.parametrize(
-    ("values", "secret", "key"),
+    ("values", "secret", "key", "router_key"),
     [
-        ((), "argosy-valkey", "url"),
-        (("valkey.existingSecret=mine",), "mine", "url"),
-        (("valkey.enabled=false", "redis.url=rediss://u:p@host:6380/1"), "argosy-redis", "url"),
+        ((), "argosy-valkey", "url", "router-url"),
+        (("redis.access=shared",), "argosy-valkey", "url", "url"),
+        (("valkey.existingSecret=mine",), "mine", "url", "router-url"),
+        (("valkey.enabled=false", "redis.url=rediss://u:p@host:6380/1"), "argosy-redis", "url", "router-url"),
+        (("valkey.enabled=false", "redis.url=redis://host", "redis.access=shared"), "argosy-redis", "url", "url"),
         (
             ("valkey.enabled=false", "redis.existingSecret.name=mine", "redis.existingSecret.key=address"),
             "mine",
             "address",
+            "router-url",
+        ),
+        (
+            ("valkey.enabled=false", "redis.existingSecret.name=mine", "redis.existingSecret.routerKey=readers"),
+            "mine",
+            "url",
+            "readers",
         ),
     ],
 )
-def test_everybody_reads_the_redis_url_from_a_secret(render, values, secret, key):
+def test_operator_and_routers_read_different_urls_of_redis_from_a_secret(render, values, secret, key, router_key):
     objects = render(*values)
-    for component in ("operator", "router"):
-        container = one(objects, "Deployment", f"argosy-{component}")["spec"]["template"]["spec"]["containers"][0]
-        assert env_of(container)["ARGOSY_REDIS_URL"] == {"secretKeyRef": {"name": secret, "key": key}}
+    operator, router = (
+        env_of(one(objects, "Deployment", f"argosy-{c}")["spec"]["template"]["spec"]["containers"][0])
+        for c in ("operator", "router")
+    )
+    assert operator["ARGOSY_REDIS_URL"] == {"secretKeyRef": {"name": secret, "key": key}}
+    assert operator["ARGOSY_REDIS_ROUTER_URL"] == {"secretKeyRef": {"name": secret, "key": router_key}}
+    assert operator["ARGOSY_REDIS_ACCESS"] == ("shared" if "redis.access=shared" in values else "perNamespace")
+    assert router["ARGOSY_REDIS_URL"] == {"secretKeyRef": {"name": secret, "key": router_key}}
+    assert "ARGOSY_REDIS_ROUTER_URL" not in router
     made = {item["metadata"]["name"] for item in objects if item["kind"] == "Secret"}
     assert made == ({secret} if secret != "mine" else set())
+
+
+@pytest.mark.parametrize(
+    ("values", "host"),
+    [
+        ((), "argosy-valkey.argosy-system.svc:6379/0"),
+        (("valkey.enabled=false", "redis.url=rediss://u:p@host:6380/1?ssl_cert_reqs=none"),
+         "host:6380/1?ssl_cert_reqs=none"),
+    ],
+)  # fmt: skip
+def test_the_routers_url_is_of_a_user_of_their_own(render, values, host):
+    (secret,) = [item for item in render(*values) if item["kind"] == "Secret"]
+    admin, router = (urlsplit(secret["stringData"][key]) for key in ("url", "router-url"))
+    assert router.username == redis_acl.ROUTER
+    assert router.password not in (None, "", admin.password)
+    assert router.geturl().endswith("@" + host)
+    assert admin.geturl().endswith("@" + host)
+
+
+def test_a_new_redis_url_replaces_the_pods_that_read_it(render):
+    def sums(url):
+        objects = render("valkey.enabled=false", f"redis.url={url}", "router.podAnnotations.note=yes")
+        pods = [one(objects, "Deployment", f"argosy-{c}")["spec"]["template"] for c in ("operator", "router")]
+        return [p["metadata"]["annotations"]["checksum/redis"] for p in pods]
+
+    assert sums("redis://:a@host") == sums("redis://:a@host")
+    assert not set(sums("redis://:a@host")) & set(sums("redis://:b@host"))
 
 
 def test_without_redis_there_is_neither_secret_nor_variable(render):

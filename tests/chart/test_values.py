@@ -32,6 +32,8 @@ WRONG = [
     ("valkey.password=secret", "password"),
     ("redis.url=http://host", "url"),
     ("redis.host=somewhere", "host"),
+    ("redis.access=everybody", "access"),
+    ("redis.existingSecret.routerKey=", "routerKey"),
     ("worker.env.NUMBER=1", "NUMBER"),
     ("metrics.serviceMonitor.interval=often", "interval"),
     ("nodeFailureSeconds=-1", "nodeFailureSeconds"),
@@ -52,6 +54,8 @@ def test_a_wrong_value_is_refused_by_name(helm, chart, value, named):
     [
         (["redis.url=redis://host"], "set valkey.enabled=false to use your own Redis"),
         (["valkey.enabled=false", "redis.url=redis://host", "redis.existingSecret.name=x"], "remove one of them"),
+        (["valkey.enabled=false", "redis.url=redis://host:6379/0"], "redis.url has no password"),
+        (["valkey.enabled=false", "redis.url=redis://user@host"], "redis.url has no password"),
     ],
 )
 def test_contradictions_are_refused(helm, chart, values, message):

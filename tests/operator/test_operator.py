@@ -122,12 +122,12 @@ async def test_the_redis_password_is_in_a_secret_and_goes_with_it(world):
     first = await world.operator()
     world.apply(document())
     await eventually(world.is_ready)
-    assert world.child(fakecluster.SECRETS, "m-redis") is not None
+    assert world.child(fakecluster.SECRETS, "m-argosy-redis") is not None
     assert "hunter2" not in str(world.child(fakecluster.DEPLOYMENTS))
     await world.stop(first)
     world.plan = PlanSettings()
     await world.operator()
-    await eventually(lambda: world.child(fakecluster.SECRETS, "m-redis") is None)
+    await eventually(lambda: world.child(fakecluster.SECRETS, "m-argosy-redis") is None)
 
 
 async def test_an_invalid_resource_keeps_its_children_and_says_so(world):

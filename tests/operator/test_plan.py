@@ -129,7 +129,7 @@ class Model:
 @settings(max_examples=150, deadline=None)
 @given(resources(), resources(), st.booleans())
 def test_pure_and_convergent(first, second, password):
-    installed = INSTALLED if password else PlanSettings(redis_url="redis://valkey:6379")
+    installed = INSTALLED if password else PlanSettings(redis_url="redis://valkey:6379", redis_access="shared")
     second["metadata"] = first["metadata"]
     before = copy.deepcopy(first)
     cluster = Model()
@@ -296,12 +296,12 @@ def test_without_an_api_server_nobody_owns_the_children():
 
 
 def test_only_a_url_with_a_password_needs_a_secret():
-    secret = ChildRef("v1", "Secret", "m-redis")
-    plain = replace(INSTALLED, redis_url="redis://valkey:6379/0")
+    secret = ChildRef("v1", "Secret", "m-argosy-redis")
+    plain = replace(INSTALLED, redis_url="redis://valkey:6379/0", redis_access="shared")
     assert "Secret" not in _manifests(_resource(), plain)
     assert _env(_resource(), plain)["ARGOSY_REDIS_URL"] == "redis://valkey:6379/0"
     assert plan(_resource(), Observed(frozenset({secret})), plain).delete == (secret,)
-    assert _env(_resource())["ARGOSY_REDIS_URL"] == {"secretKeyRef": {"name": "m-redis", "key": "url"}}
+    assert _env(_resource())["ARGOSY_REDIS_URL"] == {"secretKeyRef": {"name": "m-argosy-redis", "key": "url"}}
     assert "pw" not in str(_pod(_resource()))
     assert "ARGOSY_REDIS_URL" not in _env(_resource(), PlanSettings())
 
@@ -382,7 +382,10 @@ def test_nothing_that_a_user_writes_is_expanded():
     made = document()
     made["spec"]["model"] = model
     installed = replace(
-        INSTALLED, redis_url="redis://valkey/$(HF_TOKEN)", worker_env=(("HTTP_PROXY", "http://$(HF_TOKEN)"),)
+        INSTALLED,
+        redis_url="redis://valkey/$(HF_TOKEN)",
+        redis_access="shared",
+        worker_env=(("HTTP_PROXY", "http://$(HF_TOKEN)"),),
     )
     (pod,) = embedded.pods(_manifests(parse(made), installed)["Deployment"])
     started = embedded.start(pod, python="python", overrides={}, secret=lambda *_: "hunter2")

@@ -8,6 +8,7 @@ import pytest_asyncio
 import redis.asyncio as redis
 from router_kit import FakeWorker, RedisPublisher, encode, eventually
 
+from argosy_api import redis_acl
 from argosy_api.keys import BATCH_FIELD, Keys
 from argosy_api.membership import RoutingPolicy
 
@@ -155,6 +156,23 @@ async def test_prefix_routing_through_redis(redis_rig):
     """Events come with the streams; no subscription is open."""
     await prefix_routing_works(redis_rig.rig, "redis")
     assert redis_rig.on_stream()
+
+
+async def test_the_routers_user_may_do_all_that_a_router_does(make_rig, valkey):
+    admin = redis.Redis.from_url(valkey.url)
+    await admin.execute_command("ACL SETUSER", redis_acl.ROUTER, *redis_acl.router_rules("pw"))
+    rig = await make_rig(redis_url=f"redis://{redis_acl.ROUTER}:pw@127.0.0.1:{valkey.port}/0")
+    worker = FakeWorker(worker_id="w0")
+    publisher = RedisPublisher(admin, worker)
+    await rig.add(worker)
+    made = RedisRig(rig, valkey, admin, [publisher])
+    await made.settled()
+    worker.emit(stored=worker.ids(encode(PREFIX)))
+    await rig.until_indexed()
+    assert made.on_stream()
+    assert await admin.acl_log() == []
+    await publisher.stop()
+    await admin.aclose()
 
 
 async def test_a_gap_is_repaired(redis_rig):

@@ -10,6 +10,7 @@ import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from argosy_api import redis_acl
 from argosy_api.keys import BATCH_FIELD, LEASE_TTL_S, Keys
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_worker.core.blocks import CacheChange
@@ -164,6 +165,19 @@ async def test_stream_lease_load_and_record(valkey, client, eventually):
             await eventually(lambda: client.hexists(KEYS.workers, "w-1"), "the second record")
             assert json.loads(client.hget(KEYS.workers, "w-1"))["slot"] == 1
     assert client.keys("*") == []  # a clean end takes everything back
+
+
+async def test_the_user_of_its_namespace_may_do_all_that_a_worker_does(valkey, client, eventually):
+    client.execute_command("ACL SETUSER", redis_acl.worker_user("ns"), *redis_acl.worker_rules("ns", "pw"))
+    log = KvEventLog(7)
+    async with publishing(f"redis://{redis_acl.worker_user('ns')}:pw@127.0.0.1:{valkey.port}/0", log):
+        await eventually(believes(valkey, []), "the snapshot")
+        log.append(change([3]))
+        await eventually(believes(valkey, [3]), "the live batch")
+        client.pexpire(KEYS.lease("w-0"), 1500)
+        await eventually(lambda: client.pttl(KEYS.lease("w-0")) > 3000, "a beat")
+    assert client.keys("*") == []
+    assert client.acl_log() == []
 
 
 async def test_the_lease_is_renewed(valkey, client, eventually):

@@ -96,18 +96,49 @@ imagePullSecrets:
 {{- end -}}
 {{- end -}}
 
+{{/* In that Secret, the key of the operator's URL, and the key of the routers'. */}}
+{{- define "argosy.redisKey" -}}
+{{- if or .Values.valkey.enabled (not .Values.redis.existingSecret.name) -}}url{{- else -}}{{ .Values.redis.existingSecret.key }}{{- end -}}
+{{- end -}}
+{{- define "argosy.redisRouterKey" -}}
+{{- if eq .Values.redis.access "shared" -}}
+{{- include "argosy.redisKey" . -}}
+{{- else if or .Values.valkey.enabled (not .Values.redis.existingSecret.name) -}}
+router-url
+{{- else -}}
+{{ .Values.redis.existingSecret.routerKey }}
+{{- end -}}
+{{- end -}}
+
+{{/* Argument: dict "root" $ "variable" "ARGOSY_REDIS_URL" "key" "url" */}}
 {{- define "argosy.redisEnv" -}}
-{{- with include "argosy.redisSecret" . }}
-- name: ARGOSY_REDIS_URL
+{{- with include "argosy.redisSecret" .root }}
+- name: {{ $.variable }}
   valueFrom:
     secretKeyRef:
       name: {{ . }}
-      key: {{ if or $.Values.valkey.enabled (not $.Values.redis.existingSecret.name) }}url{{ else }}{{ $.Values.redis.existingSecret.key }}{{ end }}
+      key: {{ $.key }}
 {{- end }}
 {{- end -}}
 
+{{/* Of pods that read redis.url when they start: a new one must replace them. */}}
+{{- define "argosy.redisChecksum" -}}
+{{- if and (not .Values.valkey.enabled) .Values.redis.url -}}
+checksum/redis: {{ sha256sum .Values.redis.url }}
+{{- end -}}
+{{- end -}}
+
+{{/* Argument: dict "root" $ "login" ":password" */}}
 {{- define "argosy.valkeyUrl" -}}
-{{- printf "redis://:%s@%s-valkey.%s.svc:6379/0" .password (include "argosy.fullname" .root) .root.Release.Namespace -}}
+{{- printf "redis://%s@%s-valkey.%s.svc:6379/0" .login (include "argosy.fullname" .root) .root.Release.Namespace -}}
+{{- end -}}
+
+{{/* The URL that routers use of a Redis of one's own: the operator makes this user, who may only read. */}}
+{{- define "argosy.redisRouterUrl" -}}
+{{- $password := sha256sum (printf "argosy-router %s" .Values.redis.url) -}}
+{{- $url := urlParse .Values.redis.url -}}
+{{- $_ := set $url "userinfo" (printf "argosy-router:%s" $password) -}}
+{{- urlJoin $url -}}
 {{- end -}}
 
 {{/* Contradictions that a schema cannot see. */}}
@@ -117,5 +148,8 @@ imagePullSecrets:
 {{- end -}}
 {{- if and .Values.redis.url .Values.redis.existingSecret.name -}}
 {{- fail "redis.url and redis.existingSecret.name are both set: remove one of them" -}}
+{{- end -}}
+{{- if and .Values.redis.url (eq .Values.redis.access "perNamespace") (not (regexMatch "^rediss?://[^/?#]*:[^/?#]+@" .Values.redis.url)) -}}
+{{- fail "redis.url has no password, so everybody reads and writes that Redis, whatever users it has: give it one, or set redis.access=shared" -}}
 {{- end -}}
 {{- end -}}
