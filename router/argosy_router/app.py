@@ -16,10 +16,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from argosy_api.inference import inference_pb2, inference_pb2_grpc
 from argosy_api.v1 import worker_pb2, worker_pb2_grpc
+from argosy_router.clock import now
 from argosy_router.fleet import monitor
-from argosy_router.fleet.fleet import DeploymentState, Fleet, Peer, now
+from argosy_router.fleet.fleet import DeploymentState, Fleet
 from argosy_router.fleet.index_feed import IndexFeed
 from argosy_router.fleet.membership import MembershipSource
+from argosy_router.fleet.peer import Peer
 from argosy_router.fleet.redis_link import RedisLink
 from argosy_router.fronts import grpc_common
 from argosy_router.fronts.http import HttpFront
@@ -58,7 +60,7 @@ class Router:
         self._redis = RedisLink(settings.redis_url, self.metrics)
         self._library = ModelLibrary(self._pool)
         self.fleet = Fleet(self._library, self._watch, self._feed)
-        dispatcher = Dispatcher(self.metrics, ageing=settings.ageing)
+        dispatcher = Dispatcher(self.metrics)
         self.service = Service(self.fleet, dispatcher, self.metrics, self._pool, attempts=settings.attempts)
         self._health: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._server: grpc.aio.Server | None = None

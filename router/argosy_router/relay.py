@@ -6,10 +6,12 @@ cancelled, so that its blocks come free.
 """
 
 import asyncio
+import contextlib
 import logging
 import secrets
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import grpc
 
@@ -23,7 +25,7 @@ from argosy_api.errors import (
     from_status,
 )
 from argosy_api.v1 import worker_pb2 as pb
-from argosy_router.fleet.fleet import now
+from argosy_router.clock import now
 from argosy_router.metrics import Metrics
 from argosy_router.routing.dispatch import Assignment, Decision, Dispatcher, Job, no_worker
 
@@ -33,6 +35,15 @@ Code = grpc.StatusCode
 _LOST = frozenset({Code.UNAVAILABLE, Code.CANCELLED, Code.UNKNOWN})
 """What a call ends with when its worker dies, drains or is cut off; nobody but us cancels our calls."""
 
+ACCEPTED = "argosy-accepted"
+"""Initial metadata: the worker's number of this submission."""
+RETRY_AFTER = "retry-after-ms"
+"""Trailing metadata of a worker that is full."""
+FIRST_TOKEN_S = 30.0
+FIRST_TOKEN_FACTOR = 10.0
+"""No token within FIRST_TOKEN_S, nor within so many times the estimate: another worker is tried, if there is one."""
+
+T = TypeVar("T")
 Call = grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateChunk]
 
 
@@ -49,6 +60,7 @@ class Flight:
         self._metrics = metrics
         self._attempts = attempts
         self._attempt = 0
+        self._excluded: frozenset[str] = frozenset()
         self._assignment: Assignment | None = None
         self._call: Call | None = None
         self._first: list[pb.GenerateChunk] = []
@@ -76,17 +88,18 @@ class Flight:
             ArgosyError: what the worker answered, or UNAVAILABLE when no worker could be had.
 
         """
-        excluded: frozenset[str] = frozenset()
         while True:
             try:
-                self._open(excluded)
+                self._open()
             except UnavailableError as error:
                 raise self._last_error or error from None
             try:
-                while not self._first or not (self._first[-1].token_ids or self._finished):
-                    self._first.append(await self._read())
+                async with self._patience():
+                    await self._note_acceptance()
+                    while not self._first or not (self._first[-1].token_ids or self._finished):
+                        self._first.append(await self._read())
             except _Lost as lost:
-                excluded |= {self.decision.worker}
+                self._excluded |= {self.decision.worker}
                 self._give_up(lost)
                 if self._attempt >= self._attempts:
                     raise lost.error or UnavailableError(no_worker(self.job.deployment, tried=self._attempt)) from None
@@ -95,19 +108,63 @@ class Flight:
             else:
                 return self
 
-    def _open(self, excluded: frozenset[str]) -> None:
+    def _open(self) -> None:
         self._first.clear()
         remaining = None
         if self.job.deadline is not None:
             remaining = self.job.deadline - now()
             if remaining <= 0:
                 raise DeadlineError("the deadline passed before a worker had answered")
-        self._assignment = self._dispatcher.assign(self.job, excluded)
+        self._assignment = self._dispatcher.assign(self.job, self._excluded, abandon=self._abandon)
         self._attempt += 1
         self._request.attempt = self._attempt
         if self._attempt == 1 and self.job.received_at:
             self._metrics.added.observe(now() - self.job.received_at)
         self._call = self._assignment.worker.stub.Generate(self._request, timeout=remaining)
+
+    @contextlib.asynccontextmanager
+    async def _patience(self) -> AsyncIterator[None]:
+        """Bounds the wait for the first token, where another worker could do better."""
+        if self._attempt >= self._attempts or not self._others():
+            yield
+            return
+        limit = max(FIRST_TOKEN_S, FIRST_TOKEN_FACTOR * self.decision.cost_s)
+        try:
+            async with asyncio.timeout(limit):
+                yield
+        except TimeoutError:
+            raise _Lost("slow", f"no token within {limit:.0f} s", eject=False) from None
+
+    async def _note_acceptance(self) -> None:
+        """Learns the submission's number, which the worker tells as soon as it has taken the request."""
+        call, assignment = self._call, self._assignment
+        if call is None or assignment is None:
+            raise InternalError("the request was not started")
+        metadata = await self._awaited(call.initial_metadata())
+        number = _number(metadata, ACCEPTED)
+        if number is not None:
+            assignment.accepted(number)
+
+    def _abandon(self) -> None:
+        """The worker hangs: end the attempt, if another may do better (`_awaited` takes it for a lost worker)."""
+        if self._call is not None and self._attempt < self._attempts and self._others():
+            self._call.cancel()
+
+    def _others(self) -> bool:
+        return self._dispatcher.others(self.job, self._excluded | {self.decision.worker})
+
+    async def _awaited(self, answer: Awaitable[T]) -> T:
+        """What the call answers; its end becomes `_Lost`, or the error that the worker meant."""
+        try:
+            return await answer
+        except grpc.aio.AioRpcError as error:
+            raise self._translate(error) from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling() or self._call is None:
+                raise
+            # grpc.aio raises this for a CANCELLED status of the peer, too: a server that is shut down
+            raise _Lost("unavailable", "CANCELLED by the worker, or found hanging") from None
 
     def _give_up(self, lost: "_Lost") -> None:
         assignment = self._assignment
@@ -130,16 +187,7 @@ class Flight:
         if call is None or assignment is None:
             raise InternalError("the request was not started")
         while True:
-            try:
-                chunk = await call.read()
-            except grpc.aio.AioRpcError as error:
-                raise self._translate(error) from None
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is None or task.cancelling() or self._call is None:
-                    raise
-                # grpc.aio raises this for a CANCELLED status of the peer, too: a server that is shut down
-                raise _Lost("unavailable", "CANCELLED by the worker") from None
+            chunk = await self._awaited(call.read())
             if not isinstance(chunk, pb.GenerateChunk):  # grpc.aio.EOF
                 raise _Lost("closed", "the stream ended before it was finished")
             if chunk.attempt != self._attempt:
@@ -149,7 +197,7 @@ class Flight:
                 if chunk.index != self._received:
                     raise _Lost("sequence", f"sent token {chunk.index} instead of {self._received}")
                 self._received += count
-                assignment.worker.books.tokens(assignment.entry, count)
+                assignment.tokens(count)
             if chunk.HasField("usage"):
                 self.cached_tokens = chunk.usage.cached_tokens
             if chunk.finish_reason == pb.FINISH_REASON_ABORT:
@@ -163,7 +211,10 @@ class Flight:
         if code is Code.DEADLINE_EXCEEDED:
             return DeadlineError("the deadline passed")
         if code is Code.RESOURCE_EXHAUSTED:
-            return _Lost("full", details, error=OverloadedError(details or "the worker's queue is full"), eject=False)
+            milliseconds = _number(error.trailing_metadata(), RETRY_AFTER)
+            seconds = 1.0 if milliseconds is None else milliseconds / 1e3
+            full = OverloadedError(details or "the worker's queue is full", retry_after_s=seconds)
+            return _Lost("full", details, error=full, eject=False)
         if code in _LOST:
             return _Lost("unavailable", f"{code.name}: {details}")
         if code is Code.INTERNAL and "RST_STREAM" in details:
@@ -204,7 +255,7 @@ class Flight:
             self._call.cancel()
             self._call = None
         if self._assignment is not None:
-            self._assignment.worker.books.close(self._assignment.entry)
+            self._assignment.close()
 
     def close(self) -> None:
         """Cancels what still runs and closes the books. May be called twice."""
@@ -223,6 +274,12 @@ class Flight:
     ) -> None:
         """Closes."""
         self.close()
+
+
+def _number(metadata: Iterable[Any] | None, key: str) -> int | None:
+    """A whole number from metadata; None for anything else."""
+    text = next((value for name, value in metadata or () if name == key), None)
+    return int(text) if isinstance(text, str) and len(text) < 20 and text.isascii() and text.isdigit() else None
 
 
 class _Lost(Exception):  # noqa: N818 - no error that a client sees

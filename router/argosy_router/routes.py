@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from argosy_router.fleet.fleet import DeploymentState, Fleet, Peer
+from argosy_router.fleet.fleet import DeploymentState, Fleet
+from argosy_router.fleet.peer import Peer
 
 
 def routes(fleet: Fleet, time: float) -> dict[str, Any]:

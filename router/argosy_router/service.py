@@ -10,7 +10,8 @@ from typing import TypeVar
 from argosy_api import limits
 from argosy_api.errors import ArgosyError, InternalError, InvalidArgumentError, OverloadedError, UnavailableError
 from argosy_api.params import SamplingParams, check_prompt
-from argosy_router.fleet.fleet import DeploymentState, Fleet, now
+from argosy_router.clock import now
+from argosy_router.fleet.fleet import DeploymentState, Fleet
 from argosy_router.metrics import UNKNOWN_MODEL, Metrics
 from argosy_router.relay import Flight
 from argosy_router.routing.dispatch import Dispatcher, Job, no_worker

@@ -22,8 +22,6 @@ class Settings:
     """After SIGTERM: time for running streams to end."""
     attempts: int = 3
     """Workers tried for one request before its first token."""
-    ageing: float = 0.25
-    """Seconds of head start per second waited, in the engines' queues (their `--queue-ageing`)."""
     tokenizer_threads: int = 2
     log_level: str = "INFO"
 
@@ -42,7 +40,6 @@ def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str]
     add("--metrics-port", type=_port, default=Settings.metrics_port, help="Prometheus metrics (default: %(default)s)")
     add("--drain-seconds", type=_seconds, default=Settings.drain_seconds, help="for running streams, after SIGTERM")
     add("--attempts", type=_count, default=Settings.attempts, help="workers tried before a request's first token")
-    add("--queue-ageing", dest="ageing", type=_seconds, default=Settings.ageing, help="as the workers' --queue-ageing")
     add("--tokenizer-threads", type=_count, default=Settings.tokenizer_threads, help="threads that tokenize")
     add("--log-level", default=Settings.log_level, choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     values = vars(parser.parse_args(arguments))

@@ -42,7 +42,7 @@ class Rig:
         self.cluster.announce(*(w.member() for w in self.workers))
 
     async def until_ready(self, count: int) -> None:
-        from argosy_router.fleet.fleet import now
+        from argosy_router.clock import now
 
         await eventually(
             lambda: (
@@ -54,7 +54,7 @@ class Rig:
 
     async def until_indexed(self) -> None:
         """All workers' caches are in the index, and it counts."""
-        from argosy_router.fleet.fleet import now
+        from argosy_router.clock import now
 
         def whole() -> bool:
             state = self.state

@@ -59,12 +59,16 @@ class Script:
     fail_first: grpc.StatusCode | None = None
     """Ends each call with this before anything was sent."""
     details: str = "scripted"
+    trailing: tuple[tuple[str, str], ...] = ()
     die_after: int | None = None
     """Ends each call with UNAVAILABLE after so many tokens."""
     close_after: int | None = None
     """Ends each call with OK, but unfinished, after so many tokens."""
     abort_after: int | None = None
     hang: bool = False
+    hang_accepted: bool = False
+    """Takes a request, and computes nothing until `release` is set."""
+    release: asyncio.Event = field(default_factory=asyncio.Event)
     step_s: float = 0.0
     skip_index: bool = False
     stale_chunks: bool = False
@@ -86,6 +90,8 @@ class FakeWorker(rpc.WorkerServicer):
     add_bos: bool = False
     loading: bool = False
     rate: float = 1000.0
+    queue_order: str = "leastWork"
+    queue_ageing: float = 0.25
     script: Script = field(default_factory=Script)
 
     def __post_init__(self) -> None:
@@ -103,6 +109,14 @@ class FakeWorker(rpc.WorkerServicer):
         self.port = 0
         self.running = 0
         self.draining = False
+        self.accepted = 0
+        self.sequence = 0
+        self.uncached_tokens: float | None = None
+        self.step_age = 0.0
+        self.stuck = 0
+        """Requests inside an engine that hangs: it can't drop them when their calls are cancelled."""
+        self.mute = False
+        """Reports no more: what was said last is read again and again."""
 
     # --- life
 
@@ -176,12 +190,17 @@ class FakeWorker(rpc.WorkerServicer):
             tokenizer_json=self.tokenizer_json, chat_template=self.template, eos_token_ids=[eos],
             bos_token_id=_TOKENIZER.token_to_id("<|endoftext|>"), add_bos=self.add_bos,
             special_tokens={"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>"},
+            queue_order=self.queue_order, queue_ageing=self.queue_ageing,
         )  # fmt: skip
 
     def load(self) -> pb.Load:
+        if not self.mute:
+            self.sequence += 1
+        total = sum(q.uncached_tokens for q in self.queue) if self.uncached_tokens is None else self.uncached_tokens
         return pb.Load(
-            worker_id=self.worker_id, epoch=self.epoch, running=self.running, total_blocks=self.total_blocks,
+            worker_id=self.worker_id, epoch=self.epoch, running=self.running + self.stuck, total_blocks=self.total_blocks,
             free_blocks=self.total_blocks, prefill_tokens_per_second=self.rate, queue=self.queue, draining=self.draining,
+            sequence=self.sequence, accepted=self.accepted, uncached_tokens=total, last_step_age_seconds=self.step_age,
         )  # fmt: skip
 
     async def GetLoad(self, request, context):
@@ -203,7 +222,11 @@ class FakeWorker(rpc.WorkerServicer):
     async def _generate(self, request, context):
         script = self.script
         if script.fail_first is not None:
-            await context.abort(script.fail_first, script.details)
+            await context.abort(script.fail_first, script.details, script.trailing)
+        self.accepted += 1
+        await context.send_initial_metadata((("argosy-accepted", str(self.accepted)),))
+        if script.hang_accepted:
+            await script.release.wait()
         if script.hang:
             await asyncio.Event().wait()
         prompt = list(request.prompt_tokens)

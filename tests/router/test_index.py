@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from argosy_router.routing.index import KvIndex, Outcome, Predictions
+from argosy_router.routing.index import KvIndex, Outcome
+from argosy_router.routing.predictions import Predictions
 
 
 def block(i: int) -> bytes:
@@ -175,31 +176,54 @@ def test_any_history_converges_to_the_caches(steps, seed):
         assert found == leading
 
 
-def test_predictions_last_for_their_time():
-    """A predicted block counts until its time is over, and is renewed by another request."""
-    index, soon = KvIndex(), Predictions(ttl_s=5)
+def test_predictions_last_until_computed_and_a_moment_more():
+    """A prompt may wait for long: its blocks are promised until it is computed, and until the events have come."""
+    index, soon = KvIndex(), Predictions(lag_s=2)
     index.join("a", 10)
     ids = [block(1), block(2)]
-    soon.add(index.bit("a"), ids, now=0.0)
+    first = soon.add(index.bit("a"), ids)
+    second = soon.add(index.bit("a"), ids[:1])
+    soon.expire(1000.0)
     assert index.match(ids, ["a"], soon) == {"a": 2}
-    soon.add(index.bit("a"), ids[:1], now=3.0)
-    soon.expire(5.0)
+    soon.computed(first, 1000.0)
+    soon.expire(1001.9)
+    assert index.match(ids, ["a"], soon) == {"a": 2}
+    soon.expire(1002.0)
     assert index.match(ids, ["a"], soon) == {"a": 1}
-    soon.expire(8.0)
+    soon.withdraw(second)
     assert index.match(ids, ["a"], soon) == {"a": 0}
-    assert len(soon) == 0
+    assert (len(soon), soon.masks) == (0, {})
 
 
 def test_predictions_are_bounded_and_forgotten():
-    """They never outgrow their limit, and go with their worker."""
+    """They never outgrow their limit, and go with their worker; its bit may then be another's."""
     soon = Predictions(limit=10)
-    for i in range(10):
-        soon.add(1, [block(2 * i), block(2 * i + 1)], now=0.0)
+    promises = [soon.add(1, [block(2 * i), block(2 * i + 1)]) for i in range(10)]
     assert len(soon) == 10
-    soon.add(2, [], now=0.0)
     soon.forget(1)
-    assert len(soon) == 0
-    assert soon.masks == {}
+    assert (len(soon), soon.masks) == (0, {})
+    soon.add(1, [block(0)])
+    for promise in promises:
+        soon.withdraw(promise)
+    assert soon.masks == {block(0): 1}
+
+
+def test_forgetting_an_unknown_worker_looks_at_nothing():
+    """A worker that is not indexed has no bit; each refresh of the fleet forgets all such workers."""
+    soon = Predictions()
+    soon.add(1, [block(1)])
+    soon._counts = Poisoned(soon._counts)
+    soon.forget(0)
+    assert soon.masks == {block(1): 1}
+
+
+class Poisoned(dict):
+    """Nobody may walk over it."""
+
+    def __iter__(self):
+        raise AssertionError("looked at every promise")
+
+    items = values = keys = __iter__
 
 
 @pytest.mark.parametrize("matched", [0, 100, 500])

@@ -1,5 +1,6 @@
 """The routing policies and the books: pure functions."""
 
+import itertools
 import random
 
 import pytest
@@ -7,33 +8,50 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from argosy_router.routing import policy
-from argosy_router.routing.books import Books, merge_queue
+from argosy_router.routing.books import REPORT_GOOD_S, Books, Discipline, Order, Report, Waiting, reported_line
 from argosy_router.routing.policy import Candidate, HashRing
 
 RNG = random.Random(0)
 
 
-def pick(*candidates, prompt=1000, ageing=0.25):
-    return policy.kv_aware(candidates, prompt, ageing=ageing, rng=RNG)
+def pick(*candidates, prompt=1000):
+    return policy.kv_aware(candidates, prompt, rng=RNG)
 
 
 def test_cost_of_an_idle_worker_is_its_own_work():
     """No queue, no decode: the uncached tokens over the rate, with the share for own work."""
     c = Candidate(worker="a", cached=600, rate=100.0)
-    assert policy.cost(c, 1000, ageing=0.25) == pytest.approx(4.0 * (1 + policy.ALPHA))
+    assert policy.cost(c, 1000) == pytest.approx(4.0 * (1 + policy.ALPHA))
 
 
 def test_short_request_does_not_wait_for_a_long_one():
     """The engine computes the least remaining work first; the long one is delayed by the short one's work."""
-    long_queue = Candidate(worker="a", queue=[(10_000, 0.0)], rate=1000.0)
-    assert policy.cost(long_queue, 100, ageing=0.0) == pytest.approx(0.1 * (1 + policy.ALPHA + policy.BETA))
-    assert policy.cost(long_queue, 20_000, ageing=0.0) == pytest.approx(10 + 20 * (1 + policy.ALPHA))
+    long_queue = Candidate(worker="a", queue=[Waiting(10_000)], rate=1000.0, discipline=Discipline(ageing=0.0))
+    assert policy.cost(long_queue, 100) == pytest.approx(0.1 * (1 + policy.ALPHA + policy.BETA))
+    assert policy.cost(long_queue, 20_000) == pytest.approx(10 + 20 * (1 + policy.ALPHA))
 
 
 def test_ageing_puts_an_old_long_request_first():
     """Waited long enough, a long request is ahead of a short one."""
-    old = Candidate(worker="a", queue=[(10_000, 100.0)], rate=1000.0)
-    assert policy.cost(old, 100, ageing=0.25) == pytest.approx(10 + 0.1 * (1 + policy.ALPHA))
+    queue = [Waiting(10_000, 100.0)]
+    old = Candidate(worker="a", queue=queue, rate=1000.0)
+    assert policy.cost(old, 100) == pytest.approx(10 + 0.1 * (1 + policy.ALPHA))
+    patient = Candidate(worker="a", queue=queue, rate=1000.0, discipline=Discipline(ageing=0.01))
+    assert policy.cost(patient, 100) == pytest.approx(0.1 * (1 + policy.ALPHA + policy.BETA))
+
+
+def test_first_come_first_served_puts_all_ahead():
+    """A short request waits for everything that was there before it, and delays nobody."""
+    queue = [Waiting(10_000, 0.0), Waiting(500, 3.0)]
+    fcfs = Candidate(worker="a", queue=queue, rate=1000.0, discipline=Discipline(order=Order.FCFS))
+    assert policy.cost(fcfs, 100) == pytest.approx(10.5 + 0.1 * (1 + policy.ALPHA))
+
+
+def test_of_equal_ones_the_best_cached_is_never_left_out():
+    """However many look equal: whoever holds the prefix gets the request, not the better of two drawn."""
+    fast = [Candidate(worker=str(i), rate=1e9) for i in range(30)]
+    holder = Candidate(worker="holder", cached=900, rate=1e9, decode=5.0)
+    assert {pick(*fast, holder).worker for _ in range(100)} == {"holder"}
 
 
 def test_prefix_wins_on_an_idle_fleet():
@@ -47,7 +65,7 @@ def test_load_beats_a_small_prefix_continuously():
     """More work queued at the holder: at some point, and from there on, another worker is the cheaper one."""
     chosen = []
     for queued in range(0, 5000, 250):
-        holder = Candidate(worker="a", cached=512, queue=[(queued, 1000.0)] if queued else [], rate=1000.0)
+        holder = Candidate(worker="a", cached=512, queue=[Waiting(queued, 1000.0)] if queued else [], rate=1000.0)
         chosen.append(pick(holder, Candidate(worker="b", rate=1000.0)).worker)
     assert chosen[0] == "a"
     assert chosen[-1] == "b"
@@ -68,7 +86,7 @@ def test_kv_pressure_is_avoided():
 
 def test_bound_takes_out_the_overloaded():
     """Above 1.25 x the mean, and above the floor, a worker gets nothing."""
-    busy = Candidate(worker="a", cached=900, queue=[(50_000, 0.0)], rate=1000.0)
+    busy = Candidate(worker="a", cached=900, queue=[Waiting(50_000)], rate=1000.0)
     idle = [Candidate(worker=w, rate=1000.0) for w in "bcd"]
     assert {c.worker for c in policy.within_bound([busy, *idle], 1000)} == {"b", "c", "d"}
     assert pick(busy, *idle).reason == "bound"
@@ -76,7 +94,7 @@ def test_bound_takes_out_the_overloaded():
 
 def test_bound_never_leaves_nobody():
     """All above the bound: all stay."""
-    all_busy = [Candidate(worker=w, queue=[(10_000, 0.0)], rate=1.0) for w in "ab"]
+    all_busy = [Candidate(worker=w, queue=[Waiting(10_000)], rate=1.0) for w in "ab"]
     assert policy.within_bound(all_busy, 10) == all_busy
 
 
@@ -98,7 +116,7 @@ def test_ties_prefer_the_emptier():
             Candidate,
             worker=st.uuids().map(str),
             cached=st.integers(0, 1000),
-            queue=st.lists(st.tuples(st.floats(0, 1e5), st.floats(0, 1e3)), max_size=5),
+            queue=st.lists(st.builds(Waiting, st.floats(0, 1e5), st.floats(0, 1e3), st.integers(1, 9)), max_size=5),
             rate=st.floats(1, 1e5),
             decode=st.floats(0, 1e6),
             capacity=st.integers(0, 10**6),
@@ -112,9 +130,9 @@ def test_ties_prefer_the_emptier():
 )
 def test_kv_aware_takes_about_the_least_cost(candidates, prompt):
     """Among those within the bound nobody is clearly cheaper than the chosen one."""
-    choice = policy.kv_aware(candidates, prompt, ageing=0.25, rng=RNG)
+    choice = policy.kv_aware(candidates, prompt, rng=RNG)
     allowed = policy.within_bound(candidates, prompt)
-    least = min(policy.cost(c, prompt, ageing=0.25) for c in allowed)
+    least = min(policy.cost(c, prompt) for c in allowed)
     assert choice.worker in {c.worker for c in allowed}
     assert choice.cost_s <= least + max(policy.TIE_S, policy.TIE_SHARE * least) + 1e-9
 
@@ -128,8 +146,8 @@ def test_round_robin_takes_turns():
 def test_hash_ring_moves_only_its_share():
     """A worker that leaves moves its own keys and no other."""
     keys = [str(i).encode() for i in range(500)]
-    before = {k: HashRing("abcd").walk(k)[0] for k in keys}
-    after = {k: HashRing("abc").walk(k)[0] for k in keys}
+    before = {k: next(HashRing("abcd").walk(k)) for k in keys}
+    after = {k: next(HashRing("abc").walk(k)) for k in keys}
     assert all(after[k] == before[k] for k in keys if before[k] != "d")
     assert {before[k] for k in keys} == set("abcd")
     assert all(sorted(HashRing("abcd").walk(k)) == list("abcd") for k in keys[:20])
@@ -138,10 +156,10 @@ def test_hash_ring_moves_only_its_share():
 def test_prefix_hash_is_stable_and_bounded():
     """One key, one worker; when it is overloaded, the next one of the ring."""
     ring = HashRing("abcd")
-    first, second = ring.walk(b"key")[:2]
+    first, second = itertools.islice(ring.walk(b"key"), 2)
     candidates = [Candidate(worker=w, rate=1000.0) for w in "abcd"]
     assert {policy.prefix_hash(candidates, 100, b"key", ring).worker for _ in range(5)} == {first}
-    loaded = [Candidate(worker=w, rate=1000.0, queue=[(90_000, 0.0)] if w == first else ()) for w in "abcd"]
+    loaded = [Candidate(worker=w, rate=1000.0, queue=[Waiting(90_000)] if w == first else ()) for w in "abcd"]
     choice = policy.prefix_hash(loaded, 100, b"key", ring)
     assert (choice.worker, choice.reason) == (second, "bound")
 
@@ -176,24 +194,106 @@ def test_books_balance():
     assert (books.decode, len(books)) == (0, 0)
 
 
-def test_queue_without_a_report_is_the_books():
-    """Old reports say nothing."""
+IN_ORDER = Discipline(order=Order.FCFS)
+
+
+def tokens(line):
+    return sum(w.tokens * w.requests for w in line)
+
+
+def test_line_without_a_good_report_is_the_books():
+    """No report, or an old one, says nothing: a worker that hangs does not look idle."""
     books = Books()
     books.open(uncached=100, prompt=100, now=1.0)
-    assert merge_queue(books.waiting(), [(9999.0, 0.0)], reported_at=0.0, now=11.0) == [(100.0, 10.0)]
+    assert books.line(10.0, IN_ORDER, 3.0) == [Waiting(100, 2.0)]
+    books.take(Report(accepted=0, line=[Waiting(9999.0)], at=0.0))
+    now = REPORT_GOOD_S + 1e-6
+    assert books.line(10.0, IN_ORDER, now) == [Waiting(100, now - 1.0)]
 
 
-def test_report_shows_progress_and_others():
-    """Below the books: that much is computed. Above them: others sent it."""
+def test_what_a_report_contains_is_as_it_says_and_the_rest_counts_on_top():
+    """By the worker's own number of each submission, whatever the clocks say."""
     books = Books()
-    books.open(uncached=100, prompt=100, now=1.0)
-    assert merge_queue(books.waiting(), [(40.0, 1.0)], reported_at=2.0, now=2.0) == [(40.0, 1.0)]
-    queue = merge_queue(books.waiting(), [(100.0, 1.0), (300.0, 0.5)], reported_at=2.0, now=2.0)
-    assert sum(tokens for tokens, _ in queue) == pytest.approx(400)
+    first, second = (books.open(uncached=100, prompt=100, now=1.0) for _ in range(2))
+    unanswered = books.open(uncached=100, prompt=100, now=0.5)
+    first.number, second.number = 7, 8
+    books.take(Report(accepted=7, line=[Waiting(40.0, 1.0)], at=2.0))
+    assert tokens(books.line(10.0, IN_ORDER, 2.0)) == pytest.approx(40 + 100 + 100)
+    unanswered.number = 6
+    assert tokens(books.line(10.0, IN_ORDER, 2.0)) == pytest.approx(40 + 100)
 
 
-def test_sent_after_the_report_counts_in_full():
-    """The report cannot know it."""
+def test_what_others_sent_counts():
+    """Above our own: other routers'."""
     books = Books()
-    books.open(uncached=100, prompt=100, now=2.5)
-    assert merge_queue(books.waiting(), [], reported_at=2.0, now=3.0) == [(100.0, 0.5)]
+    books.open(uncached=100, prompt=100, now=1.0).number = 1
+    books.take(Report(accepted=9, line=[Waiting(100.0, 1.0), Waiting(300.0, 0.5)], at=2.0))
+    assert tokens(books.line(10.0, IN_ORDER, 2.0)) == pytest.approx(400)
+
+
+def test_the_line_moves_on_at_the_workers_rate():
+    """Half a second after the report half a second's work is done, in the engine's order; ours beyond it comes later."""
+    books = Books()
+    books.take(Report(accepted=0, line=[Waiting(300.0, 2.0), Waiting(100.0, 1.0)], at=2.0))
+    assert books.line(1000.0, IN_ORDER, 2.25) == [Waiting(50.0, 2.25), Waiting(100.0, 1.25)]
+    books.open(uncached=180, prompt=200, now=2.25)
+    assert books.line(1000.0, IN_ORDER, 2.5) == [Waiting(80.0, 0.25)]  # those before it took 0.4 s of 0.5
+
+
+def test_the_line_does_not_move_before_it_is_there():
+    """An idle worker's report is no credit: a request sent later is begun when it is sent."""
+    books = Books()
+    books.take(Report(accepted=0, line=[], at=2.0))
+    books.open(uncached=500, prompt=500, now=2.9)
+    assert tokens(books.line(1000.0, IN_ORDER, 3.0)) == pytest.approx(400)
+
+
+def test_a_first_token_says_that_the_prompt_is_computed():
+    """Of what the report contains no more can be left than ours without a token and what others sent."""
+    books = Books()
+    done, waits = (books.open(uncached=n, prompt=n, now=1.0) for n in (5000, 700))
+    done.number, waits.number = 1, 2
+    books.take(Report(accepted=2, line=[Waiting(4000.0, 1.0), Waiting(700.0, 1.0)], at=2.0))
+    books.tokens(done, 1)
+    assert tokens(books.line(100.0, IN_ORDER, 2.0)) == pytest.approx(700)
+
+
+def test_totals_beyond_the_named_requests_count():
+    """A report names 256 requests at most; 300 and 3,000 waiting are not alike."""
+    named = [(500.0, 1.0)] * 256
+    small, large = (reported_line(named, total=500.0 * n, requests=n) for n in (300, 3000))
+    assert (tokens(small), tokens(large)) == (150_000, 1_500_000)
+    assert [sum(w.requests for w in line) for line in (small, large)] == [300, 3000]
+    assert reported_line([(500.0, 1.0)], total=500.0, requests=3) == [Waiting(500.0, 1.0)]
+
+
+def test_a_new_process_has_an_empty_line():
+    """What the old one reported is void."""
+    books = Books()
+    books.take(Report(accepted=5, line=[Waiting(4000.0)], at=2.0))
+    books.take(None)
+    assert books.line(100.0, IN_ORDER, 2.0) == []
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 10_000), st.floats(0, 10), st.booleans()), max_size=8),
+    st.lists(st.builds(Waiting, st.floats(1, 1e4), st.floats(0, 10), st.integers(1, 3)), max_size=8),
+    st.sampled_from([Discipline(), IN_ORDER]),
+    st.floats(1, 1e5),
+    st.floats(0, REPORT_GOOD_S),
+)
+def test_a_line_is_never_longer_than_what_is_known(sent, reported, discipline, rate, age):
+    """Moving on takes off at most what the rate allows, and adds nothing."""
+    books = Books()
+    for n, (uncached, at, contained) in enumerate(sorted(sent, key=lambda s: s[1])):
+        books.open(uncached=uncached, prompt=uncached, now=at).number = n if contained else 1_000_000
+    books.take(Report(accepted=1000, line=reported, at=10.0))
+    now = 10.0 + age
+    line = books.line(rate, discipline, now)
+    most = tokens(reported) + sum(u for u, _, contained in sent if not contained)
+    assert all(w.tokens > 0 for w in line)
+    assert tokens(line) <= most * (1 + 1e-9)
+    began = 10.0 if reported else min((at for _, at, contained in sent if not contained), default=now)
+    mine = sum(u for u, _, contained in sent if contained)
+    kept = min(tokens(reported), max(0.0, tokens(reported) - mine) + mine)
+    assert tokens(line) >= kept + most - tokens(reported) - rate * (now - began) - 1e-3

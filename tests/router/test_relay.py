@@ -156,8 +156,8 @@ async def test_process_gone_before_and_in_mid_stream(make_rig):
 
 async def test_ejected_at_once_and_back_when_well(make_rig, monkeypatch):
     """A broken connection takes a worker out without a request or a probe having to fail; it comes back by itself."""
+    from argosy_router.clock import now
     from argosy_router.fleet import monitor
-    from argosy_router.fleet.fleet import now
 
     monkeypatch.setattr(monitor, "BEAT_S", 60.0)  # no probe by time
     rig = await make_rig()
@@ -273,7 +273,7 @@ async def test_a_draining_worker_is_left_alone(rig):
     """A worker that reports that it drains gets no new request."""
     first = rig.workers[0]
     first.draining = True
-    from argosy_router.fleet.fleet import now
+    from argosy_router.clock import now
 
     await eventually(lambda: not rig.state.workers["w0"].healthy(now()))
     for _ in range(5):

@@ -5,7 +5,7 @@ from dataclasses import replace
 from router_kit import eventually
 
 from argosy_api.membership import Worker
-from argosy_router.fleet.fleet import now
+from argosy_router.clock import now
 from argosy_router.routes import routes
 
 

@@ -3,74 +3,24 @@
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Iterable
 
 import grpc
 
 from argosy_api.errors import InvalidArgumentError, NotFoundError
-from argosy_api.membership import Deployment, Membership, Worker
-from argosy_api.v1 import worker_pb2 as pb
-from argosy_router.fleet import channels
-from argosy_router.routing.books import REPORT_GOOD_S, Books
-from argosy_router.routing.index import KvIndex, Predictions
+from argosy_api.membership import Deployment, Membership
+from argosy_router.fleet.peer import Peer
+from argosy_router.routing.index import KvIndex
 from argosy_router.routing.policy import HashRing
-from argosy_router.text.models import ModelCard, ModelLibrary, ServedModel
+from argosy_router.routing.predictions import Predictions
+from argosy_router.text.models import ModelCard, ModelLibrary
 
 log = logging.getLogger(__name__)
 
-EJECT_S = 1.0
-"""How long a worker that failed is passed over, unless a probe finds it well before."""
 CLOSE_GRACE_S = 600.0
 """A worker that left the membership may still end its streams; then its channel is closed."""
-MAX_NUMBER = 1e12
 CAPACITY_SLACK = 64
 """Blocks above a worker's pool that its index entries may reach: removals can lag behind by one step."""
-
-
-class Peer:
-    """One worker: its channel, and what is known of it. Times are monotonic seconds."""
-
-    def __init__(self, spec: Worker) -> None:
-        self.spec = spec
-        self.channel, self.stub = channels.open_channel(spec.address)
-        self.facts: ServedModel | None = None
-        self.load: pb.Load | None = None
-        self.load_at = float("-inf")
-        self.books = Books()
-        self.covered: bool | None = None
-        """Whether the index covers it; None while that is not known."""
-        self.ejected_until = 0.0
-        self.index_fresh_until = 0.0
-        """Until when its index entries count: a live lease or a live subscription renews it."""
-        self.suspected = asyncio.Event()
-        """Set when a call failed or the connection broke: the monitor looks at once."""
-
-    @property
-    def worker_id(self) -> str:
-        """The worker's id."""
-        return self.spec.worker_id
-
-    def take_load(self, load: pb.Load, now: float) -> None:
-        """A report came, from the worker or through Redis; one of another process or with absurd numbers is ignored."""
-        numbers = [load.prefill_tokens_per_second, load.decode_tokens]
-        numbers += [n for q in load.queue for n in (q.uncached_tokens, q.waited_seconds)]
-        if self.facts is not None and load.epoch == self.facts.epoch and all(0 <= n < MAX_NUMBER for n in numbers):
-            self.load, self.load_at = load, now
-
-    def fresh_load(self, now: float) -> pb.Load | None:
-        """The last report, if it is recent."""
-        return self.load if now - self.load_at <= REPORT_GOOD_S else None
-
-    def eject(self, now: float, seconds: float = EJECT_S) -> None:
-        """Pass it over for a while, and have it looked at."""
-        self.ejected_until = max(self.ejected_until, now + seconds)
-        self.suspected.set()
-
-    def healthy(self, now: float) -> bool:
-        """Whether it takes new requests, as far as is known."""
-        load = self.fresh_load(now)
-        return self.spec.serving and now >= self.ejected_until and not (load is not None and load.draining)
 
 
 class DeploymentState:
@@ -127,8 +77,12 @@ class DeploymentState:
         self.predictions.forget(self.index.bit(worker_id))
         self.index.leave(worker_id)
 
-    def candidates(self, now: float, excluded: frozenset[str]) -> list[Peer]:
-        """Workers that may get a request: the healthy ones; if there is none, those that failed a moment ago."""
+    def candidates(self, now: float, excluded: frozenset[str], *, wanted: int = 0) -> list[Peer]:
+        """Workers that may get a request of `wanted` tokens: those that can hold it, and of these the healthy ones.
+
+        If there is no healthy one, those that failed a moment ago; if none can hold all of it, the largest: what can't
+        be had is refused, or cut, by the worker's own words.
+        """
         card = self.card
         usable = [
             w
@@ -139,7 +93,15 @@ class DeploymentState:
             # token ids of another tokenizer would be another prompt
             and (card is None or w.facts.tokenizer_key == card.facts.tokenizer_key)
         ]
+        if card is not None:
+            wanted = min(wanted, card.facts.max_model_len)
+        usable = [w for w in usable if w.fits(wanted)] or _largest(usable)
         return [w for w in usable if w.healthy(now)] or usable
+
+
+def _largest(workers: list[Peer]) -> list[Peer]:
+    sizes = [min(w.facts.max_model_len, w.facts.total_blocks * w.facts.block_size) if w.facts else 0 for w in workers]
+    return [w for w, size in zip(workers, sizes, strict=True) if size == max(sizes)]
 
 
 class Fleet:
@@ -251,8 +213,3 @@ class Fleet:
 async def _close(channel: grpc.aio.Channel, grace: float | None) -> None:
     with contextlib.suppress(asyncio.CancelledError):
         await channel.close(grace)
-
-
-def now() -> float:
-    """Monotonic seconds: the one clock of the router."""
-    return time.monotonic()

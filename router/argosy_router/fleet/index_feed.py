@@ -25,7 +25,9 @@ from redis.exceptions import RedisError
 
 from argosy_api.keys import BATCH_FIELD, LEASE_TTL_S, Keys
 from argosy_api.v1 import worker_pb2 as pb
-from argosy_router.fleet.fleet import DeploymentState, Peer, now
+from argosy_router.clock import now
+from argosy_router.fleet.fleet import DeploymentState
+from argosy_router.fleet.peer import Peer
 from argosy_router.fleet.redis_link import RedisLink
 from argosy_router.metrics import Metrics
 from argosy_router.routing.index import Outcome
@@ -135,7 +137,7 @@ class IndexFeed:
                 continue
             if load is not None:
                 with contextlib.suppress(DecodeError):
-                    link.worker.take_load(pb.Load.FromString(load), time)
+                    link.worker.take_load(pb.Load.FromString(load), time, age=TICK_S / 2)
             await self._look_at_lease(link, lease, time)
 
     async def _look_at_lease(self, link: _Link, lease: bytes | None, time: float) -> None:

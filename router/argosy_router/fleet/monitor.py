@@ -13,7 +13,9 @@ import grpc
 from argosy_api.errors import ArgosyError
 from argosy_api.keys import BEAT_S
 from argosy_api.v1 import worker_pb2 as pb
-from argosy_router.fleet.fleet import DeploymentState, Peer, now
+from argosy_router.clock import now
+from argosy_router.fleet.fleet import DeploymentState
+from argosy_router.fleet.peer import Peer
 from argosy_router.text.models import ModelLibrary
 
 log = logging.getLogger(__name__)
@@ -68,7 +70,7 @@ async def _probe(state: DeploymentState, worker: Peer, library: ModelLibrary, *,
         worker.take_load(load, now())
     if worker.facts is None or (load is not None and load.epoch != worker.facts.epoch):
         info = await worker.stub.GetModel(pb.GetModelRequest(), timeout=GET_MODEL_S)
-        worker.facts = await library.facts(info)
+        worker.take_facts(await library.facts(info))
         log.info(
             "%s: worker %s has %s %s (%s), fingerprint %s, context %d",
             state.name, worker.worker_id, info.architecture, info.quantization, info.compute, info.fingerprint[:12],

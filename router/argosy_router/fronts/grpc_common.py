@@ -9,7 +9,7 @@ import grpc
 
 from argosy_api import limits
 from argosy_api.errors import ArgosyError, InternalError, OverloadedError
-from argosy_router.fleet.fleet import now
+from argosy_router.clock import now
 from argosy_router.service import check_request_id, request_id
 
 log = logging.getLogger(__name__)

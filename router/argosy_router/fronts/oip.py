@@ -15,7 +15,8 @@ from argosy_api.errors import ArgosyError, InternalError, InvalidArgumentError, 
 from argosy_api.inference import inference_pb2 as oip
 from argosy_api.inference import inference_pb2_grpc as rpc
 from argosy_api.params import SamplingParams
-from argosy_router.fleet.fleet import DeploymentState, now
+from argosy_router.clock import now
+from argosy_router.fleet.fleet import DeploymentState
 from argosy_router.fronts import oip_tensors
 from argosy_router.fronts.fields import Fields, parse_json
 from argosy_router.fronts.grpc_common import Context, call_deadline, errors_to_status, metadata_request_id

@@ -1,15 +1,19 @@
 """From a request and what is known of the workers to a decision: candidates for the policy, and the books."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from argosy_api.errors import UnavailableError
 from argosy_api.membership import RoutingPolicy
 from argosy_api.params import SamplingParams
-from argosy_router.fleet.fleet import DeploymentState, Peer, now
+from argosy_router.clock import now
+from argosy_router.fleet.fleet import DeploymentState
+from argosy_router.fleet.peer import Peer
 from argosy_router.metrics import Metrics
 from argosy_router.routing import policy
-from argosy_router.routing.books import Entry, merge_queue
+from argosy_router.routing.books import RESOURCE_DEFAULTS, Entry
+from argosy_router.routing.predictions import Predictions, Promise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +30,11 @@ class Job:
     deadline: float | None = None
     """Monotonic seconds."""
     received_at: float = 0.0
+
+    @property
+    def longest(self) -> int:
+        """Tokens of prompt and answer together, at most."""
+        return len(self.tokens) + self.params.max_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,32 +60,58 @@ class Decision:
         ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Assignment:
-    """A decision with the worker's state and the open entry in its books."""
+    """A decision, and its account with the worker: what it waits for, carries along and will hold. Close it."""
 
     decision: Decision
     worker: Peer
     entry: Entry
+    predictions: Predictions
+    promise: Promise | None
+
+    def accepted(self, number: int) -> None:
+        """The worker has taken the request, as its submission with this number."""
+        self.entry.number = number
+
+    def tokens(self, count: int) -> None:
+        """`count` tokens came."""
+        self.worker.books.tokens(self.entry, count)
+        if self.promise is not None:
+            self.predictions.computed(self.promise, now())
+            self.promise = None
+
+    def close(self) -> None:
+        """The request ended, in whatever way. May be called twice."""
+        self.worker.books.close(self.entry)
+        if self.promise is not None:
+            self.predictions.withdraw(self.promise)
+            self.promise = None
+
+
+def _nothing() -> None: ...
 
 
 class Dispatcher:
     """Picks workers. One for the router."""
 
-    def __init__(self, metrics: Metrics, *, ageing: float, rng: random.Random | None = None) -> None:
+    def __init__(self, metrics: Metrics, *, rng: random.Random | None = None) -> None:
         self._metrics = metrics
-        self._ageing = ageing
         self._rng = rng or random.Random()
 
-    def assign(self, job: Job, excluded: frozenset[str] = frozenset()) -> Assignment:
+    def assign(
+        self, job: Job, excluded: frozenset[str] = frozenset(), *, abandon: Callable[[], object] = _nothing
+    ) -> Assignment:
         """Picks a worker, opens its books and predicts its new blocks. No I/O.
+
+        `abandon` is called when the worker is found to hang before the first token.
 
         Raises:
             UnavailableError: there is no worker (besides `excluded` ones).
 
         """
         state, time = job.deployment, now()
-        workers = {w.worker_id: w for w in state.candidates(time, excluded)}
+        workers = {w.worker_id: w for w in state.candidates(time, excluded, wanted=job.longest)}
         if not workers:
             raise UnavailableError(no_worker(state, tried=len(excluded)))
         state.predictions.expire(time)
@@ -93,12 +128,18 @@ class Dispatcher:
         )
         worker = workers[choice.worker]
         known = choice.cached // state.card.facts.block_size if state.card is not None else 0
-        state.predictions.add(state.index.bit(choice.worker), job.block_ids[known:], time)
+        promise = state.predictions.add(state.index.bit(choice.worker), job.block_ids[known:])
         prompt = len(job.tokens)
-        entry = worker.books.open(uncached=max(1, prompt - choice.cached), prompt=prompt, now=time)
+        entry = worker.books.open(uncached=max(1, prompt - choice.cached), prompt=prompt, now=time, abandon=abandon)
         self._metrics.decisions.labels(state.name, name, choice.reason).inc()
         self._metrics.predicted.labels(state.name).inc(choice.cached)
-        return Assignment(decision=decision, worker=worker, entry=entry)
+        return Assignment(decision=decision, worker=worker, entry=entry, predictions=state.predictions, promise=promise)
+
+    @staticmethod
+    def others(job: Job, excluded: frozenset[str]) -> bool:
+        """Whether a healthy worker besides `excluded` could take the job."""
+        time = now()
+        return any(w.healthy(time) for w in job.deployment.candidates(time, excluded, wanted=job.longest))
 
     def _choose(self, job: Job, candidates: list[policy.Candidate], *, indexed: bool) -> tuple[policy.Choice, str]:
         state, prompt = job.deployment, len(job.tokens)
@@ -110,7 +151,7 @@ class Dispatcher:
             ring = state.ring(state.workers)
             name = "prefixHash" if state.spec.policy is RoutingPolicy.PREFIX_HASH else "kvAware/indexStale"
             return policy.prefix_hash(candidates, prompt, key, ring), name
-        return policy.kv_aware(candidates, prompt, ageing=self._ageing, rng=self._rng), "kvAware"
+        return policy.kv_aware(candidates, prompt, rng=self._rng), "kvAware"
 
     @staticmethod
     def _candidates(job: Job, workers: dict[str, Peer], matched: dict[str, int], time: float) -> list[policy.Candidate]:
@@ -122,14 +163,14 @@ class Dispatcher:
         rates = policy.fill_rates([load.prefill_tokens_per_second if load else 0.0 for load in loads])
         made = []
         for worker, load, rate in zip(workers.values(), loads, rates, strict=True):
-            reported = [(q.uncached_tokens, q.waited_seconds) for q in load.queue] if load else []
-            queue = merge_queue(worker.books.waiting(), reported, worker.load_at, time)
+            discipline = worker.facts.discipline if worker.facts is not None else RESOURCE_DEFAULTS
             total = load.total_blocks if load else 0
             made.append(
                 policy.Candidate(
                     worker=worker.worker_id,
                     cached=min(matched.get(worker.worker_id, 0), most) * size,
-                    queue=queue,
+                    queue=worker.books.line(rate, discipline, time),
+                    discipline=discipline,
                     rate=rate,
                     decode=max(worker.books.decode, load.decode_tokens if load else 0.0),
                     capacity=total * size,

@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Protocol
 
 from argosy_api.blocks import ID_BYTES
+from argosy_router.routing.predictions import Predictions
 
 
 class Batch(Protocol):
@@ -170,7 +171,7 @@ class KvIndex:
     def __len__(self) -> int:
         return len(self._masks)
 
-    def match(self, ids: Sequence[bytes], workers: Iterable[str], extra: "Predictions | None" = None) -> dict[str, int]:
+    def match(self, ids: Sequence[bytes], workers: Iterable[str], extra: Predictions | None = None) -> dict[str, int]:
         """How many leading blocks of `ids` each of `workers` holds, counting predicted ones.
 
         O(blocks matched by the best worker); workers that hold nothing of it are there with 0.
@@ -202,57 +203,3 @@ def _note(found: dict[str, int], names: dict[int, str], bits: int, depth: int) -
         lowest = bits & -bits
         found[names[lowest]] = depth
         bits ^= lowest
-
-
-class Predictions:
-    """Blocks that a worker will hold soon, because a request was sent there: until its events say so, or `ttl_s`.
-
-    Without it, siblings that arrive in one burst would scatter before the first event comes back.
-    """
-
-    def __init__(self, *, ttl_s: float = 5.0, limit: int = 200_000) -> None:
-        self.masks: dict[bytes, int] = {}
-        self._ttl_s = ttl_s
-        self._limit = limit
-        self._expiry: dict[tuple[bytes, int], float] = {}
-        self._queue: list[tuple[float, int, Sequence[bytes]]] = []
-        self._first = 0
-
-    def add(self, bit: int, ids: Sequence[bytes], now: float) -> None:
-        """The worker with `bit` was just sent a prompt with these blocks. `now` in monotonic seconds."""
-        self.expire(now)
-        if not bit or len(self._expiry) + len(ids) > self._limit:
-            return
-        end = now + self._ttl_s
-        for block in ids:
-            self.masks[block] = self.masks.get(block, 0) | bit
-            self._expiry[block, bit] = end
-        self._queue.append((end, bit, ids))
-
-    def expire(self, now: float) -> None:
-        """Forgets what is over. Amortised O(1) for each block added."""
-        queue = self._queue
-        while self._first < len(queue) and queue[self._first][0] <= now:
-            _, bit, ids = queue[self._first]
-            self._first += 1
-            self._remove(bit, [b for b in ids if self._expiry.get((b, bit), now + 1) <= now])
-        if self._first > 1024 or self._first == len(queue):
-            del queue[: self._first]
-            self._first = 0
-
-    def forget(self, bit: int) -> None:
-        """The worker with `bit` is gone."""
-        self._remove(bit, [block for block, other in self._expiry if other == bit])
-
-    def _remove(self, bit: int, ids: Iterable[bytes]) -> None:
-        for block in ids:
-            if self._expiry.pop((block, bit), None) is None:
-                continue
-            rest = self.masks.get(block, 0) & ~bit
-            if rest:
-                self.masks[block] = rest
-            else:
-                self.masks.pop(block, None)
-
-    def __len__(self) -> int:
-        return len(self._expiry)

@@ -7,8 +7,9 @@ kvAware, the default, takes the least
     ahead   = uncached tokens in the worker's queue that its engine computes before this request
     behind  = number of queued requests that it computes after this request, and which this one delays
 
-The engine's order is least (remaining uncached seconds - ageing x seconds waited) first, so a short request does not
-wait for a long one, and a long one is told so. ALPHA and BETA price the work itself and the delay of others.
+Each worker says in which order its engine computes: least (remaining uncached seconds - ageing x seconds waited)
+first, so that a short request does not wait for a long one, and a long one is told so; or first come, first served,
+where all that is queued is ahead. ALPHA and BETA price the work itself and the delay of others.
 
 prefixHash sends equal beginnings to one worker by consistent hashing with bounded load; roundRobin takes turns.
 """
@@ -16,8 +17,10 @@ prefixHash sends equal beginnings to one worker by consistent hashing with bound
 import bisect
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+from argosy_router.routing.books import RESOURCE_DEFAULTS, Discipline, Waiting
 
 ALPHA = 1.0
 BETA = 1.0
@@ -45,8 +48,10 @@ class Candidate:
     worker: str
     cached: int = 0
     """Of this request's prompt, in the worker's prefix cache (whole blocks, never the last token)."""
-    queue: Sequence[tuple[float, float]] = ()
-    """(uncached tokens, seconds waited) of the requests whose prompt is not computed yet."""
+    queue: Sequence[Waiting] = ()
+    """The requests whose prompt is not computed yet."""
+    discipline: Discipline = RESOURCE_DEFAULTS
+    """How its engine orders them."""
     rate: float = DEFAULT_RATE
     """Prefill tokens per second."""
     decode: float = 0.0
@@ -60,7 +65,7 @@ class Candidate:
     @property
     def inflight(self) -> float:
         """Uncached tokens still to compute."""
-        return sum(tokens for tokens, _ in self.queue)
+        return sum(w.tokens * w.requests for w in self.queue)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,17 +78,19 @@ class Choice:
     cost_s: float = 0.0
 
 
-def cost(candidate: Candidate, prompt: int, *, ageing: float) -> float:
+def cost(candidate: Candidate, prompt: int) -> float:
     """Seconds, as in the module's formula. `prompt` is the request's length in tokens."""
     rate = candidate.rate
     own = max(1, prompt - candidate.cached) / rate
     ahead = 0.0
     behind = 0
-    for tokens, waited in candidate.queue:
-        if tokens / rate - ageing * waited <= own:
-            ahead += tokens
+    rank = candidate.discipline.rank
+    mine = rank(own, 0.0)
+    for tokens, waited, count in candidate.queue:
+        if rank(tokens / rate, waited) <= mine:
+            ahead += tokens * count
         else:
-            behind += 1
+            behind += count
     decode = DECODE_S * candidate.decode / candidate.capacity if candidate.capacity else 0.0
     pressure = PRESSURE_S * max(0.0, candidate.used - PRESSURE_FROM) / (1 - PRESSURE_FROM)
     return ahead / rate + own * (1 + ALPHA + BETA * behind) + decode + pressure
@@ -99,16 +106,17 @@ def within_bound(candidates: Sequence[Candidate], prompt: int) -> list[Candidate
     return kept or list(candidates)
 
 
-def kv_aware(candidates: Sequence[Candidate], prompt: int, *, ageing: float, rng: random.Random) -> Choice:
-    """The least cost; among equals the less loaded of two drawn at random (then the one that holds fewer blocks)."""
+def kv_aware(candidates: Sequence[Candidate], prompt: int, *, rng: random.Random) -> Choice:
+    """The least cost; among equals one that holds most of the prompt, and of these the less loaded of two drawn."""
     allowed = within_bound(candidates, prompt)
-    priced = [(cost(c, prompt, ageing=ageing), c) for c in allowed]
+    priced = [(cost(c, prompt), c) for c in allowed]
     least = min(price for price, _ in priced)
     ties = [(price, c) for price, c in priced if price - least <= max(TIE_S, TIE_SHARE * least)]
-    drawn = rng.sample(ties, 2) if len(ties) > 2 else ties
-    price, best = min(
-        drawn, key=lambda pc: (-pc[1].cached, pc[1].inflight + pc[1].decode, pc[1].held_blocks, rng.random())
-    )
+    longest = max(c.cached for _, c in ties)
+    best_cached = [(price, c) for price, c in ties if c.cached == longest]
+    # two, not all: other routers see the same least loaded one at this moment
+    drawn = rng.sample(best_cached, 2) if len(best_cached) > 2 else best_cached
+    price, best = min(drawn, key=lambda pc: (pc[1].inflight + pc[1].decode, pc[1].held_blocks, rng.random()))
     most = max(c.cached for c in candidates)
     if len(candidates) == 1:
         reason = "only"
@@ -136,24 +144,27 @@ class HashRing:
         self._points = [p for p, _ in points]
         self._owners = [w for _, w in points]
 
-    def walk(self, key: bytes) -> list[str]:
-        """All workers, in the order in which the ring offers them for `key`."""
+    def walk(self, key: bytes) -> Iterator[str]:
+        """The workers, each once, in the order in which the ring offers them for `key`. Only as far as it is read."""
         start = bisect.bisect(self._points, _point(key))
-        seen: dict[str, None] = {}
+        seen: set[str] = set()
         for i in range(len(self._owners)):
-            seen.setdefault(self._owners[(start + i) % len(self._owners)])
-            if len(seen) == len(self.workers):
-                break
-        return list(seen)
+            owner = self._owners[(start + i) % len(self._owners)]
+            if owner not in seen:
+                seen.add(owner)
+                yield owner
+                if len(seen) == len(self.workers):
+                    return
 
 
 def prefix_hash(candidates: Sequence[Candidate], prompt: int, key: bytes, ring: HashRing) -> Choice:
     """The first worker from the key's place on the ring whose load stays within the bound."""
     by_id = {c.worker: c for c in candidates}
     allowed = {c.worker for c in within_bound([_blind(c) for c in candidates], prompt)}
-    order = [w for w in ring.walk(key) if w in by_id]
-    chosen = next((w for w in order if w in allowed), order[0])
-    return Choice(worker=chosen, cached=by_id[chosen].cached, reason="hash" if chosen == order[0] else "bound")
+    order = (w for w in ring.walk(key) if w in by_id)
+    first = next(order)
+    chosen = first if first in allowed else next((w for w in order if w in allowed), first)
+    return Choice(worker=chosen, cached=by_id[chosen].cached, reason="hash" if chosen == first else "bound")
 
 
 def prefix_key(ids: Sequence[bytes], tokens: Sequence[int]) -> bytes:

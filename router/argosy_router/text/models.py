@@ -6,16 +6,18 @@ import logging
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from argosy_api import blocks
 from argosy_api.v1 import worker_pb2 as pb
+from argosy_router.routing.books import RESOURCE_DEFAULTS, Discipline, Order
 from argosy_router.text.chat import ChatRenderer
 from argosy_router.text.tokenize import Text
 
 log = logging.getLogger(__name__)
 
 KEPT_TOKENIZERS = 64
+MAX_AGEING = 1e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,8 @@ class ServedModel:
     revision: str
     bos_token_id: int | None
     add_bos: bool
+    discipline: Discipline
+    """How the engine orders its line."""
     tokenizer_key: str
     """Equal where equal text gives equal token ids and the template is the same."""
 
@@ -105,6 +109,7 @@ class ModelLibrary:
             revision=info.revision,
             bos_token_id=info.bos_token_id if info.HasField("bos_token_id") else None,
             add_bos=info.add_bos,
+            discipline=_discipline(info),
             tokenizer_key=key,
         )
 
@@ -119,4 +124,14 @@ class ModelLibrary:
         count = Counter((f.fingerprint, f.tokenizer_key, f.block_size) for f in known)
         best = max(known, key=lambda f: (count[f.fingerprint, f.tokenizer_key, f.block_size], f.epoch))
         text, chat = self._loaded[best.tokenizer_key]
-        return ModelCard(facts=best, text=text, chat=chat)
+        # what fits one replica is understood; who can hold it is asked for each request
+        longest = max(f.max_model_len for f in known if f.tokenizer_key == best.tokenizer_key)
+        return ModelCard(facts=replace(best, max_model_len=longest), text=text, chat=chat)
+
+
+def _discipline(info: pb.ModelInfo) -> Discipline:
+    """As the deployment's resource asks; the resource's defaults where the worker names none."""
+    default = RESOURCE_DEFAULTS
+    order = Order(info.queue_order) if info.queue_order in set(Order) else default.order
+    ageing = info.queue_ageing if info.HasField("queue_ageing") and 0 <= info.queue_ageing < MAX_AGEING else None
+    return Discipline(order, default.ageing if ageing is None else ageing)

@@ -1,0 +1,8 @@
+"""The one clock of the router."""
+
+import time
+
+
+def now() -> float:
+    """Monotonic seconds."""
+    return time.monotonic()

@@ -1,0 +1,98 @@
+"""One worker as the router knows it."""
+
+import asyncio
+
+from argosy_api.membership import Worker
+from argosy_api.v1 import worker_pb2 as pb
+from argosy_router.fleet import channels
+from argosy_router.routing.books import REPORT_GOOD_S, Books, Report, reported_line
+from argosy_router.text.models import ServedModel
+
+EJECT_S = 1.0
+"""How long a worker that failed is passed over, unless a probe finds it well before."""
+HUNG_S = 10.0
+"""A step takes longer only in an engine that hangs: requests go elsewhere, also those that wait there."""
+MAX_NUMBER = 1e12
+
+
+class Peer:
+    """One worker: its channel, and what is known of it. Times are monotonic seconds."""
+
+    def __init__(self, spec: Worker) -> None:
+        self.spec = spec
+        self.channel, self.stub = channels.open_channel(spec.address)
+        self.facts: ServedModel | None = None
+        self.load: pb.Load | None = None
+        """The newest report of its process."""
+        self.load_at = float("-inf")
+        self.books = Books()
+        self.covered: bool | None = None
+        """Whether the index covers it; None while that is not known."""
+        self.ejected_until = 0.0
+        self.index_fresh_until = 0.0
+        """Until when its index entries count: a live lease or a live subscription renews it."""
+        self.suspected = asyncio.Event()
+        """Set when a call failed or the connection broke: the monitor looks at once."""
+
+    @property
+    def worker_id(self) -> str:
+        """The worker's id."""
+        return self.spec.worker_id
+
+    def take_load(self, load: pb.Load, now: float, *, age: float = 0.0) -> None:
+        """A report, from the worker or through Redis, about `age` seconds old.
+
+        One that was seen before is no news, however often it is read; one of another process, or with absurd numbers,
+        is ignored.
+        """
+        numbers = [
+            load.prefill_tokens_per_second, load.decode_tokens, load.uncached_tokens, load.last_step_age_seconds
+        ]  # fmt: skip
+        numbers += [n for q in load.queue for n in (q.uncached_tokens, q.waited_seconds)]
+        if self.facts is None or load.epoch != self.facts.epoch or not all(0 <= n < MAX_NUMBER for n in numbers):
+            return
+        known = self.load
+        if known is not None and known.epoch == load.epoch and 0 < load.sequence <= known.sequence:
+            return
+        self.load, self.load_at = load, now
+        queue = ((q.uncached_tokens, q.waited_seconds) for q in load.queue)
+        line = reported_line(queue, total=load.uncached_tokens, requests=load.running + load.waiting)
+        self.books.take(Report(accepted=load.accepted, line=line, at=now - age))
+        if self.hangs(now):
+            self.suspected.set()
+            for entry in self.books.waiting():
+                entry.abandon()
+
+    def take_facts(self, facts: ServedModel) -> None:
+        """What the worker says of its model. A new process begins with an empty line and counts anew."""
+        if self.facts is not None and facts.epoch != self.facts.epoch:
+            self.load, self.load_at = None, float("-inf")
+            self.books.take(None)
+        self.facts = facts
+
+    def hangs(self, now: float) -> bool:
+        """Whether it has requests, and its engine has not come around for too long."""
+        load = self.fresh_load(now)
+        return load is not None and load.running + load.waiting > 0 and load.last_step_age_seconds > HUNG_S
+
+    def fits(self, wanted: int) -> bool:
+        """Whether a request of so many tokens, prompt and answer, fits this worker, which may be a smaller one."""
+        facts = self.facts
+        return (
+            facts is not None and wanted <= facts.max_model_len and wanted - 1 <= facts.total_blocks * facts.block_size
+        )
+
+    def fresh_load(self, now: float) -> pb.Load | None:
+        """The last report, if it is recent."""
+        return self.load if now - self.load_at <= REPORT_GOOD_S else None
+
+    def eject(self, now: float, seconds: float = EJECT_S) -> None:
+        """Pass it over for a while, and have it looked at."""
+        self.ejected_until = max(self.ejected_until, now + seconds)
+        self.suspected.set()
+
+    def healthy(self, now: float) -> bool:
+        """Whether it takes new requests, as far as is known."""
+        load = self.fresh_load(now)
+        draining = load is not None and load.draining
+        return self.spec.serving and now >= self.ejected_until and not draining and not self.hangs(now)
