@@ -24,7 +24,7 @@ def test_never_cached_blocks_are_reused_before_cached_ones():
     pool.release(table)
     assert (pool.free, pool.cached, pool.used) == (2, 2, 0)
     pool.allocate(2)
-    assert pool.match([b"a", b"b"]) == table[:2]
+    assert pool.match([b"a", b"b"], 2) == table[:2]
 
 
 def test_a_tail_is_evicted_before_the_prefix_it_depends_on():
@@ -39,7 +39,7 @@ def test_the_least_recently_used_prefix_is_evicted_first():
     pool = BlockPool(4)
     pool.release(fill(pool, b"a"))
     pool.release(fill(pool, b"b"))
-    hit = pool.match([b"a"])
+    hit = pool.match([b"a"], 1)
     pool.acquire(hit)  # used again
     pool.release(hit)
     pool.allocate(3)
@@ -61,7 +61,7 @@ def test_a_shared_block_stays_until_its_last_user_goes():
 def test_a_block_computed_twice_is_known_once():
     pool = BlockPool(2)
     one, two = fill(pool, b"a"), fill(pool, b"a")
-    assert pool.match([b"a"]) == one
+    assert pool.match([b"a"], 1) == one
     pool.release(two)
     assert (pool.free, pool.cached, pool.used) == (1, 0, 1)
 
@@ -69,8 +69,8 @@ def test_a_block_computed_twice_is_known_once():
 def test_a_match_ends_at_the_first_unknown_block():
     pool = BlockPool(3)
     table = fill(pool, b"a", b"b", b"c")
-    assert pool.match([b"a", b"x", b"c"]) == table[:1]
-    assert pool.match([b"x", b"b"]) == []
+    assert pool.match([b"a", b"x", b"c"], 3) == table[:1]
+    assert pool.match([b"x", b"b"], 2) == []
 
 
 def test_changes_are_net():

@@ -12,8 +12,8 @@ from argosy_api.errors import InternalError, OverloadedError, UnavailableError
 from argosy_api.params import SamplingParams
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_worker.core.batch import Finished, StepOutput
+from argosy_worker.core.line import Order
 from argosy_worker.core.request import Finish
-from argosy_worker.core.scheduler import Order
 from argosy_worker.engine.rate import PrefillRate
 from argosy_worker.engine.stream import Piece, Stream
 

@@ -7,8 +7,9 @@ from argosy_api.errors import InvalidArgumentError, OverloadedError
 from argosy_api.params import SamplingParams
 from argosy_worker import sim
 from argosy_worker.core.blocks import BlockPool
+from argosy_worker.core.line import Order
 from argosy_worker.core.request import Finish, Request
-from argosy_worker.core.scheduler import Order, Scheduler, SchedulerConfig
+from argosy_worker.core.scheduler import Scheduler, SchedulerConfig
 
 SIZE = 4
 
@@ -125,7 +126,7 @@ def test_the_victim_is_who_loses_least_and_comes_back_first():
     assert world.step() == {"large": 1}  # and `small`, who needs one now, has less to lose
     assert (small.preemptions, large.preemptions) == (1, 0)
     world.add("fresh", 1, first=200, max_tokens=1)
-    assert [r.request_id for r in world.scheduler.line(0.0)] == ["small", "fresh"]
+    assert [place.uncached_tokens for place in world.scheduler.line.head(9)] == [len(small.tokens), 1]
     finish_all(world, small, large)
 
 

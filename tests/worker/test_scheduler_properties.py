@@ -12,8 +12,9 @@ from argosy_api.params import SamplingParams
 from argosy_worker import sim
 from argosy_worker.core.batch import PLACEHOLDER, StepBatch
 from argosy_worker.core.blocks import BlockPool
+from argosy_worker.core.line import Order
 from argosy_worker.core.request import Finish, Request
-from argosy_worker.core.scheduler import Order, Scheduler, SchedulerConfig
+from argosy_worker.core.scheduler import Scheduler, SchedulerConfig
 
 HISTORIES = 1200
 SALTS = ("", "tenant")

@@ -4,7 +4,7 @@ import pytest
 
 from argosy_api.errors import ModelUnsupportedError
 from argosy_worker import sim
-from argosy_worker.core.scheduler import Order
+from argosy_worker.core.line import Order
 from argosy_worker.serve.settings import Settings, SettingsError, parse
 from argosy_worker.serve.startup import size_cache
 

@@ -109,11 +109,11 @@ class BlockPool:
 
     # --- prefix cache
 
-    def match(self, ids: Sequence[BlockId]) -> list[int]:
-        """Physical blocks of the longest known prefix of `ids`. Takes no reference: call `acquire` next."""
+    def match(self, ids: Sequence[BlockId], most: int) -> list[int]:
+        """Physical blocks of the longest known prefix of `ids[:most]`. Takes no reference: call `acquire` next."""
         blocks = []
-        for block_id in ids:
-            block = self._block_of.get(block_id)
+        for i in range(most):
+            block = self._block_of.get(ids[i])
             if block is None:
                 break
             blocks.append(block)

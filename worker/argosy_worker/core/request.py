@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from argosy_api.blocks import BlockId, block_ids, next_id
+from argosy_api.errors import InvalidArgumentError
 from argosy_api.params import SamplingParams
 from argosy_worker.core.batch import PLACEHOLDER, SequenceSlice, TokenLogprob
 
@@ -125,11 +126,10 @@ class Request:
         """Whether every prompt row must still be computed, so that a prefix hit would lose log-probabilities."""
         return self.params.prompt_logprobs is not None and len(self.prompt_logprobs) < len(self.prompt) - 1
 
-    def usable_ids(self) -> Sequence[BlockId]:
-        """Ids that a prefix hit may cover: whole blocks, and never the last known token, whose row is to be sampled."""
-        if self.wants_prompt_rows:
-            return ()
-        return self.ids[: (len(self.tokens) - 1) // self.block_size]
+    @property
+    def usable_blocks(self) -> int:
+        """Leading `ids` that a prefix hit may cover: never the last known token, whose row is to be sampled."""
+        return 0 if self.wants_prompt_rows else (len(self.tokens) - 1) // self.block_size
 
     # --- changes
 
@@ -211,3 +211,22 @@ class Request:
     def _enough(self, more: int) -> bool:
         """Whether the length ends the request once `more` tokens are known."""
         return self.generated + more >= self.params.max_tokens or len(self.tokens) + more >= self.max_model_len
+
+
+def check_fits(prompt_tokens: int, most_blocks: int, *, total: int, block_size: int) -> None:
+    """Refuse a request that could never be computed, even alone.
+
+    Raises:
+        InvalidArgumentError: naming `prompt` when it alone is too long, else `max_tokens`.
+
+    """
+    if most_blocks <= total:
+        return
+    room = total * block_size
+    if prompt_tokens > room:
+        raise InvalidArgumentError("prompt", f"has {prompt_tokens} tokens; the KV cache of this worker holds {room}")
+    raise InvalidArgumentError(
+        "max_tokens",
+        f"must be at most {room - prompt_tokens + 1} with a prompt of {prompt_tokens} tokens: "
+        f"the KV cache of this worker holds {room}",
+    )

@@ -6,8 +6,9 @@ One token budget for each step, spent in this order:
 2. one line of prompts, running (partly computed) and waiting alike, in chunks as large as the budget allows.
 
 The line is ordered by least (seconds of work left - ageing x seconds waited): short work first, but whoever waits long
-enough gets his turn. `Order.FCFS` is first come, first served. Because the order is made anew for each step, a short
-prompt overtakes a long one between two of its chunks. The order decides when a token is computed, never which token.
+enough gets his turn. `Order.FCFS` is first come, first served. Because each step asks anew who is first, a short prompt
+overtakes a long one between two of its chunks. The order decides when a token is computed, never which token. What a
+step costs the scheduler depends on who runs, not on how many wait (`line.py`).
 
 A request is admitted only when all its known tokens fit, and takes their blocks at once. So only a request that has
 generated since its admission can run out of blocks, and every preemption has a new token behind it: there is no thrash
@@ -19,25 +20,19 @@ request knows then). Who ends or is preempted meanwhile may be in the step that 
 it sampled for a preempted request still counts, since computing it again would give the same.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from argosy_api import limits
 from argosy_api.errors import InvalidArgumentError, OverloadedError
 from argosy_worker.core.batch import SequenceSlice, StepBatch, StepOutput, TokenLogprob
 from argosy_worker.core.blocks import BlockPool
-from argosy_worker.core.request import Finish, Request
+from argosy_worker.core.line import Line, Order, Place
+from argosy_worker.core.request import Finish, Request, check_fits
 
 NOMINAL_PREFILL_RATE = 1000.0
 """Tokens per second, until something was measured. It only weighs work against ageing."""
-
-
-class Order(StrEnum):
-    """Order of the line of prompts."""
-
-    LEAST_WORK = "leastWork"
-    FCFS = "fcfs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +100,8 @@ class Scheduler:
         self.prefill_rate = NOMINAL_PREFILL_RATE
         self.running: dict[str, Request] = {}
         """Holding blocks; in order of admission."""
-        self.waiting: dict[str, Request] = {}
+        self.line = Line(pool, order=config.order, ageing=config.ageing, rate=NOMINAL_PREFILL_RATE)
+        """Waiting for admission."""
         self._watermark = pool.total // 64  # slack, so that an admission is not at once followed by a preemption
 
     # --- requests come and go
@@ -118,18 +114,18 @@ class Scheduler:
             OverloadedError: too many requests are here.
 
         """
-        if request.request_id in self.running or request.request_id in self.waiting:
+        if request.request_id in self.running or request.request_id in self.line:
             raise InvalidArgumentError("request_id", f"{request.request_id!r} is already running here")
         check_fits(len(request.prompt), request.most_blocks, total=self.pool.total, block_size=request.block_size)
-        if len(self.running) + len(self.waiting) >= self.config.max_requests:
+        if len(self.running) + len(self.line) >= self.config.max_requests:
             raise OverloadedError(
                 f"this worker has all the {self.config.max_requests} requests that it takes at a time"
             )
-        self.waiting[request.request_id] = request
+        self.line.add(request)
 
     def remove(self, request_id: str) -> Request | None:
         """End a request, wherever it is, and free its blocks. None when it is not here."""
-        request = self.running.pop(request_id, None) or self.waiting.pop(request_id, None)
+        request = self.running.pop(request_id, None) or self.line.remove(request_id)
         if request is not None:
             self.pool.release(request.table)
             request.table = ()
@@ -139,7 +135,7 @@ class Scheduler:
     @property
     def has_work(self) -> bool:
         """Whether a step would compute anything."""
-        return bool(self.running or self.waiting)
+        return bool(self.running or self.line)
 
     # --- a step
 
@@ -167,17 +163,11 @@ class Scheduler:
             budget -= len(draft)
 
         chosen = list(decoding)
-        admitting = preempted == 0  # blocks are scarce right now: whom we admitted would be the next victim
-        for request in self.line(now):
-            if budget == 0:
-                break
-            if request.request_id in self.waiting:
-                admitting = admitting and self._admit(request, now)
-                if not admitting:  # nobody overtakes for want of blocks, or the large would starve
-                    continue
-            count = min(request.remaining, budget)
-            chosen.append(request)
-            slices.append(request.next_slice(count))
+        prompts = self._prompts(now, admitting=preempted == 0)  # else whom we admit is the next victim
+        while budget and (prompt := next(prompts, None)) is not None:
+            count = min(prompt.remaining, budget)
+            chosen.append(prompt)
+            slices.append(prompt.next_slice(count))
             budget -= count
         self._out += 1
         lives = tuple(request.preemptions for request in chosen)
@@ -200,38 +190,36 @@ class Scheduler:
         self._out -= 1
         return [r for r in step.requests if not r.ended and self.remove(r.request_id) is not None]
 
-    def line(self, now: float) -> list[Request]:
-        """Requests with prompt tokens to compute (or to recompute), in the order in which they get them."""
-        prefilling = [r for r in self.running.values() if r.remaining and not r.decoding]
-        return sorted([*prefilling, *self.waiting.values()], key=lambda r: self._rank(r, now))
-
-    def uncached(self, request: Request) -> int:
-        """Tokens that must still be computed before the request's next token; for a waiting one, an estimate."""
-        if request.request_id in self.running:
-            return request.remaining
-        # From the hit seen last, up or down: a full match of every waiting prompt in every step would cost too much,
-        # and evictions take tails first, so the guess is nearly always right. Admission matches from the start.
-        ids, hit = request.usable_ids(), request.likely_hit
-        while hit < len(ids) and self.pool.knows(ids[hit]):
-            hit += 1
-        while hit and not self.pool.knows(ids[hit - 1]):
-            hit -= 1
-        request.likely_hit = hit
-        return request.remaining - hit * request.block_size
+    def prefilling(self) -> list[Place]:
+        """Places of the running requests whose prompt is not computed yet, in order."""
+        rank = self.line.rank
+        found = [r for r in self.running.values() if r.remaining and not r.decoding]
+        return sorted(Place(rank(r, r.remaining), i, r.remaining, r.arrival) for i, r in enumerate(found))
 
     # --- how
 
-    def _rank(self, request: Request, now: float) -> tuple[bool, float, float]:
-        fresh = request.preemptions == 0 or request.request_id in self.running
-        if self.config.order == Order.FCFS:
-            return fresh, request.arrival, 0.0
-        work = self.uncached(request) / self.prefill_rate
-        return fresh, work - self.config.ageing * (now - request.arrival), request.arrival
+    def _prompts(self, now: float, *, admitting: bool) -> Iterator[Request]:
+        """Requests with prompt tokens to compute (or to recompute), in order; who waits is admitted on the way."""
+        self.line.refresh(self.prefill_rate)
+        prefilling = [r for r in self.running.values() if r.remaining and not r.decoding]
+        ranked = deque(sorted(((self.line.rank(r, r.remaining), i) for i, r in enumerate(prefilling))))
+        while True:
+            waiting = self.line.first() if admitting else None
+            if waiting is not None and not (ranked and ranked[0][0] < waiting[1]):
+                admitting = self._admit(
+                    waiting[0], now
+                )  # nobody overtakes for want of blocks, or the large would starve
+                if admitting:
+                    yield waiting[0]
+            elif ranked:
+                yield prefilling[ranked.popleft()[1]]
+            else:
+                return
 
     def _admit(self, request: Request, now: float) -> bool:
         if len(self.running) >= self.config.max_running:
             return False
-        hits = self.pool.match(request.usable_ids())
+        hits = self.pool.match(request.ids, request.usable_blocks)
         missing = request.blocks_wanted - len(hits)
         slack = self._watermark if self.running else 0
         if missing + slack > self.pool.available - self.pool.evictable(hits):
@@ -243,7 +231,7 @@ class Scheduler:
         if request.admitted_at is None:
             request.admitted_at = now
             request.cached_tokens = request.computed
-        del self.waiting[request.request_id]
+        self.line.remove(request.request_id)
         self.running[request.request_id] = request
         return True
 
@@ -262,7 +250,7 @@ class Scheduler:
         self.pool.release(victim.table)
         victim.restart()
         del self.running[victim.request_id]
-        self.waiting[victim.request_id] = victim
+        self.line.add(victim)
 
     def _draft(self, request: Request, budget: int) -> Sequence[int]:
         """Tokens to try after the newest one, within the budget and what blocks are to be had; nobody makes room."""
@@ -292,6 +280,7 @@ class Scheduler:
                 self.pool.release(request.rollback(piece.draft - min(len(taken), len(output.tokens) - 1)))
             for index, block in self._newly_full(request):
                 self.pool.store(block, request.ids[index])
+                self.line.stored(request.ids[index])
         if not taken:
             return Advance(request)
         finish, stop_reason = request.finish_after_last_token() or (None, "")
@@ -304,22 +293,3 @@ class Scheduler:
             while request.stored < request.computed // request.block_size:
                 yield request.stored, request.table[request.stored]
                 request.stored += 1
-
-
-def check_fits(prompt_tokens: int, most_blocks: int, *, total: int, block_size: int) -> None:
-    """Refuse a request that could never be computed, even alone.
-
-    Raises:
-        InvalidArgumentError: naming `prompt` when it alone is too long, else `max_tokens`.
-
-    """
-    if most_blocks <= total:
-        return
-    room = total * block_size
-    if prompt_tokens > room:
-        raise InvalidArgumentError("prompt", f"has {prompt_tokens} tokens; the KV cache of this worker holds {room}")
-    raise InvalidArgumentError(
-        "max_tokens",
-        f"must be at most {room - prompt_tokens + 1} with a prompt of {prompt_tokens} tokens: "
-        f"the KV cache of this worker holds {room}",
-    )

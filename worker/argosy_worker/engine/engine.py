@@ -33,8 +33,8 @@ from argosy_api.params import SamplingParams
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_worker.core.batch import Runner, StepOutput
 from argosy_worker.core.blocks import BlockPool, CacheChange
-from argosy_worker.core.request import Finish, Request
-from argosy_worker.core.scheduler import Scheduler, SchedulerConfig, Step, check_fits
+from argosy_worker.core.request import Finish, Request, check_fits
+from argosy_worker.core.scheduler import Scheduler, SchedulerConfig, Step
 from argosy_worker.engine.detokenize import vocabulary
 from argosy_worker.engine.metrics import WorkerMetrics
 from argosy_worker.engine.rate import PrefillRate
@@ -329,8 +329,7 @@ class Engine:
 
     def _flush(self) -> None:
         """Hand everything to the event loop: one call, however many requests the step had."""
-        now = time.monotonic()
-        self.view = view_of(self._scheduler, accepted=self._accepted, prefill_rate=self._rate.measured, now=now)
+        self.view = view_of(self._scheduler, accepted=self._accepted, prefill_rate=self._rate.measured)
         change = self._scheduler.pool.take_change()
         if self._outbox or change:
             outbox, self._outbox = self._outbox, []

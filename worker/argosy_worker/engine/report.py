@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import merge
 
 from argosy_api.v1 import worker_pb2 as pb
+from argosy_worker.core.line import Place
 from argosy_worker.core.scheduler import Scheduler
 
 MAX_QUEUE = 256
@@ -33,8 +35,10 @@ class LoadView:
     used_blocks: int = 0
     prefill_rate: float = 0.0
     """Measured tokens per second; 0 until something was measured."""
-    queue: tuple[Queued, ...] = ()
-    """In the engine's order, at most MAX_QUEUE."""
+    prefilling: Sequence[Place] = ()
+    """Running requests whose prompt is not computed yet, in order."""
+    line: Sequence[Place] = ()
+    """The first MAX_QUEUE waiting ones, in order."""
     uncached_tokens: int = 0
     decode_tokens: int = 0
 
@@ -54,7 +58,8 @@ class LoadView:
 
         `accepted`: all submissions so far. `unseen`: those that the engine thread has not seen yet; they wait as well.
         """
-        queue = [*self.queue, *unseen][:MAX_QUEUE]
+        known = [Queued(place.uncached_tokens, place.arrival) for place in merge(self.prefilling, self.line)]
+        queue = [*known, *unseen][:MAX_QUEUE]
         return pb.Load(
             worker_id=worker_id,
             epoch=epoch,
@@ -78,21 +83,21 @@ class LoadView:
         )
 
 
-def view_of(scheduler: Scheduler, *, accepted: int, prefill_rate: float, now: float) -> LoadView:
-    """Look at scheduler and pool. Engine thread only."""
+def view_of(scheduler: Scheduler, *, accepted: int, prefill_rate: float) -> LoadView:
+    """Look at scheduler and pool. Engine thread only; after each step, so what waits must not be walked through."""
     pool = scheduler.pool
-    line = scheduler.line(now)
-    queue = tuple(Queued(scheduler.uncached(r), r.arrival) for r in line)
+    prefilling = scheduler.prefilling()
     return LoadView(
         accepted=accepted,
         running=len(scheduler.running),
-        waiting=len(scheduler.waiting),
+        waiting=len(scheduler.line),
         total_blocks=pool.total,
         free_blocks=pool.free,
         cached_blocks=pool.cached,
         used_blocks=pool.used,
         prefill_rate=prefill_rate,
-        queue=queue[:MAX_QUEUE],
-        uncached_tokens=sum(q.uncached_tokens for q in queue),
+        prefilling=prefilling,
+        line=scheduler.line.head(MAX_QUEUE),
+        uncached_tokens=scheduler.line.uncached_tokens + sum(place.uncached_tokens for place in prefilling),
         decode_tokens=sum(r.computed for r in scheduler.running.values() if r.decoding),
     )

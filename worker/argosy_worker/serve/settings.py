@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from argosy_api.blocks import DEFAULT_BLOCK_SIZE
-from argosy_worker.core.scheduler import Order
+from argosy_worker.core.line import Order
 
 
 class SettingsError(Exception):
