@@ -17,6 +17,8 @@ import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from argosy_api.membership import Deployment, Membership, RoutingPolicy, Worker
+from argosy_api.resource import EngineSpec, ModelSpec
+from argosy_api.worker_spec import WorkerSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ def _serving(port: int) -> bool:
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-def worker(uri: str, *options: str) -> contextlib.AbstractContextManager[Running]:
+def worker(uri: str, engine: EngineSpec | None = None) -> contextlib.AbstractContextManager[Running]:
     """A worker that serves `uri`."""
     port = free_port()
     environment = {
@@ -83,8 +85,8 @@ def worker(uri: str, *options: str) -> contextlib.AbstractContextManager[Running
         "ARGOSY_DEPLOYMENT": "bench",
         "ARGOSY_WORKER_ID": f"bench-{port}",
     }
-    arguments = ["-m", "argosy_worker", f"--model-uri={uri}", "--served-name=bench", *options]
-    return started(arguments, environment, port)
+    spec = WorkerSpec(model=ModelSpec(uri=uri, served_name="bench"), engine=engine or EngineSpec())
+    return started(["-m", "argosy_worker", spec.argument()], environment, port)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ import processes
 from rich.console import Console
 from rich.table import Table
 
+from argosy_api.resource import EngineSpec
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc as rpc
 
@@ -86,10 +87,11 @@ def llama_cpp() -> Iterator[Generate]:
     """The peer's server, in this process, asked over HTTP."""
     import xllamacpp
 
+    from argosy_api.model_uri import ModelUri
     from argosy_worker.fetch import uri as sources
 
     params = xllamacpp.CommonParams()
-    params.model.path = str(sources.resolve(MODEL, cache_dir=Path("unused"), progress=lambda *_: None))
+    params.model.path = str(sources.resolve(ModelUri.parse(MODEL), cache_dir=Path("unused"), progress=lambda *_: None))
     params.n_ctx, params.n_parallel, params.n_gpu_layers = STREAMS * 1100, STREAMS, 0
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 2
     params.port = processes.free_port()
@@ -165,7 +167,7 @@ def main() -> None:
     options = parser.parse_args()
     peer = not options.no_peer and find_spec("xllamacpp") is not None
     with contextlib.ExitStack() as stack:
-        worker = stack.enter_context(processes.worker(MODEL, "--threads=2", f"--compute={options.compute}"))
+        worker = stack.enter_context(processes.worker(MODEL, EngineSpec(threads=2, compute=options.compute)))
         beside = {"llama.cpp": stack.enter_context(llama_cpp())} if peer else {}
 
         async def run() -> dict[str, dict[str, float]]:

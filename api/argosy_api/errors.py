@@ -47,6 +47,7 @@ class InvalidArgumentError(ArgosyError):
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
         self.field = field
+        self.problem = problem
 
 
 class TooLargeError(InvalidArgumentError):

@@ -4,13 +4,16 @@ These types are the one source: `argosy_api.crd` generates the CustomResourceDef
 embedded mode read resources with them. What concerns one field is declared here; what concerns several is in `rules`.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
-from argosy_api import quantity, rules
+from argosy_api import model_uri, quantity, rules
+from argosy_api.checking import first_problem
 from argosy_api.errors import InvalidArgumentError
+from argosy_api.model_uri import ModelUri
 
 GROUP = "serving.argosy.dev"
 VERSION = "v1alpha1"
@@ -20,7 +23,6 @@ PLURAL = "inferencedeployments"
 SHORT_NAME = "infd"
 
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-URI_PATTERN = r"^(package|file|hf|pvc|sim)://[^\s]+$"
 
 _QUANTITY_SCHEMA = {
     "x-kubernetes-int-or-string": True,
@@ -31,7 +33,17 @@ _QUANTITY_SCHEMA = {
 Quantity = Annotated[str | int, WithJsonSchema(_QUANTITY_SCHEMA)]
 
 
-class _Model(BaseModel):
+def _model_uri(text: str) -> str:
+    try:
+        ModelUri.parse(text)
+    except InvalidArgumentError as error:
+        raise ValueError(error.problem) from None
+    return text
+
+
+class Strict(BaseModel):
+    """A type that refuses what it does not know."""
+
     model_config = ConfigDict(
         alias_generator=to_camel,
         populate_by_name=True,
@@ -42,7 +54,7 @@ class _Model(BaseModel):
     )
 
 
-class SecretKeyRef(_Model):
+class SecretKeyRef(Strict):
     """A key of a Secret in the resource's namespace."""
 
     name: Annotated[str, Field(min_length=1, max_length=253)]
@@ -51,10 +63,14 @@ class SecretKeyRef(_Model):
     """Key in the Secret."""
 
 
-class ModelSpec(_Model):
+class ModelSpec(Strict):
     """Which model is served, and under which name."""
 
-    uri: Annotated[str, Field(pattern=URI_PATTERN, max_length=1024)]
+    uri: Annotated[
+        str,
+        Field(max_length=model_uri.MAX_LENGTH, json_schema_extra={"pattern": model_uri.PATTERN}),
+        AfterValidator(_model_uri),
+    ]
     """Where the model is: hf://org/repo@revision, pvc://claim/path, package://python_package/file, file:///path, or
     sim://name?options for the simulated model. A .gguf file, or a folder with safetensors."""
     served_name: (
@@ -68,7 +84,7 @@ class ModelSpec(_Model):
     """Access token for hf:// repositories that need one."""
 
 
-class EngineSpec(_Model):
+class EngineSpec(Strict):
     """How the engine of each worker runs."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -93,8 +109,13 @@ class EngineSpec(_Model):
     threads: Annotated[int, Field(ge=1, le=512)] | None = None
     """CPU threads of the engine. Default: the cores that the worker may use."""
 
+    @property
+    def kv_cache_bytes(self) -> int | None:
+        """`kv_cache_memory` as bytes."""
+        return None if self.kv_cache_memory is None else quantity.parse_bytes(self.kv_cache_memory)
 
-class GpuSpec(_Model):
+
+class GpuSpec(Strict):
     """GPUs of one worker."""
 
     count: Annotated[int, Field(ge=1, le=1)] = 1
@@ -103,7 +124,7 @@ class GpuSpec(_Model):
     """Name of the extended resource."""
 
 
-class ResourcesSpec(_Model):
+class ResourcesSpec(Strict):
     """What one worker asks its node for. Memory is also its limit."""
 
     cpu: Quantity = "1"
@@ -114,7 +135,7 @@ class ResourcesSpec(_Model):
     """GPUs; none for a CPU worker."""
 
 
-class Toleration(_Model):
+class Toleration(Strict):
     """As in a Pod."""
 
     key: Annotated[str, Field(max_length=316)] | None = None
@@ -129,7 +150,7 @@ class Toleration(_Model):
     """For NoExecute: how long."""
 
 
-class PlacementSpec(_Model):
+class PlacementSpec(Strict):
     """Where workers may run."""
 
     node_selector: Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=32)] = {}
@@ -144,7 +165,7 @@ class PlacementSpec(_Model):
     """Runtime class of the worker pods."""
 
 
-class ModelCacheSpec(_Model):
+class ModelCacheSpec(Strict):
     """Where a worker keeps what it downloads (hf://)."""
 
     type: Literal["emptyDir", "pvc"] = "emptyDir"
@@ -155,7 +176,7 @@ class ModelCacheSpec(_Model):
     """Name of an existing PersistentVolumeClaim, for type pvc."""
 
 
-class RoutingSpec(_Model):
+class RoutingSpec(Strict):
     """How requests are spread over the replicas."""
 
     policy: Literal["kvAware", "prefixHash", "roundRobin"] = "kvAware"
@@ -163,7 +184,7 @@ class RoutingSpec(_Model):
     prefixHash: by the first blocks of the prompt. roundRobin: in turn."""
 
 
-class RolloutSpec(_Model):
+class RolloutSpec(Strict):
     """How a change of the resource reaches its workers."""
 
     max_surge: Annotated[int, Field(ge=0, le=1000)] = 1
@@ -174,21 +195,21 @@ class RolloutSpec(_Model):
     """After this long without progress the resource says so (Progressing=False)."""
 
 
-class DisruptionSpec(_Model):
+class DisruptionSpec(Strict):
     """How many workers may be away at once for reasons of the cluster (drained nodes)."""
 
     max_unavailable: Annotated[int, Field(ge=0, le=1000)] = 1
     """Of the PodDisruptionBudget."""
 
 
-class DrainSpec(_Model):
+class DrainSpec(Strict):
     """How a worker that must go ends."""
 
     timeout_seconds: Annotated[int, Field(ge=0, le=3600)] = 30
     """Time for running requests to finish; then they are aborted."""
 
 
-class InferenceDeploymentSpec(_Model):
+class InferenceDeploymentSpec(Strict):
     """What the user wants."""
 
     model: ModelSpec
@@ -228,7 +249,7 @@ class Metadata(BaseModel):
     annotations: dict[str, str] = {}
 
 
-class InferenceDeployment(_Model):
+class InferenceDeployment(Strict):
     """Serves a language model: replicas of a quantized, continuously batching engine behind the Argosy router."""
 
     api_version: Literal["serving.argosy.dev/v1alpha1"]
@@ -316,56 +337,30 @@ def parse(document: Any) -> InferenceDeployment:
     try:
         resource = InferenceDeployment.model_validate(known)
     except ValidationError as error:
-        raise InvalidArgumentError(*_first(error)) from None
-    for path, value in _quantities(resource.spec):
-        try:
-            quantity.parse(value)
-        except ValueError as error:
-            raise InvalidArgumentError(path, str(error)) from None
+        raise first_problem(error, InferenceDeployment, "resource") from None
+    spec = resource.spec
+    check_quantities(
+        {
+            "spec.engine.kvCacheMemory": spec.engine.kv_cache_memory,
+            "spec.resources.cpu": spec.resources.cpu,
+            "spec.resources.memory": spec.resources.memory,
+            "spec.modelCache.size": spec.model_cache.size if spec.model_cache else None,
+        }
+    )
     rules.check(resource.model_dump(by_alias=True, exclude_none=True))
     return resource
 
 
-def _quantities(spec: InferenceDeploymentSpec) -> list[tuple[str, str | int]]:
-    found = [
-        ("spec.engine.kvCacheMemory", spec.engine.kv_cache_memory),
-        ("spec.resources.cpu", spec.resources.cpu),
-        ("spec.resources.memory", spec.resources.memory),
-        ("spec.modelCache.size", spec.model_cache.size if spec.model_cache else None),
-    ]
-    return [(path, value) for path, value in found if value is not None]
+def check_quantities(quantities: Mapping[str, str | int | None]) -> None:
+    """Refuse what is no quantity; keys are paths of fields.
 
+    Raises:
+        InvalidArgumentError: with the path of the first that is wrong.
 
-def _first(error: ValidationError) -> tuple[str, str]:
-    """The path and the problem of the first error, unknown fields last (they often follow from another mistake)."""
-    problem = min(error.errors(include_url=False), key=lambda e: e["type"] == "extra_forbidden")
-    parts = [p for p in problem["loc"] if p not in ("str", "int", "constrained-str", "constrained-int")]
-    path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts).lstrip(".")
-    if problem["type"] == "extra_forbidden":
-        return path, "is not a field of this resource" + _did_you_mean(parts)
-    given = problem.get("input")
-    shown = f" (is {given!r})" if isinstance(given, str | int | float | bool) else ""
-    text = problem["msg"]
-    return path or "resource", text[0].lower() + text[1:] + shown
-
-
-def _did_you_mean(parts: list[Any]) -> str:
-    import difflib  # noqa: PLC0415 - only on the way to an error
-
-    model: Any = InferenceDeployment
-    for part in parts[:-1]:
-        field = next((f for n, f in model.model_fields.items() if part in (n, to_camel(n))), None) if model else None
-        model = (
-            next((t for t in _types(field.annotation) if isinstance(t, type) and issubclass(t, BaseModel)), None)
-            if field
-            else None
-        )
-    if model is None:
-        return ""
-    names = [to_camel(n) for n in model.model_fields]
-    close = difflib.get_close_matches(str(parts[-1]), names, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else f"; fields here: {', '.join(names)}"
-
-
-def _types(annotation: Any) -> tuple[Any, ...]:
-    return getattr(annotation, "__args__", None) or (annotation,)
+    """
+    for path, value in quantities.items():
+        try:
+            if value is not None:
+                quantity.parse(value)
+        except ValueError as error:
+            raise InvalidArgumentError(path, str(error)) from None

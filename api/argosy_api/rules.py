@@ -11,6 +11,7 @@ from typing import Any
 
 from argosy_api import quantity
 from argosy_api.errors import InvalidArgumentError
+from argosy_api.model_uri import ModelUri
 
 MAX_NAME = 40
 """Longest name of a resource: children add suffixes, and label values end at 63."""
@@ -36,7 +37,7 @@ class Rule:
 
 
 def _scheme(spec: Document) -> str:
-    return str(spec["model"]["uri"]).partition("://")[0]
+    return ModelUri.parse(spec["model"]["uri"]).scheme
 
 
 def _size(at: str, field: str) -> Rule:
@@ -71,6 +72,12 @@ RULES: tuple[Rule, ...] = (
         "looks like namespace/name, which requests use for the resource of that name; an upper-case letter, "
         "a dot or a second slash makes it another",
         lambda m: "servedName" not in m or re.fullmatch(QUALIFIED_NAME, m["servedName"]) is None,
+    ),
+    Rule(
+        "spec.model", "uri",
+        "!self.uri.contains('%00')",
+        "holds a null character",
+        lambda m: "%00" not in m["uri"],
     ),
     Rule(
         "spec", "model.tokenSecretRef",
@@ -161,5 +168,22 @@ def check(document: Document) -> None:
         part: Any = document
         for key in filter(None, rule.at.split(".")):
             part = part.get(key) if isinstance(part, dict) else None
-        if part is not None and not rule.holds(part):
-            raise InvalidArgumentError(f"{rule.at}.{rule.field}".lstrip("."), rule.message)
+        if part is not None:
+            _hold(rule, part, rule.at)
+
+
+def check_part(at: str, part: Document, *, as_path: str) -> None:
+    """Hold one object of a resource against the rules about it alone; `as_path` is what the caller calls it.
+
+    Raises:
+        InvalidArgumentError: with the path of the field to blame.
+
+    """
+    for rule in RULES:
+        if rule.at == at:
+            _hold(rule, part, as_path)
+
+
+def _hold(rule: Rule, part: Document, path: str) -> None:
+    if not rule.holds(part):
+        raise InvalidArgumentError(f"{path}.{rule.field}".lstrip("."), rule.message)

@@ -6,11 +6,10 @@ import os
 import sys
 
 from argosy_api.errors import InvalidArgumentError
+from argosy_api.process import EXIT_CONFIG
 from argosy_kube import access as kube_access
 from argosy_operator import app
 from argosy_operator.settings import from_environment
-
-EXIT_USAGE = 78
 
 
 def main() -> int:
@@ -20,7 +19,7 @@ def main() -> int:
         access = kube_access.find()
     except (InvalidArgumentError, OSError) as error:
         print(f"argosy-operator: {error}", file=sys.stderr)  # noqa: T201 - before there is a log
-        return EXIT_USAGE
+        return EXIT_CONFIG
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kopf").setLevel(max(logging.getLevelName(settings.log_level), logging.WARNING))
     where = ", ".join(settings.namespaces) or "all namespaces"
@@ -29,7 +28,7 @@ def main() -> int:
         asyncio.run(app.run(settings, access))
     except OSError as error:
         print(f"argosy-operator: port {settings.metrics_port}: {error}", file=sys.stderr)  # noqa: T201
-        return EXIT_USAGE
+        return EXIT_CONFIG
     return 0
 
 

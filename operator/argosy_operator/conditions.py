@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from argosy_api import labels, limits
 from argosy_api.resource import Condition, InferenceDeploymentStatus, ModelStatus
-from argosy_operator.diagnose import Problem, Reason, WorkerState, diagnose, worst
+from argosy_api.worker_status import WorkerStatus
+from argosy_operator.diagnose import Problem, Reason, diagnose, worst
 from argosy_operator.observe import Children, PodView
 from argosy_operator.words import clip, some_of
 
@@ -46,7 +47,7 @@ class Facts:
     replicas: int = 1
     revision: str = ""
     children: Children = field(default_factory=Children)
-    workers: Mapping[str, WorkerState] = field(default_factory=dict)
+    workers: Mapping[str, WorkerStatus] = field(default_factory=dict)
     """What workers that are not ready say of themselves, by pod."""
     mount_problems: Mapping[str, str] = field(default_factory=dict)
     router: RouterFacts | None = None

@@ -1,15 +1,15 @@
 """Why a worker pod does not serve: pure functions of what Kubernetes and the worker say, with what to do about it."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from argosy_api.process import Termination, is_reason
+from argosy_api.worker_status import Phase, WorkerStatus
 from argosy_operator.observe import PodView
 from argosy_operator.words import quote
 
-_REASON = r"[A-Za-z][A-Za-z0-9]{0,63}"
 _QUOTE = 600
 """Characters of somebody else's message that are repeated."""
 
@@ -58,16 +58,6 @@ class Reason(StrEnum):
     NOT_OBSERVED = "NotObserved"
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerState:
-    """What a worker says of itself on /state while it starts."""
-
-    phase: str
-    reason: str = ""
-    message: str = ""
-    progress: float = 0.0
-
-
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
     """Why one pod does not serve. Ordered: the more it needs somebody to act, the earlier."""
@@ -89,7 +79,7 @@ _IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNever
 _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CreatePodSandboxError"}
 
 
-def diagnose(pod: PodView, state: WorkerState | None, mount_problem: str) -> Problem | None:
+def diagnose(pod: PodView, state: WorkerStatus | None, mount_problem: str) -> Problem | None:
     """The one cause to tell, or None for a pod that is ready."""
     if pod.ready:
         return None
@@ -180,10 +170,9 @@ def _ended(pod: PodView) -> Problem | None:
             "Raise it, or lower spec.engine.kvCacheMemory."
         )
         return Problem(_ACT, "ModelLoaded", Reason.OUT_OF_MEMORY, text)
-    told = _told(ended.message)
+    told = Termination.parse(ended.message)
     if told is not None:
-        reason, message = told
-        return Problem(_ACT, "ModelLoaded", reason, f"{pod.name}: {_quote(message)}")
+        return Problem(_ACT, "ModelLoaded", told.reason, f"{pod.name}: {_quote(told.message)}")
     last = f" Its last words: {_quote(ended.message)}" if ended.message.strip() else ""
     text = (
         f"{pod.name} ended with exit code {ended.exit_code} and was restarted {pod.restarts} times.{last} "
@@ -192,36 +181,24 @@ def _ended(pod: PodView) -> Problem | None:
     return Problem(_ACT, "Container", Reason.CRASH_LOOP, text)
 
 
-def _told(message: str) -> tuple[str, str] | None:
-    try:
-        document = json.loads(message)
-        reason, text = document["reason"], document["message"]
-    except (ValueError, TypeError, KeyError):
-        return None
-    # a condition's reason has a syntax that the API server does not forgive
-    if not isinstance(reason, str) or not isinstance(text, str) or re.fullmatch(_REASON, reason) is None:
-        return None
-    return reason, text
-
-
-def _state(pod: PodView, state: WorkerState) -> Problem:
+def _state(pod: PodView, state: WorkerStatus) -> Problem:
     percent = f" ({round(state.progress * 20) * 5} %)" if 0 < state.progress < 1 else ""
     said = f": {_quote(state.message)}" if state.message else "."
     match state.phase:
-        case "Downloading":
+        case Phase.DOWNLOADING:
             return Problem(_TIME, "ModelLoaded", Reason.DOWNLOADING, f"{pod.name} downloads the model{percent}{said}")
-        case "Loading":
+        case Phase.LOADING:
             return Problem(_TIME, "ModelLoaded", Reason.LOADING, f"{pod.name} loads the model{percent}{said}")
-        case "Failed":
-            told = _told(json.dumps({"reason": state.reason, "message": state.message}))
-            reason, message = told or (Reason.FAILED, state.message or "the model could not be loaded")
+        case Phase.FAILED:
+            reason = state.reason if is_reason(state.reason) else Reason.FAILED
+            message = state.message or "the model could not be loaded"
             return Problem(_ACT, "ModelLoaded", reason, f"{pod.name}: {_quote(message)}")
-        case "Ready":
+        case Phase.READY:
             text = f"{pod.name} has loaded the model; its pod is not ready yet."
             return Problem(_TIME - 1, "Container", Reason.UNHEALTHY, text)
-        case "Draining":
+        case Phase.DRAINING:
             return Problem(_TIME, "Container", Reason.UNHEALTHY, f"{pod.name} is ending{said}")
-        case _:
+        case Phase.STARTING:
             return Problem(_TIME, "ModelLoaded", Reason.STARTING, f"{pod.name} is starting{said}")
 
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from argosy_api import labels
+from argosy_api import labels, process
 from argosy_api.resource import API_VERSION, KIND, InferenceDeployment
 from argosy_operator import pods
 from argosy_operator.redis_access import Access, password_of, worker_url
@@ -160,9 +160,9 @@ def _redis_env(url: str, secret: str | None) -> list[Manifest]:
     if not url:
         return []
     if secret is None:
-        return [{"name": "ARGOSY_REDIS_URL", "value": pods.literal(url)}]
+        return [{"name": process.REDIS_URL, "value": pods.literal(url)}]
     reference = {"name": secret, "key": REDIS_URL_KEY}
-    return [{"name": "ARGOSY_REDIS_URL", "valueFrom": {"secretKeyRef": reference}}]
+    return [{"name": process.REDIS_URL, "valueFrom": {"secretKeyRef": reference}}]
 
 
 def _redis_url(resource: InferenceDeployment, settings: PlanSettings) -> str:

@@ -1,10 +1,11 @@
 """The worker pod: command, environment, probes, volumes and security of one replica."""
 
 from typing import Any
-from urllib.parse import urlsplit
 
-from argosy_api import labels, quantity
+from argosy_api import labels, process
+from argosy_api.model_uri import ModelUri
 from argosy_api.resource import InferenceDeployment, InferenceDeploymentSpec
+from argosy_api.worker_spec import WorkerSpec
 
 Manifest = dict[str, Any]
 USER = 65532
@@ -61,7 +62,7 @@ def pod_spec(
                 "image": image,
                 "imagePullPolicy": image_pull_policy,
                 "command": ["python", "-m", "argosy_worker"],
-                "args": worker_args(resource, revision),
+                "args": [literal(WorkerSpec.of(resource, revision).argument())],
                 "env": _environment(resource, redis, extra_env),
                 "ports": [
                     {"name": "grpc", "containerPort": labels.GRPC_PORT, "protocol": "TCP"},
@@ -86,56 +87,29 @@ def pod_spec(
     return pod | _placement(spec) | _pull_secrets(image_pull_secrets)
 
 
-def worker_args(resource: InferenceDeployment, revision: str) -> list[str]:
-    """Command line of the worker: everything about the model and the engine that the resource says."""
-    spec, engine = resource.spec, resource.spec.engine
-    memory = 0 if engine.kv_cache_memory is None else quantity.parse_bytes(engine.kv_cache_memory)
-    pairs: list[tuple[str, str | int | float]] = [
-        ("--model-uri", spec.model.uri),
-        ("--served-name", resource.served_name),
-        ("--revision", revision),
-        ("--device", engine.device),
-        ("--compute", engine.compute),
-        ("--block-size", engine.block_size),
-        ("--max-batch-tokens", engine.max_batch_tokens),
-        ("--max-running", engine.max_running),
-        ("--kv-cache-bytes", memory),
-        ("--queue-order", engine.queue_order),
-        ("--queue-ageing", engine.queue_ageing),
-        ("--drain-seconds", spec.drain.timeout_seconds),
-        ("--threads", engine.threads or 0),
-    ]
-    if spec.model.max_model_len is not None:
-        pairs.append(("--max-model-len", spec.model.max_model_len))
-    # one argument each: a value can then never be taken for an option
-    return [literal(f"{option}={value}") for option, value in pairs] + [
-        "--prefix-caching" if engine.prefix_caching else "--no-prefix-caching"
-    ]
-
-
 def _environment(
     resource: InferenceDeployment, redis: list[Manifest], extra: tuple[tuple[str, str], ...]
 ) -> list[Manifest]:
     model = resource.spec.model
     fixed = {
-        "ARGOSY_DEPLOYMENT": resource.metadata.name,
-        "ARGOSY_HOST": "0.0.0.0",
-        "ARGOSY_GRPC_PORT": str(labels.GRPC_PORT),
-        "ARGOSY_METRICS_PORT": str(labels.METRICS_PORT),
-        "ARGOSY_TERMINATION_LOG": TERMINATION_LOG,
+        process.DEPLOYMENT: resource.metadata.name,
+        process.HOST: "0.0.0.0",
+        process.GRPC_PORT: str(labels.GRPC_PORT),
+        process.METRICS_PORT: str(labels.METRICS_PORT),
+        process.TERMINATION_LOG: TERMINATION_LOG,
         "HOME": "/tmp",  # noqa: S108 - an emptyDir of the pod's own: the root is read-only
     }
-    if _scheme(model.uri) == "hf":
-        fixed["ARGOSY_MODEL_CACHE"] = CACHE_PATH
+    if ModelUri.parse(model.uri).scheme == "hf":
+        fixed[process.MODEL_CACHE] = CACHE_PATH
     env: list[Manifest] = [
-        {"name": "ARGOSY_WORKER_ID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-        {"name": "ARGOSY_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
+        {"name": process.WORKER_ID, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        {"name": process.NAMESPACE, "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
         *({"name": name, "value": literal(value)} for name, value in fixed.items()),
         *redis,
     ]
     if model.token_secret_ref is not None:
         reference = {"name": model.token_secret_ref.name, "key": model.token_secret_ref.key}
-        env.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}})
+        env.append({"name": process.HF_TOKEN, "valueFrom": {"secretKeyRef": reference}})
     taken = {entry["name"] for entry in env}
     # names are unique keys of this list: a setting of the installation never overrides a worker's identity
     return env + [{"name": name, "value": literal(value)} for name, value in dict(extra).items() if name not in taken]
@@ -162,13 +136,12 @@ def _resources(spec: InferenceDeploymentSpec) -> Manifest:
 def _volumes(spec: InferenceDeploymentSpec) -> tuple[list[Manifest], list[Manifest]]:
     volumes: list[Manifest] = [{"name": "tmp", "emptyDir": {}}]
     mounts: list[Manifest] = [{"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108 - in the pod
-    scheme = _scheme(spec.model.uri)
-    if scheme == "pvc":
-        claim = urlsplit(spec.model.uri).netloc
-        source = {"claimName": claim, "readOnly": True}
+    uri = ModelUri.parse(spec.model.uri)
+    if uri.scheme == "pvc":
+        source = {"claimName": uri.place, "readOnly": True}
         volumes.append({"name": "model", "persistentVolumeClaim": source})
-        mounts.append({"name": "model", "mountPath": f"{labels.MODELS_PATH}/{claim}", "readOnly": True})
-    if scheme == "hf":
+        mounts.append({"name": "model", "mountPath": f"{labels.MODELS_PATH}/{uri.place}", "readOnly": True})
+    if uri.scheme == "hf":
         cache = spec.model_cache
         if cache is not None and cache.type == "pvc":
             volumes.append({"name": "cache", "persistentVolumeClaim": {"claimName": cache.claim_name}})
@@ -213,7 +186,3 @@ def _placement(spec: InferenceDeploymentSpec) -> Manifest:
 
 def _pull_secrets(names: tuple[str, ...]) -> Manifest:
     return {"imagePullSecrets": [{"name": name} for name in names]} if names else {}
-
-
-def _scheme(uri: str) -> str:
-    return uri.partition("://")[0]

@@ -14,16 +14,17 @@ from typing import Any
 from argosy_api import resource as resource_types
 from argosy_api.errors import ArgosyError
 from argosy_api.resource import Condition, InferenceDeployment, InferenceDeploymentStatus, ModelStatus
+from argosy_api.worker_status import WorkerStatus
 from argosy_operator import conditions, manifests
 from argosy_operator.conditions import Facts, Failure, RouterFacts
-from argosy_operator.diagnose import Reason, WorkerState
+from argosy_operator.diagnose import Reason
 from argosy_operator.errors import ApiError
 from argosy_operator.events import Announcer
 from argosy_operator.kube import KubeApi
 from argosy_operator.observe import CREATING, Children, PodView, fingerprint
 from argosy_operator.plan import ChildRef, Observed, Plan, child_ref, plan
 from argosy_operator.settings import Settings
-from argosy_operator.workers import WorkerProbe
+from argosy_operator.workers import WorkerProbe, model_status
 
 log = logging.getLogger(__name__)
 
@@ -183,8 +184,8 @@ class Reconciler:
     async def _ask_workers(self, namespace: str, body: Mapping[str, Any], facts: Facts, memory: Memory) -> Facts:
         starting = [p for p in facts.children.pods if p.active and not p.ready and p.revision == facts.revision]
         running = [p for p in starting if p.running and p.ip][:_MAX_PROBES]
-        states = await asyncio.gather(*(self._probe.state(p.ip) for p in running))
-        workers: dict[str, WorkerState] = {
+        states = await asyncio.gather(*(self._probe.status(p.ip) for p in running))
+        workers: dict[str, WorkerStatus] = {
             p.name: state for p, state in zip(running, states, strict=True) if state is not None
         }
         stuck = [p for p in starting if p.is_waiting_long(time.time())][:1]
@@ -214,7 +215,7 @@ class Reconciler:
         now = time.monotonic()
         if now - memory.model_tried_at >= MODEL_RETRY_S:
             memory.model_tried_at = now
-            memory.model = await self._probe.model(random.choice(ready).ip)
+            memory.model = model_status(await self._probe.status(random.choice(ready).ip))
             if memory.model is not None:
                 memory.model_revision, memory.model_tried_at = facts.revision, float("-inf")
                 await self._write_status(body, _with(facts, model=memory.model), memory)

@@ -1,17 +1,16 @@
 """Asks every router replica which workers it can reach: a worker is routable once all of them can."""
 
 import asyncio
-import json
 import logging
 import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 
+from argosy_api.routes import MAX_BYTES, Routes
 from argosy_operator.conditions import RouterFacts
 
 log = logging.getLogger(__name__)
@@ -22,7 +21,6 @@ HURRY_FOR_S = 20.0
 TIMEOUT_S = 2.0
 GRACE_S = 15.0
 """How long the last answers count when no router answers any more: a dropped connection is no outage."""
-_MAX_BYTES = 64 * 1024 * 1024
 
 ByDeployment = Mapping[tuple[str, str], frozenset[str]]
 
@@ -113,26 +111,14 @@ class Routers:
             async with asyncio.timeout(TIMEOUT_S), self._session.get(f"http://{address}{path}") as response:
                 if response.status != 200:
                     return f"status {response.status}"
-                return parse(await response.content.read(_MAX_BYTES))
+                return ready_workers(Routes.parse(await response.content.read(MAX_BYTES)))
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             return str(error) or type(error).__name__
 
 
-def parse(body: bytes) -> ByDeployment:
-    """Ready workers by resource, from a router's JSON.
-
-    Raises:
-        ValueError: not such a document.
-
-    """
-    try:
-        document: Any = json.loads(body)
-        return {
-            (d["namespace"], d["name"]): frozenset(w["worker_id"] for w in d["workers"] if w["state"] == "ready")
-            for d in document["deployments"]
-        }
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"not a router's status: {error!r}") from error
+def ready_workers(routes: Routes) -> ByDeployment:
+    """Ready workers by resource."""
+    return {(d.namespace, d.name): d.ready for d in routes.deployments}
 
 
 def common(answers: list[ByDeployment]) -> ByDeployment:

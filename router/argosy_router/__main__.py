@@ -7,11 +7,9 @@ import sys
 import uvloop
 
 from argosy_api.errors import InvalidArgumentError
+from argosy_api.process import EXIT_CONFIG
 from argosy_router import app, settings
 from argosy_router.fleet import membership
-
-EX_CONFIG = 78
-"""Exit code for what another start will not mend: wrong settings, a taken port."""
 
 
 def main() -> int:
@@ -26,7 +24,7 @@ def main() -> int:
             runner.run(app.serve(chosen, source))
     except (app.PortTakenError, InvalidArgumentError) as error:
         print(f"argosy-router: {error}", file=sys.stderr)  # noqa: T201 - a person reads it
-        return EX_CONFIG
+        return EXIT_CONFIG
     return 0
 
 

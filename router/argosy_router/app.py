@@ -182,7 +182,7 @@ class Router:
             return web.json_response({"ready": self.service.ready}, status=200 if self.service.ready else 503)
 
         async def reachable(_: web.Request) -> web.Response:
-            return web.json_response(routes(self.fleet, now()))
+            return web.json_response(text=routes(self.fleet, now()).to_json())
 
         app = web.Application()
         app.router.add_get("/metrics", metrics)

@@ -5,6 +5,8 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from argosy_api.process import REDIS_URL
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -46,7 +48,7 @@ def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str]
     scheme, _, rest = values["membership"].partition(":")
     if not (values["membership"] == "kubernetes" or (scheme == "file" and rest)):
         parser.error(f"--membership: {values['membership']!r} is neither file:PATH nor kubernetes")
-    return Settings(**values, redis_url=environment.get("ARGOSY_REDIS_URL") or None)
+    return Settings(**values, redis_url=environment.get(REDIS_URL) or None)
 
 
 def _port(text: str) -> int:

@@ -4,6 +4,7 @@ import pytest
 
 from argosy_api import resource as api
 from argosy_api.errors import InternalError
+from argosy_api.worker_spec import WorkerSpec
 from argosy_cli.embedded import pods
 from argosy_operator.manifests import PlanSettings
 from argosy_operator.plan import Observed, plan
@@ -28,7 +29,7 @@ def make(**env_sources):
                         {
                             "name": "worker",
                             "command": ["python", "-m", "argosy_worker"],
-                            "args": ["--served-name=$(NAME)", "--cost=$$(NAME)", "--other=$(UNKNOWN)", "--threads=0"],
+                            "args": ["--served-name=$(NAME)", "--cost=$$(NAME)", "--other=$(UNKNOWN)"],
                             "env": env,
                             "startupProbe": {"periodSeconds": 2, "failureThreshold": 30},
                             "livenessProbe": {"periodSeconds": 7},
@@ -105,14 +106,11 @@ def test_overrides_win_and_spare_the_secret():
 def test_references_are_expanded_as_kubernetes_does():
     started = start(make(NAME="n", BOTH="$(NAME)-$(LATER)-$$(NAME)", LATER="l"))
     assert started.env == {"NAME": "n", "BOTH": "n-$(LATER)-$(NAME)", "LATER": "l"}
-    assert started.argv[3:] == ("--served-name=n", "--cost=$(NAME)", "--other=$(UNKNOWN)", "--threads=0")
+    assert started.argv[3:] == ("--served-name=n", "--cost=$(NAME)", "--other=$(UNKNOWN)")
 
 
-def test_python_is_this_one_and_threads_are_a_share_only_by_default():
-    argv = start(make()).argv
-    assert argv[:3] == ("/bin/python", "-m", "argosy_worker")
-    assert pods.with_default_threads(argv, 3)[-1] == "--threads=3"
-    assert pods.with_default_threads(("--threads=5",), 3) == ("--threads=5",)
+def test_python_is_this_one():
+    assert start(make()).argv[:3] == ("/bin/python", "-m", "argosy_worker")
 
 
 @pytest.mark.parametrize("source", [field("status.phase"), {"configMapKeyRef": {"name": "a", "key": "b"}}])
@@ -143,9 +141,8 @@ def test_the_real_plan_is_understood():
     first, second = pods.pods(deployment)
     started = start(deployment, overrides={"ARGOSY_REDIS_URL": "redis://here"}, secret=lambda *_: "token")
     assert started.argv[:3] == ("/bin/python", "-m", "argosy_worker")
-    assert "--model-uri=hf://org/repo" in started.argv
-    assert "--served-name=served" in started.argv
-    assert f"--revision={first.revision}" in started.argv
+    spec = WorkerSpec.parse(started.argv[3].removeprefix("--spec="))
+    assert (spec.model.uri, spec.model.served_name, spec.revision) == ("hf://org/repo", "served", first.revision)
     assert first.revision == second.revision != ""
     assert {k: started.env[k] for k in ("ARGOSY_WORKER_ID", "ARGOSY_NAMESPACE", "ARGOSY_DEPLOYMENT", "HF_TOKEN")} == {
         "ARGOSY_WORKER_ID": first.name,

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from argosy_cli.embedded.probes import Probes, Routes, WorkerState
+from argosy_api.worker_status import Phase, WorkerStatus
+from argosy_cli.embedded.probes import Probes, Routes
 
 
 @pytest.fixture
@@ -63,13 +64,13 @@ async def test_a_router_that_is_not_there_routes_to_nobody():
     [
         (
             '{"phase": "Loading", "reason": "", "message": "weights", "progress": 0.5}',
-            WorkerState(phase="Loading", message="weights", progress=0.5),
+            WorkerStatus(phase=Phase.LOADING, message="weights", progress=0.5),
         ),
         (
             '{"phase": "Failed", "reason": "ModelInvalid", "progress": 7}',
-            WorkerState(phase="Failed", reason="ModelInvalid", progress=1.0),
+            WorkerStatus(phase=Phase.FAILED, reason="ModelInvalid"),
         ),
-        ('{"phase": "Ready", "message": null, "progress": -1}', WorkerState(phase="Ready")),
+        ('{"phase": "Ready", "message": null, "progress": -1}', WorkerStatus(phase=Phase.READY)),
         ('{"progress": "much"}', None),
         ("[]", None),
         ("", None),
@@ -79,7 +80,7 @@ async def test_worker_state(server, answer, state):
     server["/state"] = (200, answer)
     probes = Probes(grpc_port=1, metrics_port=server["port"])
     try:
-        assert await probes.state() == state
+        assert await probes.status() == state
     finally:
         await probes.close()
 

@@ -6,8 +6,8 @@ import fakecluster
 import pytest
 
 from argosy_api.resource import Condition
+from argosy_api.worker_status import Phase, WorkerStatus
 from argosy_operator.conditions import Facts, Failure, RouterFacts, status_of
-from argosy_operator.diagnose import WorkerState
 from argosy_operator.events import Announcer
 from argosy_operator.observe import Children, ChildView, PodView
 from argosy_operator.plan import ChildRef
@@ -90,11 +90,11 @@ def test_what_kubernetes_says_becomes_a_reason(said, reason, kind, words):
 
 
 STATES = [
-    (WorkerState("Downloading", progress=0.43), "Downloading", "45 %"),
-    (WorkerState("Loading", message="mapping weights"), "Loading", "mapping weights"),
-    (WorkerState("Starting"), "Starting", "is starting"),
-    (WorkerState("Failed", "ModelNotFound", "no such file"), "ModelNotFound", "no such file"),
-    (WorkerState("Failed", "not a reason!", "odd"), "Failed", "odd"),
+    (WorkerStatus(phase=Phase.DOWNLOADING, progress=0.43), "Downloading", "45 %"),
+    (WorkerStatus(phase=Phase.LOADING, message="mapping weights"), "Loading", "mapping weights"),
+    (WorkerStatus(phase=Phase.STARTING), "Starting", "is starting"),
+    (WorkerStatus(phase=Phase.FAILED, reason="ModelNotFound", message="no such file"), "ModelNotFound", "no such file"),
+    (WorkerStatus(phase=Phase.FAILED, reason="not a reason!", message="odd"), "Failed", "odd"),
     (None, "Starting", "not ready yet"),
 ]
 
@@ -111,7 +111,7 @@ def test_what_the_worker_says_becomes_a_reason(state, reason, words):
 
 def test_a_running_worker_that_crashed_before_tells_what_it_does_now():
     said = running(restartCount=1, lastState={"terminated": CRASH})
-    found = status(pod(status=said), workers={"m-worker-a": WorkerState("Loading")})
+    found = status(pod(status=said), workers={"m-worker-a": WorkerStatus(phase=Phase.LOADING)})
     assert condition(found, "Ready").reason == "Loading"
 
 
@@ -265,5 +265,8 @@ def test_last_words_are_told_without_credentials(said, secret):
     for ended in (crash, failed):
         found = status(pod(status=fakecluster.waiting(*LOOP, ended=ended)))
         assert all(secret not in c.message for c in found.conditions)
-    found = status(pod(status=running()), workers={"m-worker-a": WorkerState("Failed", "ModelNotFound", said)})
+    found = status(
+        pod(status=running()),
+        workers={"m-worker-a": WorkerStatus(phase=Phase.FAILED, reason="ModelNotFound", message=said)},
+    )
     assert all(secret not in c.message for c in found.conditions)

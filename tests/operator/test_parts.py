@@ -10,13 +10,11 @@ from operator_kit import eventually
 
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.keys import Keys
-from argosy_operator.diagnose import WorkerState
 from argosy_operator.errors import ApiError
 from argosy_operator.metrics import Health, Metrics, StatusServer
 from argosy_operator.redis_cleanup import remove_keys
-from argosy_operator.routers import Routers, common, parse
+from argosy_operator.routers import Routers, common
 from argosy_operator.settings import from_environment
-from argosy_operator.workers import parse_state
 
 
 def test_settings_from_the_environment():
@@ -48,21 +46,6 @@ def test_a_wrong_setting_is_named(name, value):
     assert caught.value.field == name
 
 
-@pytest.mark.parametrize(
-    ("body", "state"),
-    [
-        (b'{"phase": "Loading", "reason": "", "message": "m", "progress": 0.5}', WorkerState("Loading", "", "m", 0.5)),
-        (b'{"phase": "Loading", "progress": "much"}', WorkerState("Loading")),
-        (b'{"phase": "Loading", "progress": 7}', WorkerState("Loading")),
-        (b'{"phase": 1}', None),
-        (b"[]", None),
-        (b"<html>", None),
-    ],
-)
-def test_what_a_worker_says_is_read_with_care(body, state):
-    assert parse_state(body) == state
-
-
 def _routes(*workers):
     return {
         "deployments": [
@@ -81,21 +64,6 @@ def test_a_worker_counts_when_all_routers_reach_it():
     assert common([one, {key: frozenset({"b", "c"})}]) == {key: frozenset({"b"})}
     assert common([one, {}]) == {key: frozenset()}
     assert common([]) == {}
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"[]",
-        b"{}",
-        b'{"deployments": [{}]}',
-        b'{"deployments": [{"namespace": "n", "name": "m", "workers": [1]}]}',
-    ],
-)
-def test_a_router_that_talks_nonsense(body):
-    with pytest.raises(ValueError, match="router"):
-        parse(body)
 
 
 async def test_the_routers_are_asked_and_changes_are_told():

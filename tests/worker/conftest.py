@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import grpc
 import pytest
 
+from argosy_api.model_uri import ModelUri
 from argosy_api.params import SamplingParams
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc
@@ -94,7 +95,7 @@ async def running_rig(
     caching: bool = True,
     **scheduler,
 ) -> AsyncIterator[Rig]:
-    spec = sim.SimSpec.parse(uri)
+    spec = sim.SimSpec.parse(ModelUri.parse(uri))
     model = sim.SimModel(spec)
     real = model.make_runner(num_blocks, block_size)
     metrics = WorkerMetrics(model="test", worker="w")

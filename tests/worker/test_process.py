@@ -20,14 +20,20 @@ from argosy_api import metric_names
 from argosy_api.keys import Keys
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc
+from argosy_api.worker_status import Phase
 from argosy_worker.engine.metrics import WorkerMetrics
 from argosy_worker.engine.report import LoadView
-from argosy_worker.serve.lifecycle import Lifecycle, Phase
+from argosy_worker.serve.lifecycle import Lifecycle
 from argosy_worker.serve.pages import MetricsServer, unhealthy
 
 
+def described(uri, **more):
+    """A worker's spec; `more` in the resource's terms, parts are merged."""
+    return {**more, "model": {"uri": uri, "servedName": "m", **more.get("model", {})}}
+
+
 class Worker:
-    def __init__(self, folder, free_port, uri, *arguments, **environment):
+    def __init__(self, folder, free_port, uri, *, spec=None, **environment):
         self.grpc_port, self.metrics_port = free_port(), free_port()
         self.termination_log = folder / "termination"
         environment = {
@@ -39,7 +45,7 @@ class Worker:
             **environment,
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "argosy_worker", "--model-uri", uri, "--served-name", "m", *arguments],
+            [sys.executable, "-m", "argosy_worker", f"--spec={json.dumps(described(uri, **(spec or {})))}"],
             env=os.environ | environment,
             stderr=subprocess.PIPE,
             text=True,
@@ -67,8 +73,8 @@ class Worker:
 def start(tmp_path, free_port):
     made = []
 
-    def make(uri, *arguments, **environment):
-        made.append(Worker(tmp_path, free_port, uri, *arguments, **environment))
+    def make(uri, **settings):
+        made.append(Worker(tmp_path, free_port, uri, **settings))
         return made[-1]
 
     yield make
@@ -85,7 +91,7 @@ def ready(worker):
 
 async def test_from_start_to_end(start, eventually, valkey, oracle):
     worker = start(
-        "sim://m?load_s=1&decode_ms=5", "--revision", "r9", ARGOSY_REDIS_URL=valkey.url, ARGOSY_NAMESPACE="ns"
+        "sim://m?load_s=1&decode_ms=5", spec={"revision": "r9"}, ARGOSY_REDIS_URL=valkey.url, ARGOSY_NAMESPACE="ns"
     )
     await eventually(lambda: worker.state()["phase"] == "Loading", "loading shows")
     assert worker.get("/healthz") == "ok\n"  # a process that loads must not be restarted
@@ -161,12 +167,12 @@ async def test_metrics_of_a_request(start, eventually):
 @pytest.mark.parametrize(
     ("uri", "reason", "words"),
     [
-        ("sim://m?speed=9", "ModelInvalid", "unknown key 'speed'"),
+        ("sim://m?speed=9", "ModelInvalid", "unknown option 'speed'"),
         ("sim://m?kv_blocks=1", "ModelUnsupported", "holds 16 tokens"),
     ],
 )
 def test_a_model_that_cannot_be_served(start, uri, reason, words):
-    worker = start(uri, "--max-model-len", "100")
+    worker = start(uri, spec={"model": {"maxModelLen": 100}})
     code, log = worker.end()
     assert code == 78
     message = json.loads(worker.termination_log.read_text())
@@ -192,9 +198,20 @@ def test_a_taken_port(start, which):
 
 
 def test_a_wrong_setting(start):
-    code, log = start("sim://m", ARGOSY_REDIS_URL="localhost:6379").end()
+    worker = start("sim://m", ARGOSY_REDIS_URL="localhost:6379")
+    code, log = worker.end()
     assert code == 78
     assert "ARGOSY_REDIS_URL" in log
+    assert json.loads(worker.termination_log.read_text())["reason"] == "InvalidArgument"
+
+
+def test_a_field_that_the_worker_does_not_know_is_refused_by_name(start):
+    """What an operator of a newer version may ask of an older worker."""
+    worker = start("sim://m", spec={"engine": {"logSteps": True}})
+    assert worker.end()[0] == 78
+    said = json.loads(worker.termination_log.read_text())
+    assert said["reason"] == "InvalidArgument"
+    assert said["message"].startswith("engine.logSteps: is not a field of this worker's spec")
 
 
 async def test_told_to_stop_while_loading(start, eventually):
@@ -217,7 +234,7 @@ async def running_long(worker, channel, eventually):
 
 
 async def test_drain_time_is_up(start, eventually):
-    worker = start("sim://m?decode_ms=10", "--drain-seconds", "0.3")
+    worker = start("sim://m?decode_ms=10", spec={"drain": {"timeoutSeconds": 0}})
     async with grpc.aio.insecure_channel(f"127.0.0.1:{worker.grpc_port}") as channel:
         call = await running_long(worker, channel, eventually)
         worker.process.send_signal(signal.SIGTERM)

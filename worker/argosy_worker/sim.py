@@ -13,18 +13,18 @@ Tokens are bytes: ids 0 to 255, then three special tokens. Generated ones are pr
 """
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from hashlib import blake2b
-from urllib.parse import parse_qsl, urlsplit
 
 from argosy_api.errors import ModelInvalidError
+from argosy_api.model_uri import ModelUri
 from argosy_api.params import SamplingParams
 from argosy_worker.core.batch import Finished, SequenceSlice, StepBatch, StepOutput, TokenLogprob, accepted
 from argosy_worker.models.facts import ModelFacts
 
-SCHEME = "sim://"
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 END_OF_TEXT, IM_START, IM_END = range(256, 259)
 CHAT_TEMPLATE = (
@@ -61,39 +61,35 @@ class SimSpec:
     """1: verify the whole block table in each step."""
 
     @classmethod
-    def parse(cls, uri: str) -> "SimSpec":
-        """Read a `sim://` address.
+    def parse(cls, uri: ModelUri) -> "SimSpec":
+        """Read the options of a `sim://` address.
 
         Raises:
             ModelInvalidError: naming the part that is wrong, and what would be right.
 
         """
-        parts = urlsplit(uri)
-        if parts.scheme != "sim" or not parts.netloc or parts.path not in ("", "/") or parts.fragment:
-            raise ModelInvalidError(f"{uri!r} is not of the form sim://NAME?key=value&...")
         kinds = {f.name: f.type for f in fields(cls) if f.name != "name"}
         values: dict[str, float | int] = {}
-        for key, text in parse_qsl(parts.query, keep_blank_values=True):
+        for key, text in uri.options:
             if key not in kinds:
-                raise ModelInvalidError(f"{uri!r}: unknown key {key!r}; known are {', '.join(kinds)}")
+                named = f" {key!r}" if re.fullmatch("[a-z_]{1,32}", key) else ""
+                raise ModelInvalidError(f"{uri}: unknown option{named}; known are {', '.join(kinds)}")
             values[key] = _number(uri, key, text, whole=kinds[key] is int)
-        spec = cls(name=parts.netloc, **values)  # type: ignore[arg-type]  # each value has the type of its field
+        spec = cls(name=uri.place, **values)  # type: ignore[arg-type]  # each value has the type of its field
         lows = {"kv_blocks": 1, "max_model_len": 2, "vocab": 256 + len(SPECIAL_TOKENS)}
         for key, low in lows.items():
             if getattr(spec, key) < low:
-                raise ModelInvalidError(f"{uri!r}: {key} is {getattr(spec, key)}; must be at least {low}")
+                raise ModelInvalidError(f"{uri}: {key} is {getattr(spec, key)}; must be at least {low}")
         return spec
 
 
-def _number(uri: str, key: str, text: str, *, whole: bool) -> float | int:
+def _number(uri: ModelUri, key: str, text: str, *, whole: bool) -> float | int:
     try:
         value = int(text) if whole else float(text)
     except ValueError:
-        raise ModelInvalidError(
-            f"{uri!r}: {key} is {text!r}; must be {'an integer' if whole else 'a number'}"
-        ) from None
+        raise ModelInvalidError(f"{uri}: {key} must be {'an integer' if whole else 'a number'}") from None
     if not 0 <= value < 1 << 40:  # also refuses NaN
-        raise ModelInvalidError(f"{uri!r}: {key} is {text}; must be at least 0 and finite")
+        raise ModelInvalidError(f"{uri}: {key} is {value}; must be at least 0 and finite")
     return value
 
 
@@ -250,7 +246,7 @@ class SimModel:
         return SimRunner(self._spec, num_blocks, block_size)
 
 
-def load(uri: str, progress: Callable[[str, float], None]) -> SimModel:
+def load(uri: ModelUri, progress: Callable[[str, float], None]) -> SimModel:
     """Take as long as `load_s` says, and say how far it is.
 
     Raises:

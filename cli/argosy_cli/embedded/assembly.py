@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from argosy_api.model_uri import ModelUri
+from argosy_api.process import HF_TOKEN, MODEL_CACHE, PVC_ROOT, REDIS_URL
 from argosy_api.resource import InferenceDeployment
 from argosy_cli.embedded import machine as machines
 from argosy_cli.embedded import pods, ports, services
@@ -13,7 +15,6 @@ from argosy_cli.embedded.keeper import Keeper
 from argosy_cli.embedded.machine import Machine
 from argosy_cli.embedded.replica import Replica, Surroundings
 from argosy_cli.embedded.resources import Loaded
-from argosy_cli.embedded.review import PVC_VARIABLE, TOKEN_VARIABLE
 from argosy_cli.embedded.run import RunFolder
 from argosy_cli.embedded.states import ProcessState, ResourceState, RunState
 from argosy_cli.errors import ResourceError
@@ -22,7 +23,6 @@ from argosy_operator.plan import Observed, plan
 
 SLACK_S = 5.0
 """Between the end of a grace period and SIGKILL."""
-CACHE_VARIABLE = "ARGOSY_MODEL_CACHE"
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}
 
@@ -78,7 +78,7 @@ def assemble(
     taken = {options.http_port, options.grpc_port, options.metrics_port}
     valkey, url = _valkey(taken, folder, state, changed)
     router = _router(resources, options, folder, environment=inherited | _redis(url), run=state, changed=changed)
-    busy = sum(r.spec.replicas for r in resources if not r.spec.model.uri.startswith("sim://"))
+    busy = sum(r.spec.replicas for r in resources if ModelUri.parse(r.spec.model.uri).scheme != "sim")
     around = Surroundings(
         folder=folder.path,
         python=sys.executable,
@@ -156,27 +156,27 @@ def _workers(
 
 def _overrides(environment: Mapping[str, str]) -> dict[str, str]:
     """What the manifest says about the pod's own file system, put right for this one."""
-    cache = environment.get(CACHE_VARIABLE) or str(Path.home() / ".cache" / "argosy")
+    cache = environment.get(MODEL_CACHE) or str(Path.home() / ".cache" / "argosy")
     overrides = {
-        CACHE_VARIABLE: str(Path(cache).resolve()),
+        MODEL_CACHE: str(Path(cache).resolve()),
         "HOME": environment.get("HOME") or str(Path.home()),  # in a pod it is an empty volume
     }
-    if root := environment.get(PVC_VARIABLE):
-        overrides[PVC_VARIABLE] = str(Path(root).resolve())
+    if root := environment.get(PVC_ROOT):
+        overrides[PVC_ROOT] = str(Path(root).resolve())
     return overrides
 
 
 def _redis(url: str) -> dict[str, str]:
-    return {"ARGOSY_REDIS_URL": url} if url else {}
+    return {REDIS_URL: url} if url else {}
 
 
 def _secrets(environment: Mapping[str, str]) -> Callable[[str, str], str]:
     """The one Secret that a resource can name is the access token; `review` has asked for it already."""
 
     def value(name: str, key: str) -> str:
-        if token := environment.get(TOKEN_VARIABLE):
+        if token := environment.get(HF_TOKEN):
             return token
-        raise ResourceError(f"key {key} of Secret {name}: there are no Secrets here; set {TOKEN_VARIABLE}")
+        raise ResourceError(f"key {key} of Secret {name}: there are no Secrets here; set {HF_TOKEN}")
 
     return value
 

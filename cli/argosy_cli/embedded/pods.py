@@ -115,11 +115,6 @@ def start(
     return Started(argv=tuple(argv), env=env)
 
 
-def with_default_threads(argv: tuple[str, ...], threads: int) -> tuple[str, ...]:
-    """Replace `--threads=0` (the worker may take the whole machine) by this worker's share of it."""
-    return tuple(f"--threads={threads}" if part == "--threads=0" else part for part in argv)
-
-
 def _fields(pod: Pod, pod_ip: str) -> dict[str, str]:
     meta = pod.manifest["metadata"]
     fields = {

@@ -1,26 +1,16 @@
 """Asking a worker how it is: /state and /healthz on its metrics port, and gRPC health. No answer is an answer."""
 
 import asyncio
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from argosy_api import routes
+from argosy_api.worker_status import WorkerStatus
+
 _TIMEOUT_S = 5.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerState:
-    """What a worker says about itself, from the very start of its process."""
-
-    phase: str
-    """Starting, Downloading, Loading, Ready, Draining or Failed."""
-    reason: str = ""
-    message: str = ""
-    progress: float = 0.0
-    """0 to 1, of the phase."""
 
 
 class Probes:
@@ -37,17 +27,11 @@ class Probes:
         await self._http.aclose()
         await self._channel.close(None)
 
-    async def state(self) -> WorkerState | None:
+    async def status(self) -> WorkerStatus | None:
         """What the worker says; None when it does not answer (yet)."""
         try:
-            document = (await self._http.get("/state")).raise_for_status().json()
-            return WorkerState(
-                phase=_text(document, "phase"),
-                reason=_text(document, "reason"),
-                message=_text(document, "message"),
-                progress=max(0.0, min(1.0, float(document.get("progress", 0.0)))),
-            )
-        except (httpx.HTTPError, ValueError, TypeError, AttributeError):
+            return WorkerStatus.parse((await self._http.get("/state")).raise_for_status().content)
+        except httpx.HTTPError:
             return None
 
     async def alive(self) -> bool:
@@ -82,16 +66,7 @@ class Routes:
     async def ready(self) -> set[tuple[str, str]]:
         """(namespace, worker id) of the workers that it sends requests to; none while it does not answer."""
         try:
-            document = (await self._http.get("/routes")).raise_for_status().json()
-            return {
-                (deployment["namespace"], worker["worker_id"])
-                for deployment in document["deployments"]
-                for worker in deployment["workers"]
-                if worker["state"] == "ready"
-            }
-        except (httpx.HTTPError, ValueError, TypeError, KeyError):
+            said = routes.Routes.parse((await self._http.get("/routes")).raise_for_status().content)
+        except (httpx.HTTPError, ValueError):
             return set()
-
-
-def _text(document: dict[str, Any], key: str) -> str:
-    return str(document.get(key) or "")
+        return {(deployment.namespace, worker) for deployment in said.deployments for worker in deployment.ready}

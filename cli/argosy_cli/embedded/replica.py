@@ -1,29 +1,29 @@
 """One replica: the worker process of one pod, watched as a kubelet does with the pod's own probes."""
 
 import asyncio
-import json
 import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from argosy_api import process as names
 from argosy_api.membership import Worker
+from argosy_api.process import EXIT_CONFIG, MAX_TERMINATION_BYTES, Termination
+from argosy_api.worker_spec import with_threads
+from argosy_api.worker_status import Phase, WorkerStatus
 from argosy_cli.embedded import pods, ports, states
 from argosy_cli.embedded.backoff import Kind
 from argosy_cli.embedded.keeper import crash
 from argosy_cli.embedded.pods import Limits, Pod
-from argosy_cli.embedded.probes import Probes, WorkerState
+from argosy_cli.embedded.probes import Probes
 from argosy_cli.embedded.process import Command, Process
 from argosy_cli.embedded.states import ProcessState
 
-EXIT_CONFIGURATION = 78
-"""A worker's exit code when starting it again without a change is in vain; its termination log says why."""
 POLL_S = 0.1
 READY_POLL_S = 1.0
 UNREADY_AFTER = 2
 """Failed readiness probes in a row before no new requests are sent."""
-MAX_TERMINATION_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,16 +89,16 @@ class Replica:
         self._termination.unlink(missing_ok=True)
         overrides = {
             **around.overrides,
-            "ARGOSY_HOST": "127.0.0.1",
-            "ARGOSY_GRPC_PORT": str(chosen[0]),
-            "ARGOSY_METRICS_PORT": str(chosen[1]),
-            "ARGOSY_TERMINATION_LOG": str(self._termination),
+            names.HOST: "127.0.0.1",
+            names.GRPC_PORT: str(chosen[0]),
+            names.METRICS_PORT: str(chosen[1]),
+            names.TERMINATION_LOG: str(self._termination),
         }
         if self._gpu is not None:
             overrides["CUDA_VISIBLE_DEVICES"] = self._gpu
         started = pods.start(self.pod, python=around.python, overrides=overrides, secret=around.secret)
         return Command(
-            argv=pods.with_default_threads(started.argv, around.threads),
+            argv=with_threads(started.argv, around.threads),
             env={**around.environment, **started.env},
             log=Path(self.state.log),
             cwd=around.folder,
@@ -116,11 +116,10 @@ class Replica:
     def verdict(self, code: int) -> tuple[Kind, str, str]:
         """What the worker wrote before it left; else how it ended."""
         said = read_termination(self._termination)
-        if code != EXIT_CONFIGURATION or said is None:
+        if code != EXIT_CONFIG or said is None:
             return crash(code, Path(self.state.log))
-        reason, message = said
         # a port that was taken under the worker's nose is another matter: its next start has other ports
-        return Kind.MODEL if reason.startswith("Model") else Kind.CRASH, reason, message
+        return Kind.MODEL if said.reason.startswith("Model") else Kind.CRASH, said.reason, said.message
 
     @property
     def _termination(self) -> Path:
@@ -130,12 +129,12 @@ class Replica:
         began = time.monotonic()
         answered = False
         while True:
-            said = await probes.state()
+            said = await probes.status()
             answered = answered or said is not None
-            if said is not None and said.phase == states.READY and await probes.serving():
+            if said is not None and said.phase is Phase.READY and await probes.serving():
                 self._healthy()
                 return
-            if said is not None and said.phase != states.READY:
+            if said is not None and said.phase is not Phase.READY:
                 self._progress(said)
             if not answered and time.monotonic() - began > self.limits.startup_s:
                 process.signal(signal.SIGKILL)
@@ -167,7 +166,7 @@ class Replica:
         state.address = f"127.0.0.1:{self._ports[0]}"
         self._changed()
 
-    def _progress(self, said: WorkerState) -> None:
+    def _progress(self, said: WorkerStatus) -> None:
         state = self.state
         new = (said.phase, said.reason, said.message, said.progress)
         if state.phase == states.STOPPING or new == (state.phase, state.reason, state.message, state.progress):
@@ -176,11 +175,10 @@ class Replica:
         self._changed()
 
 
-def read_termination(path: Path) -> tuple[str, str] | None:
-    """Reason and message that a worker wrote before it left, or None."""
+def read_termination(path: Path) -> Termination | None:
+    """A worker's last word, or None."""
     try:
         with path.open("rb") as file:
-            document = json.loads(file.read(MAX_TERMINATION_BYTES))
-        return str(document["reason"]), str(document["message"])
-    except (OSError, ValueError, KeyError, TypeError):
+            return Termination.parse(file.read(MAX_TERMINATION_BYTES))
+    except OSError:
         return None

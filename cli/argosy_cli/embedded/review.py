@@ -3,16 +3,16 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from argosy_api.model_uri import ModelUri
+from argosy_api.process import HF_TOKEN, PVC_ROOT
 from argosy_api.resource import InferenceDeployment
 from argosy_cli.embedded.machine import Machine
 from argosy_cli.embedded.resources import Loaded
 from argosy_cli.errors import ResourceError
 
-TOKEN_VARIABLE = "HF_TOKEN"  # noqa: S105 - the name of a variable
-PVC_VARIABLE = "ARGOSY_PVC_ROOT"
 _NO_CLAIMS = (
     "pvc:// needs a cluster's PersistentVolumeClaims; use file:///path here, "
-    f"or set {PVC_VARIABLE} to a folder that holds each claim as a folder"
+    f"or set {PVC_ROOT} to a folder that holds each claim as a folder"
 )
 
 
@@ -36,16 +36,16 @@ def review(loaded: Sequence[Loaded], machine: Machine, environment: Mapping[str,
 
 def _refusals(resource: InferenceDeployment, machine: Machine, environment: Mapping[str, str]) -> list[tuple[str, str]]:
     spec, found = resource.spec, []
-    if spec.model.uri.startswith("pvc://"):
-        claim = spec.model.uri.removeprefix("pvc://").partition("/")[0]
-        root = environment.get(PVC_VARIABLE)
+    uri = ModelUri.parse(spec.model.uri)
+    if uri.scheme == "pvc":
+        root = environment.get(PVC_ROOT)
         if not root:
             found.append(("spec.model.uri", _NO_CLAIMS))
-        elif not (Path(root) / claim).is_dir():
-            found.append(("spec.model.uri", f"the claim {claim!r} is no folder in {PVC_VARIABLE}={root}"))
-    if spec.model.token_secret_ref is not None and not environment.get(TOKEN_VARIABLE):
+        elif not (Path(root) / uri.place).is_dir():
+            found.append(("spec.model.uri", f"the claim {uri.place!r} is no folder in {PVC_ROOT}={root}"))
+    if spec.model.token_secret_ref is not None and not environment.get(HF_TOKEN):
         found.append(
-            ("spec.model.tokenSecretRef", f"there are no Secrets outside a cluster; set {TOKEN_VARIABLE} to the token")
+            ("spec.model.tokenSecretRef", f"there are no Secrets outside a cluster; set {HF_TOKEN} to the token")
         )
     if spec.resources.gpu is not None and not machine.gpus:
         found.append(("spec.resources.gpu", "this machine has no CUDA device; remove it to run on the CPU"))
@@ -57,7 +57,7 @@ def _refusals(resource: InferenceDeployment, machine: Machine, environment: Mapp
 def _notices(resource: InferenceDeployment) -> list[tuple[str, str]]:
     spec, found = resource.spec, []
     if spec.model.token_secret_ref is not None:
-        found.append(("spec.model.tokenSecretRef", f"is taken from the environment variable {TOKEN_VARIABLE}"))
+        found.append(("spec.model.tokenSecretRef", f"is taken from the environment variable {HF_TOKEN}"))
     if spec.model_cache is not None and spec.model_cache.type == "pvc":
         found.append(("spec.modelCache", "is a folder that the workers of this machine share, not a claim"))
     elif spec.model_cache is not None and spec.model_cache.size is not None:
@@ -92,4 +92,4 @@ def _gpus(resource: InferenceDeployment) -> int:
 
 
 def _could_use_gpu(resource: InferenceDeployment) -> bool:
-    return resource.spec.engine.device == "auto" and not resource.spec.model.uri.startswith("sim://")
+    return resource.spec.engine.device == "auto" and ModelUri.parse(resource.spec.model.uri).scheme != "sim"

@@ -14,6 +14,7 @@ from typing import Any
 
 from argosy_api import labels
 from argosy_api.membership import Deployment, Membership, RoutingPolicy, Worker
+from argosy_api.process import WATCH_NAMESPACES
 from argosy_api.resource import GROUP, PLURAL, VERSION
 from argosy_kube import access as kube_access
 from argosy_kube import http as kube_http
@@ -162,5 +163,5 @@ def source(environment: Mapping[str, str] = os.environ) -> KubernetesSource:
         InvalidArgumentError: no cluster to be found.
 
     """
-    names = environment.get("ARGOSY_WATCH_NAMESPACES", "").split(",")
+    names = environment.get(WATCH_NAMESPACES, "").split(",")
     return KubernetesSource(kube_access.find(environment), [name.strip() for name in names if name.strip()])

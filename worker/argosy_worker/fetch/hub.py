@@ -14,39 +14,27 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
+from argosy_api import process
 from argosy_api.errors import ModelDownloadError, ModelError, ModelNotFoundError
+from argosy_api.model_uri import ModelUri
 
 log = logging.getLogger(__name__)
 
-TOKEN_VARIABLE = "HF_TOKEN"  # noqa: S105 - the name of a variable
-ENDPOINT_VARIABLE = "HF_ENDPOINT"
 DEFAULT_ENDPOINT = "https://huggingface.co"
+DEFAULT_REVISION = "main"
 ATTEMPTS = 3
 RETRY_S = 1.0
 """Before the second attempt; twice as long before the third. What still fails is the supervisor's to try again."""
-_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-_SOURCE = re.compile(rf"hf://(?P<repo>{_NAME}/{_NAME})(?:/(?P<file>[^@]+))?(?:@(?P<revision>[^@\s]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_FILE = re.compile(_NAME)
+_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _WANTED = re.compile(
     r".*\.safetensors|.*\.safetensors\.index\.json|config\.json|generation_config\.json|tokenizer.*\.json|tokenizer\.model"
     r"|special_tokens_map\.json|added_tokens\.json|chat_template\.(jinja|json)|vocab\.json|merges\.txt"
 )
 
 Progress = Callable[[str, float], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """What an hf:// URI names."""
-
-    uri: str
-    repo: str
-    file: str | None
-    """Path of a GGUF file in the repository; None for the whole model."""
-    revision: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,46 +45,28 @@ class RemoteFile:
     size: int
 
 
-def parse(uri: str) -> Source:
-    """Read an hf:// URI; the revision (branch, tag or commit) is `main` unless given.
-
-    Raises:
-        ModelNotFoundError: it is none.
-
-    """
-    match = _SOURCE.fullmatch(uri)
-    if match is None:
-        raise ModelNotFoundError(f"{uri}: must be hf://org/repo@revision or hf://org/repo/file.gguf@revision")
-    file = unquote(match["file"]) if match["file"] else None
-    if file is not None and not _is_gguf_path(file):
-        raise ModelNotFoundError(
-            f"{uri}: only a .gguf file can be named; without one the repository's safetensors are taken"
-        )
-    return Source(uri=uri, repo=match["repo"], file=file, revision=match["revision"] or "main")
-
-
-def wanted(files: Sequence[RemoteFile], source: Source) -> list[RemoteFile]:
+def wanted(files: Sequence[RemoteFile], source: ModelUri) -> list[RemoteFile]:
     """Which of a repository's files are downloaded. Only names at its root that are plain file names count.
 
     Raises:
         ModelNotFoundError: the repository has not what the source names.
 
     """
-    if source.file is not None:
-        found = [f for f in files if f.name == source.file]
+    if source.path:
+        found = [f for f in files if f.name == source.path]
         if not found:
-            raise ModelNotFoundError(f"{source.uri}: the repository has no {source.file}{_ggufs(files)}")
+            raise ModelNotFoundError(f"{source}: the repository has no {source.path}{_ggufs(files)}")
         return found
     chosen = [f for f in files if _FILE.fullmatch(f.name) and _WANTED.fullmatch(f.name)]
     weights = [f for f in chosen if f.name.endswith(".safetensors")]
     if not weights:
-        raise ModelNotFoundError(f"{source.uri}: the repository has no safetensors{_ggufs(files)}")
+        raise ModelNotFoundError(f"{source}: the repository has no safetensors{_ggufs(files)}")
     named = [f for f in weights if f.name.startswith("model")]
     unwanted = {f.name for f in weights if named and f not in named}  # the same weights again in another layout
     return [f for f in chosen if f.name not in unwanted]
 
 
-def download(uri: str, *, cache_dir: Path, progress: Progress) -> Path:
+def download(source: ModelUri, *, cache_dir: Path, progress: Progress) -> Path:
     """The GGUF file, or the folder with the safetensors, below `cache_dir`.
 
     Raises:
@@ -104,8 +74,8 @@ def download(uri: str, *, cache_dir: Path, progress: Progress) -> Path:
         ModelDownloadError: no network, no space, or no access; says what to do.
 
     """
-    source = parse(uri)
-    record = cache_dir / "complete" / f"{quote(uri.removeprefix('hf://'), safe='')}.json"
+    name = f"{source}@{source.revision or DEFAULT_REVISION}".removeprefix("hf://")
+    record = cache_dir / "complete" / f"{quote(name, safe='')}.json"
     known = _complete(record, cache_dir)
     if known is not None and _COMMIT.fullmatch(source.revision):
         return known  # a commit never changes
@@ -120,18 +90,20 @@ def download(uri: str, *, cache_dir: Path, progress: Progress) -> Path:
         return known
 
 
-def _download(source: Source, cache_dir: Path, record: Path, progress: Progress) -> Path:
+def _download(source: ModelUri, cache_dir: Path, record: Path, progress: Progress) -> Path:
     import huggingface_hub  # noqa: PLC0415 - heavy, and only for this kind of source
 
-    endpoint = os.environ.get(ENDPOINT_VARIABLE) or DEFAULT_ENDPOINT
+    endpoint = os.environ.get(process.HF_ENDPOINT) or DEFAULT_ENDPOINT
     # False: never a token that happens to lie in somebody's home folder
-    api = huggingface_hub.HfApi(endpoint=endpoint, token=os.environ.get(TOKEN_VARIABLE) or False)
-    progress(f"asking {endpoint} for {source.repo}", 0.0)
+    api = huggingface_hub.HfApi(endpoint=endpoint, token=os.environ.get(process.HF_TOKEN) or False)
+    progress(f"asking {endpoint} for {source.place}", 0.0)
     info = _attempts(
-        source, endpoint, lambda: api.model_info(source.repo, revision=source.revision, files_metadata=True)
+        source,
+        endpoint,
+        lambda: api.model_info(source.place, revision=source.revision or DEFAULT_REVISION, files_metadata=True),
     )
     files = wanted([RemoteFile(s.rfilename, s.size or 0) for s in info.siblings or ()], source)
-    meter = _Meter(progress, source.repo, sum(f.size for f in files))
+    meter = _Meter(progress, source.place, sum(f.size for f in files))
     paths = []
     for file in files:
         with meter.file(file) as bar:
@@ -139,11 +111,11 @@ def _download(source: Source, cache_dir: Path, record: Path, progress: Progress)
                 source,
                 endpoint,
                 lambda name=file.name, bar=bar: api.hf_hub_download(  # type: ignore[misc]
-                    source.repo, name, revision=info.sha, cache_dir=cache_dir / "hub", tqdm_class=bar
+                    source.place, name, revision=info.sha, cache_dir=cache_dir / "hub", tqdm_class=bar
                 ),
             )
         paths.append(Path(path))
-    result = paths[0] if source.file is not None else paths[0].parent
+    result = paths[0] if source.path else paths[0].parent
     record.parent.mkdir(parents=True, exist_ok=True)
     fresh = record.with_suffix(f".{os.getpid()}")
     fresh.write_text(json.dumps({"path": str(result.relative_to(cache_dir)), "files": [f.name for f in files]}))
@@ -151,7 +123,7 @@ def _download(source: Source, cache_dir: Path, record: Path, progress: Progress)
     return result
 
 
-def _attempts(source: Source, endpoint: str, call: Callable[[], Any]) -> Any:
+def _attempts(source: ModelUri, endpoint: str, call: Callable[[], Any]) -> Any:
     """Call the hub; what may pass is tried again."""
     attempt = 0
     while True:
@@ -166,36 +138,36 @@ def _attempts(source: Source, endpoint: str, call: Callable[[], Any]) -> Any:
             time.sleep(RETRY_S * 2 ** (attempt - 1))
 
 
-def _explain(source: Source, endpoint: str, error: Exception) -> tuple[ModelError, bool]:
+def _explain(source: ModelUri, endpoint: str, error: Exception) -> tuple[ModelError, bool]:
     """What to tell the user, and whether another attempt may help."""
     from huggingface_hub import errors  # noqa: PLC0415 - as above
 
-    token = os.environ.get(TOKEN_VARIABLE)
+    token = os.environ.get(process.HF_TOKEN)
     give_token = "give a token that may read it (spec.model.tokenSecretRef; HF_TOKEN)"  # noqa: S105 - a sentence
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, errors.GatedRepoError):
-        return ModelDownloadError(f"{source.uri}: is gated: accept its terms on its page, then {give_token}"), False
+        return ModelDownloadError(f"{source}: is gated: accept its terms on its page, then {give_token}"), False
     if isinstance(error, errors.RevisionNotFoundError):
-        return ModelNotFoundError(f"{source.uri}: the repository has no revision {source.revision}"), False
+        return ModelNotFoundError(f"{source}: the repository has no such revision"), False
     if isinstance(error, errors.RemoteEntryNotFoundError):
-        return ModelNotFoundError(f"{source.uri}: the repository has no such file"), False
+        return ModelNotFoundError(f"{source}: the repository has no such file"), False
     if status in (401, 403):
         what = (
             "the token was refused; it is wrong or may not read this"
             if token
             else f"does not exist or is private; {give_token}"
         )
-        return ModelDownloadError(f"{source.uri}: {what}"), False
+        return ModelDownloadError(f"{source}: {what}"), False
     if isinstance(error, errors.RepositoryNotFoundError) or status == 404:
         hint = "" if token else f"; if it is private, {give_token}"
-        return ModelNotFoundError(f"{source.uri}: {endpoint} has no such repository{hint}"), False
+        return ModelNotFoundError(f"{source}: {endpoint} has no such repository{hint}"), False
     if status is not None:
-        return ModelDownloadError(f"{source.uri}: {endpoint} answered HTTP {status}"), status >= 500 or status == 429
+        return ModelDownloadError(f"{source}: {endpoint} answered HTTP {status}"), status >= 500 or status == 429
     if isinstance(error, OSError) and error.errno is not None:
-        return ModelDownloadError(f"{source.uri}: cannot be stored: {error.strerror}"), False
+        return ModelDownloadError(f"{source}: cannot be stored: {error.strerror}"), False
     reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
     return ModelDownloadError(
-        f"{source.uri}: {endpoint} cannot be reached ({reason}); check the network and HF_ENDPOINT"
+        f"{source}: {endpoint} cannot be reached ({reason}); check the network and HF_ENDPOINT"
     ), True
 
 
@@ -244,11 +216,6 @@ def _complete(record: Path, cache_dir: Path) -> Path | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return path if path.exists() and all((folder / name).is_file() for name in names) else None
-
-
-def _is_gguf_path(path: str) -> bool:
-    parts = path.split("/")
-    return path.endswith(".gguf") and all(_FILE.fullmatch(part) for part in parts)
 
 
 def _ggufs(files: Sequence[RemoteFile]) -> str:

@@ -1,93 +1,78 @@
-"""Where a model comes from: a URI becomes a path on this machine.
+"""From a model's URI (its grammar: `argosy_api.model_uri`) to a path on this machine.
 
-    package://python_package/file    a file inside an installed Python package; the package is not imported
-    file:///path                     a file or folder of this machine
-    pvc://claim/path                 a mounted claim: $ARGOSY_PVC_ROOT/<claim>/<path> (default /models)
-    hf://org/repo@revision           safetensors, configuration and tokenizer of a repository (see `hub`)
-    hf://org/repo/file.gguf@revision one file of it
-
-`%20` and the like stand for characters that a URI cannot hold. sim:// has no files and is not resolved here.
+package:// and file:// are here already; pvc:// is a claim that is mounted below $ARGOSY_PVC_ROOT (default /models);
+hf:// is downloaded (see `hub`). sim:// has no files and is not resolved here.
 """
 
 import importlib.util
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import unquote
 
-from argosy_api import labels
+from argosy_api import labels, process
 from argosy_api.errors import ModelNotFoundError
+from argosy_api.model_uri import ModelUri
 from argosy_worker.fetch import hub
 
 Progress = Callable[[str, float], None]
 """Called with a sentence and how much of it is done, 0 to 1."""
 
-PVC_ROOT = "ARGOSY_PVC_ROOT"
-_PACKAGE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
-
-def resolve(uri: str, *, cache_dir: Path, progress: Progress) -> Path:
+def resolve(uri: ModelUri, *, cache_dir: Path, progress: Progress) -> Path:
     """The model's file, or its folder; downloaded to `cache_dir` when it is elsewhere.
 
     Raises:
-        ModelNotFoundError: there is no such file, package, claim or repository, or the URI is wrong.
+        ModelNotFoundError: there is no such file, package, claim or repository.
         ModelDownloadError: the source could not be reached, or refused us; trying again may help.
 
     """
-    if "\0" in unquote(uri):
-        raise ModelNotFoundError(f"{uri!r}: holds a null character")
-    scheme, separator, rest = uri.partition("://")
-    if separator and scheme == "hf":
-        return hub.download(uri, cache_dir=cache_dir, progress=progress)
-    finders: dict[str, Callable[[str, str], Path]] = {"package": _package, "file": _file, "pvc": _pvc}
-    if not separator or scheme not in finders:
-        raise ModelNotFoundError(f"{uri}: is no model source; use package://, file:///, hf:// or pvc://")
-    return finders[scheme](uri, unquote(rest))
+    match uri.scheme:
+        case "package":
+            return _package(uri)
+        case "file":
+            return _file(uri)
+        case "pvc":
+            return _pvc(uri)
+        case "hf":
+            return hub.download(uri, cache_dir=cache_dir, progress=progress)
+        case "sim":
+            raise ModelNotFoundError(f"{uri}: a simulated model has no files")
 
 
-def _package(uri: str, rest: str) -> Path:
-    name, _, inside = rest.partition("/")
-    if not _PACKAGE.fullmatch(name) or not inside:
-        raise ModelNotFoundError(f"{uri}: must be package://python_package/file")
+def _package(uri: ModelUri) -> Path:
     # finding the specification of a top-level package runs none of its code, importing it would
-    spec = importlib.util.find_spec(name)
+    spec = importlib.util.find_spec(uri.place)
     folders = list(spec.submodule_search_locations or ()) if spec else []
     if not folders:
-        raise ModelNotFoundError(f"{uri}: the Python package {name} is not installed here")
-    if ".." in inside.split("/") or inside.startswith("/"):
+        raise ModelNotFoundError(f"{uri}: the Python package {uri.place} is not installed here")
+    if ".." in uri.path.split("/") or uri.path.startswith("/"):
         raise ModelNotFoundError(f"{uri}: leads out of its folder")
     # links are followed: some installers fill site-packages with them
-    found = [path for folder in folders if (path := Path(folder) / inside).exists()]
+    found = [path for folder in folders if (path := Path(folder) / uri.path).exists()]
     if not found:
-        raise ModelNotFoundError(f"{uri}: the Python package {name} has no {inside}")
+        raise ModelNotFoundError(f"{uri}: the Python package {uri.place} has no {uri.path}")
     return found[0]
 
 
-def _file(uri: str, rest: str) -> Path:
-    if not rest.startswith("/"):
-        raise ModelNotFoundError(f"{uri}: must be file:///absolute/path (three slashes)")
-    path = Path(rest)
+def _file(uri: ModelUri) -> Path:
+    path = Path(uri.path)
     if not path.exists():
         raise ModelNotFoundError(f"{uri}: no such file or folder")
     return path
 
 
-def _pvc(uri: str, rest: str) -> Path:
-    claim, _, inside = rest.partition("/")
-    if not claim or not inside:
-        raise ModelNotFoundError(f"{uri}: must be pvc://claim/path")
-    root = Path(os.environ.get(PVC_ROOT) or labels.MODELS_PATH)
-    mounted = _within(uri, root, claim)
+def _pvc(uri: ModelUri) -> Path:
+    root = Path(os.environ.get(process.PVC_ROOT) or labels.MODELS_PATH)
+    mounted = _within(uri, root, uri.place)
     if not mounted.is_dir():
-        raise ModelNotFoundError(f"{uri}: the claim {claim} is not mounted")
-    path = _within(uri, mounted, inside)
+        raise ModelNotFoundError(f"{uri}: the claim {uri.place} is not mounted")
+    path = _within(uri, mounted, uri.path)
     if not path.exists():
-        raise ModelNotFoundError(f"{uri}: the claim {claim} has no {inside}")
+        raise ModelNotFoundError(f"{uri}: the claim {uri.place} has no {uri.path}")
     return path
 
 
-def _within(uri: str, folder: Path, inside: str) -> Path:
+def _within(uri: ModelUri, folder: Path, inside: str) -> Path:
     """`folder/inside`, once neither `..` nor a symbolic link leads out of the folder."""
     path = folder / inside
     if not path.resolve().is_relative_to(folder.resolve()):

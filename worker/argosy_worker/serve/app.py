@@ -2,27 +2,29 @@
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
 
-from argosy_api import blocks
+from argosy_api import blocks, process
 from argosy_api.errors import ModelError
 from argosy_api.keys import Keys
+from argosy_api.process import EXIT_CONFIG, EXIT_FAULT, EXIT_OK, Termination
+from argosy_api.worker_status import Phase
 from argosy_worker.engine.engine import Engine
 from argosy_worker.engine.metrics import WorkerMetrics
 from argosy_worker.kv_events.log import KvEventLog
 from argosy_worker.kv_events.publish import RedisPublisher, WorkerRecord
-from argosy_worker.serve.lifecycle import Lifecycle, Phase
-from argosy_worker.serve.messages import model_info, model_status
+from argosy_worker.serve.lifecycle import Lifecycle
+from argosy_worker.serve.messages import model_info, served_model
 from argosy_worker.serve.pages import MetricsServer
 from argosy_worker.serve.server import Serving, make_server
 from argosy_worker.serve.settings import Settings
@@ -32,10 +34,6 @@ _T = TypeVar("_T")
 
 log = logging.getLogger(__name__)
 
-EXIT_OK = 0
-EXIT_FAULT = 1
-EXIT_CONFIG = 78
-"""EX_CONFIG: starting again would fail the same way, until somebody changes something."""
 _GRACE_S = 2.0  # for the last chunks of aborted streams to go out
 
 
@@ -50,16 +48,16 @@ def run(settings: Settings) -> int:
     try:
         pages = MetricsServer(settings.host, settings.metrics_port, metrics=metrics, state=state)
     except OSError as error:
-        return _refuse(settings, state, "PortTaken", f"metrics port {settings.metrics_port}: {error.strerror}")
+        return _refuse(state, "PortTaken", f"metrics port {settings.metrics_port}: {error.strerror}")
     try:
         return asyncio.run(_serve(settings, state, metrics, pages))
     except StartError as error:
-        return _refuse(settings, state, "PortTaken", str(error))
+        return _refuse(state, "PortTaken", str(error))
     except ModelError as error:
-        return _refuse(settings, state, error.reason, error.message)
+        return _refuse(state, error.reason, error.message)
     except Exception:
         log.exception("the worker failed")
-        _refuse(settings, state, "InternalError", "the worker failed; its log has the cause")
+        _refuse(state, "InternalError", "the worker failed; its log has the cause")
         return EXIT_FAULT  # starting again may help
     finally:
         pages.close()
@@ -87,12 +85,12 @@ async def _serve(settings: Settings, state: Lifecycle, metrics: WorkerMetrics, p
             worker_id=settings.worker_id,
             epoch=epoch,
             served_name=settings.served_name,
-            revision=settings.revision,
+            revision=settings.spec.revision,
             kernels=thread.kernels,
         )
         async with _publishing(settings, serving, engine, metrics, port):
             await serving.open(engine, info)
-            state.ready(model_status(info))
+            state.ready(served_model(info))
             log.info("ready: %s as %r", settings.model_uri, settings.served_name)
             await _first(thread.ended, stop)
             await serving.set_health(serving=False)
@@ -100,8 +98,9 @@ async def _serve(settings: Settings, state: Lifecycle, metrics: WorkerMetrics, p
                 log.error("the engine thread is dead; ending")
                 return EXIT_FAULT
             state.enter(Phase.DRAINING)
-            log.info("draining, at most %g s", settings.drain_seconds)
-            finished, aborted = await engine.drain(settings.drain_seconds)
+            seconds = settings.spec.drain.timeout_seconds
+            log.info("draining, at most %g s", seconds)
+            finished, aborted = await engine.drain(seconds)
             log.info("drained: %d finished, %d aborted", finished, aborted)
         events.close()  # else the server would wait for its subscribers
         engine.stop()
@@ -224,7 +223,7 @@ async def _publishing(
             endpoint=f"{socket.gethostname() if settings.host == '0.0.0.0' else settings.host}:{port}",
             block_size=engine.config.block_size,
             capacity=engine.config.num_blocks,
-            revision=settings.revision,
+            revision=settings.spec.revision,
             hash_version=blocks.VERSION,
             fingerprint=engine.facts.fingerprint,
         ),
@@ -242,13 +241,18 @@ async def _publishing(
         await publisher.forget()
 
 
-def _refuse(settings: Settings, state: Lifecycle, reason: str, message: str) -> int:
+def _refuse(state: Lifecycle, reason: str, message: str) -> int:
     """Say why nothing can be served: in the log, in `/state`, and where Kubernetes shows it."""
     state.enter(Phase.FAILED, message, reason=reason)
-    log.error("%s: %s", reason, message)
-    if settings.termination_log is not None:
+    refuse(Termination(reason, message), os.environ)
+    return EXIT_CONFIG
+
+
+def refuse(why: Termination, environment: Mapping[str, str]) -> None:
+    """Log a last word, and leave it where Kubernetes shows it."""
+    log.error("%s: %s", why.reason, why.message)
+    if path := environment.get(process.TERMINATION_LOG):
         try:
-            settings.termination_log.write_text(json.dumps({"reason": reason, "message": message}))
+            Path(path).write_text(why.to_json())
         except OSError as error:
             log.warning("cannot write the termination log: %s", error.strerror)
-    return EXIT_CONFIG

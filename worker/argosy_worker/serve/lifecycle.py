@@ -1,62 +1,32 @@
 """What phase the process is in: for `/state`, the health service and error messages. Written by any thread."""
 
-import json
 import threading
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 
-
-class Phase(StrEnum):
-    """Life of a worker, in this order (but for FAILED, which ends it anywhere)."""
-
-    STARTING = "Starting"
-    DOWNLOADING = "Downloading"
-    LOADING = "Loading"
-    READY = "Ready"
-    DRAINING = "Draining"
-    FAILED = "Failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The state at one moment."""
-
-    phase: Phase = Phase.STARTING
-    reason: str = ""
-    """CamelCase, when the phase needs one: "ModelInvalid"."""
-    message: str = ""
-    progress: float = 0.0
-    """0 to 1 within the phase."""
-    model: Mapping[str, str | int] | None = None
-    """What is served, once it is: fields of the resource's `status.model`."""
-
-    def to_json(self) -> str:
-        """The body of `/state`."""
-        return json.dumps({name: value for name, value in asdict(self).items() if value is not None})
+from argosy_api.worker_status import Phase, ServedModel, WorkerStatus
 
 
 class Lifecycle:
-    """The current snapshot."""
+    """The current status."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._now = Snapshot()
+        self._now = WorkerStatus()
 
     @property
-    def now(self) -> Snapshot:
-        """The current snapshot."""
+    def now(self) -> WorkerStatus:
+        """The current status."""
         return self._now
 
     def enter(self, phase: Phase, message: str = "", *, reason: str = "") -> None:
         """Begin a phase."""
         with self._lock:
-            self._now = Snapshot(phase, reason, message)
+            self._now = WorkerStatus(phase=phase, reason=reason, message=message)
 
-    def ready(self, model: Mapping[str, str | int]) -> None:
+    def ready(self, model: ServedModel) -> None:
         """The model is served."""
         with self._lock:
-            self._now = Snapshot(Phase.READY, progress=1.0, model=model)
+            self._now = WorkerStatus(phase=Phase.READY, progress=1.0, model=model)
 
     def progress(self, message: str, fraction: float) -> None:
         """Say how far the phase is."""

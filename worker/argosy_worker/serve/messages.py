@@ -4,6 +4,7 @@ from typing import Any
 
 from argosy_api import blocks
 from argosy_api.v1 import worker_pb2 as pb
+from argosy_api.worker_status import ServedModel
 from argosy_worker.core.batch import TokenLogprob
 from argosy_worker.core.request import Finish
 from argosy_worker.engine.engine import Engine
@@ -74,13 +75,16 @@ def model_info(engine: Engine, **more: Any) -> pb.ModelInfo:
     )
 
 
-def model_status(info: pb.ModelInfo) -> dict[str, str | int]:
-    """What the operator copies into `status.model` of the resource; small, where the model's description is not."""
-    return {
-        "architecture": info.architecture,
-        "quantization": info.quantization,
-        "compute": info.compute,
-        "device": info.device,
-        "maxModelLen": info.max_model_len,
-        "kvBlocksPerReplica": info.total_blocks,
-    }
+def served_model(info: pb.ModelInfo) -> ServedModel:
+    """What the operator reads of it on `/state`; small, where the model's description is not."""
+    return ServedModel(
+        architecture=info.architecture,
+        quantization=info.quantization,
+        compute=info.compute,
+        device=info.device,
+        max_model_len=info.max_model_len,
+        kv_blocks_per_replica=info.total_blocks,
+        fingerprint=info.fingerprint,
+        instruction_set=info.instruction_set,
+        exactness=info.exactness,
+    )

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from argosy_api.errors import ModelUnsupportedError
+from argosy_api.worker_status import Phase
 from argosy_worker import sim
 from argosy_worker.core.batch import Runner
+from argosy_worker.core.line import Order
 from argosy_worker.core.scheduler import SchedulerConfig
 from argosy_worker.engine.engine import EngineConfig
 from argosy_worker.models.facts import ModelFacts
-from argosy_worker.serve.lifecycle import Lifecycle, Phase
+from argosy_worker.serve.lifecycle import Lifecycle
 from argosy_worker.serve.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -63,22 +65,22 @@ def load(settings: Settings, state: Lifecycle) -> Loaded:
         ModelError: the model cannot be served; the message says why.
 
     """
-    model = _load_model(settings, state)
+    model, engine = _load_model(settings, state), settings.engine
     num_blocks, max_model_len = size_cache(model, settings)
-    runner = model.make_runner(num_blocks, settings.block_size)
+    runner = model.make_runner(num_blocks, engine.block_size)
     log.info(
-        "KV cache: %d blocks of %d tokens; longest sequence %d tokens", num_blocks, settings.block_size, max_model_len
+        "KV cache: %d blocks of %d tokens; longest sequence %d tokens", num_blocks, engine.block_size, max_model_len
     )
     config = EngineConfig(
         num_blocks=num_blocks,
-        block_size=settings.block_size,
+        block_size=engine.block_size,
         max_model_len=max_model_len,
-        prefix_caching=settings.prefix_caching,
+        prefix_caching=engine.prefix_caching,
         scheduler=SchedulerConfig(
-            max_batch_tokens=settings.max_batch_tokens,
-            max_running=settings.max_running,
-            order=settings.queue_order,
-            ageing=settings.queue_ageing,
+            max_batch_tokens=engine.max_batch_tokens,
+            max_running=engine.max_running,
+            order=Order(engine.queue_order),
+            ageing=engine.queue_ageing,
         ),
     )
     return Loaded(model.facts, dict(model.kernels), runner, config)
@@ -91,39 +93,40 @@ def size_cache(model: LoadedModel, settings: Settings) -> tuple[int, int]:
         ModelUnsupportedError: not even one block fits, or a length that was asked for is not possible.
 
     """
-    per_block = model.kv_bytes_per_block(settings.block_size)
-    memory = settings.kv_cache_bytes or model.memory_for_kv()
+    block_size, wanted = settings.engine.block_size, settings.spec.model.max_model_len
+    per_block = model.kv_bytes_per_block(block_size)
+    asked = settings.engine.kv_cache_bytes
+    memory = model.memory_for_kv() if asked is None else asked
     num_blocks = memory // per_block
     if num_blocks < 1:
         raise ModelUnsupportedError(f"a KV cache of {memory} bytes holds no block; one block takes {per_block} bytes")
-    room, context = num_blocks * settings.block_size, model.facts.context_length
-    if settings.max_model_len > context:
+    room, context = num_blocks * block_size, model.facts.context_length
+    if wanted is not None and wanted > context:
+        raise ModelUnsupportedError(f"model.maxModelLen is {wanted}; the model's context is {context} tokens")
+    if wanted is not None and wanted > room:
         raise ModelUnsupportedError(
-            f"max-model-len is {settings.max_model_len}; the model's context is {context} tokens"
+            f"model.maxModelLen is {wanted}; the KV cache of {memory} bytes holds {room} tokens"
         )
-    if settings.max_model_len > room:
-        raise ModelUnsupportedError(
-            f"max-model-len is {settings.max_model_len}; the KV cache of {memory} bytes holds {room} tokens"
-        )
-    length = settings.max_model_len or min(context, room)
-    if length < context and not settings.max_model_len:
+    length = min(context, room) if wanted is None else wanted
+    if length < context and wanted is None:
         log.warning("the KV cache holds %d tokens, less than the model's context of %d", room, context)
     return num_blocks, length
 
 
 def _load_model(settings: Settings, state: Lifecycle) -> LoadedModel:
-    if settings.model_uri.startswith(sim.SCHEME):
+    uri, engine = settings.model_uri, settings.engine
+    if uri.scheme == "sim":
         state.enter(Phase.LOADING, "loading the simulated model")
-        return sim.load(settings.model_uri, state.progress)
+        return sim.load(uri, state.progress)
     # Imported only here: a simulated worker needs neither torch nor the hub's client, and starts much faster.
     from argosy_worker.fetch.uri import resolve  # noqa: PLC0415
     from argosy_worker.models import load_model  # noqa: PLC0415
 
     state.enter(Phase.DOWNLOADING, "fetching the model")
-    path = resolve(settings.model_uri, cache_dir=settings.model_cache, progress=state.progress)
+    path = resolve(uri, cache_dir=settings.model_cache, progress=state.progress)
     state.enter(Phase.LOADING, "loading the model")
-    threads = settings.threads or len(os.sched_getaffinity(0))
+    threads = engine.threads or len(os.sched_getaffinity(0))
     model: LoadedModel = load_model(
-        path, compute=settings.compute, device=settings.device, threads=threads, progress=state.progress
+        path, compute=engine.compute, device=engine.device, threads=threads, progress=state.progress
     )
     return model

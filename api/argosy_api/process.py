@@ -1,0 +1,93 @@
+"""What our processes tell each other besides protobuf: names of variables, exit codes, and a last word."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from argosy_api.errors import InvalidArgumentError
+
+# --- environment of a worker
+WORKER_ID = "ARGOSY_WORKER_ID"
+NAMESPACE = "ARGOSY_NAMESPACE"
+DEPLOYMENT = "ARGOSY_DEPLOYMENT"
+"""Name of the resource: with the namespace it is the deployment that the worker belongs to."""
+GRPC_PORT = "ARGOSY_GRPC_PORT"
+MODEL_CACHE = "ARGOSY_MODEL_CACHE"
+"""Folder for what is downloaded (hf://)."""
+PVC_ROOT = "ARGOSY_PVC_ROOT"
+"""Folder that holds each claim of pvc:// models as a folder."""
+TERMINATION_LOG = "ARGOSY_TERMINATION_LOG"
+"""File for the last word of a worker that cannot serve: see `Termination`."""
+HF_TOKEN = "HF_TOKEN"  # noqa: S105 - the name of a variable
+HF_ENDPOINT = "HF_ENDPOINT"
+
+# --- environment of several parts
+HOST = "ARGOSY_HOST"
+METRICS_PORT = "ARGOSY_METRICS_PORT"
+REDIS_URL = "ARGOSY_REDIS_URL"
+"""May hold a password: never in an argument, never in a message."""
+WATCH_NAMESPACES = "ARGOSY_WATCH_NAMESPACES"
+"""Comma-separated; empty: all."""
+
+# --- exit codes
+EXIT_OK = 0
+"""Told to stop, and stopped."""
+EXIT_FAULT = 1
+"""Starting again may help."""
+EXIT_CONFIG = 78
+"""EX_CONFIG: starting again would fail the same way, until somebody changes something."""
+
+
+def port(environment: Mapping[str, str], variable: str, default: int) -> int:
+    """The port that a variable names; 0 is any free one.
+
+    Raises:
+        InvalidArgumentError: naming the variable.
+
+    """
+    text = environment.get(variable) or str(default)
+    if not text.isascii() or not text.isdigit() or len(text) > 5 or int(text) > 65535:
+        raise InvalidArgumentError(variable, f"is {text[:20]!r}; must be a port number, 0 to 65535")
+    return int(text)
+
+
+# --- a process's last word
+
+MAX_TERMINATION_BYTES = 4096
+"""What a kubelet reads of a container's last word."""
+
+
+def is_reason(text: str) -> bool:
+    """Whether a word is fit for a condition's reason: the API server does not forgive any other."""
+    return re.fullmatch(r"[A-Za-z][A-Za-z0-9]{0,63}", text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Termination:
+    """Why a process that ends with EXIT_CONFIG cannot serve."""
+
+    reason: str
+    """CamelCase word, fit for a condition: "ModelInvalid"."""
+    message: str
+
+    def to_json(self) -> str:
+        """One line of JSON that a kubelet passes on whole: a message that is too long is cut at its end."""
+        text = json.dumps({"reason": self.reason, "message": self.message})
+        over = len(text) - MAX_TERMINATION_BYTES  # ASCII: as many bytes as characters
+        if over <= 0:
+            return text
+        # a character is at least one byte there, so cutting as many characters as there are bytes too many is enough
+        return Termination(self.reason, self.message[: -over - len("...")] + "...").to_json()
+
+    @classmethod
+    def parse(cls, text: str | bytes) -> "Termination | None":
+        """Read what `to_json` wrote; None for anything else, such as the end of a log."""
+        try:
+            document = json.loads(text)
+            reason, message = document["reason"], document["message"]
+        except (ValueError, TypeError, KeyError):
+            return None
+        if not isinstance(reason, str) or not isinstance(message, str) or not is_reason(reason):
+            return None
+        return cls(reason, message)
