@@ -26,13 +26,13 @@ FORMS = (
 )
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-_CHAR = r"[^\t\n\f\r\x20]"  # not \S: Python, Rust and Go differ in what they call a space
+_CHAR = r"[^\x00-\x20\x7f]"  # not \S: Python, Rust and Go differ in what they call a space
 _CLAIM = r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
 # a group for each part; in the syntax that Python's `re` and the API server's RE2 share
 _GRAMMAR: dict[Scheme, str] = {
-    "package": rf"([A-Za-z_][A-Za-z0-9_]*)/([^\t\n\f\r\x20/]{_CHAR}*)",
+    "package": rf"([A-Za-z_][A-Za-z0-9_]*)/([^\x00-\x20\x7f/]{_CHAR}*)",
     "file": rf"/{_CHAR}*",
-    "pvc": rf"({_CLAIM})/([^\t\n\f\r\x20/]{_CHAR}*)",
+    "pvc": rf"({_CLAIM})/([^\x00-\x20\x7f/]{_CHAR}*)",
     "hf": rf"({_NAME}/{_NAME})(/({_NAME}/)*{_NAME}\.gguf)?(@[A-Za-z0-9][A-Za-z0-9._/-]*)?",
     "sim": rf"([A-Za-z0-9][A-Za-z0-9._-]*)/?(\?{_CHAR}*)?",
 }
