@@ -16,14 +16,14 @@ from typing import Any
 
 import kopf
 
-from argosy_api import labels
 from argosy_api.resource import GROUP, PLURAL, VERSION, Condition
 from argosy_kube.access import Access
 from argosy_operator import conditions, pods
+from argosy_operator.carry_out import delete_own
 from argosy_operator.errors import ApiError
 from argosy_operator.kube import KubeApi
 from argosy_operator.metrics import Health, Metrics
-from argosy_operator.plan import ChildRef
+from argosy_operator.plan import Owner
 from argosy_operator.reconcile import Memory, Reconciler
 from argosy_operator.redis_cleanup import remove_keys
 from argosy_operator.store import ChildStore
@@ -186,15 +186,16 @@ class Controller:
         metadata = body["metadata"]
         if _ORPHAN in metadata.get("finalizers", ()):
             return
-        namespace, name = metadata["namespace"], metadata["name"]
+        owner = Owner(metadata["namespace"], metadata["name"], metadata["uid"])
         async with asyncio.timeout(10.0):
             await self._store.synced()
-        deployment = ChildRef("apps/v1", "Deployment", f"{name}-{labels.WORKER}")
-        await self._api.delete(deployment, namespace)
+        for ref in self._store.of(owner).children:
+            if ref.kind == "Deployment":
+                await delete_own(self._api, owner, ref)
         drain = ((body.get("spec") or {}).get("drain") or {}).get("timeoutSeconds", 30)
         grace = drain if isinstance(drain, int) else 30
         until = time.monotonic() + min(DELETION_LIMIT_S, grace + pods.PRE_STOP_S + pods.SLACK_S)
-        while self._store.of(namespace, name).pods and time.monotonic() < until:  # noqa: ASYNC110 - no event for "none left"
+        while self._store.has_pods(owner.namespace, owner.name) and time.monotonic() < until:  # noqa: ASYNC110 - no event for "none left"
             await asyncio.sleep(0.1)
 
     async def _nudge(self, metadata: Mapping[str, Any]) -> None:
@@ -218,7 +219,7 @@ class Controller:
 
     async def pod_gone(self, namespace: str, name: str) -> None:
         """A worker has ended; when its resource is gone already, nobody else tidies up after it."""
-        if self._wakeups.get((namespace, name)) is None and not self._store.of(namespace, name).pods:
+        if self._wakeups.get((namespace, name)) is None and not self._store.has_pods(namespace, name):
             await remove_keys(self._redis_url, namespace, name)
 
 

@@ -26,6 +26,7 @@ class Reason(StrEnum):
     INVALID_SPEC = "InvalidSpec"
     APPLY_FAILED = "ApplyFailed"
     FORBIDDEN = "Forbidden"
+    NAME_CONFLICT = "NameConflict"
     API_UNAVAILABLE = "ApiServerUnavailable"
     CREATE_FAILED = "PodCreationFailed"
     # placement

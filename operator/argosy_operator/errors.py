@@ -15,3 +15,15 @@ class ApiError(Exception):
     def passing(self) -> bool:
         """Whether the same request may well succeed later, without anybody changing anything."""
         return self.status in (0, 401, 409, 429) or self.status >= 500
+
+
+class NameConflictError(ApiError):
+    """An object that is not ours has the name that a child must have."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(409, "NameConflict", message)
+
+    @property
+    def passing(self) -> bool:
+        """Somebody must decide: it is not ours to change."""
+        return False

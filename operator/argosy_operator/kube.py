@@ -37,16 +37,24 @@ PLURALS = {
 class KubeApi(Protocol):
     """What the operator asks of the API server. Everything raises `ApiError`."""
 
-    async def apply(self, manifest: Object) -> Object:
-        """Server-side apply of a complete intent; the object as it is now."""
+    async def create(self, manifest: Object) -> Object:
+        """Server-side apply of a complete intent where there is no such object; 409 where there is one."""
+        ...
+
+    async def apply(self, manifest: Object, uid: str) -> Object:
+        """Server-side apply of a complete intent to the object with this uid; 409 or 422 where it is another."""
+        ...
+
+    async def get(self, ref: ChildRef, namespace: str) -> Object | None:
+        """The object, or None where there is none."""
         ...
 
     async def apply_status(self, metadata: Mapping[str, Any], status: Object) -> bool:
         """Server-side apply of a resource's whole status; False when the resource is gone."""
         ...
 
-    async def delete(self, ref: ChildRef, namespace: str) -> None:
-        """Delete in the background; nothing where there is none."""
+    async def delete(self, ref: ChildRef, namespace: str, uid: str, version: str) -> None:
+        """Delete in the background what has this uid and resourceVersion (else 409); nothing where there is none."""
         ...
 
     async def create_event(self, namespace: str, event: Object) -> None:
@@ -65,11 +73,24 @@ class HttpKubeApi:
         self._session, self._access, self._server = session, access, access.server.rstrip("/")
         self._places = asyncio.Semaphore(CONCURRENT)
 
-    async def apply(self, manifest: Object) -> Object:
+    async def create(self, manifest: Object) -> Object:
         """See `KubeApi`."""
-        metadata = manifest["metadata"]
-        path = _path(manifest["apiVersion"], manifest["kind"], metadata["namespace"], metadata["name"])
-        return await self._apply(path, manifest, MANAGER)
+        # an object that exists never has this version any more, so the API server answers 409; what does not exist is
+        # made. A POST would not do: fields that are not ours by an apply stay when a later apply leaves them out.
+        return await self._apply_if(manifest, resourceVersion="1")
+
+    async def apply(self, manifest: Object, uid: str) -> Object:
+        """See `KubeApi`."""
+        return await self._apply_if(manifest, uid=uid)
+
+    async def get(self, ref: ChildRef, namespace: str) -> Object | None:
+        """See `KubeApi`."""
+        try:
+            return await self._call("GET", _path(ref.api_version, ref.kind, namespace, ref.name))
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return None
 
     async def apply_status(self, metadata: Mapping[str, Any], status: Object) -> bool:
         """See `KubeApi`."""
@@ -83,11 +104,12 @@ class HttpKubeApi:
             return False
         return True
 
-    async def delete(self, ref: ChildRef, namespace: str) -> None:
+    async def delete(self, ref: ChildRef, namespace: str, uid: str, version: str) -> None:
         """See `KubeApi`."""
         path = _path(ref.api_version, ref.kind, namespace, ref.name)
+        only = {"uid": uid, "resourceVersion": version}
         try:
-            await self._call("DELETE", path, json={"propagationPolicy": "Background"})
+            await self._call("DELETE", path, json={"propagationPolicy": "Background", "preconditions": only})
         except ApiError as error:
             if error.status != 404:
                 raise
@@ -101,6 +123,11 @@ class HttpKubeApi:
         params = {"fieldSelector": f"involvedObject.uid={pod_uid}", "limit": "50"}
         answer = await self._call("GET", _path("v1", "Event", namespace, None), params=params)
         return list(answer.get("items", ()))
+
+    async def _apply_if(self, manifest: Object, **only: str) -> Object:
+        metadata = manifest["metadata"]
+        path = _path(manifest["apiVersion"], manifest["kind"], metadata["namespace"], metadata["name"])
+        return await self._apply(path, {**manifest, "metadata": {**metadata, **only}}, MANAGER)
 
     async def _apply(self, path: str, intent: Object, manager: str) -> Object:
         # force: what the operator sets is the operator's; everything else belongs to whoever set it

@@ -97,6 +97,9 @@ class ChildView:
 
     ref: ChildRef
     fingerprint: str
+    uid: str = ""
+    owner: str = ""
+    """uid of its controller: whose it is, whatever its labels say."""
     conditions: tuple[tuple[str, str, str, str], ...] = ()
     """type, status, reason, message; of a Deployment."""
 
@@ -107,6 +110,8 @@ class ChildView:
         return cls(
             ChildRef(api_version, kind, body["metadata"]["name"]),
             fingerprint(body),
+            body["metadata"].get("uid", ""),
+            controller_of(body),
             tuple((c["type"], c["status"], c.get("reason", ""), c.get("message", "")) for c in conditions),
         )
 
@@ -126,6 +131,12 @@ class Children:
     def deployment(self) -> ChildView | None:
         """The workers' Deployment."""
         return next((c for ref, c in self.children.items() if ref.kind == "Deployment"), None)
+
+
+def controller_of(body: Body) -> str:
+    """Uid of the object that this one belongs to; empty: to none."""
+    owners = body["metadata"].get("ownerReferences") or ()
+    return next((str(owner["uid"]) for owner in owners if owner.get("controller")), "")
 
 
 def fingerprint(body: Body) -> str:

@@ -18,6 +18,14 @@ class ChildRef(NamedTuple):
     name: str
 
 
+class Owner(NamedTuple):
+    """Whose children: a resource, and no other of the same name before or after it."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
 @dataclass(frozen=True, slots=True)
 class Observed:
     """What the plan must know about the cluster."""

@@ -1,8 +1,6 @@
 """One pass over one resource: observe, plan, apply, status. Level-triggered: nothing but the present counts."""
 
 import asyncio
-import hashlib
-import json
 import logging
 import random
 import time
@@ -16,51 +14,38 @@ from argosy_api.errors import ArgosyError
 from argosy_api.resource import Condition, InferenceDeployment, InferenceDeploymentStatus, ModelStatus
 from argosy_api.worker_status import WorkerStatus
 from argosy_operator import conditions, manifests
+from argosy_operator.carry_out import OWN_ECHO_S, Made, carry_out
 from argosy_operator.conditions import Facts, Failure, RouterFacts
 from argosy_operator.diagnose import Reason
-from argosy_operator.errors import ApiError
+from argosy_operator.errors import ApiError, NameConflictError
 from argosy_operator.events import Announcer
 from argosy_operator.kube import KubeApi
-from argosy_operator.observe import CREATING, Children, PodView, fingerprint
-from argosy_operator.plan import ChildRef, Observed, Plan, child_ref, plan
+from argosy_operator.observe import CREATING, Children, PodView
+from argosy_operator.plan import ChildRef, Observed, Owner, plan
 from argosy_operator.settings import Settings
 from argosy_operator.workers import WorkerProbe, model_status
 
 log = logging.getLogger(__name__)
 
-OWN_ECHO_S = 1.0
-"""After our own apply, what the watch shows may still be what was before it."""
 STARTING_S = 2.0
 """How often workers that start are asked how far they are."""
 STARTING_LONG_S = 120.0
 MOUNT_S = 15.0
-SECRET_S = 10.0
 MODEL_RETRY_S = 60.0
 _MAX_PROBES = 8
-
-
-@dataclass(frozen=True, slots=True)
-class _Applied:
-    intent: str
-    fingerprint: str
-    at: float
 
 
 @dataclass(slots=True)
 class Memory:
     """What one resource's control loop remembers. Losing it costs a few superfluous applies, nothing else."""
 
-    applied: dict[ChildRef, _Applied] = field(default_factory=dict)
-    gone: set[ChildRef] = field(default_factory=set)
-    """Children that were deleted, or found not to exist."""
+    made: Made = field(default_factory=Made)
     status: Mapping[str, Any] | None = None
     model: ModelStatus | None = None
     model_revision: str = ""
     model_tried_at: float = float("-inf")
     failures: int = 0
     """Passes in a row that failed."""
-    progress: bool = False
-    """Something was carried out in this pass."""
     announcer: Announcer = field(default_factory=Announcer)
 
 
@@ -72,7 +57,7 @@ class Reconciler:
         api: KubeApi,
         settings: Settings,
         *,
-        children: Callable[[str, str], Children],
+        children: Callable[[Owner], Children],
         routers: Callable[[str, str], RouterFacts | None],
         probe: WorkerProbe,
         hurry: Callable[[], None],
@@ -86,10 +71,11 @@ class Reconciler:
         What the API server refuses or does not answer is counted in `memory.failures`, and not raised.
         """
         metadata = body["metadata"]
+        owner = Owner(metadata["namespace"], metadata["name"], metadata["uid"])
         facts = Facts(
             name=metadata["name"],
             generation=int(metadata.get("generation", 0)),
-            children=self._children(metadata["namespace"], metadata["name"]),
+            children=self._children(owner),
             router=self._routers(metadata["namespace"], metadata["name"]),
             endpoint=self._settings.router_endpoint,
         )
@@ -103,13 +89,15 @@ class Reconciler:
             status, failed = await self._write_status(body, facts, memory)
             memory.failures = 0 if failed is None else memory.failures + 1
             return due if failed is None else _backoff(memory.failures, failed), status
-        memory.progress = False
         intent = plan(wanted, Observed(_may_exist(wanted, facts.children, memory)), self._settings.plan)
         facts = _with(facts, replicas=wanted.spec.replicas, revision=intent.revision)
-        echo, refusal = await self._carry_out(metadata["namespace"], intent, facts.children, memory)
+        outcome = await carry_out(
+            self._api, owner, intent, facts.children, memory.made, resync_s=self._settings.resync_s
+        )
+        refusal = outcome.refusal
         if refusal is not None and (not refusal.passing or memory.failures > 2):
             facts = _with(facts, failure=_failure(refusal))
-        facts = _with(facts, children=self._children(metadata["namespace"], metadata["name"]))
+        facts = _with(facts, children=self._children(owner))
         facts = await self._ask_workers(metadata["namespace"], body, facts, memory)
         status, unwritten = await self._write_status(body, facts, memory)
         model_due = await self._learn_model(body, facts, memory)
@@ -117,69 +105,14 @@ class Reconciler:
             self._hurry()
         if (failed := refusal or unwritten) is not None:
             # what gets on, if slowly, need not wait longer and longer
-            memory.failures = 1 if memory.progress else memory.failures + 1
+            memory.failures = 1 if memory.made.progress else memory.failures + 1
             due = _backoff(memory.failures, failed)
-            level = logging.WARNING if memory.failures > 2 else logging.INFO
+            level = logging.WARNING if memory.failures == 3 else logging.INFO
             log.log(level, "%s/%s: %s; again in %.1f s", metadata["namespace"], facts.name, failed.message, due)
             return due, status
         memory.failures = 0
         asking = _ask_again(facts.children.pods, time.time())
-        return min(due, model_due, asking, OWN_ECHO_S if echo else due), status
-
-    async def _carry_out(
-        self, namespace: str, intent: Plan, children: Children, memory: Memory
-    ) -> tuple[bool, ApiError | None]:
-        """Apply what is not as it should be. Whether the watch has still to show something, and the first error."""
-        secret_missing = any(p.waiting == "CreateContainerConfigError" for p in children.pods)
-        now = time.monotonic()
-        todo: list[tuple[ChildRef, str, dict[str, Any]]] = []
-        echo = False
-        for manifest in intent.apply:
-            ref, digest = child_ref(manifest), _digest(manifest)
-            done = memory.applied.get(ref)
-            if done is not None and done.intent == digest:
-                if ref.kind == "Secret":
-                    # nobody watches it: again from time to time, and soon when a container misses a Secret
-                    as_it_was = now - done.at < (SECRET_S if secret_missing else self._settings.resync_s / 2)
-                else:
-                    seen = children.children.get(ref)
-                    as_it_was = seen is not None and seen.fingerprint == done.fingerprint
-                    if not as_it_was and now - done.at < OWN_ECHO_S:
-                        echo = as_it_was = True
-                if as_it_was:
-                    continue
-            todo.append((ref, digest, manifest))
-        # the Deployment comes last and alone: its pods need the others
-        first, last = todo, list[tuple[ChildRef, str, dict[str, Any]]]()
-        if todo and todo[-1][0].kind == "Deployment":
-            first, last = todo[:-1], todo[-1:]
-        for group in (first, last):
-            results = await asyncio.gather(*(self._apply(*item, memory) for item in group))
-            error = next((r for r in results if r is not None), None)
-            if error is not None:
-                return echo, error
-        for ref in intent.delete:
-            try:
-                await self._api.delete(ref, namespace)
-            except ApiError as error:
-                return echo, error
-            memory.progress = True
-            memory.gone.add(ref)
-            memory.applied.pop(ref, None)
-        return echo or bool(todo), None
-
-    async def _apply(self, ref: ChildRef, digest: str, manifest: dict[str, Any], memory: Memory) -> ApiError | None:
-        try:
-            result = await self._api.apply(manifest)
-        except ApiError as error:
-            memory.applied.pop(ref, None)
-            return ApiError(
-                error.status, error.reason, f"{ref.kind} {ref.name}: {error.message}", retry_after_s=error.retry_after_s
-            )
-        memory.progress = True
-        memory.gone.discard(ref)
-        memory.applied[ref] = _Applied(digest, fingerprint(result), time.monotonic())
-        return None
+        return min(due, model_due, asking, OWN_ECHO_S if outcome.echo else due), status
 
     async def _ask_workers(self, namespace: str, body: Mapping[str, Any], facts: Facts, memory: Memory) -> Facts:
         starting = [p for p in facts.children.pods if p.active and not p.ready and p.revision == facts.revision]
@@ -249,7 +182,7 @@ class Reconciler:
 def _may_exist(wanted: InferenceDeployment, children: Children, memory: Memory) -> frozenset[ChildRef]:
     """Nobody watches Secrets, so an old one counts as there until it was deleted once by this process."""
     secret = ChildRef("v1", "Secret", manifests.redis_secret_name(wanted))
-    return frozenset(children.children) | ({secret} - memory.gone)
+    return frozenset(children.children) | ({secret} - memory.made.absent)
 
 
 def _as_before(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -274,6 +207,9 @@ def _ask_again(pods: tuple[PodView, ...], now: float) -> float:
 
 
 def _failure(error: ApiError) -> Failure:
+    if isinstance(error, NameConflictError):
+        advice = "Nothing was changed. Delete or rename what is in the way, or give this resource another name."
+        return Failure(Reason.NAME_CONFLICT, f"{error.message}. {advice}")
     if error.status == 403:
         return Failure(Reason.FORBIDDEN, f"The API server refuses: {error.message}")
     if error.passing:
@@ -285,13 +221,8 @@ def _backoff(failures: int, error: ApiError) -> float:
     """Seconds until the next try: at once after a conflict, else growing, with jitter."""
     if error.retry_after_s is not None:
         return min(60.0, error.retry_after_s) + random.uniform(0, 0.5)
-    first, longest = (0.05, 2.0) if error.status == 409 else (0.25, 30.0)
+    first, longest = (0.05, 2.0) if error.status == 409 and error.passing else (0.25, 30.0)
     return float(min(longest, first * 2 ** min(failures, 10)) * random.uniform(0.5, 1.0))
-
-
-def _digest(manifest: Mapping[str, Any]) -> str:
-    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
 def _with(facts: Facts, **changes: Any) -> Facts:

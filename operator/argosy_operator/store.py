@@ -8,7 +8,7 @@ from typing import Any
 from argosy_api import labels
 from argosy_kube.reflector import Key, Reflector, Transport
 from argosy_operator.observe import Children, ChildView, PodView
-from argosy_operator.plan import ChildRef
+from argosy_operator.plan import ChildRef, Owner
 
 SELECTOR = f"app.kubernetes.io/managed-by=argosy-operator,{labels.NAME}"
 WATCHED = (
@@ -58,13 +58,21 @@ class ChildStore:
         """Wait until everything was listed once: before that, what is not here may well exist."""
         await asyncio.gather(*(reflector.synced.wait() for reflector in self.reflectors))
 
-    def of(self, namespace: str, name: str) -> Children:
-        """What is known of one resource's children, oldest pod first."""
-        entry = self._entries.get(Key(namespace, name))
+    def of(self, owner: Owner) -> Children:
+        """What is known of one resource's children, oldest pod first.
+
+        Labels find an object, and only its owner reference makes it a child: labels are copied easily.
+        """
+        entry = self._entries.get(Key(owner.namespace, owner.name))
         if entry is None:
             return Children()
         pods = sorted(entry.pods.values(), key=lambda pod: (pod.created_at, pod.name))
-        return Children(tuple(pods), dict(entry.children))
+        return Children(tuple(pods), {r: child for r, child in entry.children.items() if child.owner == owner.uid})
+
+    def has_pods(self, namespace: str, name: str) -> bool:
+        """Whether a resource of this name, there or gone, still has worker pods."""
+        entry = self._entries.get(Key(namespace, name))
+        return entry is not None and bool(entry.pods)
 
     def _on_change(self, key: Key, before: _Owned | None, after: _Owned | None) -> None:
         if before is not None and (after is None or after.owner != before.owner):

@@ -152,11 +152,14 @@ def operator_outside(system, cluster, tmp_path):
         system("rollout", "status", f"deployment/{RELEASE}-operator", "--timeout=60s", timeout=70)
 
 
-def stray(kind, api_version, spec):
+def stray(kind, api_version, spec, owner):
     """A child that the plan does not have."""
     labels = {"app.kubernetes.io/managed-by": "argosy-operator", "serving.argosy.dev/name": "plain"}
     labels["app.kubernetes.io/component"] = "stray"
-    return {"apiVersion": api_version, "kind": kind, "metadata": {"name": "plain-stray", "labels": labels}, **spec}
+    reference = {"apiVersion": owner["apiVersion"], "kind": owner["kind"], "controller": True}
+    reference |= {key: owner["metadata"][key] for key in ("name", "uid")}
+    metadata = {"name": "plain-stray", "labels": labels, "ownerReferences": [reference]}
+    return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **spec}
 
 
 def test_granted_and_used_are_the_same(system, cluster, namespace, unmountable, operator_outside):
@@ -167,11 +170,12 @@ def test_granted_and_used_are_the_same(system, cluster, namespace, unmountable, 
         wait_ready(namespace, "plain")
         labels = {"matchLabels": {"nobody": "has-this"}}
         pod = {"metadata": {"labels": labels["matchLabels"]}, "spec": {"containers": [{"name": "c", "image": "none"}]}}
+        owner = namespace.get("infd", "plain")
         namespace.apply(
-            stray("ServiceAccount", "v1", {}),
-            stray("Service", "v1", {"spec": {"ports": [{"port": 1}]}}),
-            stray("PodDisruptionBudget", "policy/v1", {"spec": {"maxUnavailable": 1, "selector": labels}}),
-            stray("Deployment", "apps/v1", {"spec": {"replicas": 0, "selector": labels, "template": pod}}),
+            stray("ServiceAccount", "v1", {}, owner),
+            stray("Service", "v1", {"spec": {"ports": [{"port": 1}]}}, owner),
+            stray("PodDisruptionBudget", "policy/v1", {"spec": {"maxUnavailable": 1, "selector": labels}}, owner),
+            stray("Deployment", "apps/v1", {"spec": {"replicas": 0, "selector": labels, "template": pod}}, owner),
         )
         kinds = "serviceaccounts,services,poddisruptionbudgets,deployments"
         chosen = "--selector=app.kubernetes.io/component=stray"

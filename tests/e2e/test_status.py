@@ -176,3 +176,17 @@ def run_pod(kubectl, name, spec):
     phase = kubectl.get("pod", name)["status"]["phase"]
     assert phase == "Succeeded", kubectl("logs", name)
     kubectl("delete", "pod", name, "--grace-period=0", "--force")
+
+
+def test_what_is_not_ours_is_left_alone(namespace):
+    """A Service with the name that a child must have: it stays as it is, and the resource says so."""
+    labels = {"app": "shop"}
+    theirs = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "shop-worker", "labels": labels}}
+    namespace.apply(theirs | {"spec": {"selector": labels, "ports": [{"port": 80}]}})
+    before = namespace.get("service", "shop-worker")
+    namespace.apply(resource("shop"))
+    wait_for("the conflict is told", lambda: namespace.condition("shop").get("reason") == "NameConflict", 60)
+    assert "Service shop-worker" in namespace.condition("shop")["message"]
+    assert namespace.get("service", "shop-worker") == before
+    namespace("delete", "service", "shop-worker")
+    wait_ready(namespace, "shop")

@@ -46,7 +46,7 @@ class FakeApi:
     """Watches stay open and say nothing: a connection that died without a word."""
 
     def __post_init__(self) -> None:
-        self._version = 0
+        self._version = 1  # as etcd's: no object ever has it
         self._oldest = 0
         self._events: list[Event] = []
         self._watchers: list[asyncio.Queue[Event | None]] = []
@@ -199,6 +199,14 @@ class FakeApi:
                 raise ApiError(422, "Invalid", "fieldManager is required for apply")
             if current is None and sub:
                 raise ApiError(404, "NotFound")
+            wanted = intent.get("metadata", {})
+            uid, version = wanted.pop("uid", None), wanted.pop("resourceVersion", None)
+            if current is None and uid:
+                raise ApiError(409, "Conflict", "uid mismatch: no existing object was found")
+            if current is not None and uid not in (None, current["metadata"]["uid"]):
+                raise ApiError(422, "Invalid", "metadata.uid: field is immutable")
+            if current is not None and version not in (None, current["metadata"]["resourceVersion"]):
+                raise ApiError(409, "Conflict", "the object has been modified")
             previous = self._applied.get((key, manager, sub), {})
             self._applied[key, manager, sub] = copy.deepcopy(intent)
             if current is None:
@@ -210,6 +218,10 @@ class FakeApi:
         if request.method == "GET":
             return web.json_response(scale_view(current) if sub == "scale" else current)
         if request.method == "DELETE":
+            options = await request.json() if request.can_read_body else {}
+            for name, value in options.get("preconditions", {}).items():
+                if current["metadata"][name] != value:
+                    raise ApiError(409, "Conflict", f"the {name} in the precondition does not match")
             return web.json_response(self._delete(key))
         if request.method not in {"PUT", "PATCH"}:
             raise ApiError(405, "MethodNotAllowed")

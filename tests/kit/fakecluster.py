@@ -124,7 +124,7 @@ class Controllers:
             self.server.delete(extra)
         for _ in range(wanted - len(current)):
             name = f"{key.name}-{next(self._count)}"
-            owner = {"apiVersion": "apps/v1", "kind": "Deployment", "name": key.name, "uid": uid}
+            owner = {"apiVersion": "apps/v1", "kind": "Deployment", "name": key.name, "uid": uid, "controller": True}
             metadata = {"labels": copy.deepcopy(template["metadata"]["labels"]), "ownerReferences": [owner]}
             pod = {"metadata": metadata, "spec": {**copy.deepcopy(template["spec"]), "nodeName": "node-1"}}
             if "conditions" in (status := self.fate({"metadata": metadata})) and status["phase"] == "Pending":

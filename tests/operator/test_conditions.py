@@ -37,7 +37,7 @@ def running(**container):
 
 def status(*pods, previous=(), deployment=(), now=NOW, **facts):
     ref = ChildRef("apps/v1", "Deployment", "m-worker")
-    children = Children(tuple(pods), {ref: ChildView(ref, "f", tuple(deployment))})
+    children = Children(tuple(pods), {ref: ChildView(ref, "f", conditions=tuple(deployment))})
     made = Facts(**{"name": "m", "generation": 3, "revision": REVISION, "children": children, **facts})
     return status_of(made, tuple(previous), now)
 

@@ -71,7 +71,6 @@ async def test_a_deleted_child_comes_back(world, gvr):
         (fakecluster.SERVICES, lambda o: o["spec"].update(publishNotReadyAddresses=True)),
         (fakecluster.BUDGETS, lambda o: o["spec"].update(maxUnavailable=9)),
         (fakecluster.ACCOUNTS, lambda o: o.update(automountServiceAccountToken=True)),
-        (fakecluster.SERVICES, lambda o: o["metadata"].pop("ownerReferences")),
     ],
 )
 async def test_drift_is_put_right(world, gvr, change):

@@ -12,16 +12,18 @@ rules:
     verbs: [update]                     # owner references that block deletion, where the API server checks them
   - apiGroups: [apps]
     resources: [deployments]
-    verbs: [list, watch, create, patch, delete]
+    verbs: [get, list, watch, create, patch, delete]
   - apiGroups: [""]
     resources: [services, serviceaccounts]
-    verbs: [list, watch, create, patch, delete]
+    verbs: [get, list, watch, create, patch, delete]
   - apiGroups: [policy]
     resources: [poddisruptionbudgets]
-    verbs: [list, watch, create, patch, delete]
+    verbs: [get, list, watch, create, patch, delete]
   - apiGroups: [""]
     resources: [secrets]
-    verbs: [create, patch, delete]      # the Redis URL of a resource's workers; it can read no Secret
+    # the Redis URL of a resource's workers. get: whose it is, before it is changed or deleted (a patch answers with the
+    # whole Secret as well, so this is no further right); without list and watch nobody can look for other Secrets
+    verbs: [get, create, patch, delete]
   - apiGroups: [""]
     resources: [pods]
     verbs: [list, watch]
