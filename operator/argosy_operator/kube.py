@@ -29,6 +29,7 @@ PLURALS = {
     ("v1", "Service"): "services",
     ("v1", "Event"): "events",
     ("policy/v1", "PodDisruptionBudget"): "poddisruptionbudgets",
+    ("networking.k8s.io/v1", "NetworkPolicy"): "networkpolicies",
     ("apps/v1", "Deployment"): "deployments",
     (API_VERSION, KIND): PLURAL,
 }

@@ -28,6 +28,8 @@ class PlanSettings:
     """The operator's own Redis, where workers publish what they cache; empty: there is none."""
     redis_access: Access = "perNamespace"
     """Whether the workers of each namespace have a user of their own there, or all use that URL."""
+    worker_ingress: tuple[Manifest, ...] | None = None
+    """Rules of a NetworkPolicy: who may reach the workers. None: no policy is made."""
     worker_env: tuple[tuple[str, str], ...] = ()
     """Further environment of all workers, such as HF_ENDPOINT or a proxy."""
 
@@ -90,6 +92,20 @@ def disruption_budget(resource: InferenceDeployment) -> Manifest:
             "selector": {"matchLabels": selector(resource)},
             # a worker that is not ready serves nobody: it must not keep a node from being drained
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        },
+    }
+
+
+def network_policy(resource: InferenceDeployment, settings: PlanSettings) -> Manifest | None:
+    """Limits who may talk to the workers: they have no other lock."""
+    if settings.worker_ingress is None:
+        return None
+    return {
+        **_head("networking.k8s.io/v1", "NetworkPolicy", resource, child_name(resource)),
+        "spec": {
+            "podSelector": {"matchLabels": selector(resource)},
+            "policyTypes": ["Ingress"],
+            "ingress": list(settings.worker_ingress),
         },
     }
 

@@ -62,6 +62,7 @@ def plan(resource: InferenceDeployment, observed: Observed, settings: PlanSettin
             manifests.redis_secret(resource, settings),
             manifests.service(resource),
             manifests.disruption_budget(resource),
+            manifests.network_policy(resource, settings),
             manifests.deployment(resource, settings, revision),
         )
         if manifest is not None

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from argosy_api.errors import InvalidArgumentError
-from argosy_operator.manifests import PlanSettings
+from argosy_operator.manifests import Manifest, PlanSettings
 from argosy_operator.redis_access import Access, check_url
 
 
@@ -16,7 +16,8 @@ class Settings:
 
     plan: PlanSettings = field(default_factory=PlanSettings)
     """ARGOSY_WORKER_IMAGE, ARGOSY_IMAGE_PULL_POLICY, ARGOSY_IMAGE_PULL_SECRETS (comma), ARGOSY_REDIS_URL,
-    ARGOSY_REDIS_ACCESS, ARGOSY_WORKER_ENV (a JSON object of strings)."""
+    ARGOSY_REDIS_ACCESS, ARGOSY_WORKER_INGRESS (a JSON list of ingress rules of a NetworkPolicy),
+    ARGOSY_WORKER_ENV (a JSON object of strings)."""
     namespaces: tuple[str, ...] = ()
     """ARGOSY_WATCH_NAMESPACES (comma); none: all namespaces."""
     redis_router_url: str = ""
@@ -61,6 +62,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
             image_pull_secrets=_names(get("ARGOSY_IMAGE_PULL_SECRETS", "")),
             redis_url=check_url(get("ARGOSY_REDIS_URL", ""), "ARGOSY_REDIS_URL"),
             redis_access=_access(get("ARGOSY_REDIS_ACCESS") or plan.redis_access),
+            worker_ingress=_worker_ingress(get("ARGOSY_WORKER_INGRESS", "")),
             worker_env=_worker_env(get("ARGOSY_WORKER_ENV", "")),
         ),
         namespaces=_names(get("ARGOSY_WATCH_NAMESPACES", "")),
@@ -94,6 +96,18 @@ def _number(text: str | None, variable: str, default: float, low: float, high: f
     if not low <= value <= high:
         raise InvalidArgumentError(variable, f"is {text}; must be from {low} to {high}")
     return value
+
+
+def _worker_ingress(text: str) -> tuple[Manifest, ...] | None:
+    if not text:
+        return None
+    try:
+        rules = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidArgumentError("ARGOSY_WORKER_INGRESS", f"is no JSON: {error}") from None
+    if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
+        raise InvalidArgumentError("ARGOSY_WORKER_INGRESS", "must be a JSON list of objects")
+    return tuple(rules)
 
 
 def _worker_env(text: str) -> tuple[tuple[str, str], ...]:

@@ -16,6 +16,7 @@ WATCHED = (
     ("v1", "ServiceAccount", "serviceaccounts"),
     ("v1", "Service", "services"),
     ("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets"),
+    ("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"),
     ("apps/v1", "Deployment", "deployments"),
 )
 """Not Secrets: that would be a right to read all of them."""

@@ -9,6 +9,7 @@ import yaml
 
 from argosy_api import redis_acl
 from argosy_api.crd import crd
+from argosy_operator.settings import from_environment
 
 CHART = Path(__file__).resolve().parents[2] / "charts/argosy"
 MATRIX = [(), *((path.name,) for path in sorted((CHART / "ci").glob("*-values.yaml")))]
@@ -80,7 +81,8 @@ def test_rights_are_narrow(render, values):
             assert not [word for word in words if "*" in word], (role["metadata"]["name"], rule)
             assert not rule.get("nonResourceURLs"), role
             if "secrets" in rule["resources"]:
-                assert not {"get", "list", "watch"} & set(rule["verbs"]), rule
+                # one by name, to see whose it is (a patch answers with the whole Secret as well); none can be looked for
+                assert not {"list", "watch"} & set(rule["verbs"]), rule
 
 
 def test_the_router_may_only_read_resources_and_endpoint_slices(render):
@@ -186,6 +188,66 @@ def test_services_select_what_deployments_make(render):
         assert len(chosen) == 1, service["metadata"]["name"]
         offered = {port["name"] for port in chosen[0]["spec"]["containers"][0]["ports"]}
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= offered
+
+
+def test_clients_reach_no_metrics(render):
+    """The Service that may be a load balancer has the two ports of clients; metrics have one without an address."""
+    client, inside = (one(render(), "Service", name)["spec"] for name in ("argosy-router", "argosy-router-headless"))
+    assert {port["targetPort"] for port in client["ports"]} == {"http", "grpc"}
+    assert [port["targetPort"] for port in inside["ports"]] == ["metrics"]
+    assert (inside["clusterIP"], inside.get("type", "ClusterIP")) == ("None", "ClusterIP")
+    operator = one(render(), "Deployment", "argosy-operator")["spec"]["template"]["spec"]["containers"][0]
+    assert env_of(operator)["ARGOSY_ROUTER_STATUS_URL"].startswith(
+        "http://argosy-router-headless.argosy-system.svc:8002/"
+    )
+
+
+def test_clients_find_the_router_by_both_families(render):
+    assert one(render(), "Service", "argosy-router")["spec"]["ipFamilyPolicy"] == "PreferDualStack"
+    chosen = render("router.service.ipFamilyPolicy=SingleStack")
+    assert one(chosen, "Service", "argosy-router")["spec"]["ipFamilyPolicy"] == "SingleStack"
+
+
+def ingress_of_workers(objects):
+    operator = one(objects, "Deployment", "argosy-operator")["spec"]["template"]["spec"]["containers"][0]
+    return from_environment({"ARGOSY_WORKER_INGRESS": env_of(operator).get("ARGOSY_WORKER_INGRESS", "")}).plan
+
+
+def matches(peer, objects, name):
+    """Whether a peer is the pods of a Deployment of the release."""
+    template = one(objects, "Deployment", name)["spec"]["template"]["metadata"]
+    return (
+        peer.get("namespaceSelector") == {"matchLabels": {"kubernetes.io/metadata.name": "argosy-system"}}
+        and peer["podSelector"]["matchLabels"].items() <= template["labels"].items()
+    )
+
+
+def test_only_routers_may_ask_workers_for_tokens(render):
+    """Wherever the workers are: the operator makes the policy beside them, of the rules that the chart gives."""
+    assert ingress_of_workers(render()).worker_ingress is None
+    objects = render("networkPolicy.enabled=true")
+    tokens, metrics = ingress_of_workers(objects).worker_ingress
+    assert [port["port"] for port in tokens["ports"]] == ["grpc"]
+    (router,) = tokens["from"]
+    assert matches(router, objects, "argosy-router")
+    assert not matches(router, objects, "argosy-operator")
+    assert [port["port"] for port in metrics["ports"]] == ["metrics"]
+    assert matches(metrics["from"][0], objects, "argosy-operator")
+    assert metrics["from"][1:] == [{"namespaceSelector": {}}]
+
+
+def test_metrics_can_be_kept_to_those_who_scrape(render):
+    peer = {"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}
+    path = "networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.name=monitoring"
+    for values, more in (((path,), [peer]), (("networkPolicy.metricsFrom=null",), [])):
+        objects = render("networkPolicy.enabled=true", *values)
+        found = [ingress_of_workers(objects).worker_ingress[1]["from"]]
+        for component in ("operator", "router"):
+            policy = one(objects, "NetworkPolicy", f"argosy-{component}")
+            found.append(policy["spec"]["ingress"][-1]["from"])
+        for peers in found:
+            assert matches(peers[0], objects, "argosy-operator")
+            assert peers[1:] == more
 
 
 def test_images_follow_registry_tag_and_digest(render, chart):

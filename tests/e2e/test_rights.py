@@ -163,7 +163,8 @@ def stray(kind, api_version, spec, owner):
 
 
 def test_granted_and_used_are_the_same(system, cluster, namespace, unmountable, operator_outside):
-    with operator_outside(ARGOSY_REDIS_URL=f"redis://:secret@{RELEASE}-valkey.{SYSTEM}.svc:6379/0") as proxy:
+    redis = f"redis://:secret@{RELEASE}-valkey.{SYSTEM}.svc:6379/0"
+    with operator_outside(ARGOSY_REDIS_URL=redis, ARGOSY_WORKER_INGRESS="[{}]") as proxy:
         namespace.apply(resource("plain"), resource("stored", f"pvc://{unmountable}/model.gguf"))
         wait_ready(namespace, "plain")
         namespace("scale", "infd/plain", "--replicas=2")
@@ -175,9 +176,10 @@ def test_granted_and_used_are_the_same(system, cluster, namespace, unmountable, 
             stray("ServiceAccount", "v1", {}, owner),
             stray("Service", "v1", {"spec": {"ports": [{"port": 1}]}}, owner),
             stray("PodDisruptionBudget", "policy/v1", {"spec": {"maxUnavailable": 1, "selector": labels}}, owner),
+            stray("NetworkPolicy", "networking.k8s.io/v1", {"spec": {"podSelector": labels}}, owner),
             stray("Deployment", "apps/v1", {"spec": {"replicas": 0, "selector": labels, "template": pod}}, owner),
         )
-        kinds = "serviceaccounts,services,poddisruptionbudgets,deployments"
+        kinds = "serviceaccounts,services,poddisruptionbudgets,networkpolicies,deployments"
         chosen = "--selector=app.kubernetes.io/component=stray"
         wait_for("strays are removed", lambda: not namespace.get(kinds, chosen), 30)
         wait_for(

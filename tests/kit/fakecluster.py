@@ -16,10 +16,11 @@ SERVICES = Gvr("", "v1", "services")
 SECRETS = Gvr("", "v1", "secrets")
 ACCOUNTS = Gvr("", "v1", "serviceaccounts")
 BUDGETS = Gvr("policy", "v1", "poddisruptionbudgets")
+POLICIES = Gvr("networking.k8s.io", "v1", "networkpolicies")
 SLICES = Gvr("discovery.k8s.io", "v1", "endpointslices")
 EVENTS = Gvr("", "v1", "events")
 RESOURCES = Gvr("serving.argosy.dev", "v1alpha1", "inferencedeployments")
-CHILDREN = (DEPLOYMENTS, SERVICES, SECRETS, ACCOUNTS, BUDGETS)
+CHILDREN = (DEPLOYMENTS, SERVICES, SECRETS, ACCOUNTS, BUDGETS, POLICIES)
 
 
 def api() -> FakeApi:
@@ -28,6 +29,7 @@ def api() -> FakeApi:
     kinds = {
         DEPLOYMENTS: "Deployment", PODS: "Pod", SERVICES: "Service", SECRETS: "Secret", ACCOUNTS: "ServiceAccount",
         BUDGETS: "PodDisruptionBudget", SLICES: "EndpointSlice", EVENTS: "Event", RESOURCES: "InferenceDeployment",
+        POLICIES: "NetworkPolicy",
     }  # fmt: skip
     for gvr, kind in kinds.items():
         subresources = {"status", "scale"} if gvr in (DEPLOYMENTS, RESOURCES) else {"status"}

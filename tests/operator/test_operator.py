@@ -53,6 +53,7 @@ async def test_only_a_finalizer_is_left_on_the_resource(world):
 
 @pytest.mark.parametrize("gvr", [g for g in fakecluster.CHILDREN if g != fakecluster.SECRETS])
 async def test_a_deleted_child_comes_back(world, gvr):
+    world.plan = PlanSettings(worker_ingress=())
     await world.operator()
     world.apply(document())
     await eventually(world.is_ready)
@@ -127,6 +128,24 @@ async def test_the_redis_password_is_in_a_secret_and_goes_with_it(world):
     world.plan = PlanSettings()
     await world.operator()
     await eventually(lambda: world.child(fakecluster.SECRETS, "m-argosy-redis") is None)
+
+
+async def test_a_network_policy_is_made_kept_and_goes_with_the_setting(world):
+    world.plan = PlanSettings(worker_ingress=({"ports": [{"port": "grpc"}]},))
+    first = await world.operator()
+    world.apply(document())
+    await eventually(world.is_ready)
+    made = world.child(fakecluster.POLICIES)
+    assert made["spec"]["ingress"] == [{"ports": [{"port": "grpc"}]}]
+    key = next(k for k in world.server.objects if k.gvr == fakecluster.POLICIES)
+    world.server.update(key, {**made, "spec": {**made["spec"], "ingress": [{}]}})
+    await eventually(
+        lambda: world.child(fakecluster.POLICIES)["spec"]["ingress"] != [{}], what="opened by hand, closed"
+    )
+    await world.stop(first)
+    world.plan = PlanSettings()
+    await world.operator()
+    await eventually(lambda: world.child(fakecluster.POLICIES) is None)
 
 
 async def test_an_invalid_resource_keeps_its_children_and_says_so(world):

@@ -308,6 +308,21 @@ def test_only_a_url_with_a_password_needs_a_secret():
     assert "ARGOSY_REDIS_URL" not in _env(_resource(), PlanSettings())
 
 
+def test_who_may_reach_workers_is_what_the_installation_says():
+    rules = ({"ports": [{"port": "grpc"}], "from": [{"podSelector": {}}]},)
+    assert "NetworkPolicy" not in _manifests(_resource())
+    policy = _manifests(_resource(), replace(INSTALLED, worker_ingress=rules))["NetworkPolicy"]
+    assert policy["metadata"]["namespace"] == _resource().metadata.namespace
+    labels = _manifests(_resource())["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
+    assert policy["spec"]["policyTypes"] == ["Ingress"]
+    assert policy["spec"]["ingress"] == list(rules)
+    nobody = _manifests(_resource(), replace(INSTALLED, worker_ingress=()))["NetworkPolicy"]
+    assert nobody["spec"]["ingress"] == []
+    closed = plan(_resource(), Observed(), replace(INSTALLED, worker_ingress=rules)).revision
+    assert closed == plan(_resource(), Observed(), INSTALLED).revision  # no pod is replaced for it
+
+
 def test_a_new_password_replaces_the_pods():
     other = replace(INSTALLED, redis_url="redis://:new@valkey:6379/0")
     assert plan(_resource(), Observed(), INSTALLED).revision != plan(_resource(), Observed(), other).revision

@@ -141,6 +141,30 @@ checksum/redis: {{ sha256sum .Values.redis.url }}
 {{- urlJoin $url -}}
 {{- end -}}
 
+{{/* Peers of a NetworkPolicy that may read metrics: the operator, and what values.yaml names. */}}
+{{- define "argosy.metricsPeers" -}}
+{{- include "argosy.peer" (dict "root" . "component" "operator") }}
+{{- with .Values.networkPolicy.metricsFrom }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* The pods of a component as a peer, from whatever namespace. Argument: dict "root" $ "component" "router" */}}
+{{- define "argosy.peer" -}}
+- namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ .root.Release.Namespace }}}}
+  podSelector:
+    matchLabels: {{- include "argosy.selectorLabels" . | nindent 6 }}
+{{- end -}}
+
+{{/* Who may talk to workers: routers to serve, the operator to ask for their state, others for metrics. The kubelet always may. */}}
+{{- define "argosy.workerIngress" -}}
+ingress:
+  - ports: [{port: grpc, protocol: TCP}]
+    from: {{- include "argosy.peer" (dict "root" . "component" "router") | nindent 6 }}
+  - ports: [{port: metrics, protocol: TCP}]
+    from: {{- include "argosy.metricsPeers" . | nindent 6 }}
+{{- end -}}
+
 {{/* Contradictions that a schema cannot see. */}}
 {{- define "argosy.validate" -}}
 {{- if and .Values.valkey.enabled (or .Values.redis.url .Values.redis.existingSecret.name) -}}

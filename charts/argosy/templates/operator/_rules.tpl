@@ -19,6 +19,9 @@ rules:
   - apiGroups: [policy]
     resources: [poddisruptionbudgets]
     verbs: [get, list, watch, create, patch, delete]
+  - apiGroups: [networking.k8s.io]
+    resources: [networkpolicies]
+    verbs: [get, list, watch, create, patch, delete]
   - apiGroups: [""]
     resources: [secrets]
     # the Redis URL of a resource's workers. get: whose it is, before it is changed or deleted (a patch answers with the
