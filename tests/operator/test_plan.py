@@ -4,6 +4,7 @@ import copy
 from dataclasses import replace
 
 import pytest
+from engine_fields import everything_else
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from operator_kit import document
@@ -222,9 +223,7 @@ _CHANGES = {
     "model.uri": "hf://org/other", "model.servedName": "another", "model.maxModelLen": 200,
     "model.tokenSecretRef.name": "t", "model.tokenSecretRef.key": "l",
     "replicas": 5,
-    "engine.device": "cuda", "engine.compute": "fp32", "engine.blockSize": 32, "engine.maxBatchTokens": 512,
-    "engine.maxRunning": 5, "engine.kvCacheMemory": "1Gi", "engine.prefixCaching": False, "engine.queueOrder": "fcfs",
-    "engine.queueAgeing": 0.5, "engine.threads": 3,
+    **{f"engine.{name}": value for name, value in everything_else().items()},
     "resources.cpu": "3", "resources.memory": "7Gi", "resources.gpu.resourceName": "amd.com/gpu",
     "image": "mine:1",
     "placement.nodeSelector": {"a": "b"}, "placement.tolerations.0.key": "other", "placement.tolerations.0.value": "w",

@@ -207,11 +207,11 @@ def test_a_wrong_setting(start):
 
 def test_a_field_that_the_worker_does_not_know_is_refused_by_name(start):
     """What an operator of a newer version may ask of an older worker."""
-    worker = start("sim://m", spec={"engine": {"logSteps": True}})
+    worker = start("sim://m", spec={"engine": {"fromTheFuture": True}})
     assert worker.end()[0] == 78
     said = json.loads(worker.termination_log.read_text())
     assert said["reason"] == "InvalidArgument"
-    assert said["message"].startswith("engine.logSteps: is not a field of this worker's spec")
+    assert said["message"].startswith("engine.fromTheFuture: is not a field of this worker's spec")
 
 
 async def test_told_to_stop_while_loading(start, eventually):

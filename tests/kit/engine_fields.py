@@ -1,0 +1,25 @@
+"""For each field of `spec.engine` another value than its default, so that a new field needs no line in a test."""
+
+from typing import Literal, get_args, get_origin
+
+from argosy_api.resource import EngineSpec
+
+
+def another(field):
+    """A value that the field may have and that is not its default."""
+    kinds = [field.annotation, *get_args(field.annotation)]
+    literal = next((k for k in kinds if get_origin(k) is Literal), None)
+    if literal is not None:
+        return next(v for v in reversed(get_args(literal)) if v != field.default)
+    if bool in kinds:
+        return not field.default
+    if str in kinds:
+        return "1Gi"
+    return 32 if field.default != 32 else 64
+
+
+def everything_else():
+    """By the names of the resource; each is valid by itself."""
+    found = {field.alias: another(field) for field in EngineSpec.model_fields.values()}
+    # the last choices are those of GPUs, and one of them alone is refused on a CPU
+    return found | {"compute": "fp32", "maxRunning": 5, "maxBatchTokens": 512, "queueAgeing": 0.5}
