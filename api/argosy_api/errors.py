@@ -19,15 +19,15 @@
 Clients get `message`; it never holds a path of the server, an address or a traceback of ours.
 """
 
+from collections.abc import Iterator
 from typing import ClassVar
-
-import grpc
 
 
 class ArgosyError(Exception):
     """Root of all errors that a user may see."""
 
-    grpc_code: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
+    status: ClassVar[str] = "INTERNAL"
+    """Name of the gRPC status code; `grpc_status` maps it, so that what has no server needs no gRPC."""
     http_status: ClassVar[int] = 500
     reason: ClassVar[str] = "InternalError"
     """CamelCase, for conditions and for the OpenAI error object's `code`."""
@@ -40,7 +40,7 @@ class ArgosyError(Exception):
 class InvalidArgumentError(ArgosyError):
     """A field of a request or of a resource is wrong. `field` is its path, as the caller wrote it."""
 
-    grpc_code = grpc.StatusCode.INVALID_ARGUMENT
+    status = "INVALID_ARGUMENT"
     http_status = 400
     reason = "InvalidArgument"
 
@@ -60,7 +60,7 @@ class TooLargeError(InvalidArgumentError):
 class NotFoundError(ArgosyError):
     """No such model or request."""
 
-    grpc_code = grpc.StatusCode.NOT_FOUND
+    status = "NOT_FOUND"
     http_status = 404
     reason = "NotFound"
 
@@ -68,7 +68,7 @@ class NotFoundError(ArgosyError):
 class UnauthenticatedError(ArgosyError):
     """No or a wrong credential."""
 
-    grpc_code = grpc.StatusCode.UNAUTHENTICATED
+    status = "UNAUTHENTICATED"
     http_status = 401
     reason = "Unauthenticated"
 
@@ -76,7 +76,7 @@ class UnauthenticatedError(ArgosyError):
 class OverloadedError(ArgosyError):
     """A bounded queue is full. `retry_after_s` is when another try makes sense."""
 
-    grpc_code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    status = "RESOURCE_EXHAUSTED"
     http_status = 429
     reason = "Overloaded"
 
@@ -88,7 +88,7 @@ class OverloadedError(ArgosyError):
 class UnavailableError(ArgosyError):
     """Nobody can serve this now: loading, draining, or the worker is gone."""
 
-    grpc_code = grpc.StatusCode.UNAVAILABLE
+    status = "UNAVAILABLE"
     http_status = 503
     reason = "Unavailable"
 
@@ -96,7 +96,7 @@ class UnavailableError(ArgosyError):
 class DeadlineError(ArgosyError):
     """The caller's deadline has passed."""
 
-    grpc_code = grpc.StatusCode.DEADLINE_EXCEEDED
+    status = "DEADLINE_EXCEEDED"
     http_status = 504
     reason = "DeadlineExceeded"
 
@@ -104,7 +104,7 @@ class DeadlineError(ArgosyError):
 class CancelledError(ArgosyError):
     """Aborted by its caller."""
 
-    grpc_code = grpc.StatusCode.CANCELLED
+    status = "CANCELLED"
     http_status = 499
     reason = "Cancelled"
 
@@ -116,7 +116,7 @@ class InternalError(ArgosyError):
 class ModelError(ArgosyError):
     """A model cannot be served. Its reasons are those of the ModelLoaded condition."""
 
-    grpc_code = grpc.StatusCode.FAILED_PRECONDITION
+    status = "FAILED_PRECONDITION"
     reason = "ModelError"
 
 
@@ -144,20 +144,9 @@ class ModelDownloadError(ModelError):
     reason = "ModelDownloadFailed"
 
 
-_BY_CODE: dict[grpc.StatusCode, type[ArgosyError]] = {
-    grpc.StatusCode.NOT_FOUND: NotFoundError,
-    grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
-    grpc.StatusCode.UNAVAILABLE: UnavailableError,
-    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineError,
-    grpc.StatusCode.CANCELLED: CancelledError,
-    grpc.StatusCode.FAILED_PRECONDITION: ModelError,
-}
-
-
-def from_status(code: grpc.StatusCode, message: str) -> ArgosyError:
-    """The error that a peer's gRPC status stands for; the inverse of `grpc_code`."""
-    if code is grpc.StatusCode.INVALID_ARGUMENT:
-        field, _, problem = message.partition(": ")
-        return InvalidArgumentError(field, problem) if problem else InvalidArgumentError("request", message)
-    return _BY_CODE.get(code, InternalError)(message)
+def every_error(root: type[ArgosyError] = ArgosyError) -> Iterator[type[ArgosyError]]:
+    """All kinds of this page, the general before the special."""
+    if root.__module__ == __name__:  # other parts have kinds of their own
+        yield root
+    for kind in root.__subclasses__():
+        yield from every_error(kind)

@@ -20,10 +20,9 @@ from argosy_api.errors import (
     ArgosyError,
     DeadlineError,
     InternalError,
-    OverloadedError,
     UnavailableError,
-    from_status,
 )
+from argosy_api.grpc_status import error_of
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.clock import now
 from argosy_router.metrics import Metrics
@@ -37,8 +36,6 @@ _LOST = frozenset({Code.UNAVAILABLE, Code.CANCELLED, Code.UNKNOWN})
 
 ACCEPTED = "argosy-accepted"
 """Initial metadata: the worker's number of this submission."""
-RETRY_AFTER = "retry-after-ms"
-"""Trailing metadata of a worker that is full."""
 FIRST_TOKEN_S = 30.0
 FIRST_TOKEN_FACTOR = 10.0
 """No token within FIRST_TOKEN_S, nor within so many times the estimate: another worker is tried, if there is one."""
@@ -211,9 +208,7 @@ class Flight:
         if code is Code.DEADLINE_EXCEEDED:
             return DeadlineError("the deadline passed")
         if code is Code.RESOURCE_EXHAUSTED:
-            milliseconds = _number(error.trailing_metadata(), RETRY_AFTER)
-            seconds = 1.0 if milliseconds is None else milliseconds / 1e3
-            full = OverloadedError(details or "the worker's queue is full", retry_after_s=seconds)
+            full = error_of(code, details or "the worker's queue is full", error.trailing_metadata())
             return _Lost("full", details, error=full, eject=False)
         if code in _LOST:
             return _Lost("unavailable", f"{code.name}: {details}")
@@ -222,7 +217,7 @@ class Flight:
         if code in (Code.INTERNAL, Code.UNIMPLEMENTED, Code.DATA_LOSS):
             log.error("request %s: worker failed: %s: %s", self.job.request_id, code.name, details)
             return InternalError(f"the worker failed (request {self.job.request_id})")
-        return from_status(code, details)
+        return error_of(code, details)
 
     def __aiter__(self) -> Self:
         """Chunks, in order, each once."""

@@ -156,13 +156,13 @@ class Service:
             self._admit()
             yield tracked
         except ArgosyError as error:
-            tracked.code = error.grpc_code.name
+            tracked.code = error.status
             raise
         except (asyncio.CancelledError, ConnectionError, TimeoutError):  # the client is gone, or reads nothing
             tracked.code = "CANCELLED"
             raise
         except Exception:
-            tracked.code = InternalError.grpc_code.name
+            tracked.code = InternalError.status
             raise
         finally:
             self.running -= 1

@@ -1,18 +1,13 @@
 """What the gRPC services share."""
 
-import contextlib
-import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
 
 from argosy_api import limits
-from argosy_api.errors import ArgosyError, InternalError, OverloadedError
 from argosy_router.clock import now
 from argosy_router.service import check_request_id, request_id
-
-log = logging.getLogger(__name__)
 
 OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.so_reuseport", 0),  # a taken port is an error, not a second server behind the same port
@@ -42,20 +37,3 @@ def metadata_request_id(context: Context, given: str = "") -> str:
         return check_request_id(given, field="request_id")
     found = dict(context.invocation_metadata() or ()).get("x-request-id", "")
     return request_id(found if isinstance(found, str) else found.decode("latin-1"))
-
-
-@contextlib.asynccontextmanager
-async def errors_to_status(context: Context) -> AsyncIterator[None]:
-    """Our errors become the call's status; what is not ours is logged and told without details."""
-    try:
-        yield
-    except ArgosyError as error:
-        trailing: tuple[tuple[str, str], ...] = ()
-        if isinstance(error, OverloadedError):
-            trailing = (("grpc-retry-pushback-ms", str(round(1000 * error.retry_after_s))),)
-        await context.abort(error.grpc_code, error.message, trailing)
-    except grpc.aio.AbortError:
-        raise
-    except Exception:
-        log.exception("a gRPC call failed")
-        await context.abort(InternalError.grpc_code, "internal error")

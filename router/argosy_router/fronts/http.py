@@ -174,7 +174,7 @@ class _StreamedError(ArgosyError):
     def __init__(self, response: web.StreamResponse, cause: ArgosyError) -> None:
         super().__init__(cause.message)
         self.response = response
-        self.grpc_code = cause.grpc_code  # type: ignore[misc]
+        self.status = cause.status  # type: ignore[misc]
 
 
 async def _write(response: web.StreamResponse, data: bytes) -> None:

@@ -6,9 +6,10 @@ from dataclasses import replace
 from argosy_api import limits
 from argosy_api.convert import params_from_proto
 from argosy_api.errors import InvalidArgumentError
+from argosy_api.grpc_status import errors_to_status
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc as rpc
-from argosy_router.fronts.grpc_common import Context, call_deadline, errors_to_status, metadata_request_id
+from argosy_router.fronts.grpc_common import Context, call_deadline, metadata_request_id
 from argosy_router.fronts.oai_parse import ROLES
 from argosy_router.service import Service
 from argosy_router.text.chat import Message

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from argosy_api.errors import ArgosyError, InternalError, InvalidArgumentError, NotFoundError
+from argosy_api.grpc_status import errors_to_status
 from argosy_api.inference import inference_pb2 as oip
 from argosy_api.inference import inference_pb2_grpc as rpc
 from argosy_api.params import SamplingParams
@@ -19,7 +20,7 @@ from argosy_router.clock import now
 from argosy_router.fleet.fleet import DeploymentState
 from argosy_router.fronts import oip_tensors
 from argosy_router.fronts.fields import Fields, parse_json
-from argosy_router.fronts.grpc_common import Context, call_deadline, errors_to_status, metadata_request_id
+from argosy_router.fronts.grpc_common import Context, call_deadline, metadata_request_id
 from argosy_router.fronts.oai_parse import DEFAULT_MAX_TOKENS
 from argosy_router.fronts.oip_tensors import Inputs
 from argosy_router.fronts.sampling import take_sampling
@@ -289,7 +290,7 @@ def _version(version: str) -> None:
 
 def _failed(request: oip.ModelInferRequest, error: ArgosyError) -> oip.ModelStreamInferResponse:
     # a stream has no status for one request, so the code stands in the message
-    failed = oip.ModelStreamInferResponse(error_message=f"[{error.grpc_code.name}] {error.message}")
+    failed = oip.ModelStreamInferResponse(error_message=f"[{error.status}] {error.message}")
     failed.infer_response.model_name = request.model_name
     failed.infer_response.id = request.id
     failed.infer_response.parameters[FINAL].bool_param = True

@@ -1,6 +1,5 @@
 """The gRPC server: `argosy.v1.Worker`, health and reflection. Thin: checks fields, converts, and asks the engine."""
 
-import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -12,7 +11,8 @@ from grpc_reflection.v1alpha import reflection
 
 from argosy_api import limits
 from argosy_api.convert import params_from_proto
-from argosy_api.errors import ArgosyError, InvalidArgumentError, OverloadedError, UnavailableError
+from argosy_api.errors import InvalidArgumentError, UnavailableError
+from argosy_api.grpc_status import errors_to_status
 from argosy_api.params import check_prompt
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc
@@ -102,7 +102,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateChunk]
     ) -> AsyncIterator[pb.GenerateChunk]:
         """Stream an answer."""
-        async with _status(context):
+        async with errors_to_status(context):
             engine = self._serving.engine
             stream = start(engine, request)
             try:
@@ -116,7 +116,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         self, request: pb.AbortRequest, context: grpc.aio.ServicerContext[pb.AbortRequest, pb.AbortResponse]
     ) -> pb.AbortResponse:
         """End a request."""
-        async with _status(context):
+        async with errors_to_status(context):
             check_request_id(request.request_id)
             return pb.AbortResponse(found=await self._serving.engine.abort(request.request_id))
 
@@ -126,7 +126,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         context: grpc.aio.ServicerContext[pb.GetLoadRequest, pb.Load],
     ) -> pb.Load:
         """Report load."""
-        async with _status(context):
+        async with errors_to_status(context):
             serving = self._serving
             return serving.engine.load(worker_id=serving.worker_id, epoch=serving.epoch)
 
@@ -136,7 +136,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         context: grpc.aio.ServicerContext[pb.GetModelRequest, pb.ModelInfo],
     ) -> pb.ModelInfo:
         """Tell what is served."""
-        async with _status(context):
+        async with errors_to_status(context):
             return self._serving.info
 
     async def SubscribeKvEvents(  # noqa: N802
@@ -145,7 +145,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         context: grpc.aio.ServicerContext[pb.SubscribeKvEventsRequest, pb.KvEventBatch],
     ) -> AsyncIterator[pb.KvEventBatch]:
         """Stream the cache's changes."""
-        async with _status(context):
+        async with errors_to_status(context):
             log = self._serving.events
             same = request.epoch in (0, log.epoch)
             cursor = request.start_sequence - 1 if same and request.start_sequence else NOTHING
@@ -159,7 +159,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         self, request: pb.DrainRequest, context: grpc.aio.ServicerContext[pb.DrainRequest, pb.DrainResponse]
     ) -> pb.DrainResponse:
         """Take no new requests, and wait for those that are here."""
-        async with _status(context):
+        async with errors_to_status(context):
             seconds = request.timeout_seconds
             if not 0 <= seconds <= MAX_DRAIN_S:
                 raise InvalidArgumentError("timeout_seconds", f"is {seconds}; must be 0 to {MAX_DRAIN_S:g}")
@@ -229,20 +229,3 @@ def check_request_id(request_id: str) -> None:
         )
     if not request_id.isprintable():
         raise InvalidArgumentError("request_id", "has characters that cannot be printed")
-
-
-@contextlib.asynccontextmanager
-async def _status(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
-    """Turn our errors into the call's status."""
-    try:
-        yield
-    except ArgosyError as error:
-        trailing: tuple[tuple[str, str], ...] = ()
-        if isinstance(error, OverloadedError):
-            trailing = (("retry-after-ms", str(int(error.retry_after_s * 1000))),)
-        await context.abort(error.grpc_code, error.message, trailing)
-    except grpc.aio.AbortError:
-        raise
-    except Exception:  # gRPC would send its text, which may hold what is not the caller's business
-        logger.exception("a call failed")
-        await context.abort(grpc.StatusCode.INTERNAL, "the worker failed to answer; its log has the cause")

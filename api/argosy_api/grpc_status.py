@@ -1,0 +1,69 @@
+"""Between our errors and a gRPC call's status: one mapping for all servers and clients of ours."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import grpc
+
+from argosy_api.errors import ArgosyError, InternalError, InvalidArgumentError, ModelError, OverloadedError, every_error
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER_KEY = "retry-after-ms"
+"""In the trailing metadata of RESOURCE_EXHAUSTED: when another try makes sense, in whole milliseconds."""
+MAX_RETRY_AFTER_S = 3600.0
+
+_GENERAL: tuple[type[ArgosyError], ...] = (InvalidArgumentError, ModelError)
+"""Of the kinds that share a code with others, the one that stands for all."""
+_BY_CODE: dict[grpc.StatusCode, type[ArgosyError]] = {
+    grpc.StatusCode[kind.status]: kind for kind in (*every_error(), *_GENERAL)
+}
+
+
+def code_of(error: ArgosyError) -> grpc.StatusCode:
+    """The status code of an error."""
+    return grpc.StatusCode[error.status]
+
+
+def error_of(code: grpc.StatusCode, message: str, trailing: Iterable[Any] | None = None) -> ArgosyError:
+    """The error that a peer's status stands for; the inverse of what `errors_to_status` tells.
+
+    `trailing` is the call's trailing metadata: pairs of a key and a text or bytes.
+    """
+    kind = _BY_CODE.get(code, InternalError)
+    if issubclass(kind, InvalidArgumentError):
+        field, _, problem = message.partition(": ")
+        return InvalidArgumentError(field, problem) if problem else InvalidArgumentError("request", message)
+    if issubclass(kind, OverloadedError):
+        return OverloadedError(message, retry_after_s=_retry_after(trailing))
+    return kind(message)
+
+
+@contextlib.asynccontextmanager
+async def errors_to_status(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
+    """Our errors become the call's status; what is not ours is logged and told without details.
+
+    That includes panics of libraries in Rust, which are no Exceptions.
+    """
+    try:
+        yield
+    except ArgosyError as error:
+        trailing: tuple[tuple[str, str], ...] = ()
+        if isinstance(error, OverloadedError):
+            trailing = ((RETRY_AFTER_KEY, str(round(1000 * error.retry_after_s))),)
+        await context.abort(code_of(error), error.message, trailing)
+    except (grpc.aio.AbortError, asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # gRPC would send its text, which may hold what is not the caller's business
+        log.exception("a call failed")
+        await context.abort(grpc.StatusCode.INTERNAL, "internal error; the log has the cause")
+
+
+def _retry_after(trailing: Iterable[Any] | None) -> float:
+    for key, value in trailing or ():
+        if key == RETRY_AFTER_KEY and isinstance(value, str) and value.isascii() and value.isdigit():
+            return min(int(value[:12]) / 1000, MAX_RETRY_AFTER_S)
+    return 1.0
