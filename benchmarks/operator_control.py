@@ -94,8 +94,8 @@ class Cluster:
 
     def complete(self, name: str) -> float | None:
         """When the last of a resource's children was seen."""
-        kinds = ("deployments", "services", "budgets", "accounts")
-        times = [self.seen[kind].get(f"{name}-worker") for kind in kinds]
+        names = {"deployments": f"{name}-leader"} | dict.fromkeys(("services", "budgets", "accounts"), f"{name}-worker")
+        times = [self.seen[kind].get(child) for kind, child in names.items()]
         return None if None in times else max(times)
 
     async def create(self, name: str) -> float:

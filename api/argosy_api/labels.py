@@ -9,6 +9,14 @@ REVISION = f"{GROUP}/revision"
 COMPONENT = "app.kubernetes.io/component"
 WORKER = "worker"
 """Value of COMPONENT on a worker pod, and the name of its container."""
+ROLE = f"{GROUP}/role"
+"""On worker pods and in the selectors of their workloads: what a pod is for among those of a replica."""
+LEADER = "leader"
+"""Role of a pod that takes requests; today each worker is one pod, and it leads itself."""
+TRACK = f"{GROUP}/track"
+"""On worker pods and in the selectors of their workloads: which of a resource's versions they belong to."""
+STABLE = "stable"
+"""Track of what the resource's spec says."""
 
 GRPC_PORT = 9000
 METRICS_PORT = 9001
@@ -17,5 +25,10 @@ MODELS_PATH = "/models"
 
 
 def worker_selector(name: str) -> dict[str, str]:
-    """Labels that select the worker pods of a resource, of any revision."""
+    """Labels that select the worker pods of a resource, of any workload and revision."""
     return {NAME: name, COMPONENT: WORKER}
+
+
+def workload_selector(name: str, role: str, track: str) -> dict[str, str]:
+    """Labels that select the pods of one workload of a resource, of any revision. They can never be changed."""
+    return worker_selector(name) | {ROLE: role, TRACK: track}

@@ -8,6 +8,7 @@ from argosy_api.resource import Condition, InferenceDeploymentStatus, ModelStatu
 from argosy_api.worker_status import WorkerStatus
 from argosy_operator.diagnose import Problem, Reason, diagnose, worst
 from argosy_operator.observe import Children, PodView
+from argosy_operator.plan import ChildRef
 from argosy_operator.words import clip, some_of
 
 READY, PROGRESSING, SCHEDULED, MODEL_LOADED, ROUTER_SYNCED = TYPES = (
@@ -46,6 +47,8 @@ class Facts:
     generation: int = 0
     replicas: int = 1
     revision: str = ""
+    workloads: tuple[ChildRef, ...] = ()
+    """What makes the resource's pods."""
     children: Children = field(default_factory=Children)
     workers: Mapping[str, WorkerStatus] = field(default_factory=dict)
     """What workers that are not ready say of themselves, by pod."""
@@ -68,7 +71,7 @@ def status_of(facts: Facts, previous: tuple[Condition, ...], now: str) -> Infere
     """Say what is the case. `now` (RFC 3339) becomes the transition time of conditions whose status has changed."""
     alive = tuple(p for p in facts.children.pods if p.active)
     current = tuple(p for p in alive if p.revision == facts.revision)
-    routable = tuple(p for p in current if _routable(p, facts.router))
+    routable = tuple(p for p in current if is_routable(p, facts.router))
     problems = {
         pod.name: problem
         for pod in current
@@ -106,7 +109,8 @@ def is_unsettled(status: InferenceDeploymentStatus) -> bool:
     return status.ready_replicas > status.routable_replicas
 
 
-def _routable(pod: PodView, router: RouterFacts | None) -> bool:
+def is_routable(pod: PodView, router: RouterFacts | None) -> bool:
+    """Whether requests can reach it, as far as anybody can tell."""
     return pod.ready and (router is None or pod.name in router.ready)
 
 
@@ -132,9 +136,9 @@ def _ready(
     old = sum(p.ready for p in alive) - sum(p.ready for p in current)
     meanwhile = f" Meanwhile {_workers(old)} of an earlier revision can serve." if old else ""
     count = f"{routable} of {facts.replicas} workers serve."
-    refused, _, message = _deployment_says(facts, "ReplicaFailure")
-    if refused == "True" and len(current) < facts.replicas:
-        text = f"{count} Kubernetes refuses to create pods: {message}"
+    refused = _workload_says(facts, "ReplicaFailure", "True")
+    if refused is not None and len(current) < facts.replicas:
+        text = f"{count} Kubernetes refuses to create pods: {refused[1]}"
         return _Verdict("False", Reason.CREATE_FAILED, text + meanwhile)
     problem = worst(problems)
     if problem is not None and not problem.waits:
@@ -151,9 +155,11 @@ def _ready(
 def _progressing(facts: Facts, alive: tuple[PodView, ...], current: tuple[PodView, ...], routable: int) -> _Verdict:
     if facts.failure is not None:
         return _Verdict("False", facts.failure.reason, facts.failure.message)
-    status, reason, message = _deployment_says(facts, "Progressing")
-    if status == "False" and reason == "ProgressDeadlineExceeded":
-        text = f"No progress for spec.rollout.progressDeadlineSeconds: {message} Other conditions say what holds it up."
+    stuck = _workload_says(facts, "Progressing", "False")
+    if stuck is not None and stuck[0] == "ProgressDeadlineExceeded":
+        text = (
+            f"No progress for spec.rollout.progressDeadlineSeconds: {stuck[1]} Other conditions say what holds it up."
+        )
         return _Verdict("False", Reason.DEADLINE, text)
     if len(alive) == len(current) == facts.replicas == routable:
         return _Verdict("True", Reason.COMPLETE, "All workers are of the current revision and serve.")
@@ -203,9 +209,14 @@ def _router_synced(facts: Facts, current: tuple[PodView, ...], routable: int) ->
     return _Verdict("True", Reason.SYNCED, text)
 
 
-def _deployment_says(facts: Facts, condition: str) -> tuple[str, str, str]:
-    deployment = facts.children.deployment
-    return ("", "", "") if deployment is None else deployment.condition(condition)
+def _workload_says(facts: Facts, condition: str, status: str) -> tuple[str, str] | None:
+    """Reason and message of the first workload's condition that has this status."""
+    for ref in facts.workloads:
+        child = facts.children.children.get(ref)
+        said, *rest = ("", "", "") if child is None else child.condition(condition)
+        if said == status:
+            return rest[0], rest[1]
+    return None
 
 
 def _condition(kind: str, verdict: _Verdict, before: Condition | None, generation: int, now: str) -> Condition:

@@ -23,7 +23,7 @@ from argosy_operator.carry_out import delete_own
 from argosy_operator.errors import ApiError
 from argosy_operator.kube import KubeApi
 from argosy_operator.metrics import Health, Metrics
-from argosy_operator.plan import Owner
+from argosy_operator.plan import DEPLOYMENT, Owner
 from argosy_operator.reconcile import Memory, Reconciler
 from argosy_operator.redis_cleanup import remove_keys
 from argosy_operator.store import ChildStore
@@ -190,7 +190,7 @@ class Controller:
         async with asyncio.timeout(10.0):
             await self._store.synced()
         for ref in self._store.of(owner).children:
-            if ref.kind == "Deployment":
+            if ref.kind == DEPLOYMENT:
                 await delete_own(self._api, owner, ref)
         drain = ((body.get("spec") or {}).get("drain") or {}).get("timeoutSeconds", 30)
         grace = drain if isinstance(drain, int) else 30

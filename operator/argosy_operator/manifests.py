@@ -35,8 +35,13 @@ class PlanSettings:
 
 
 def child_name(resource: InferenceDeployment) -> str:
-    """Name of the workers' Deployment, Service, ServiceAccount and PodDisruptionBudget: at most 47 characters."""
+    """Name of the workers' Service, ServiceAccount and PodDisruptionBudget: at most 47 characters."""
     return f"{resource.metadata.name}-{labels.WORKER}"
+
+
+def workload_name(resource: InferenceDeployment, role: str, track: str) -> str:
+    """Name of the object that makes the pods of a role and a track."""
+    return f"{resource.metadata.name}-{role}" + ("" if track == labels.STABLE else f"-{track}")
 
 
 def redis_secret_name(resource: InferenceDeployment) -> str:
@@ -45,7 +50,7 @@ def redis_secret_name(resource: InferenceDeployment) -> str:
 
 
 def selector(resource: InferenceDeployment) -> dict[str, str]:
-    """Labels of the worker pods, of any revision."""
+    """Labels of the worker pods, of any workload and revision."""
     return labels.worker_selector(resource.metadata.name)
 
 
@@ -110,37 +115,42 @@ def network_policy(resource: InferenceDeployment, settings: PlanSettings) -> Man
     }
 
 
-def deployment(resource: InferenceDeployment, settings: PlanSettings, revision_hash: str) -> Manifest:
-    """The workers."""
+def deployment(
+    resource: InferenceDeployment, settings: PlanSettings, *, role: str, track: str, replicas: int, revision_hash: str
+) -> Manifest:
+    """The workers of a role and a track."""
     rollout = resource.spec.rollout
-    head = _head("apps/v1", "Deployment", resource, child_name(resource))
+    chosen = labels.workload_selector(resource.metadata.name, role, track)
+    head = _head("apps/v1", "Deployment", resource, workload_name(resource, role, track))
     head["metadata"]["labels"][labels.REVISION] = revision_hash
     return {
         **head,
         "spec": {
-            "replicas": resource.spec.replicas,
+            "replicas": replicas,
             "revisionHistoryLimit": 2,
             "progressDeadlineSeconds": rollout.progress_deadline_seconds,
-            "selector": {"matchLabels": selector(resource)},
+            "selector": {"matchLabels": chosen},
             "strategy": {
                 "type": "RollingUpdate",
                 "rollingUpdate": {"maxSurge": rollout.max_surge, "maxUnavailable": rollout.max_unavailable},
             },
             "template": {
-                "metadata": {"labels": {**common_labels(resource), labels.REVISION: revision_hash}},
-                "spec": _pod_spec(resource, settings, revision_hash),
+                "metadata": {"labels": {**common_labels(resource), **chosen, labels.REVISION: revision_hash}},
+                "spec": _pod_spec(resource, settings, chosen, revision_hash),
             },
         },
     }
 
 
-def revision(resource: InferenceDeployment, settings: PlanSettings) -> str:
-    """Hash of what the worker pods are made of: 10 hexadecimal digits.
+def revision(resource: InferenceDeployment, settings: PlanSettings, *, role: str, track: str) -> str:
+    """Hash of what the worker pods of a role and a track are made of: 10 hexadecimal digits.
 
     The Redis URL counts although pods refer to it by name: they read it when they start, so a new password must
     replace them.
     """
-    made_of = [common_labels(resource), _pod_spec(resource, settings, ""), _redis_url(resource, settings)]
+    chosen = labels.workload_selector(resource.metadata.name, role, track)
+    spec = _pod_spec(resource, settings, chosen, "")
+    made_of = [common_labels(resource), chosen, spec, _redis_url(resource, settings)]
     text = json.dumps(made_of, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
 
@@ -156,14 +166,16 @@ def common_labels(resource: InferenceDeployment) -> dict[str, str]:
     }
 
 
-def _pod_spec(resource: InferenceDeployment, settings: PlanSettings, revision_hash: str) -> Manifest:
+def _pod_spec(
+    resource: InferenceDeployment, settings: PlanSettings, chosen: dict[str, str], revision_hash: str
+) -> Manifest:
     url = _redis_url(resource, settings)
     secret = redis_secret_name(resource) if password_of(url) else None
     return pods.pod_spec(
         resource,
         revision=revision_hash,
         service_account=child_name(resource),
-        selector=selector(resource),
+        selector=chosen,
         image=resource.spec.image or settings.worker_image,
         image_pull_policy=settings.image_pull_policy,
         image_pull_secrets=settings.image_pull_secrets,

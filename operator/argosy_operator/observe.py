@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from argosy_api import labels
-from argosy_operator.plan import ChildRef
+from argosy_operator.plan import DEPLOYMENT, ChildRef
 
 Body = Mapping[str, Any]
 _WAITS_LONG_S = 15.0
@@ -101,12 +101,12 @@ class ChildView:
     owner: str = ""
     """uid of its controller: whose it is, whatever its labels say."""
     conditions: tuple[tuple[str, str, str, str], ...] = ()
-    """type, status, reason, message; of a Deployment."""
+    """type, status, reason, message; of a workload."""
 
     @classmethod
     def from_body(cls, body: Body, api_version: str, kind: str) -> "ChildView":
         """Read any child."""
-        conditions = (body.get("status") or {}).get("conditions") or () if kind == "Deployment" else ()
+        conditions = (body.get("status") or {}).get("conditions") or () if kind == DEPLOYMENT else ()
         return cls(
             ChildRef(api_version, kind, body["metadata"]["name"]),
             fingerprint(body),
@@ -126,11 +126,6 @@ class Children:
 
     pods: tuple[PodView, ...] = ()
     children: Mapping[ChildRef, ChildView] = field(default_factory=dict)
-
-    @property
-    def deployment(self) -> ChildView | None:
-        """The workers' Deployment."""
-        return next((c for ref, c in self.children.items() if ref.kind == "Deployment"), None)
 
 
 def controller_of(body: Body) -> str:

@@ -1,13 +1,17 @@
 """What the cluster must hold for a resource: a pure function of the resource, of what is there, and of settings."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from argosy_api import labels
 from argosy_api.resource import InferenceDeployment
 from argosy_operator import manifests
 from argosy_operator.manifests import PlanSettings
 
 Manifest = dict[str, Any]
+DEPLOYMENT = "Deployment"
+"""The kind of object that makes worker pods."""
 
 
 class ChildRef(NamedTuple):
@@ -27,11 +31,26 @@ class Owner(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Workload:
+    """Pods that are made and replaced together."""
+
+    ref: ChildRef
+    """The object that makes them."""
+    role: str
+    track: str
+    replicas: int
+    revision: str
+    """Hash of what its pods are made of; a scale does not change it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """What the plan must know about the cluster."""
 
     children: frozenset[ChildRef] = frozenset()
     """Children of this resource that exist, or that may exist because nobody has looked."""
+    routable: Mapping[str, int] = field(default_factory=dict)
+    """Workers that can be routed to, by revision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +59,15 @@ class Plan:
 
     apply: tuple[Manifest, ...]
     """Complete intents for server-side apply; each may need those before it."""
-    delete: tuple[ChildRef, ...] = ()
+    delete: tuple[ChildRef, ...]
     """Children that must not exist."""
-    revision: str = ""
-    """Hash of what the worker pods are made of; a scale does not change it."""
-    selector: dict[str, str] = field(default_factory=dict)
-    """Labels of the worker pods."""
+    workloads: tuple[Workload, ...]
+    """What makes the worker pods."""
+
+    @property
+    def revision(self) -> str:
+        """Of what the resource's spec says."""
+        return next(w.revision for w in self.workloads if w.track == labels.STABLE)
 
 
 def plan(resource: InferenceDeployment, observed: Observed, settings: PlanSettings) -> Plan:
@@ -54,7 +76,7 @@ def plan(resource: InferenceDeployment, observed: Observed, settings: PlanSettin
     Total: it raises for no resource that `argosy_api.resource.parse` accepts. The result depends on the arguments
     only, and a resource's whole intent is returned each time, so that any drift is put right by applying it.
     """
-    revision = manifests.revision(resource, settings)
+    workloads = _workloads(resource, settings)
     wanted = tuple(
         manifest
         for manifest in (
@@ -63,16 +85,32 @@ def plan(resource: InferenceDeployment, observed: Observed, settings: PlanSettin
             manifests.service(resource),
             manifests.disruption_budget(resource),
             manifests.network_policy(resource, settings),
-            manifests.deployment(resource, settings, revision),
+            *(_manifest(resource, settings, workload) for workload in workloads),
         )
         if manifest is not None
     )
-    keep = {child_ref(manifest) for manifest in wanted}
-    return Plan(
-        apply=wanted,
-        delete=tuple(sorted(observed.children - keep)),
-        revision=revision,
-        selector=manifests.selector(resource),
+    surplus = observed.children - {child_ref(manifest) for manifest in wanted}
+    if any(observed.routable.get(w.revision, 0) < w.replicas for w in workloads):
+        # a workload that goes for another one's sake serves until that one can
+        surplus = frozenset(ref for ref in surplus if ref.kind != DEPLOYMENT)
+    return Plan(apply=wanted, delete=tuple(sorted(surplus)), workloads=workloads)
+
+
+def _workloads(resource: InferenceDeployment, settings: PlanSettings) -> tuple[Workload, ...]:
+    role, track = labels.LEADER, labels.STABLE
+    revision = manifests.revision(resource, settings, role=role, track=track)
+    ref = ChildRef("apps/v1", DEPLOYMENT, manifests.workload_name(resource, role, track))
+    return (Workload(ref, role, track, resource.spec.replicas, revision),)
+
+
+def _manifest(resource: InferenceDeployment, settings: PlanSettings, workload: Workload) -> Manifest:
+    return manifests.deployment(
+        resource,
+        settings,
+        role=workload.role,
+        track=workload.track,
+        replicas=workload.replicas,
+        revision_hash=workload.revision,
     )
 
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from argosy_api.resource import Condition, InferenceDeployment, InferenceDeploym
 from argosy_api.worker_status import WorkerStatus
 from argosy_operator import conditions, manifests
 from argosy_operator.carry_out import OWN_ECHO_S, Made, carry_out
-from argosy_operator.conditions import Facts, Failure, RouterFacts
+from argosy_operator.conditions import Facts, Failure, RouterFacts, is_routable
 from argosy_operator.diagnose import Reason
 from argosy_operator.errors import ApiError, NameConflictError
 from argosy_operator.events import Announcer
@@ -89,8 +90,10 @@ class Reconciler:
             status, failed = await self._write_status(body, facts, memory)
             memory.failures = 0 if failed is None else memory.failures + 1
             return due if failed is None else _backoff(memory.failures, failed), status
-        intent = plan(wanted, Observed(_may_exist(wanted, facts.children, memory)), self._settings.plan)
-        facts = _with(facts, replicas=wanted.spec.replicas, revision=intent.revision)
+        routable = Counter(p.revision for p in facts.children.pods if p.active and is_routable(p, facts.router))
+        intent = plan(wanted, Observed(_may_exist(wanted, facts.children, memory), routable), self._settings.plan)
+        workloads = tuple(workload.ref for workload in intent.workloads)
+        facts = _with(facts, replicas=wanted.spec.replicas, revision=intent.revision, workloads=workloads)
         outcome = await carry_out(
             self._api, owner, intent, facts.children, memory.made, resync_s=self._settings.resync_s
         )

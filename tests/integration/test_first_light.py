@@ -174,7 +174,7 @@ def test_the_demo_shows_what_it_promises(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "smollm2: 2 of 2 replicas ready" in done.stdout
-    assert "prompt tokens in the prefix cache of smollm2-worker-" in done.stdout
+    assert "prompt tokens in the prefix cache of smollm2-leader-" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 

@@ -136,8 +136,9 @@ class World:
     def key(name: str) -> Key:
         return Key(fakecluster.RESOURCES, NAMESPACE, name)
 
-    def child(self, gvr, name: str = "m-worker") -> dict | None:
-        return self.server.objects.get(Key(gvr, NAMESPACE, name))
+    def child(self, gvr, name: str = "") -> dict | None:
+        usual = "m-leader" if gvr == fakecluster.DEPLOYMENTS else "m-worker"
+        return self.server.objects.get(Key(gvr, NAMESPACE, name or usual))
 
     def children(self) -> dict[Key, dict]:
         return {k: o for k, o in self.server.objects.items() if k.gvr in (*fakecluster.CHILDREN, fakecluster.PODS)}

@@ -36,9 +36,11 @@ def running(**container):
 
 
 def status(*pods, previous=(), deployment=(), now=NOW, **facts):
-    ref = ChildRef("apps/v1", "Deployment", "m-worker")
+    ref = ChildRef("apps/v1", "Deployment", "m-leader")
     children = Children(tuple(pods), {ref: ChildView(ref, "f", conditions=tuple(deployment))})
-    made = Facts(**{"name": "m", "generation": 3, "revision": REVISION, "children": children, **facts})
+    made = Facts(
+        **{"name": "m", "generation": 3, "revision": REVISION, "workloads": (ref,), "children": children, **facts}
+    )
     return status_of(made, tuple(previous), now)
 
 

@@ -5,7 +5,7 @@ import random
 
 import fakecluster
 import pytest
-from fakeapi import ApiError
+from fakeapi import ApiError, Key
 from operator_kit import document, eventually
 
 from argosy_operator.manifests import PlanSettings
@@ -198,6 +198,40 @@ async def test_half_of_the_calls_fail(world, code):
         lambda: not world.children() and not any(k.gvr == fakecluster.RESOURCES for k in world.server.objects),
         within=60,
     )
+
+
+async def test_a_deployment_of_an_earlier_release_serves_until_the_new_one_can(world):
+    """Its selector, which can't be changed, lacks the labels role and track, so there will be another Deployment."""
+    first = await world.operator()
+    world.apply(document(replicas=2))
+    await eventually(world.is_ready)
+    await world.stop(first)
+    key = Key(fakecluster.DEPLOYMENTS, "default", "m-leader")
+    former = copy.deepcopy(world.server.objects[key])
+    world.server.delete(key)
+    for pod in [k for k in world.server.objects if k.gvr == fakecluster.PODS]:
+        world.server.delete(pod)
+    for part in (former["spec"]["selector"]["matchLabels"], former["spec"]["template"]["metadata"]["labels"]):
+        del part["serving.argosy.dev/role"], part["serving.argosy.dev/track"]
+    former["spec"]["template"]["metadata"]["labels"]["serving.argosy.dev/revision"] = "former"
+    old = Key(fakecluster.DEPLOYMENTS, "default", "m-worker")
+    world.server.create(old, former | {"metadata": former["metadata"] | {"name": "m-worker"}})
+    await eventually(lambda: len(world.controllers.pods("m")) == 2)
+
+    def fate(pod):
+        is_old = pod["metadata"]["labels"]["serving.argosy.dev/revision"] == "former"
+        return fakecluster.ready(pod) if is_old else fakecluster.unschedulable("0/2 nodes are available")
+
+    world.controllers.fate = fate
+    await world.operator()
+    await eventually(lambda: world.condition("Ready")[1] == "Unschedulable")
+    assert "2 workers of an earlier revision can serve" in world.condition("Ready")[2]
+    assert len(world.controllers.pods("m")) == 4
+    assert old in world.server.objects
+    world.controllers.fate = fakecluster.ready
+    world.controllers.settle()
+    await eventually(lambda: world.is_ready() and old not in world.server.objects)
+    await eventually(lambda: len(world.controllers.pods("m")) == 2)
 
 
 async def test_watches_that_break_or_expire(world):

@@ -166,9 +166,17 @@ def test_names_labels_owner_and_selector(made):
     deployment = result.apply[-1]
     assert deployment["kind"] == "Deployment"
     template = deployment["spec"]["template"]
-    assert result.selector.items() <= template["metadata"]["labels"].items()
-    assert deployment["spec"]["selector"]["matchLabels"] == result.selector
-    assert template["metadata"]["labels"][labels.REVISION] == result.revision
+    (workload,) = result.workloads
+    assert (workload.role, workload.track, workload.replicas) == ("leader", "stable", resource.spec.replicas)
+    assert child_ref(deployment) == workload.ref
+    selector = deployment["spec"]["selector"]["matchLabels"]
+    assert (selector[labels.ROLE], selector[labels.TRACK]) == ("leader", "stable")
+    assert selector.items() <= template["metadata"]["labels"].items()
+    for kind in ("Service", "PodDisruptionBudget"):  # of all workloads, whatever their role and track
+        chosen = next(m for m in result.apply if m["kind"] == kind)["spec"]["selector"]
+        assert chosen.get("matchLabels", chosen) == labels.worker_selector(resource.metadata.name)
+        assert labels.worker_selector(resource.metadata.name).items() <= selector.items()
+    assert template["metadata"]["labels"][labels.REVISION] == result.revision == workload.revision
     [argument] = template["spec"]["containers"][0]["args"]
     assert WorkerSpec.parse(argument.removeprefix("--spec=")).revision == result.revision
 
@@ -405,3 +413,21 @@ def test_nothing_that_a_user_writes_is_expanded():
         _env(_resource(), PlanSettings(redis_url="redis://v/$(X)", redis_access="shared"))["ARGOSY_REDIS_URL"]
         == "redis://v/$$(X)"
     )
+
+
+# ------------------------------------------------------------------ a workload that takes another one's place
+
+FORMER = ChildRef("apps/v1", "Deployment", "m-worker")
+
+
+@pytest.mark.parametrize(
+    ("routable", "replicas", "goes"),
+    [({}, 2, False), ({"this": 1}, 2, False), ({"former": 2}, 2, False), ({"this": 2}, 2, True), ({}, 0, True)],
+)
+def test_a_workload_that_is_not_wanted_serves_until_those_that_are_can(routable, replicas, goes):
+    resource = _resource(replicas=replicas)
+    this = plan(resource, Observed(), INSTALLED).revision
+    counted = {this if name == "this" else name: number for name, number in routable.items()}
+    stray = ChildRef("v1", "Service", "m-old")
+    made = plan(resource, Observed(frozenset({FORMER, stray}), counted), INSTALLED)
+    assert made.delete == ((FORMER, stray) if goes else (stray,))

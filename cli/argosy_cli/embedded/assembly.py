@@ -19,7 +19,7 @@ from argosy_cli.embedded.run import RunFolder
 from argosy_cli.embedded.states import ProcessState, ResourceState, RunState
 from argosy_cli.errors import ResourceError
 from argosy_operator.manifests import PlanSettings
-from argosy_operator.plan import Observed, plan
+from argosy_operator.plan import Observed, child_ref, plan
 
 SLACK_S = 5.0
 """Between the end of a grace period and SIGKILL."""
@@ -137,15 +137,16 @@ def _workers(
     run: RunState,
     changed: Callable[[], None],
 ) -> Workers:
-    manifests = plan(resource, Observed(), PlanSettings()).apply
-    deployment = next(m for m in manifests if m["kind"] == "Deployment")
+    made = plan(resource, Observed(), PlanSettings())
+    workloads = {workload.ref for workload in made.workloads}
+    manifests = [manifest for manifest in made.apply if child_ref(manifest) in workloads]
     meta = resource.metadata
     state = ResourceState(
         namespace=meta.namespace, name=meta.name, served_name=resource.served_name, uri=resource.spec.model.uri
     )
     run.resources.append(state)
     workers = Workers(resource, state)
-    for pod in pods.pods(deployment):
+    for pod in (pod for manifest in manifests for pod in pods.pods(manifest)):
         process = ProcessState(name=pod.name)
         state.replicas.append(process)
         replica = Replica(pod, process, around, gpu=next(gpus), changed=changed)
