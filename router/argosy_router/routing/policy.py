@@ -2,14 +2,15 @@
 
 kvAware, the default, takes the least
 
-    cost(w) = ahead / R  +  own  +  ALPHA own  +  BETA behind own  +  DECODE_S decode / capacity  +  pressure
+    cost(w) = ahead / R  +  own  +  BETA behind own  +  DECODE_S decode / capacity  +  pressure
     own     = (prompt - cached(w)) / R,   R the worker's measured prefill rate, tokens/s
     ahead   = uncached tokens in the worker's queue that its engine computes before this request
     behind  = number of queued requests that it computes after this request, and which this one delays
 
 Each worker says in which order its engine computes: least (remaining uncached seconds - ageing x seconds waited)
 first, so that a short request does not wait for a long one, and a long one is told so; or first come, first served,
-where all that is queued is ahead. ALPHA and BETA price the work itself and the delay of others.
+where all that is queued is ahead. BETA prices the delay of others. There is no cap on a worker's load beside the cost:
+a crowded worker is left when another is cheaper in seconds, and not before.
 
 prefixHash sends equal beginnings to one worker by consistent hashing with bounded load; roundRobin takes turns.
 """
@@ -22,8 +23,8 @@ from dataclasses import dataclass
 
 from argosy_router.routing.books import RESOURCE_DEFAULTS, Discipline, Waiting
 
-ALPHA = 1.0
-BETA = 1.0
+BETA = 2.0
+"""Of 0 to 3 the best means and tails in the replays of `benchmarks/routing_model.py`."""
 DECODE_S = 1.0
 """Seconds charged for a worker whose whole KV cache belongs to generating requests: each step carries them along."""
 PRESSURE_FROM = 0.9
@@ -31,7 +32,7 @@ PRESSURE_S = 2.0
 """Seconds charged at a full KV cache, rising from PRESSURE_FROM: the next step there may be a preemption."""
 BOUND = 1.25
 BOUND_FLOOR_S = 1.0
-"""The cap on load binds only above this much queued work, or an idle fleet would lose its affinity to it."""
+"""prefixHash's cap on load binds only above this much queued work, or an idle fleet would lose its affinity to it."""
 DEFAULT_RATE = 2000.0
 """Tokens/s assumed while no worker of a deployment has measured its own."""
 TIE_S = 0.001
@@ -93,7 +94,7 @@ def cost(candidate: Candidate, prompt: int) -> float:
             behind += count
     decode = DECODE_S * candidate.decode / candidate.capacity if candidate.capacity else 0.0
     pressure = PRESSURE_S * max(0.0, candidate.used - PRESSURE_FROM) / (1 - PRESSURE_FROM)
-    return ahead / rate + own * (1 + ALPHA + BETA * behind) + decode + pressure
+    return ahead / rate + own * (1 + BETA * behind) + decode + pressure
 
 
 def within_bound(candidates: Sequence[Candidate], prompt: int) -> list[Candidate]:
@@ -108,8 +109,7 @@ def within_bound(candidates: Sequence[Candidate], prompt: int) -> list[Candidate
 
 def kv_aware(candidates: Sequence[Candidate], prompt: int, *, rng: random.Random) -> Choice:
     """The least cost; among equals one that holds most of the prompt, and of these the less loaded of two drawn."""
-    allowed = within_bound(candidates, prompt)
-    priced = [(cost(c, prompt), c) for c in allowed]
+    priced = [(cost(c, prompt), c) for c in candidates]
     least = min(price for price, _ in priced)
     ties = [(price, c) for price, c in priced if price - least <= max(TIE_S, TIE_SHARE * least)]
     longest = max(c.cached for _, c in ties)
@@ -123,7 +123,7 @@ def kv_aware(candidates: Sequence[Candidate], prompt: int, *, rng: random.Random
     elif best.cached and best.cached == most:
         reason = "prefix"
     elif most > best.cached:
-        reason = "bound" if all(c.cached < most for c in allowed) else "load"
+        reason = "load"
     else:
         reason = "tie" if len(ties) > 1 else "least"
     return Choice(worker=best.worker, cached=best.cached, reason=reason, cost_s=price)
