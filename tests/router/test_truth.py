@@ -164,7 +164,7 @@ async def test_retry_after_is_the_workers_word(rig):
 
 
 async def test_replicas_of_different_size_get_what_they_can_hold(make_rig):
-    """A prompt that fits one replica only goes there, every time; what fits both is shared."""
+    """A prompt that fits one replica only goes there, every time; what fits the smaller ones reaches them, too."""
     rig = await make_rig()
     await rig.add(
         FakeWorker(worker_id="small", max_model_len=100), FakeWorker(worker_id="large", max_model_len=4096, epoch=0),
@@ -180,9 +180,9 @@ async def test_replicas_of_different_size_get_what_they_can_hold(make_rig):
     for i in range(200):
         response, _ = await rig.post("/v1/completions", {**HELLO, "prompt": f"{i} of many", "max_tokens": 1})
         seen.add(response.headers["x-argosy-worker"])
-        if len(seen) == 3:
+        if seen >= {"small", "tight"}:
             break
-    assert seen == {"small", "large", "tight"}
+    assert seen >= {"small", "tight"}
     too_long, _ = await rig.post("/v1/completions", {**HELLO, "prompt": "x" * 5000})
     assert too_long.status == 400
     assert len(encode("x" * 5000)) > 4096
