@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 
+from argosy_api import logs
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.process import EXIT_CONFIG
 from argosy_kube import access as kube_access
@@ -15,13 +16,13 @@ from argosy_operator.settings import from_environment
 def main() -> int:
     """Run until a signal comes; the exit status."""
     try:
+        level = logs.configure(os.environ)
         settings = from_environment(os.environ)
         access = kube_access.find()
     except (InvalidArgumentError, OSError) as error:
         print(f"argosy-operator: {error}", file=sys.stderr)  # noqa: T201 - before there is a log
         return EXIT_CONFIG
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("kopf").setLevel(max(logging.getLevelName(settings.log_level), logging.WARNING))
+    logging.getLogger("kopf").setLevel(max(level, logging.WARNING))
     where = ", ".join(settings.namespaces) or "all namespaces"
     logging.getLogger(__name__).info("operating on %s at %s", where, access.server)
     try:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
+from argosy_api import logs
 from argosy_api.errors import InvalidArgumentError
 from argosy_operator.manifests import Manifest, PlanSettings
 from argosy_operator.redis_access import Access, check_url
@@ -33,8 +34,6 @@ class Settings:
     """ARGOSY_METRICS_PORT: /metrics, /healthz and /readyz."""
     resync_s: float = 300.0
     """ARGOSY_RESYNC_SECONDS: how often a resource is looked at although nothing was heard of it."""
-    log_level: str = "INFO"
-    """ARGOSY_LOG_LEVEL."""
 
 
 def from_environment(environment: Mapping[str, str]) -> Settings:
@@ -49,9 +48,6 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
     policy = get("ARGOSY_IMAGE_PULL_POLICY") or plan.image_pull_policy
     if policy not in ("Always", "IfNotPresent", "Never"):
         raise InvalidArgumentError("ARGOSY_IMAGE_PULL_POLICY", f"is {policy!r}; must be Always, IfNotPresent or Never")
-    level = (get("ARGOSY_LOG_LEVEL") or defaults.log_level).upper()
-    if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-        raise InvalidArgumentError("ARGOSY_LOG_LEVEL", f"is {level!r}; must be DEBUG, INFO, WARNING or ERROR")
     url = get("ARGOSY_ROUTER_STATUS_URL", "")
     if url and not url.startswith("http://"):
         raise InvalidArgumentError("ARGOSY_ROUTER_STATUS_URL", f"is {url!r}; must begin with http://")
@@ -63,7 +59,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
             redis_url=check_url(get("ARGOSY_REDIS_URL", ""), "ARGOSY_REDIS_URL"),
             redis_access=_access(get("ARGOSY_REDIS_ACCESS") or plan.redis_access),
             worker_ingress=_worker_ingress(get("ARGOSY_WORKER_INGRESS", "")),
-            worker_env=_worker_env(get("ARGOSY_WORKER_ENV", "")),
+            worker_env=_worker_env(get("ARGOSY_WORKER_ENV", ""), get(logs.FORMAT, "")),
         ),
         namespaces=_names(get("ARGOSY_WATCH_NAMESPACES", "")),
         redis_router_url=check_url(get("ARGOSY_REDIS_ROUTER_URL", ""), "ARGOSY_REDIS_ROUTER_URL"),
@@ -72,7 +68,6 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         host=get("ARGOSY_HOST") or defaults.host,
         metrics_port=int(_number(get("ARGOSY_METRICS_PORT"), "ARGOSY_METRICS_PORT", defaults.metrics_port, 0, 65535)),
         resync_s=_number(get("ARGOSY_RESYNC_SECONDS"), "ARGOSY_RESYNC_SECONDS", defaults.resync_s, 1, 86_400),
-        log_level=level,
     )
 
 
@@ -110,13 +105,13 @@ def _worker_ingress(text: str) -> tuple[Manifest, ...] | None:
     return tuple(rules)
 
 
-def _worker_env(text: str) -> tuple[tuple[str, str], ...]:
-    if not text:
-        return ()
+def _worker_env(text: str, log_format: str) -> tuple[tuple[str, str], ...]:
+    """What workers get beside their own; they log as the operator does, unless they are told otherwise."""
+    shared = {logs.FORMAT: log_format} if log_format else {}
     try:
-        values = json.loads(text)
+        values = json.loads(text or "{}")
     except json.JSONDecodeError as error:
         raise InvalidArgumentError("ARGOSY_WORKER_ENV", f"is no JSON: {error}") from None
     if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
         raise InvalidArgumentError("ARGOSY_WORKER_ENV", "must be a JSON object whose values are strings")
-    return tuple(sorted(values.items()))
+    return tuple(sorted({**shared, **values}.items()))

@@ -1,11 +1,12 @@
 """`python -m argosy_router`: the router as a process."""
 
 import asyncio
-import logging
+import os
 import sys
 
 import uvloop
 
+from argosy_api import logs
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.process import EXIT_CONFIG
 from argosy_router import app, settings
@@ -15,10 +16,8 @@ from argosy_router.fleet import membership
 def main() -> int:
     """Runs until a signal; returns the exit code."""
     chosen = settings.parse()
-    logging.basicConfig(
-        level=chosen.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
     try:
+        logs.configure(os.environ)
         source = membership.source(chosen.membership)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(app.serve(chosen, source))

@@ -25,7 +25,6 @@ class Settings:
     attempts: int = 3
     """Workers tried for one request before its first token."""
     tokenizer_threads: int = 2
-    log_level: str = "INFO"
 
 
 def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -43,7 +42,6 @@ def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str]
     add("--drain-seconds", type=_seconds, default=Settings.drain_seconds, help="for running streams, after SIGTERM")
     add("--attempts", type=_count, default=Settings.attempts, help="workers tried before a request's first token")
     add("--tokenizer-threads", type=_count, default=Settings.tokenizer_threads, help="threads that tokenize")
-    add("--log-level", default=Settings.log_level, choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     values = vars(parser.parse_args(arguments))
     scheme, _, rest = values["membership"].partition(":")
     if not (values["membership"] == "kubernetes" or (scheme == "file" and rest)):

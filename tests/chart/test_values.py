@@ -19,6 +19,7 @@ WRONG = [
     ("networkPolicy.metricsFrom[0].pods=x", "pods"),
     ("router.service.nodePorts.http=99999", "http"),
     ("router.logLevel=loud", "logLevel"),
+    ("logFormat=xml", "logFormat"),
     ("operator.replicas=2", "replicas"),
     ("operator.image.sha=abc", "sha"),
     ("operator.image.digest=abc", "digest"),

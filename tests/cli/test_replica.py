@@ -9,7 +9,7 @@ from argosy_api.resource import ModelSpec
 from argosy_api.worker_spec import WorkerSpec, with_threads
 from argosy_api.worker_status import Phase, WorkerStatus
 from argosy_cli.embedded import pods
-from argosy_cli.embedded.backoff import Kind
+from argosy_cli.embedded.keeper import Kind
 from argosy_cli.embedded.replica import Replica, Surroundings, read_termination
 from argosy_cli.embedded.states import ProcessState
 

@@ -22,13 +22,18 @@ def test_settings_from_the_environment():
         {
             "ARGOSY_WORKER_IMAGE": "w:1", "ARGOSY_IMAGE_PULL_SECRETS": "a, b", "ARGOSY_REDIS_URL": "redis://x",
             "ARGOSY_WORKER_ENV": '{"B": "2", "A": "1"}', "ARGOSY_WATCH_NAMESPACES": "x,y", "ARGOSY_METRICS_PORT": "9",
-            "ARGOSY_LOG_LEVEL": "debug",
         }
     )  # fmt: skip
     assert made.plan.worker_image == "w:1"
     assert made.plan.image_pull_secrets == ("a", "b")
     assert made.plan.worker_env == (("A", "1"), ("B", "2"))
-    assert (made.namespaces, made.metrics_port, made.log_level) == (("x", "y"), 9, "DEBUG")
+    assert (made.namespaces, made.metrics_port) == (("x", "y"), 9)
+
+
+def test_workers_log_as_the_operator_does_unless_told_otherwise():
+    assert from_environment({"ARGOSY_LOG_FORMAT": "json"}).plan.worker_env == (("ARGOSY_LOG_FORMAT", "json"),)
+    told = from_environment({"ARGOSY_LOG_FORMAT": "json", "ARGOSY_WORKER_ENV": '{"ARGOSY_LOG_FORMAT": "plain"}'})
+    assert told.plan.worker_env == (("ARGOSY_LOG_FORMAT", "plain"),)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +41,7 @@ def test_settings_from_the_environment():
     [
         ("ARGOSY_IMAGE_PULL_POLICY", "Sometimes"), ("ARGOSY_WORKER_ENV", "[]"), ("ARGOSY_WORKER_ENV", '{"A": 1}'),
         ("ARGOSY_WORKER_ENV", "{"), ("ARGOSY_METRICS_PORT", "x"), ("ARGOSY_METRICS_PORT", "70000"),
-        ("ARGOSY_METRICS_PORT", "nan"), ("ARGOSY_RESYNC_SECONDS", "0"), ("ARGOSY_LOG_LEVEL", "loud"),
+        ("ARGOSY_METRICS_PORT", "nan"), ("ARGOSY_RESYNC_SECONDS", "0"),
         ("ARGOSY_ROUTER_STATUS_URL", "ftp://x"),
     ],
 )  # fmt: skip

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from argosy_api.backoff import Backoff
 from argosy_api.errors import ModelDownloadError, ModelNotFoundError
 from argosy_api.model_uri import ModelUri
 from argosy_worker.fetch import hub
@@ -114,7 +115,7 @@ def fake_hub(monkeypatch):
     fake.url = f"http://127.0.0.1:{server.server_address[1]}"
     monkeypatch.setenv("HF_ENDPOINT", fake.url)
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr(hub, "RETRY_S", 0.01)
+    monkeypatch.setattr(hub, "RETRY", Backoff(first=0.01, cap=0.01))
     yield fake
     server.shutdown()
     server.server_close()
@@ -264,7 +265,7 @@ def test_a_download_that_broke_off_is_finished(fetch, fake_hub):
 
 
 def test_no_network(fetch, monkeypatch):
-    monkeypatch.setattr(hub, "RETRY_S", 0.01)
+    monkeypatch.setattr(hub, "RETRY", Backoff(first=0.01, cap=0.01))
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{_closed_port()}")
     with pytest.raises(ModelDownloadError, match=r"cannot be reached.*check the network and HF_ENDPOINT"):
         fetch("hf://org/repo")

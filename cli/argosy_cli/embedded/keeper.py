@@ -5,14 +5,32 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
+from argosy_api.backoff import Backoff
 from argosy_cli.embedded import states
-from argosy_cli.embedded.backoff import Backoff, Kind, after_exit
 from argosy_cli.embedded.process import Command, Process, describe_exit, tail
 from argosy_cli.embedded.states import ProcessState
 from argosy_cli.errors import CommandError
+
+HEALTHY_S = 60.0
+"""Running healthily for this long makes earlier failures forgotten."""
+
+
+class Kind(Enum):
+    """Why a process ended, as far as the wait before its next start is concerned."""
+
+    CRASH = Backoff(first=0.2, cap=30.0)
+    """Killed or crashed: a new try may well succeed, so the first one is quick."""
+    MODEL = Backoff(first=10.0, cap=300.0)
+    """The model cannot be loaded: the same will happen again until somebody changes something."""
+
+
+def in_a_row(failures: int, healthy_s: float) -> int:
+    """How many failures in a row the next one makes, of a process that had been healthy for so many seconds."""
+    return 1 if healthy_s >= HEALTHY_S else failures + 1
 
 
 class Job(Protocol):
@@ -44,7 +62,7 @@ class Keeper:
 
     async def run(self) -> None:
         """Keep it running; returns when `end` was called and the process is gone."""
-        backoff = Backoff()
+        failures = 0
         while not self._ending.is_set():
             healthy_s = 0.0
             try:
@@ -56,11 +74,11 @@ class Keeper:
                 kind, reason, message = Kind.CRASH, "StartFailed", str(error)
             if self._ending.is_set():
                 break
-            backoff = after_exit(backoff, kind, healthy_s=healthy_s)
+            failures = in_a_row(failures, healthy_s)
             self.state.restarts += 1
-            self.state.retry_s = backoff.delay_s
+            self.state.retry_s = kind.value.delay(failures)
             self._update(states.FAILED, reason=reason, message=message, pid=0)
-            await self._sleep(backoff.delay_s)
+            await self._sleep(self.state.retry_s)
         self._update(states.ENDED, pid=0)
 
     def terminate(self) -> None:

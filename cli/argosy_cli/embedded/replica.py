@@ -13,8 +13,7 @@ from argosy_api.process import EXIT_CONFIG, MAX_TERMINATION_BYTES, Termination
 from argosy_api.worker_spec import with_threads
 from argosy_api.worker_status import Phase, WorkerStatus
 from argosy_cli.embedded import pods, ports, states
-from argosy_cli.embedded.backoff import Kind
-from argosy_cli.embedded.keeper import crash
+from argosy_cli.embedded.keeper import Kind, crash
 from argosy_cli.embedded.pods import Limits, Pod
 from argosy_cli.embedded.probes import Probes
 from argosy_cli.embedded.process import Command, Process

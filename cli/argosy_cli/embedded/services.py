@@ -10,8 +10,7 @@ from pathlib import Path
 import httpx
 
 from argosy_cli.embedded import states
-from argosy_cli.embedded.backoff import Kind
-from argosy_cli.embedded.keeper import crash
+from argosy_cli.embedded.keeper import Kind, crash
 from argosy_cli.embedded.process import Command, Process
 from argosy_cli.embedded.states import ProcessState
 

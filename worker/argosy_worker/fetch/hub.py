@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from argosy_api import process
+from argosy_api.backoff import Backoff
 from argosy_api.errors import ModelDownloadError, ModelError, ModelNotFoundError
 from argosy_api.model_uri import ModelUri
 
@@ -25,8 +26,8 @@ log = logging.getLogger(__name__)
 DEFAULT_ENDPOINT = "https://huggingface.co"
 DEFAULT_REVISION = "main"
 ATTEMPTS = 3
-RETRY_S = 1.0
-"""Before the second attempt; twice as long before the third. What still fails is the supervisor's to try again."""
+RETRY = Backoff(first=1.0, cap=10.0)
+"""Between attempts. What still fails is the supervisor's to try again."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _WANTED = re.compile(
@@ -135,7 +136,7 @@ def _attempts(source: ModelUri, endpoint: str, call: Callable[[], Any]) -> Any:
             if not passing or attempt == ATTEMPTS:
                 raise problem from error
             log.warning("%s; attempt %d of %d failed", problem.message, attempt, ATTEMPTS)
-            time.sleep(RETRY_S * 2 ** (attempt - 1))
+            time.sleep(RETRY.delay(attempt))
 
 
 def _explain(source: ModelUri, endpoint: str, error: Exception) -> tuple[ModelError, bool]:

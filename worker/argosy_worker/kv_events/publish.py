@@ -22,6 +22,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, WatchError
 
 from argosy_api import limits
+from argosy_api.backoff import Backoff
 from argosy_api.keys import BATCH_FIELD, BEAT_S, LEASE_TTL_S, LOAD_TTL_S, Keys
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_worker.engine.metrics import WorkerMetrics
@@ -30,8 +31,7 @@ from argosy_worker.kv_events.log import NOTHING, KvEventLog
 log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 2.0
-_FIRST_BACKOFF_S = 0.1
-_MAX_BACKOFF_S = 2.0  # routers must find us within 5 s after Redis is back
+_BACKOFF = Backoff(first=0.1, cap=2.0)  # routers must find us within 5 s after Redis is back
 _AT_ONCE = 256  # batches in one pipeline
 _Failure = (RedisError, OSError, TimeoutError)
 
@@ -82,7 +82,7 @@ class RedisPublisher:
 
     async def run(self) -> None:
         """Publish until cancelled."""
-        backoff = _FIRST_BACKOFF_S
+        failures = 0
         up: bool | None = None
         while True:
             began = time.monotonic()
@@ -101,10 +101,8 @@ class RedisPublisher:
                 up = False
                 self._metrics.redis_up.set(0)
                 await self._redis.connection_pool.disconnect()
-            if time.monotonic() - began > _MAX_BACKOFF_S:
-                backoff = _FIRST_BACKOFF_S
-            await asyncio.sleep(backoff * random.uniform(0.5, 1.0))
-            backoff = min(2 * backoff, _MAX_BACKOFF_S)
+            failures = 1 if time.monotonic() - began > _BACKOFF.cap else failures + 1
+            await asyncio.sleep(_BACKOFF.jittered(failures))
 
     async def forget(self) -> None:
         """On a clean end: take back all that was said. At most a moment; what stays expires or is void by its epoch."""
