@@ -8,6 +8,8 @@ import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
+from argosy_api.names import Claim
+
 
 class RoutingPolicy(StrEnum):
     """How a deployment's requests are spread over its workers."""
@@ -40,6 +42,19 @@ class Deployment:
     workers: tuple[Worker, ...] = ()
     message: str = ""
     """Why there is no worker, when that is known: goes into the client's error."""
+    created_at: float = 0.0
+    """When the resource was made: of equal served names the oldest has it (`argosy_api.names`, also for `uid`)."""
+    uid: str = ""
+
+    @property
+    def qualified_name(self) -> str:
+        """`namespace/name`, which always means this deployment."""
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def claim(self) -> Claim:
+        """What it wants to be called."""
+        return Claim(self.served_name, self.created_at, self.uid, self.namespace, self.name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,8 @@ class DeploymentRoutes:
     served_name: str
     policy: str
     workers: tuple[WorkerRoute, ...]
+    name_taken_by: str = ""
+    """`namespace/name` of the older deployment that has this one's served name; empty where there is none."""
 
     @property
     def ready(self) -> frozenset[str]:
@@ -73,6 +75,7 @@ class Routes:
                         namespace=d["namespace"],
                         name=d["name"],
                         served_name=d.get("served_name", ""),
+                        name_taken_by=d.get("name_taken_by", ""),
                         policy=d.get("policy", ""),
                         workers=tuple(
                             WorkerRoute(

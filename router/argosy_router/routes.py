@@ -16,6 +16,7 @@ def _deployment(state: DeploymentState, time: float) -> DeploymentRoutes:
         namespace=spec.namespace,
         name=spec.name,
         served_name=spec.served_name,
+        name_taken_by=state.name_taken_by,
         policy=spec.policy.value,
         workers=tuple(
             WorkerRoute(

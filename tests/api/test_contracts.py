@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from engine_fields import everything_else
@@ -157,7 +158,8 @@ def test_routes_are_read_back():
     workers = tuple(
         WorkerRoute(worker_id=state.value, revision="r", state=state, indexed_blocks=7) for state in RouteState
     )
-    routes = Routes((DeploymentRoutes(namespace="n", name="m", served_name="s", policy="kvAware", workers=workers),))
+    mine = DeploymentRoutes(namespace="n", name="m", served_name="s", policy="kvAware", workers=workers)
+    routes = Routes((mine, replace(mine, name="late", name_taken_by="n/m")))
     assert Routes.parse(routes.to_json()) == routes
     assert routes.deployments[0].ready == {"ready"}
 

@@ -88,6 +88,8 @@ class Controllers:
         self.settle()
         while True:
             await queue.get()
+            while not queue.empty():  # settling looks at everything: once for all that came, or it is quadratic
+                queue.get_nowait()
             self.settle()
 
     def pods(self, name: str | None = None) -> dict[str, dict]:

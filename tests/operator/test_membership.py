@@ -188,11 +188,14 @@ def test_a_slice_without_our_port_has_no_workers(ports):
 def test_a_resource_as_routers_see_it():
     made = document(model={"uri": "sim://x", "servedName": "org/x"}, routing={"policy": "roundRobin"})
     made["status"] = {"reason": "ImagePullFailed"}
-    assert DeploymentView.from_body(made) == DeploymentView("org/x", RoutingPolicy.ROUND_ROBIN, "ImagePullFailed")
+    made["metadata"] |= {"creationTimestamp": "2026-01-01T00:00:02Z", "uid": "u1"}
+    view = DeploymentView("org/x", RoutingPolicy.ROUND_ROBIN, "ImagePullFailed", 1_767_225_602.0, "u1")
+    assert DeploymentView.from_body(made) == view
     made = document()
+    made["metadata"] |= {"creationTimestamp": "2026-01-01T00:00:02Z", "uid": "u1"}
     made["spec"]["routing"] = {"policy": "astrology"}
     made["status"] = {"reason": "Ready"}
-    assert DeploymentView.from_body(made) == DeploymentView("m", RoutingPolicy.KV_AWARE, "")
+    assert DeploymentView.from_body(made) == DeploymentView("m", RoutingPolicy.KV_AWARE, "", 1_767_225_602.0, "u1")
 
 
 def test_merging():

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from router_kit import eventually
+from router_kit import FakeWorker, eventually
 
-from argosy_api.membership import Worker
+from argosy_api.membership import Deployment, Worker
 from argosy_api.routes import Routes
 from argosy_router.clock import now
 from argosy_router.routes import routes
@@ -28,3 +28,71 @@ async def test_each_worker_has_the_state_that_requests_meet(rig):
 
     rig.state.workers["w0"].eject(now(), 30)
     assert states()["w0"] == "ejected"
+
+
+def named(namespace: str, name: str, served: str, created_at: float, *, worker: Worker) -> Deployment:
+    return Deployment(
+        namespace=namespace, name=name, served_name=served, created_at=created_at, workers=(worker,), uid=f"u-{name}"
+    )
+
+
+async def test_of_equal_names_the_older_resource_has_it(make_rig):
+    """And goes on to have it, whoever comes later or has ready workers; the younger is reached by its full name."""
+    rig = await make_rig()
+    await rig.add(FakeWorker(worker_id="mine"), FakeWorker(worker_id="theirs"))
+    mine, theirs = (w.member() for w in rig.workers)
+    old = named("team-a", "llama", "llama", 100.0, worker=mine)
+    young = named("team-b", "other", "llama", 200.0, worker=theirs)
+
+    async def worker_of(model: str) -> str:
+        response, body = await rig.post("/v1/completions", {"model": model, "prompt": "x", "max_tokens": 1})
+        return response.headers["x-argosy-worker"] if response.status == 200 else body.decode()
+
+    fleet = rig.router.fleet
+    for others in ((old, young), (young, old)):
+        rig.cluster.announce(others=others)
+        await eventually(lambda: {d.name for d in fleet.deployments} == {"m", "llama", "team-b/other"})
+        await eventually(lambda: sum(w.facts is not None for d in fleet.deployments for w in d.workers.values()) == 2)
+        assert await worker_of("llama") == "mine"
+        assert await worker_of("team-a/llama") == "mine"
+        assert await worker_of("team-b/other") == "theirs"
+        async with rig.http.get(f"{rig.base}/v1/models") as answer:
+            assert {m["id"] for m in (await answer.json())["data"]} == {"m", "llama", "team-b/other"}
+        taken = {d.name: d.name_taken_by for d in routes(fleet, now()).deployments}
+        assert taken == {"m": "", "llama": "", "other": "team-a/llama"}
+    rig.cluster.announce(others=(young,))  # the older one is deleted: then the name is free
+    await eventually(lambda: {d.name for d in fleet.deployments} == {"m", "llama"})
+    await eventually(lambda: all(w.facts is not None for w in fleet.resolve("llama").workers.values()))
+    assert await worker_of("llama") == "theirs"
+
+
+async def test_a_full_name_is_nobody_elses(make_rig):
+    """Whoever is served as `namespace/name` of another resource gets none of its requests, however old he is."""
+    rig = await make_rig()
+    await rig.add(FakeWorker(worker_id="mine"), FakeWorker(worker_id="theirs"))
+    mine, theirs = (w.member() for w in rig.workers)
+    thief = named("team-b", "thief", "team-a/llama", 1.0, worker=theirs)
+    rig.cluster.announce(others=(named("team-a", "llama", "llama", 100.0, worker=mine), thief))
+    fleet = rig.router.fleet
+    await eventually(lambda: len(fleet.deployments) == 3)
+    assert fleet.resolve("team-a/llama").spec.name == "llama"
+    assert fleet.resolve("llama").spec.name == "llama"
+    assert fleet.resolve("team-b/thief").spec.name == "thief"
+
+
+async def test_gauges_of_equal_names_do_not_meet(make_rig):
+    """Each deployment is counted under the name that it has."""
+    rig = await make_rig()
+    await rig.add(FakeWorker(worker_id="w0"))
+    [worker] = (w.member() for w in rig.workers)
+    young = [named("x", f"d{i}", "m", 10.0 + i, worker=worker) for i in range(2)]
+    rig.cluster.announce(worker, others=tuple(young))
+    await eventually(lambda: len(rig.router.fleet.deployments) == 3)
+    gauge = rig.router.metrics.workers
+
+    def models():
+        return {
+            s.labels["model"] for m in gauge.collect() for s in m.samples if s.value and s.labels["state"] == "ready"
+        }
+
+    await eventually(lambda: models() == {"m", "x/d0", "x/d1"}, what="a gauge for each")

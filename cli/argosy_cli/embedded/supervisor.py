@@ -128,14 +128,14 @@ class Supervisor:
 
     def _changed(self) -> None:
         """Tell the router and the state file; each is written only when it says something new."""
-        membership = Membership(tuple(self._deployment(workers) for workers in self._workers))
+        membership = Membership(tuple(self._deployment(*item) for item in enumerate(self._workers)))
         if membership != self._written:
             run.write(self._folder.membership, membership.to_json())
             self._written = membership
         run.write(self._folder.state, self.state.to_json())
         self._show(self.state)
 
-    def _deployment(self, workers: Workers) -> Deployment:
+    def _deployment(self, place: int, workers: Workers) -> Deployment:
         resource = workers.resource
         return Deployment(
             namespace=resource.metadata.namespace,
@@ -144,6 +144,7 @@ class Supervisor:
             policy=RoutingPolicy(resource.spec.routing.policy),
             workers=tuple(m for replica in workers.replicas if (m := replica.member()) is not None),
             message=_why_nobody(workers.state),
+            created_at=float(place),  # of equal names the first would have it
         )
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 
 import grpc
 
-from argosy_api.errors import InvalidArgumentError, NotFoundError
+from argosy_api.errors import NotFoundError
 from argosy_api.membership import Deployment, Membership
+from argosy_api.names import holders
 from argosy_router.fleet.peer import Peer
 from argosy_router.routing.index import KvIndex
 from argosy_router.routing.policy import HashRing
@@ -28,6 +29,10 @@ class DeploymentState:
 
     def __init__(self, spec: Deployment) -> None:
         self.spec = spec
+        self.name = spec.served_name
+        """In requests, metrics and messages: the served name, or `namespace/name` where an older one has that."""
+        self.name_taken_by = ""
+        """`namespace/name` of that older one."""
         self.workers: dict[str, Peer] = {}
         self.card: ModelCard | None = None
         self.index = KvIndex()
@@ -36,11 +41,6 @@ class DeploymentState:
         self.changed = asyncio.Event()
         """Set when workers came, went or became known: the index feed looks at once."""
         self._ring: HashRing | None = None
-
-    @property
-    def name(self) -> str:
-        """The served name, which requests use."""
-        return self.spec.served_name
 
     def ring(self, workers: Iterable[str]) -> HashRing:
         """The hash ring over these workers, built anew when they changed."""
@@ -117,7 +117,7 @@ class Fleet:
         self._watch = watch
         self._feed = feed
         self._deployments: dict[str, DeploymentState] = {}
-        self._names: dict[str, list[DeploymentState]] = {}
+        self._names: dict[str, DeploymentState] = {}
         self._tasks: dict[object, asyncio.Task[None]] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self.known = False
@@ -125,23 +125,19 @@ class Fleet:
 
     @property
     def deployments(self) -> list[DeploymentState]:
-        """All of them, in the order of their served names."""
-        return sorted(self._deployments.values(), key=lambda d: (d.name, d.spec.namespace, d.spec.name))
+        """All of them, in the order of their names."""
+        return sorted(self._deployments.values(), key=lambda d: d.name)
 
     def resolve(self, model: str) -> DeploymentState:
         """The deployment that a request's `model` picks: by its served name, or by `namespace/name`.
 
         Raises:
             NotFoundError: there is none; lists those that are.
-            InvalidArgumentError: several deployments have this served name.
 
         """
-        found = self._names.get(model, [])
-        if len(found) == 1:
-            return found[0]
-        if found:
-            full = ", ".join(f"{d.spec.namespace}/{d.spec.name}" for d in found)
-            raise InvalidArgumentError("model", f"{model!r} is served by several deployments; ask for one of {full}")
+        found = self._names.get(model)
+        if found is not None:
+            return found
         names = [d.name for d in self.deployments]
         listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
         raise NotFoundError(
@@ -150,7 +146,7 @@ class Fleet:
 
     def apply(self, view: Membership) -> None:
         """Bring everything in step with a new view."""
-        wanted = {f"{d.namespace}/{d.name}": d for d in view.deployments}
+        wanted = {d.qualified_name: d for d in view.deployments}
         for key in self._deployments.keys() - wanted.keys():
             gone = self._deployments.pop(key)
             for worker in list(gone.workers.values()):
@@ -163,12 +159,20 @@ class Fleet:
                 self._tasks[key] = self._feed(state)
             state.spec = spec
             self._apply_workers(state)
+        self._name_all()
+        self.known = True
+
+    def _name_all(self) -> None:
+        """Of equal served names the oldest deployment has it; `namespace/name` can't be taken by anybody's."""
+        have = holders(state.spec.claim for state in self._deployments.values())
         self._names = {}
         for key, state in self._deployments.items():
-            self._names.setdefault(state.name, []).append(state)
-            if key != state.name:
-                self._names.setdefault(key, []).append(state)
-        self.known = True
+            holder = have[state.spec.served_name]
+            mine = holder == state.spec.claim
+            state.name = state.spec.served_name if mine else key
+            state.name_taken_by = "" if mine else f"{holder.namespace}/{holder.name}"
+            self._names[state.name] = state
+        self._names |= self._deployments
 
     def _apply_workers(self, state: DeploymentState) -> None:
         wanted = {w.worker_id: w for w in state.spec.workers}

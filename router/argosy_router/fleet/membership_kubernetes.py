@@ -10,6 +10,7 @@ import os
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from argosy_api import labels
@@ -34,11 +35,15 @@ class DeploymentView:
     served_name: str
     policy: RoutingPolicy
     message: str
+    created_at: float = 0.0
+    """Seconds since the epoch."""
+    uid: str = ""
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any]) -> "DeploymentView":
         """Read a resource, also one that this version does not wholly understand."""
-        name, spec, status = body["metadata"]["name"], body.get("spec") or {}, body.get("status") or {}
+        meta, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
+        name = meta["name"]
         try:
             policy = RoutingPolicy((spec.get("routing") or {}).get("policy", RoutingPolicy.KV_AWARE))
         except ValueError:
@@ -47,7 +52,11 @@ class DeploymentView:
         reason = str(status.get("reason") or "")[:_MAX_REASON]
         # the reason only: the sentence beside it names pods and nodes, which are no client's business
         return cls(
-            str((spec.get("model") or {}).get("servedName") or name), policy, "" if reason == "Ready" else reason
+            served_name=str((spec.get("model") or {}).get("servedName") or name),
+            policy=policy,
+            message="" if reason == "Ready" else reason,
+            created_at=datetime.fromisoformat(meta["creationTimestamp"]).timestamp(),
+            uid=str(meta["uid"]),
         )
 
 
@@ -98,6 +107,8 @@ def merge(deployments: Mapping[Key, DeploymentView], slices: Mapping[Key, SliceV
                 policy=view.policy,
                 workers=tuple(worker for _, worker in sorted(workers.get(key, {}).items())),
                 message=view.message,
+                created_at=view.created_at,
+                uid=view.uid,
             )
             for key, view in sorted(deployments.items())
         )
