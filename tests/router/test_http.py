@@ -346,7 +346,7 @@ async def test_metrics(rig):
 
 
 async def test_two_models_and_one_name_twice(make_rig):
-    """The request's model picks; a name that two deployments have is refused with both full names."""
+    """The request's model picks; of two that want one name one has it, the other is asked for by its full name."""
     from argosy_api.membership import Deployment
 
     rig = await make_rig()
@@ -365,9 +365,10 @@ async def test_two_models_and_one_name_twice(make_rig):
         a.member(), others=(Deployment(namespace="x", name="m", served_name="m", workers=(b.member(),)),)
     )
     await eventually(lambda: any(d.spec.namespace == "x" for d in rig.router.fleet.deployments))
-    response, body = await rig.post("/v1/completions", HELLO)
-    assert response.status == 400
-    assert "default/m, x/m" in json.loads(body)["error"]["message"]
+    await eventually(lambda: rig.router.fleet.resolve("x/m").card)
+    for model, worker in (("m", "a"), ("default/m", "a"), ("x/m", "b")):
+        response, _ = await rig.post("/v1/completions", {**HELLO, "model": model})
+        assert response.headers["x-argosy-worker"] == worker
 
 
 async def test_usage_counts_a_prompt_once(rig):
