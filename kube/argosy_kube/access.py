@@ -12,9 +12,20 @@ from typing import Any
 import yaml
 
 from argosy_api.errors import InvalidArgumentError
+from argosy_kube.exec_plugin import ExecPlugin
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 IN_CLUSTER = "https://kubernetes.default.svc"
+_NOT_UNDERSTOOD = {
+    "proxy-url",
+    "tls-server-name",
+    "auth-provider",
+    "as",
+    "as-uid",
+    "as-groups",
+    "as-user-extra",
+    "username",
+}
 TOKEN_AGE_S = 60.0
 """The kubelet replaces projected tokens long before they expire; the file is read again this often."""
 
@@ -96,32 +107,56 @@ def find(environment: Mapping[str, str] = os.environ, account: Path = SERVICE_AC
 
 
 def from_kubeconfig(path: Path) -> Access:
-    """The current context of a kubeconfig file. Certificates and tokens only; no plug-ins that run programs.
+    """The current context of a kubeconfig file: certificates, tokens, and programs that print tokens.
 
     Raises:
         InvalidArgumentError: the file is missing, broken, or wants what this cannot do.
 
     """
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        context = _named(config, "contexts", config["current-context"])["context"]
-        cluster = _named(config, "clusters", context["cluster"])["cluster"]
-        user: Mapping[str, Any] = _named(config, "users", context["user"])["user"] if context.get("user") else {}
-        server = str(cluster["server"])
-    except (OSError, KeyError, TypeError, StopIteration, yaml.YAMLError) as error:
-        raise InvalidArgumentError("KUBECONFIG", f"{path} is no usable kubeconfig: {error!r}") from error
-    if "exec" in user or "auth-provider" in user:
-        raise InvalidArgumentError("KUBECONFIG", "its user needs a program to log in; use a token or a certificate")
-    token = user.get("token")
-    token_file = user.get("tokenFile")
+        return _read(path)
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, StopIteration, yaml.YAMLError) as error:
+        # not the words of YAML errors: they quote the file
+        why = str(error) if isinstance(error, OSError) else repr(error)
+        raise InvalidArgumentError("KUBECONFIG", f"{path} is no usable kubeconfig: {why}") from error
+
+
+def _read(path: Path) -> Access:
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    context = _named(config, "contexts", config["current-context"])["context"]
+    cluster = _named(config, "clusters", context["cluster"])["cluster"]
+    user: Mapping[str, Any] = _named(config, "users", context["user"])["user"] if context.get("user") else {}
+    for holder, part in ((cluster, "cluster"), (user, "user")):
+        # to leave one of these out would talk to somebody else, or as somebody else, than the user wants
+        if strange := sorted(_NOT_UNDERSTOOD & {name for name, value in holder.items() if value}):
+            raise InvalidArgumentError("KUBECONFIG", f"its {part} has {strange[0]}, which is not understood")
     return Access(
-        server=server,
+        server=str(cluster["server"]),
         ca=_content(cluster, "certificate-authority", path),
         certificate=_file(user, "client-certificate", path),
         key=_file(user, "client-key", path),
-        token=TokenFile(path.parent / token_file) if token_file else (lambda: str(token)) if token else None,
+        token=_token(user, cluster, path),
         insecure=bool(cluster.get("insecure-skip-tls-verify")),
     )
+
+
+def _token(user: Mapping[str, Any], cluster: Mapping[str, Any], path: Path) -> Callable[[], str] | None:
+    if user.get("tokenFile"):
+        return TokenFile(path.parent / user["tokenFile"])
+    if user.get("token"):
+        token = str(user["token"])
+        return lambda: token
+    if not user.get("exec"):
+        return None
+    authority = _content(cluster, "certificate-authority", path)
+    told = {
+        "server": cluster["server"],
+        "insecure-skip-tls-verify": bool(cluster.get("insecure-skip-tls-verify")),
+        **({"certificate-authority-data": base64.b64encode(authority).decode()} if authority else {}),
+    }
+    plugin = ExecPlugin(user["exec"], told, path.parent)
+    plugin()  # what is wrong with it is said now, and not by the first request
+    return plugin
 
 
 def _named(config: Mapping[str, Any], kind: str, name: str) -> Mapping[str, Any]:

@@ -1,7 +1,6 @@
 """The few calls that the operator makes to the API server, behind a protocol.
 
-On aiohttp directly, not on the official client: server-side apply is one PATCH with a JSON body, Kopf brings aiohttp
-already, and the official package would more than double the image (126 MB) for five requests.
+On aiohttp directly, not on the official client: docs/adr/0001-kubernetes-client.md has the figures.
 """
 
 import asyncio

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import kube_models
 import pytest
 import yaml
 
@@ -41,6 +42,14 @@ def test_lint_strict(helm, values):
     files = [word for value in values for word in ("--values", str(CHART / "ci" / value))]
     done = helm("lint", "--strict", str(CHART), *files)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("values", [*MATRIX, ("networkPolicy.enabled=true",)], ids=[*IDS, "policies"])
+def test_every_object_is_what_kubernetes_defines(render, values):
+    checked = [item for item in render(*values) if kube_models.is_built_in(item)]
+    for item in checked:
+        kube_models.check(item)
+    assert {"Deployment", "Service", "Pod"} <= {item["kind"] for item in checked}
 
 
 @pytest.mark.parametrize("values", MATRIX, ids=IDS)

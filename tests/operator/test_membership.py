@@ -1,20 +1,16 @@
 """Who is there, from the API server: reflectors that survive what API servers do, and the router's view on them."""
 
 import asyncio
-import base64
 import contextlib
 import copy
-from pathlib import Path
 
 import fakecluster
 import pytest
 from fakeapi import ApiError, Key
 from operator_kit import document, eventually
 
-from argosy_api.errors import InvalidArgumentError
 from argosy_api.membership import Deployment, Membership, RoutingPolicy, Worker
-from argosy_kube import access as kube_access
-from argosy_kube.access import Access, TokenFile
+from argosy_kube.access import Access
 from argosy_kube.http import HttpTransport, session
 from argosy_kube.reflector import Key as ObjectKey
 from argosy_kube.reflector import Reflector
@@ -237,77 +233,3 @@ async def test_the_source_follows_the_cluster(world):
             view = await asyncio.wait_for(anext(views), 10)
     finally:
         await views.aclose()
-
-
-# ------------------------------------------------------------------ how the API server is found
-
-
-def kubeconfig(folder, **user):
-    text = f"""
-current-context: c
-contexts: [{{name: c, context: {{cluster: k, user: u}}}}]
-clusters: [{{name: k, cluster: {{server: "https://x:6443", certificate-authority-data: {base64.b64encode(b"PEM").decode()}}}}}]
-users: [{{name: u, user: {user}}}]
-"""
-    path = folder / "config"
-    path.write_text(text)
-    return path
-
-
-def test_a_kubeconfig(tmp_path):
-    access = kube_access.find({"KUBECONFIG": str(kubeconfig(tmp_path, token="t"))})
-    assert (access.server, access.ca, access.headers()) == ("https://x:6443", b"PEM", {"Authorization": "Bearer t"})
-    assert "Bearer" not in repr(access)
-
-
-def test_certificates_in_a_kubeconfig(tmp_path):
-    data = {
-        "client-certificate-data": base64.b64encode(b"CERT").decode(),
-        "client-key-data": base64.b64encode(b"KEY").decode(),
-    }
-    access = kube_access.find({"KUBECONFIG": str(kubeconfig(tmp_path, **data))})
-    for _ in range(2):  # Kopf and we read them, each anew
-        assert (Path(access.certificate).read_bytes(), Path(access.key).read_bytes()) == (b"CERT", b"KEY")
-    assert list(tmp_path.iterdir()) == [tmp_path / "config"]
-
-
-@pytest.mark.parametrize("text", ["", "[]", "current-context: c", "{{{", "current-context: c\ncontexts: []\n"])
-def test_a_broken_kubeconfig(tmp_path, text):
-    path = tmp_path / "config"
-    path.write_text(text)
-    with pytest.raises(InvalidArgumentError, match="KUBECONFIG"):
-        kube_access.find({"KUBECONFIG": str(path)})
-
-
-def test_no_programs_are_run_to_log_in(tmp_path):
-    with pytest.raises(InvalidArgumentError, match="needs a program"):
-        kube_access.find({"KUBECONFIG": str(kubeconfig(tmp_path, exec={"command": "x"}))})
-
-
-def test_a_service_account(tmp_path):
-    (tmp_path / "token").write_text("secret\n")
-    access = kube_access.find({}, tmp_path)
-    assert access.server == "https://kubernetes.default.svc"
-    assert access.headers() == {"Authorization": "Bearer secret"}
-
-
-def test_no_cluster(tmp_path):
-    with pytest.raises(InvalidArgumentError, match="not set"):
-        kube_access.find({"HOME": str(tmp_path)}, tmp_path)
-
-
-def test_a_token_is_read_again(tmp_path):
-    now = {"t": 0.0}
-    path = tmp_path / "token"
-    token = TokenFile(path, lambda: now["t"])
-    with pytest.raises(OSError, match="No such file"):
-        token()
-    path.write_text("one")
-    assert token() == "one"
-    path.write_text("two")
-    assert token() == "one"
-    now["t"] = 61.0
-    assert token() == "two"
-    path.unlink()
-    now["t"] = 122.0
-    assert token() == "two"

@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 
+import kube_models
 import pytest
 from engine_fields import everything_else
 from hypothesis import given, settings
@@ -146,6 +147,25 @@ def test_pure_and_convergent(first, second, password):
         assert again.delete == ()
         assert set(cluster.objects) == {child_ref(m) for m in again.apply}
     assert first == before
+
+
+@settings(max_examples=60, deadline=None)
+@given(resources(), st.sampled_from([None, (), ({"ports": [{"port": "grpc"}]},)]))
+def test_every_manifest_is_what_kubernetes_defines(made, ingress):
+    installed = replace(INSTALLED, worker_ingress=ingress, image_pull_secrets=("login",))
+    for manifest in plan(parse(made), Observed(), installed).apply:
+        kube_models.check(manifest)
+
+
+@pytest.mark.parametrize(("path", "value"), [(("replica",), 1), (("replicas",), "two"), (("template", "spec", "x"), 1)])
+def test_the_models_find_what_is_not_defined(path, value):
+    manifest = copy.deepcopy(_manifests(_resource())["Deployment"])
+    holder = manifest["spec"]
+    for part in path[:-1]:
+        holder = holder[part]
+    holder[path[-1]] = value
+    with pytest.raises(ValueError, match=path[-1]):
+        kube_models.check(manifest)
 
 
 @settings(max_examples=100, deadline=None)

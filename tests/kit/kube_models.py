@@ -1,0 +1,27 @@
+"""Manifests held against the official typed models of Kubernetes: a field that no kind has, or of a wrong type, fails."""
+
+from typing import Any
+
+from kubernetes import client
+
+_BUILT_IN = {
+    "v1",
+    "apps/v1",
+    "policy/v1",
+    "networking.k8s.io/v1",
+    "rbac.authorization.k8s.io/v1",
+    "apiextensions.k8s.io/v1",
+}
+
+
+def is_built_in(manifest: dict[str, Any]) -> bool:
+    """Whether Kubernetes itself knows this kind."""
+    return manifest["apiVersion"] in _BUILT_IN
+
+
+def check(manifest: dict[str, Any]) -> None:
+    """Raise a ValueError that names the field where the manifest is not what Kubernetes defines."""
+    made = getattr(client, "V1" + manifest["kind"]).from_dict(manifest)
+    back = client.ApiClient().sanitize_for_serialization(made)
+    if back != manifest:
+        raise ValueError(f"{manifest['kind']}: read as {back}, not as {manifest}")
