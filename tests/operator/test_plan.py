@@ -306,6 +306,7 @@ def test_no_field_is_ignored(path):
     def effect(spec):
         made = document()
         made["spec"] = spec
+        made["metadata"] |= {"uid": "u", "creationTimestamp": "2026-11-28T12:00:00Z"}
         return plan(parse(made), Observed(), INSTALLED).apply, DeploymentView.from_body(made)
 
     assert effect(base) != effect(changed)
