@@ -37,6 +37,7 @@ ROUTER_GENERATED_TOKENS = "argosy_router_generated_tokens"  # counter: model
 ROUTER_INDEX_BLOCKS = "argosy_router_index_blocks"  # gauge: model
 ROUTER_INDEX_REPAIRS = "argosy_router_index_repairs"  # counter: model, why=gap|epoch|trimmed|reconnect|start
 ROUTER_REDIS_UP = "argosy_router_redis_up"  # gauge
+ROUTER_MEMBERSHIP_UP = "argosy_router_membership_up"  # gauge, 0 or 1
 ROUTER_WORKERS = "argosy_router_workers"  # gauge: model, state=ready|ejected|terminating
 
 # --- operator

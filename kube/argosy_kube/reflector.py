@@ -2,7 +2,8 @@
 
 What can go wrong, and what is done: a watch that ends is continued where it ended; one that is silent for too long is
 taken for dead (servers send bookmarks each minute) and continued; after 410 everything is listed again, and what is
-no longer there is reported as gone; while the server is away the last view stays.
+no longer there is reported as gone; while the server is away the last view stays. An object that can't be read is told
+in the log and keeps its last view, if any: it never stops the others. Anything unforeseen begins with a new list.
 """
 
 import asyncio
@@ -13,6 +14,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+from argosy_api.backoff import Backoff
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -21,7 +24,7 @@ Object = dict[str, Any]
 PAGE = 500
 INACTIVITY_S = 70.0
 WATCH_S = 300
-BACKOFF_S = (0.1, 15.0)
+BACKOFF = Backoff(first=0.2, cap=15.0)
 MAX_LINE = 16 * 1024 * 1024
 
 
@@ -76,6 +79,8 @@ class Reflector(Generic[T]):
         """Set once everything was listed for the first time."""
         self.heard_at = float("-inf")
         """time.monotonic() of the last answer of the server."""
+        self.problem = ""
+        """Why nothing new is heard; empty while all is well."""
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
@@ -86,16 +91,20 @@ class Reflector(Generic[T]):
                     await self._list()
                 await self._watch()
                 failures = 0
+                continue
             except WatchError as error:
                 if error.status == 410:
                     self._version = None
                     continue
-                failures += 1
-                low, high = BACKOFF_S
-                wait = min(high, low * 2 ** min(failures, 10)) * random.uniform(0.5, 1.0)
-                level = logging.WARNING if failures in (1, 10) else logging.DEBUG
-                log.log(level, "%s: %s; trying again in %.1f s, the last view stays", self._path, error, wait)
-                await asyncio.sleep(wait)
+                self.problem = str(error)
+            except Exception as error:
+                log.exception("%s: it is listed anew", self._path)
+                self.problem, self._version = repr(error), None
+            failures += 1
+            wait = BACKOFF.jittered(failures)
+            level = logging.WARNING if failures in (1, 10) else logging.DEBUG
+            log.log(level, "%s: %s; trying again in %.1f s, the last view stays", self._path, self.problem, wait)
+            await asyncio.sleep(wait)
 
     async def _list(self) -> None:
         found: dict[Key, T] = {}
@@ -103,12 +112,14 @@ class Reflector(Generic[T]):
         while True:
             answer = await self._transport.get(self._path, params)
             for item in answer.get("items") or ():
-                found[_key(item)] = self._convert(item)
+                view = self._read(item)
+                if view is not None:
+                    found[_key(item)] = view
             more = answer["metadata"].get("continue")
             if not more:
                 break
             params["continue"] = more
-        self.heard_at = time.monotonic()
+        self._heard()
         for key in self.objects.keys() - found.keys():
             self._set(key, None)
         for key, view in found.items():
@@ -138,7 +149,8 @@ class Reflector(Generic[T]):
                 return
             if piece is None:
                 break
-            self.heard_at, heard = time.monotonic(), True
+            self._heard()
+            heard = True
             *lines, rest = (rest + piece).split(b"\n")
             if len(rest) > MAX_LINE:
                 raise WatchError(0, f"an object of more than {MAX_LINE} bytes")
@@ -157,10 +169,22 @@ class Reflector(Generic[T]):
         if kind == "ERROR":
             raise WatchError(int(item.get("code", 0)), str(item.get("message", "")))
         if kind in ("ADDED", "MODIFIED"):
-            self._set(_key(item), self._convert(item))
+            self._set(_key(item), self._read(item))
         elif kind == "DELETED":
             self._set(_key(item), None)
         self._version = item["metadata"]["resourceVersion"]
+
+    def _heard(self) -> None:
+        self.heard_at, self.problem = time.monotonic(), ""
+
+    def _read(self, item: Object) -> T | None:
+        """The object's view; if it can't be read the one before, if any."""
+        try:
+            return self._convert(item)
+        except Exception as error:  # noqa: BLE001 - whatever a stranger's object makes of a reader of ours
+            key = _key(item)
+            log.warning("%s: %s/%s can't be read (%r); its last view stays", self._path, *key, error)
+            return self.objects.get(key)
 
     def _set(self, key: Key, view: T | None) -> None:
         before = self.objects.get(key)

@@ -198,6 +198,7 @@ class Router:
             for name in shown - names:
                 self.metrics.forget(name)
             shown = names
+            self.metrics.membership_up.set(not self._source.problem)
             for state in self.fleet.deployments:
                 workers, time = list(state.workers.values()), now()
                 ready = sum(w.facts is not None and w.healthy(time) for w in workers)

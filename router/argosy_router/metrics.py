@@ -42,6 +42,9 @@ class Metrics:
         self.index_blocks = Gauge(names.ROUTER_INDEX_BLOCKS, "Blocks in the index", model, registry=registry)
         self.repairs = Counter(names.ROUTER_INDEX_REPAIRS, "Index repairs", ["model", "why"], registry=registry)
         self.redis_up = Gauge(names.ROUTER_REDIS_UP, "Whether Redis answers", registry=registry)
+        self.membership_up = Gauge(
+            names.ROUTER_MEMBERSHIP_UP, "Whether news of deployments and workers would come", registry=registry
+        )
         self.workers = Gauge(names.ROUTER_WORKERS, "Workers by state", ["model", "state"], registry=registry)
 
     def forget(self, model: str) -> None:

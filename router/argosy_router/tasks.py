@@ -1,4 +1,7 @@
-"""Background tasks that must not end: an unforeseen fault is logged and the task begins anew."""
+"""Background tasks that must not end: an unforeseen fault is logged and the task begins anew.
+
+Also one that is no Exception, as the panics of libraries in Rust, alone or in a group.
+"""
 
 import asyncio
 import logging
@@ -14,7 +17,9 @@ async def keep_running(name: str, work: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             await work()
-        except Exception:
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException:
             log.exception("%s failed; it begins anew in %g s", name, AGAIN_S)
             await asyncio.sleep(AGAIN_S)
         else:

@@ -10,10 +10,12 @@ from fakeapi import ApiError, Key
 from operator_kit import document, eventually
 
 from argosy_api.membership import Deployment, Membership, RoutingPolicy, Worker
+from argosy_kube import reflector
 from argosy_kube.access import Access
 from argosy_kube.http import HttpTransport, session
 from argosy_kube.reflector import Key as ObjectKey
 from argosy_kube.reflector import Reflector
+from argosy_router import tasks
 from argosy_router.fleet.membership_kubernetes import DeploymentView, KubernetesSource, SliceView, merge
 
 PODS = "/api/v1/pods"
@@ -145,6 +147,98 @@ async def test_an_api_server_that_refuses_is_not_hammered(world):
                 while True:
                     await asyncio.sleep(0.05)
         assert len(world.server.requests) - before < 10
+
+
+async def test_an_object_that_cannot_be_read_stops_nobody(world):
+    """It is left out, or keeps its last view; the others are followed as before."""
+    put(world, "a")
+    broken = Key(fakecluster.PODS, "default", "broken")
+    world.server.create(broken, {"metadata": {"labels": {"serving.argosy.dev/name": "x"}}, "status": {}})
+    async with reflecting(world) as (made, _):
+        assert made.objects == {at("a"): "1"}
+        world.server.update(
+            Key(fakecluster.PODS, "default", "a"),
+            {**(old := world.server.objects[Key(fakecluster.PODS, "default", "a")]), "metadata": unlabelled(old)},
+        )
+        put(world, "b")
+        await eventually(lambda: made.objects == {at("a"): "1", at("b"): "1"})
+        assert made.problem == ""
+
+
+def unlabelled(body):
+    labels = {k: v for k, v in body["metadata"]["labels"].items() if k != "v"}
+    return {**copy.deepcopy(body["metadata"]), "labels": labels}
+
+
+class Strange:
+    """A server whose first answers nobody foresaw."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.asked = 0
+
+    async def get(self, path, params):
+        self.asked += 1
+        answer = self.answers.pop(0) if self.answers else {"items": [], "metadata": {"resourceVersion": "1"}}
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def stream(self, path, params):
+        yield b'{"type": "ADDED", "object": {"metadata": {"name": "a", "resourceVersion": "2"}}}\n'
+        await asyncio.Event().wait()
+
+
+async def test_an_answer_that_nobody_foresaw_is_asked_for_again(monkeypatch):
+    """No metadata, items that are none, a fault of the library: told, and begun anew."""
+    monkeypatch.setattr(reflector, "BACKOFF", reflector.Backoff(first=0.001, cap=0.01))
+    server = Strange({}, {"items": [3], "metadata": {}}, {"items": 5}, RuntimeError("a fault of the library"))
+    problems = []
+    changes = []
+
+    def on_change(key, before, after):
+        changes.append(key.name)
+        if len(changes) == 1:
+            raise LookupError("a fault of whoever listens")
+
+    made = Reflector(server, PODS, lambda body: body["metadata"]["name"], on_change)
+    task = asyncio.create_task(made.run())
+    while not made.synced.is_set():
+        problems.append(made.problem)
+        await asyncio.sleep(0)
+    await eventually(lambda: made.objects == {at_none("a"): "a"} and server.asked >= 6)
+    await eventually(lambda: made.problem == "")
+    assert {p.partition("(")[0] for p in problems} >= {"KeyError", "TypeError", "RuntimeError"}
+    task.cancel()
+
+
+def at_none(name):
+    return ObjectKey("", name)
+
+
+async def test_a_source_whose_watch_ends_for_good_begins_it_anew(world, monkeypatch):
+    """Even by what is no Exception, as a panic of a library."""
+    monkeypatch.setattr(tasks, "AGAIN_S", 0.01)
+    real, died = Reflector.run, []
+
+    async def run(self):
+        if len(died) < 2:
+            died.append(self)
+            raise PanicError("a panic")
+        await real(self)
+
+    monkeypatch.setattr(Reflector, "run", run)
+    source = KubernetesSource(Access(server=world.url), ["default"])
+    views = source.views()
+    try:
+        assert await asyncio.wait_for(anext(views), 20) == Membership()
+        assert (len(died), source.problem) == (2, "")
+    finally:
+        await views.aclose()
+
+
+class PanicError(BaseException):
+    """As pyo3's PanicException."""
 
 
 # ------------------------------------------------------------------ the router's view

@@ -298,6 +298,7 @@ class Cluster:
     def __init__(self, name: str = "m", policy: RoutingPolicy = RoutingPolicy.KV_AWARE) -> None:
         self.name = name
         self.policy = policy
+        self.problem = ""
         self._views: asyncio.Queue[Membership] = asyncio.Queue()
 
     def announce(self, *workers: Worker, message: str = "", others: tuple[Deployment, ...] = ()) -> None:

@@ -96,3 +96,13 @@ async def test_gauges_of_equal_names_do_not_meet(make_rig):
         }
 
     await eventually(lambda: models() == {"m", "x/d0", "x/d1"}, what="a gauge for each")
+
+
+async def test_whether_news_would_come_is_told(rig):
+    """The last view stays, and the metrics say that it may be old."""
+    up = rig.router.metrics.membership_up
+    await eventually(lambda: up.collect()[0].samples[0].value == 1)
+    rig.cluster.problem = "the API server is away"
+    await eventually(lambda: up.collect()[0].samples[0].value == 0)
+    response, _ = await rig.post("/v1/completions", {"model": "m", "prompt": "x", "max_tokens": 1})
+    assert response.status == 200

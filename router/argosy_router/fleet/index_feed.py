@@ -31,6 +31,7 @@ from argosy_router.fleet.peer import Peer
 from argosy_router.fleet.redis_link import RedisLink
 from argosy_router.metrics import Metrics
 from argosy_router.routing.index import Outcome
+from argosy_router.tasks import keep_running
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,9 @@ class IndexFeed:
 
     async def run(self) -> None:
         """The feed's whole life."""
-        reader = asyncio.create_task(self._read_streams())
+        reader = asyncio.create_task(
+            keep_running(f"reading the event streams of {self._state.name}", self._read_streams)
+        )
         try:
             while True:
                 self._state.changed.clear()

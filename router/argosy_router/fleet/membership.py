@@ -24,6 +24,11 @@ MAX_FILE_BYTES = 64 * 1024 * 1024
 class MembershipSource(Protocol):
     """Whole views of who is there."""
 
+    @property
+    def problem(self) -> str:
+        """Why the last view may be old; empty while all is well."""
+        ...
+
     def views(self) -> AsyncIterator[Membership]:
         """The present view as soon as it is known, then one for each change."""
         ...
@@ -35,11 +40,16 @@ class FileSource:
     def __init__(self, path: Path, *, poll_s: float = POLL_S) -> None:
         self._path = path
         self._poll_s = poll_s
+        self._problem = ""
+
+    @property
+    def problem(self) -> str:
+        """Why the file can't be read."""
+        return self._problem
 
     async def views(self) -> AsyncIterator[Membership]:
         """Yields when the file's content changed; a missing or broken file keeps the last view."""
         seen: tuple[int, ...] | None = None
-        complained = ""
         last: Membership | None = None
         while True:
             try:
@@ -50,13 +60,14 @@ class FileSource:
                         raise ValueError(f"has {stat.st_size} bytes; at most {MAX_FILE_BYTES} are read")  # noqa: TRY301
                     text = self._path.read_text(encoding="utf-8")
                     view = Membership.from_json(text)
-                    seen, complained = mark, ""
+                    seen = mark
                     if view != last:
                         last = view
                         yield view
+                self._problem = ""
             except (OSError, ValueError) as error:
-                if str(error) != complained:  # once for each fault, not ten times a second
-                    complained = str(error)
+                if str(error) != self._problem:  # once for each fault, not ten times a second
+                    self._problem = str(error)
                     log.warning("membership file: %s; keeping the last view", error)
             await asyncio.sleep(self._poll_s)
 

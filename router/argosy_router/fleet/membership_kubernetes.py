@@ -20,6 +20,7 @@ from argosy_api.resource import GROUP, PLURAL, VERSION
 from argosy_kube import access as kube_access
 from argosy_kube import http as kube_http
 from argosy_kube.reflector import Key, Reflector
+from argosy_router.tasks import keep_running
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +122,12 @@ class KubernetesSource:
     def __init__(self, access: kube_access.Access, namespaces: Iterable[str] = ()) -> None:
         """Without namespaces: all of them."""
         self._access, self._namespaces = access, tuple(namespaces)
+        self._reflectors: list[Reflector[Any]] = []
+
+    @property
+    def problem(self) -> str:
+        """What one of the watches says."""
+        return next((r.problem for r in self._reflectors if r.problem), "")
 
     async def views(self) -> AsyncIterator[Membership]:
         """The first when everything was listed once, then one for each change."""
@@ -139,10 +146,13 @@ class KubernetesSource:
                 Reflector(transport, path, SliceView.from_body, on_change, label_selector=labels.NAME)
                 for path in self._paths("/apis/discovery.k8s.io/v1", "endpointslices")
             ]
-            everything: list[Reflector[Any]] = [*deployments, *slices]
-            tasks = [asyncio.create_task(reflector.run()) for reflector in everything]
+            self._reflectors = [*deployments, *slices]
+            tasks = [
+                asyncio.create_task(keep_running("a watch of the API server", reflector.run))
+                for reflector in self._reflectors
+            ]
             try:
-                for reflector in everything:
+                for reflector in self._reflectors:
                     await reflector.synced.wait()
                 last: Membership | None = None
                 while True:
