@@ -38,6 +38,8 @@ MAX_EVENT_BACKLOG = 10_000
 """KV event batches that wait for Redis; beyond it the oldest are dropped and the gap shows in `seq`."""
 EVENT_STREAM_LENGTH = 10_000
 """MAXLEN ~ of a worker's event stream."""
+MAX_REDIS_REPLY = 32 * 1024 * 1024
+"""Bytes that a router reads of one answer: snapshots of a million blocks and more fit."""
 MAX_CHAT_TEMPLATE_BYTES = 256 * 1024
 MAX_RENDERED_CHAT_BYTES = 8 * 1024 * 1024
 

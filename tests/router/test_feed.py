@@ -8,7 +8,7 @@ import pytest_asyncio
 import redis.asyncio as redis
 from router_kit import FakeWorker, RedisPublisher, encode, eventually
 
-from argosy_api import redis_acl
+from argosy_api import limits, redis_acl
 from argosy_api.keys import BATCH_FIELD, Keys
 from argosy_api.membership import RoutingPolicy
 
@@ -173,6 +173,31 @@ async def test_the_routers_user_may_do_all_that_a_router_does(make_rig, valkey):
     assert await admin.acl_log() == []
     await publisher.stop()
     await admin.aclose()
+
+
+@pytest.mark.parametrize("where", ["load", "stream", "many entries"])
+async def test_more_than_any_worker_writes_is_not_read(redis_rig, monkeypatch, caplog, where):
+    """Neither memory nor the connections of others are spent on it, and requests go on by the workers' own word."""
+    monkeypatch.setattr(limits, "MAX_REDIS_REPLY", 1 << 20)
+    rig, worker = redis_rig.rig, redis_rig.rig.workers[0]
+    huge = b"x" * (3 << 20)
+    if where == "load":
+        key = KEYS.load("w0")
+        await redis_rig.publishers[0].stop()
+        await redis_rig.client.set(key, huge)
+    elif where == "stream":
+        await redis_rig.client.xadd(KEYS.events("w0"), {BATCH_FIELD: huge})
+    else:
+        pipe = redis_rig.client.pipeline()
+        for _ in range(200):
+            pipe.xadd(KEYS.events("w0"), {b"other": huge[: 16 << 10]})
+        await pipe.execute()
+    await eventually(lambda: "more than 1048576 bytes" in caplog.text, what="it is said")
+    await eventually(lambda: all(w.subscribers for w in rig.workers), what="workers are asked")
+    worker.emit(stored=worker.ids(encode(PREFIX)))
+    await rig.until_indexed()
+    await prefix_routing_works(rig, "nonetheless")
+    assert rig.router.metrics.redis_up._value.get() == 1  # Redis itself is not away
 
 
 async def test_a_gap_is_repaired(redis_rig):

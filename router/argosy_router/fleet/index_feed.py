@@ -28,6 +28,7 @@ from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.clock import now
 from argosy_router.fleet.fleet import DeploymentState
 from argosy_router.fleet.peer import Peer
+from argosy_router.fleet.redis_bounds import ReplyTooLargeError
 from argosy_router.fleet.redis_link import RedisLink
 from argosy_router.metrics import Metrics
 from argosy_router.routing.index import Outcome
@@ -42,6 +43,8 @@ READ_COUNT = 256
 MISSED_LEASES = 3
 """Looks without a lease before a worker is asked directly: one may fall just between two beats."""
 BACKOFF_S = (0.1, 2.0)
+DISTRUST_S = 60.0
+"""How long a deployment's keys are left alone after an answer that was too large to be ours."""
 
 
 @dataclass(slots=True)
@@ -64,6 +67,7 @@ class IndexFeed:
         self._redis = link
         self._links: dict[str, _Link] = {}
         self._keys = Keys(state.spec.namespace, state.spec.name)
+        self._distrusted_until = float("-inf")
 
     async def run(self) -> None:
         """The feed's whole life."""
@@ -114,7 +118,13 @@ class IndexFeed:
         link.stream_id, link.why = None, why
         self._ensure(link)
 
-    def _all_direct(self) -> None:
+    def _without(self, error: Exception) -> None:
+        """Redis can't be used: ask all workers. Where it holds what no worker writes, leave these keys for a while."""
+        if isinstance(error, ReplyTooLargeError):
+            log.warning("%s: Redis gave %s; its workers are asked for %.0f s", self._state.name, error, DISTRUST_S)
+            self._distrusted_until = now() + DISTRUST_S
+        else:
+            self._redis.failed(error)
         for link in self._links.values():
             if link.stream_id is not None:
                 self._repair(link, "reconnect")
@@ -122,15 +132,14 @@ class IndexFeed:
     # --- Redis: leases and loads
 
     async def _look_at_leases(self) -> None:
-        if self._redis.client is None or not self._links:
+        if self._redis.client is None or not self._links or now() < self._distrusted_until:
             return
         names = list(self._links)
         keys = [self._keys.lease(w) for w in names] + [self._keys.load(w) for w in names]
         try:
             values: Any = await self._redis.client.mget(keys)
         except (RedisError, OSError) as error:
-            self._redis.failed(error)
-            self._all_direct()
+            self._without(error)
             return
         self._redis.worked()
         time = now()
@@ -175,7 +184,7 @@ class IndexFeed:
         try:
             entries: Any = await self._redis.client.xrevrange(self._keys.events(worker_id), count=1)
         except (RedisError, OSError) as error:
-            self._redis.failed(error)
+            self._without(error)
             return
         stream_id = b"0-0"
         if entries:
@@ -202,8 +211,7 @@ class IndexFeed:
                     await self._read_once(client)
                     backoff = BACKOFF_S[0]
             except (RedisError, OSError) as error:
-                self._redis.failed(error)
-                self._all_direct()
+                self._without(error)
             finally:
                 with contextlib.suppress(RedisError, OSError):
                     await client.aclose()

@@ -6,6 +6,7 @@ import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from argosy_router.fleet.redis_bounds import BoundedParser
 from argosy_router.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -27,8 +28,8 @@ class RedisLink:
         if url is not None:
             pool = redis.BlockingConnectionPool.from_url(
                 url, max_connections=16, timeout=CALL_S, socket_timeout=CALL_S, socket_connect_timeout=CALL_S,
-                retry=Retry(NoBackoff(), 0), decode_responses=False, client_name="argosy-router",
-                health_check_interval=15,
+                retry=Retry(NoBackoff(), 0), decode_responses=False,
+                parser_class=BoundedParser, client_name="argosy-router", health_check_interval=15,
             )  # fmt: skip
             self.client = redis.Redis(connection_pool=pool)
         metrics.redis_up.set(0)
@@ -39,7 +40,8 @@ class RedisLink:
             return None
         return redis.Redis.from_url(
             self._url, single_connection_client=True, socket_timeout=READ_S, socket_connect_timeout=CALL_S,
-            retry=Retry(NoBackoff(), 0), decode_responses=False, client_name="argosy-router-events",
+            retry=Retry(NoBackoff(), 0), decode_responses=False,
+            parser_class=BoundedParser, client_name="argosy-router-events",
         )  # fmt: skip
 
     def worked(self) -> None:
