@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from argosy_api import net
 from argosy_api.model_uri import ModelUri
 from argosy_cli.embedded import ports  # below the range of outgoing connections: none lands on a chosen port
 from argosy_worker.fetch import uri as sources
@@ -117,6 +118,12 @@ def valkey_factory(tmp_path: Path) -> Iterator[type[Valkey]]:
 def valkey(valkey_factory) -> Valkey:
     """One running server: `.url`, `.port`, `.kill()`, `.start()`, `.restart()`."""
     return valkey_factory().start()
+
+
+@pytest.fixture(scope="session")
+def has_ipv6() -> bool:
+    """Whether this machine has the IPv6 loopback."""
+    return net.why_not("::1", 0) == ""
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ Model = Annotated[str | None, typer.Option(help="Served name. Default: the only 
 Temperature = Annotated[float, typer.Option(help="0 always takes the most likely token.")]
 Seed = Annotated[int | None, typer.Option(help="Same seed, same answer.")]
 Stop = Annotated[list[str] | None, typer.Option(help="Text that ends the answer; can be given several times.")]
-Host = Annotated[str, typer.Option(envvar="ARGOSY_HOST", help="Address to listen on; 0.0.0.0 for all.")]
+Host = Annotated[str, typer.Option(envvar="ARGOSY_HOST", help="Address to listen on; :: for all, IPv4 and IPv6.")]
 HttpPort = Annotated[int, typer.Option(envvar="ARGOSY_HTTP_PORT", min=1, max=65535, help="OpenAI-compatible HTTP.")]
 GrpcPort = Annotated[int, typer.Option(envvar="ARGOSY_GRPC_PORT", min=1, max=65535, help="gRPC.")]
 MetricsPort = Annotated[int, typer.Option(envvar="ARGOSY_METRICS_PORT", min=1, max=65535, help="Prometheus metrics.")]

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -10,6 +11,7 @@ from typing import Any
 import aiohttp
 import kopf
 
+from argosy_api.net import PageServer
 from argosy_api.resource import GROUP, PLURAL, VERSION
 from argosy_kube import http as kube_http
 from argosy_kube.access import Access
@@ -17,7 +19,7 @@ from argosy_kube.http import HttpTransport
 from argosy_kube.reflector import Key, Reflector
 from argosy_operator.controller import Controller, Wakeups, kopf_settings, registry_for
 from argosy_operator.kube import HttpKubeApi
-from argosy_operator.metrics import Health, Metrics, StatusServer
+from argosy_operator.metrics import Health, Metrics, page
 from argosy_operator.reconcile import Reconciler
 from argosy_operator.redis_users import RedisUsers
 from argosy_operator.routers import Routers
@@ -44,12 +46,11 @@ async def run(
 
     """
     metrics, health = metrics or Metrics(), health or Health()
-    server = StatusServer(settings.host, settings.metrics_port, metrics, health)
-    server.start()
+    server = PageServer(settings.host, settings.metrics_port, functools.partial(page, metrics, health))
     try:
         await _run(settings, access, metrics=metrics, health=health, stop_flag=stop_flag, ready_flag=ready_flag)
     finally:
-        server.stop()
+        server.close()
 
 
 async def _run(

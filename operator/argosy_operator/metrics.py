@@ -1,14 +1,15 @@
-"""Metrics, and whether the operator lives, over HTTP in a thread of its own: it must answer when the loop hangs."""
+"""Metrics, and whether the operator lives: what it tells over HTTP, also when its event loop hangs."""
 
 import logging
 import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from argosy_api import metric_names
+from argosy_api.net import Page
 
 log = logging.getLogger(__name__)
 
@@ -103,55 +104,15 @@ class Health:
         return ""
 
 
-class StatusServer:
+def page(metrics: Metrics, health: Health, path: str) -> Page:
     """/metrics, /healthz and /readyz."""
-
-    def __init__(self, host: str, port: int, metrics: Metrics, health: Health) -> None:
-        """Listens at once.
-
-        Raises:
-            OSError: the port is taken.
-
-        """
-        handler = type("Handler", (_Handler,), {"metrics": metrics, "health": health})
-        self._server = ThreadingHTTPServer((host, port), handler)
-        self._server.daemon_threads = True
-        self.port = int(self._server.server_address[1])
-        self._thread = threading.Thread(target=self._server.serve_forever, name="status", daemon=True)
-
-    def start(self) -> None:
-        """Answer requests from now on."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Close the port."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    metrics: Metrics
-    health: Health
-    timeout = 10
-
-    def do_GET(self) -> None:
-        if self.path == "/metrics":
-            self._answer(200, generate_latest(self.metrics.registry), "text/plain; version=0.0.4; charset=utf-8")
-        elif self.path == "/healthz":
-            problem = self.health.problem()
-            self._answer(503 if problem else 200, (problem or "ok").encode())
-        elif self.path == "/readyz":
-            self._answer(200 if self.health.ready else 503, b"ok" if self.health.ready else b"starting")
-        else:
-            self._answer(404, b"not found")
-
-    def _answer(self, status: int, body: bytes, content_type: str = "text/plain") -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-        """Probes each second are no news."""
+    match path:
+        case "/metrics":
+            return 200, CONTENT_TYPE_LATEST, generate_latest(metrics.registry)
+        case "/healthz":
+            problem = health.problem()
+            return 503 if problem else 200, "text/plain", (problem or "ok").encode()
+        case "/readyz":
+            return (200, "text/plain", b"ok") if health.ready else (503, "text/plain", b"starting")
+        case _:
+            return 404, "text/plain", b"here are /metrics, /healthz and /readyz"

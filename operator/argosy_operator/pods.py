@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from argosy_api import labels, process
+from argosy_api import labels, net, process
 from argosy_api.model_uri import ModelUri
 from argosy_api.resource import InferenceDeployment, InferenceDeploymentSpec
 from argosy_api.worker_spec import WorkerSpec
@@ -93,7 +93,7 @@ def _environment(
     model = resource.spec.model
     fixed = {
         process.DEPLOYMENT: resource.metadata.name,
-        process.HOST: "0.0.0.0",
+        process.HOST: net.EVERYWHERE,
         process.GRPC_PORT: str(labels.GRPC_PORT),
         process.METRICS_PORT: str(labels.METRICS_PORT),
         process.TERMINATION_LOG: TERMINATION_LOG,

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from argosy_api import net
 from argosy_api.routes import MAX_BYTES, Routes
 from argosy_operator.conditions import RouterFacts
 
@@ -106,9 +107,9 @@ class Routers:
         return View(len(good), len(answers), common(good), error)
 
     async def _ask(self, host: str, port: int, path: str) -> ByDeployment | str:
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        url = f"http://{net.address(host, port)}{path}"
         try:
-            async with asyncio.timeout(TIMEOUT_S), self._session.get(f"http://{address}{path}") as response:
+            async with asyncio.timeout(TIMEOUT_S), self._session.get(url) as response:
                 if response.status != 200:
                     return f"status {response.status}"
                 return ready_workers(Routes.parse(await response.content.read(MAX_BYTES)))

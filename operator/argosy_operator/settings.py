@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
-from argosy_api import logs
+from argosy_api import logs, net
 from argosy_api.errors import InvalidArgumentError
 from argosy_operator.manifests import Manifest, PlanSettings
 from argosy_operator.redis_access import Access, check_url
@@ -28,7 +28,7 @@ class Settings:
     Empty: a worker counts as routable when its pod is ready."""
     router_endpoint: str = ""
     """ARGOSY_ROUTER_ENDPOINT: where clients send requests, shown in the status of each resource."""
-    host: str = "0.0.0.0"
+    host: str = net.EVERYWHERE
     """ARGOSY_HOST: listen address of the metrics server."""
     metrics_port: int = 8080
     """ARGOSY_METRICS_PORT: /metrics, /healthz and /readyz."""

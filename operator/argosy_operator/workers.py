@@ -5,7 +5,7 @@ from typing import Protocol
 
 import aiohttp
 
-from argosy_api import labels
+from argosy_api import labels, net
 from argosy_api.resource import ModelStatus
 from argosy_api.worker_status import MAX_BYTES, WorkerStatus
 
@@ -31,7 +31,7 @@ class HttpWorkerProbe:
         try:
             async with (
                 asyncio.timeout(STATE_TIMEOUT_S),
-                self._session.get(f"http://{_host(ip)}:{labels.METRICS_PORT}/state") as response,
+                self._session.get(f"http://{net.address(ip, labels.METRICS_PORT)}/state") as response,
             ):
                 return WorkerStatus.parse(await response.content.read(MAX_BYTES))
         except (TimeoutError, aiohttp.ClientError, OSError):
@@ -43,7 +43,3 @@ def model_status(status: WorkerStatus | None) -> ModelStatus | None:
     if status is None or status.model is None:
         return None
     return ModelStatus(**{name: getattr(status.model, name) for name in ModelStatus.model_fields})
-
-
-def _host(ip: str) -> str:
-    return f"[{ip}]" if ":" in ip else ip

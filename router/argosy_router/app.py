@@ -14,6 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from argosy_api import net
 from argosy_api.inference import inference_pb2, inference_pb2_grpc
 from argosy_api.v1 import worker_pb2, worker_pb2_grpc
 from argosy_router.clock import now
@@ -42,6 +43,8 @@ SERVICES = (
     inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
 )
 POLL_S = 0.05
+BACKLOG = 1024
+"""Connections that wait to be accepted."""
 GAUGE_S = 1.0
 
 
@@ -65,7 +68,7 @@ class Router:
         self._health: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._server: grpc.aio.Server | None = None
         self._runners: list[web.AppRunner] = []
-        self._sites: list[web.TCPSite] = []
+        self._sites: list[web.SockSite] = []
         self._tasks: list[asyncio.Task[None]] = []
         self.http_port = self.grpc_port = self.metrics_port = 0
 
@@ -102,13 +105,13 @@ class Router:
         runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         self._runners.append(runner)
-        site = web.TCPSite(runner, self._settings.host, port, backlog=1024)
+        host = self._settings.host
         try:
-            await site.start()
+            listening = net.listen(host, port, backlog=BACKLOG)
         except OSError as error:
-            raise PortTakenError(
-                f"cannot listen on {self._settings.host}:{port} for {what}: {error.strerror}"
-            ) from error
+            raise PortTakenError(f"cannot listen on {net.address(host, port)} for {what}: {error.strerror}") from error
+        site = web.SockSite(runner, listening, backlog=BACKLOG)
+        await site.start()
         self._sites.append(site)
         return int(runner.addresses[0][1])
 
@@ -118,11 +121,12 @@ class Router:
         inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(OipFront(self.service), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        address = f"{self._settings.host}:{self._settings.grpc_port}"
+        address = net.address(self._settings.host, self._settings.grpc_port)
         try:
             port = server.add_insecure_port(address)
         except RuntimeError as error:
-            raise PortTakenError(f"cannot listen on {address} for gRPC: the port is taken or not ours") from error
+            why = net.why_not(self._settings.host, self._settings.grpc_port)
+            raise PortTakenError(f"cannot listen on {address} for gRPC: {why}") from error
         await self._set_health(serving=False)
         await server.start()
         self._server = server

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from argosy_api import net
 from argosy_api.process import REDIS_URL
 
 
@@ -14,7 +15,7 @@ class Settings:
 
     membership: str
     """Where the workers are announced: `file:PATH` (or `kubernetes`)."""
-    host: str = "0.0.0.0"
+    host: str = net.EVERYWHERE
     http_port: int = 8000
     grpc_port: int = 8001
     metrics_port: int = 8002

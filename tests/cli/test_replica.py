@@ -110,7 +110,7 @@ def test_a_late_word_of_the_router_or_the_worker_changes_nothing(replica):
     ("code", "said", "verdict"),
     [
         (78, '{"reason": "ModelInvalid", "message": "truncated"}', (Kind.MODEL, "ModelInvalid", "truncated")),
-        (78, '{"reason": "PortTaken", "message": "9000"}', (Kind.CRASH, "PortTaken", "9000")),
+        (78, '{"reason": "CannotListen", "message": "9000"}', (Kind.CRASH, "CannotListen", "9000")),
         (78, "not JSON", (Kind.CRASH, "Crashed", "exit code 78")),
         (78, '{"reason": "x"}', (Kind.CRASH, "Crashed", "exit code 78")),
         (78, "[]", (Kind.CRASH, "Crashed", "exit code 78")),

@@ -37,6 +37,15 @@ def running(tmp_path_factory):
         one.clean_up()
 
 
+def test_both_families_are_listened_on(up, has_ipv6):
+    one = up(sim(replicas=1), options=["--host=::"]).until_ready()
+    for port in (one.http_port, one.grpc_port, one.metrics_port):
+        for host in ("127.0.0.1", "::1") if has_ipv6 else ("127.0.0.1",):
+            socket.create_connection((host, port), timeout=10).close()
+    assert one.complete("sim", PREFIX).status == 200
+    assert one.end() == 0, one.output
+
+
 def test_it_says_where_to_ask_and_how(running):
     until(lambda: "Try it:" in running.output, 5)
     assert f"http://127.0.0.1:{running.http_port}/v1" in running.output
@@ -55,8 +64,9 @@ def test_several_resources_are_served_side_by_side(running):
 
 
 def test_a_prefix_is_found_again_where_it_is(running):
-    first = running.complete("sim", PREFIX + "one")
-    second = running.complete("sim", PREFIX + "two")
+    # as long as must be for it to outweigh what the first worker may still seem to have to do
+    first = running.complete("sim", PREFIX * 40 + "one")
+    second = running.complete("sim", PREFIX * 40 + "two")
     assert second.worker == first.worker
     assert second.cached_tokens >= 64
 

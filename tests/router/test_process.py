@@ -15,6 +15,12 @@ from argosy_api.membership import Deployment, Membership
 from argosy_router import settings
 
 
+async def until(condition, limit_s=60.0):
+    async with asyncio.timeout(limit_s):
+        while not await condition():
+            await asyncio.sleep(0.05)
+
+
 async def spawn(*arguments, env=None):
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "argosy_router", "--host", "127.0.0.1", *arguments,
@@ -38,6 +44,26 @@ async def test_a_taken_port_is_a_clear_error(tmp_path, which):
     assert "Traceback" not in err.decode()
 
 
+@pytest.mark.parametrize("loopback", ["127.0.0.1", "::1"])
+async def test_all_servers_listen_on_both_families(make_rig, loopback, has_ipv6):
+    if loopback == "::1" and not has_ipv6:
+        pytest.skip("no IPv6 here")
+    router = (await make_rig(host="::")).router
+    for port in (router.http_port, router.grpc_port, router.metrics_port):
+        _, writer = await asyncio.open_connection(loopback, port)
+        writer.close()
+
+
+async def test_an_address_of_another_machine_is_not_called_a_taken_port(tmp_path):
+    elsewhere = "192.0.2.1"  # of a range that is for documentation
+    process = await spawn("--membership", f"file:{tmp_path}/m.json", f"--host={elsewhere}")
+    _, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 78
+    assert elsewhere in err.decode()
+    assert "taken" not in err.decode()
+    assert "in use" not in err.decode()
+
+
 async def test_sigterm_lets_streams_finish(tmp_path, free_port):
     """A stream that runs when SIGTERM comes ends whole; new requests are refused; exit code 0."""
     worker = await FakeWorker().start()
@@ -52,14 +78,15 @@ async def test_sigterm_lets_streams_finish(tmp_path, free_port):
     request = {"model": "m", "prompt": "hello", "max_tokens": 60, "return_token_ids": True, "stream": True}
     try:
         async with aiohttp.ClientSession() as session:
-            for _ in range(200):
+
+            async def serves():
                 try:
                     async with session.get(base + "/v1/models/m") as response:
-                        if "max_model_len" in await response.json():
-                            break
+                        return "max_model_len" in await response.json()
                 except aiohttp.ClientError:
-                    pass
-                await asyncio.sleep(0.05)
+                    return False
+
+            await until(serves)
             async with session.post(base + "/v1/completions", json=request) as response:
                 assert response.status == 200
                 line = await response.content.readline()
@@ -68,7 +95,7 @@ async def test_sigterm_lets_streams_finish(tmp_path, free_port):
         assert body.endswith(b"data: [DONE]\n\n")
         events = [json.loads(part[6:]) for part in body.decode().split("\n\n") if part.startswith("data: {")]
         assert [t for e in events for t in e["choices"][0]["token_ids"]] == answer_of(encode("hello"), 60)
-        await asyncio.wait_for(process.wait(), 10)
+        await asyncio.wait_for(process.wait(), 60)
         assert process.returncode == 0
     finally:
         if process.returncode is None:

@@ -192,8 +192,31 @@ def test_a_taken_port(start, which):
         code, log = worker.end()
     assert code == 78
     message = json.loads(worker.termination_log.read_text())
-    assert message["reason"] == "PortTaken"
+    assert message["reason"] == "CannotListen"
     assert str(port) in message["message"]
+    assert "in use" in message["message"]
+    assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("loopback", ["127.0.0.1", "::1"])
+async def test_a_worker_listens_on_both_families(start, eventually, loopback, has_ipv6):
+    if loopback == "::1" and not has_ipv6:
+        pytest.skip("no IPv6 here")
+    worker = start("sim://m", ARGOSY_HOST="::")
+    await eventually(ready(worker), "ready")
+    for port in (worker.grpc_port, worker.metrics_port):
+        _, writer = await asyncio.open_connection(loopback, port)
+        writer.close()
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid"])
+def test_an_address_that_is_not_here_is_not_called_a_taken_port(start, host):
+    worker = start("sim://m", ARGOSY_HOST=host)
+    code, log = worker.end()
+    assert code == 78
+    said = json.loads(worker.termination_log.read_text())
+    assert said["reason"] == "CannotListen"
+    assert "in use" not in said["message"]
     assert "Traceback" not in log
 
 

@@ -22,7 +22,7 @@ def test_defaults():
     settings = parse(arguments(), {})
     assert settings.engine == EngineSpec()
     assert (settings.spec.drain, settings.spec.revision, str(settings.model_uri)) == (DrainSpec(), "", "sim://m")
-    assert (settings.host, settings.grpc_port, settings.metrics_port, settings.redis_url) == ("0.0.0.0", 9000, 9001, "")
+    assert (settings.host, settings.grpc_port, settings.metrics_port, settings.redis_url) == ("::", 9000, 9001, "")
     assert (settings.namespace, settings.deployment, settings.served_name) == ("default", "m", "m")
     assert settings.worker_id.startswith("m-")
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from argosy_api import net
 from argosy_api.model_uri import ModelUri
 from argosy_api.process import HF_TOKEN, MODEL_CACHE, PVC_ROOT, REDIS_URL
 from argosy_api.resource import InferenceDeployment
@@ -24,7 +25,7 @@ from argosy_operator.plan import Observed, child_ref, plan
 SLACK_S = 5.0
 """Between the end of a grace period and SIGKILL."""
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
-_WILDCARDS = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", net.EVERYWHERE: "127.0.0.1"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +39,7 @@ class Options:
 
     def reachable(self, port: int) -> str:
         """host:port as a client on this machine writes it."""
-        host = _WILDCARDS.get(self.host, self.host)
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return net.address(_WILDCARDS.get(self.host, self.host), port)
 
 
 @dataclass(slots=True)

@@ -1,9 +1,10 @@
 """Free and taken TCP ports."""
 
+import errno
 import random
-import socket
 from collections.abc import Collection
 
+from argosy_api import net
 from argosy_cli.errors import PortTakenError, StartError
 
 _LOW, _HIGH = 20_000, 32_000
@@ -12,18 +13,21 @@ _TRIES = 200
 
 
 def is_free(host: str, port: int) -> bool:
-    """Whether a server could listen there now."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # as servers do, so that connections of an ended server in TIME_WAIT do not count
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except PermissionError:
-            raise StartError(f"port {port} needs more rights than you have; choose one above 1023") from None
-        except OSError:
+    """Whether a server could listen there now.
+
+    Raises:
+        StartError: nobody could listen there, whoever else does.
+
+    """
+    try:
+        net.listen(host, port).close()
+    except PermissionError:
+        raise StartError(f"port {port} needs more rights than you have; choose one above 1023") from None
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
             return False
-        return True
+        raise StartError(f"cannot listen on {host}: {error.strerror}; choose another address with --host") from None
+    return True
 
 
 def free_port(avoid: Collection[int] = (), host: str = "127.0.0.1") -> int:

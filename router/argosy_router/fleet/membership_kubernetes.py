@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from argosy_api import labels
+from argosy_api import labels, net
 from argosy_api.membership import Deployment, Membership, RoutingPolicy, Worker
 from argosy_api.process import WATCH_NAMESPACES
 from argosy_api.resource import GROUP, PLURAL, VERSION
@@ -86,8 +86,7 @@ def _worker(endpoint: Mapping[str, Any], port: int) -> Worker | None:
     conditions = endpoint.get("conditions") or {}
     # unset counts as ready: that is what the API says of it
     serving = conditions.get("ready") is not False and not conditions.get("terminating")
-    host = f"[{addresses[0]}]" if ":" in addresses[0] else addresses[0]
-    return Worker(worker_id=target["name"], address=f"{host}:{port}", serving=serving)
+    return Worker(worker_id=target["name"], address=net.address(addresses[0], port), serving=serving)
 
 
 def merge(deployments: Mapping[Key, DeploymentView], slices: Mapping[Key, SliceView]) -> Membership:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from argosy_api import blocks, process
+from argosy_api import blocks, net, process
 from argosy_api.errors import ModelError
 from argosy_api.keys import Keys
 from argosy_api.process import EXIT_CONFIG, EXIT_FAULT, EXIT_OK, Termination
@@ -48,11 +48,11 @@ def run(settings: Settings) -> int:
     try:
         pages = MetricsServer(settings.host, settings.metrics_port, metrics=metrics, state=state)
     except OSError as error:
-        return _refuse(state, "PortTaken", f"metrics port {settings.metrics_port}: {error.strerror}")
+        return _refuse(state, "CannotListen", f"metrics port {settings.metrics_port}: {error.strerror}")
     try:
         return asyncio.run(_serve(settings, state, metrics, pages))
     except StartError as error:
-        return _refuse(state, "PortTaken", str(error))
+        return _refuse(state, "CannotListen", str(error))
     except ModelError as error:
         return _refuse(state, error.reason, error.message)
     except Exception:
@@ -178,15 +178,12 @@ async def _first(future: asyncio.Future[_T], stop: asyncio.Event) -> _T | None:
 
 
 def _bind(server: grpc.aio.Server, settings: Settings) -> int:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    address = f"{host}:{settings.grpc_port}"
+    address = net.address(settings.host, settings.grpc_port)
     try:
-        port = server.add_insecure_port(address)
+        return server.add_insecure_port(address)
     except RuntimeError as error:
-        raise StartError(f"gRPC port {settings.grpc_port}: cannot listen on {address}; is the port taken?") from error
-    if port == 0:
-        raise StartError(f"gRPC port {settings.grpc_port}: cannot listen on {address}; is the port taken?")
-    return port
+        why = net.why_not(settings.host, settings.grpc_port)
+        raise StartError(f"gRPC port {settings.grpc_port}: cannot listen on {address}: {why}") from error
 
 
 def _stop_signals(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
@@ -220,7 +217,7 @@ async def _publishing(
         worker_id=settings.worker_id,
         record=WorkerRecord(
             epoch=serving.epoch,
-            endpoint=f"{socket.gethostname() if settings.host == '0.0.0.0' else settings.host}:{port}",
+            endpoint=f"{socket.gethostname() if settings.host == net.EVERYWHERE else settings.host}:{port}",
             block_size=engine.config.block_size,
             capacity=engine.config.num_blocks,
             revision=settings.spec.revision,

@@ -1,15 +1,12 @@
 """The small HTTP server of a worker: `/metrics`, `/healthz`, `/state`.
 
-It has its own threads, so it answers while the model loads and even when the event loop or the engine is stuck; that is
-what a liveness probe is for.
+It answers while the model loads and even when the event loop or the engine is stuck; that is what a liveness probe is
+for.
 """
-
-import socket
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from argosy_api.net import Page, PageServer
 from argosy_worker.engine.metrics import Pulse, WorkerMetrics
 from argosy_worker.serve.lifecycle import Lifecycle
 
@@ -24,38 +21,14 @@ class MetricsServer:
         """Bind.
 
         Raises:
-            OSError: the port is taken.
+            OSError: the port is taken, or the address is not one of this machine.
 
         """
         self._metrics = metrics
         self._state = state
         self._engine: Pulse | None = None
-        page = self._page
-
-        class Handler(BaseHTTPRequestHandler):
-            timeout = 10  # of an idle or slow connection, in seconds
-
-            def do_GET(self) -> None:
-                status, kind, body = page(self.path.partition("?")[0])
-                self.send_response(status)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-                """Probes come every few seconds; nobody wants to read about them."""
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-            allow_reuse_address = True
-            request_queue_size = 64
-            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-
-        self._server = Server((host, port), Handler)
-        self.port: int = self._server.server_address[1]
-        self._thread = Thread(target=self._server.serve_forever, name="metrics", daemon=True)
-        self._thread.start()
+        self._server = PageServer(host, port, self._page)
+        self.port = self._server.port
 
     def attach(self, engine: Pulse) -> None:
         """From now on health is the engine's."""
@@ -64,11 +37,9 @@ class MetricsServer:
 
     def close(self) -> None:
         """End the server."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._server.close()
 
-    def _page(self, path: str) -> tuple[int, str, bytes]:
+    def _page(self, path: str) -> Page:
         if path == "/metrics":
             return 200, CONTENT_TYPE_LATEST, generate_latest(self._metrics.registry)
         if path == "/state":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from argosy_api import process, worker_spec
+from argosy_api import net, process, worker_spec
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.model_uri import ModelUri
 from argosy_api.resource import EngineSpec
@@ -23,7 +23,7 @@ class Settings:
     namespace: str = "default"
     deployment: str = ""
     worker_id: str = ""
-    host: str = "0.0.0.0"
+    host: str = net.EVERYWHERE
     grpc_port: int = 9000
     metrics_port: int = 9001
     redis_url: str = ""
@@ -66,7 +66,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         namespace=environment.get(process.NAMESPACE) or "default",
         deployment=deployment,
         worker_id=environment.get(process.WORKER_ID) or f"{deployment}-{os.getpid()}",
-        host=environment.get(process.HOST) or "0.0.0.0",
+        host=environment.get(process.HOST) or net.EVERYWHERE,
         grpc_port=process.port(environment, process.GRPC_PORT, 9000),
         metrics_port=process.port(environment, process.METRICS_PORT, 9001),
         redis_url=_redis_url(environment),
