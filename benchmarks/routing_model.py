@@ -30,9 +30,8 @@ from argosy_router.metrics import Metrics
 from argosy_router.routing import policy
 from argosy_router.routing.books import Discipline, Order, Waiting
 from argosy_router.routing.dispatch import Assignment, Dispatcher, Job
-from argosy_router.text.chat import ChatRenderer
+from argosy_router.text.model_text import ModelText
 from argosy_router.text.models import ModelCard, ServedModel
-from argosy_router.text.tokenize import Text
 from argosy_worker.core.batch import StepOutput
 from argosy_worker.core.blocks import BlockPool
 from argosy_worker.core.line import Order as EngineOrder
@@ -151,12 +150,12 @@ class Replay:
         facts = ServedModel(
             worker_id="", epoch=1, fingerprint="00" * 16, block_hash_version=blocks.VERSION,
             block_size=setting.block_size, total_blocks=setting.blocks, max_model_len=1 << 20, vocab_size=1 << 20,
-            architecture="sim", quantization="", compute="", revision="", bos_token_id=None, add_bos=False,
+            architecture="sim", quantization="", compute="", revision="",
             discipline=Discipline(Order(setting.order), setting.ageing), tokenizer_key="",
         )  # fmt: skip
         state = DeploymentState(Deployment(namespace="d", name="m", served_name="m", policy=chosen))
         # a replay has token ids already
-        state.card = ModelCard(facts=facts, text=cast("Text", None), chat=cast("ChatRenderer", None))
+        state.card = ModelCard(facts=facts, text=cast("ModelText", None))
         for name in self.workers:
             peer = state.workers[name] = Peer(Member(worker_id=name, address="127.0.0.1:1"))
             peer.take_facts(facts)

@@ -10,6 +10,15 @@ MAX_VOCAB = 1 << 20
 MAX_LOGPROBS = 20
 MAX_PROMPT_LOGPROBS_TOKENS = 8192
 """Prompt length up to which prompt_logprobs may be asked for: the answer grows with length x alternatives."""
+MAX_LOGPROB_ENTRIES = 65_536
+"""Log-probabilities in one answer: tokens x (1 + alternatives), over all choices (of the prompt; and of the generated
+tokens where the answer is not streamed)."""
+MAX_RETURNED_IDS = 1 << 20
+"""Prompt token ids in one answer, over all choices."""
+MAX_PROMPT_IDS = 1 << 20
+"""Token ids in the prompts of one request."""
+MAX_PARTS = 4096
+"""Text parts of all messages of one chat."""
 MAX_STOP_STRINGS = 16
 MAX_STOP_BYTES = 256
 MAX_STOP_IDS = 64
@@ -28,6 +37,18 @@ MAX_BODY_BYTES = 10 * 1024 * 1024
 MAX_GRPC_MESSAGE = 32 * 1024 * 1024
 """Large enough for 1 M token ids and for the tokenizer of a 256 k vocabulary."""
 MAX_METADATA_BYTES = 8 * 1024
+MAX_TOKENIZER_BYTES = MAX_GRPC_MESSAGE - 1024 * 1024
+"""A tokenizer's JSON document: it travels in one message, with the template and the rest of a model's description."""
+
+# --- the router: all requests together
+MAX_INFLIGHT = 8192
+"""Choices that the router carries at once."""
+MAX_HELD_BYTES = 256 * 1024 * 1024
+"""Bytes that requests hold in the router: bodies as they came, prompts as tokens, answers that are collected."""
+MAX_REQUEST_BYTES = 64 * 1024 * 1024
+"""The same, of one request."""
+MAX_CONNECTIONS = 8192
+"""HTTP connections to the router."""
 
 # --- queues and caches
 MAX_WAITING = 1024

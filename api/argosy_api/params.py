@@ -83,13 +83,17 @@ def check_prompt(tokens: Sequence[int], *, vocab_size: int, max_model_len: int) 
     if not tokens:
         raise InvalidArgumentError("prompt", "is empty; at least one token is needed")
     if len(tokens) >= max_model_len:
-        raise InvalidArgumentError(
-            "prompt",
-            f"has {len(tokens)} tokens; the context is {max_model_len}, and at least one must be left to generate",
-        )
+        raise prompt_too_long("prompt", str(len(tokens)), max_model_len)
     if min(tokens) < 0 or max(tokens) >= vocab_size:
         bad = next(i for i, t in enumerate(tokens) if not 0 <= t < vocab_size)
         raise InvalidArgumentError(f"prompt[{bad}]", f"is token id {tokens[bad]}; must be 0 to {vocab_size - 1}")
+
+
+def prompt_too_long(field: str, tokens: str, max_model_len: int) -> InvalidArgumentError:
+    """The error for a prompt of so many `tokens` ("5000", "more than 8192") that does not fit."""
+    return InvalidArgumentError(
+        field, f"has {tokens} tokens; the context is {max_model_len}, and at least one must be left to generate"
+    )
 
 
 def _integer(field: str, value: object, low: int, high: int, *, above: str = "") -> None:

@@ -5,7 +5,6 @@ import contextlib
 import logging
 import signal
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -25,6 +24,8 @@ from argosy_router.fleet.membership import MembershipSource
 from argosy_router.fleet.peer import Peer
 from argosy_router.fleet.redis_link import RedisLink
 from argosy_router.fronts import grpc_common
+from argosy_router.fronts.bodies import Bodies
+from argosy_router.fronts.connections import Connections, GuardedRunner
 from argosy_router.fronts.http import HttpFront
 from argosy_router.fronts.native import NativeFront
 from argosy_router.fronts.oip import OipFront
@@ -58,13 +59,17 @@ class Router:
     def __init__(self, settings: Settings, source: MembershipSource) -> None:
         self._settings = settings
         self._source = source
-        self._pool = ThreadPoolExecutor(settings.tokenizer_threads, thread_name_prefix="tokenizer")
         self.metrics = Metrics()
         self._redis = RedisLink(settings.redis_url, self.metrics)
-        self._library = ModelLibrary(self._pool)
+        self._library = ModelLibrary()
         self.fleet = Fleet(self._library, self._watch, self._feed)
         dispatcher = Dispatcher(self.metrics)
-        self.service = Service(self.fleet, dispatcher, self.metrics, self._pool, attempts=settings.attempts)
+        self.service = Service(
+            self.fleet, dispatcher, self.metrics,
+            attempts=settings.attempts, tell_decisions=settings.decision_headers,
+        )  # fmt: skip
+        self._bodies = Bodies()
+        self.connections = Connections()
         self._health: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._server: grpc.aio.Server | None = None
         self._runners: list[web.AppRunner] = []
@@ -94,15 +99,20 @@ class Router:
         self.metrics_port = await self._listen(self._metrics_app(), "metrics", settings.metrics_port)
         self.grpc_port = await self._listen_grpc()
         # a client that goes away cancels its handler, and so the worker's call
-        self.http_port = await self._listen(HttpFront(self.service).application(), "HTTP", settings.http_port)
+        front = HttpFront(self.service, self._bodies, self.connections)
+        self.http_port = await self._listen(front.application(), "HTTP", settings.http_port, self.connections)
         self._tasks = [
             asyncio.create_task(keep_running("following the membership", self._follow)),
             asyncio.create_task(keep_running("the gauges", self._gauges)),
+            asyncio.create_task(keep_running("the watch over connections", self.connections.watch)),
         ]
         log.info("HTTP on %d, gRPC on %d, metrics on %d", self.http_port, self.grpc_port, self.metrics_port)
 
-    async def _listen(self, app: web.Application, what: str, port: int) -> int:
-        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+    async def _listen(self, app: web.Application, what: str, port: int, connections: Connections | None = None) -> int:
+        options: dict[str, Any] = {"handler_cancellation": True, "access_log": None, "shutdown_timeout": 1.0}
+        runner = (
+            GuardedRunner(app, connections, **options) if connections is not None else web.AppRunner(app, **options)
+        )
         await runner.setup()
         self._runners.append(runner)
         host = self._settings.host
@@ -169,7 +179,8 @@ class Router:
             await runner.cleanup()
         await self.fleet.close()
         await self._redis.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        await self._bodies.close()
+        await self._library.close()
 
     # --- metrics
 

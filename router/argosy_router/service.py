@@ -1,62 +1,163 @@
-"""What all fronts share: from a parsed request to a running flight, with its limits and its metrics."""
+"""What all fronts share: a request's way from `Ask` through text work and admission to a running flight.
+
+A front opens a `request`, parses what came into an `Ask`, has it prepared (`prepare`), and flies the jobs (`flying`).
+"""
 
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from argosy_api import limits
-from argosy_api.errors import ArgosyError, InternalError, InvalidArgumentError, OverloadedError, UnavailableError
+from argosy_api.errors import ArgosyError, InternalError, InvalidArgumentError, UnavailableError
 from argosy_api.params import SamplingParams, check_prompt
+from argosy_router.admission import Account, Admission
+from argosy_router.ask import Ask, Caller
 from argosy_router.clock import now
 from argosy_router.fleet.fleet import DeploymentState, Fleet
 from argosy_router.metrics import UNKNOWN_MODEL, Metrics
 from argosy_router.relay import Flight
 from argosy_router.routing.dispatch import Dispatcher, Job, no_worker
-from argosy_router.text.chat import Message
+from argosy_router.text.messages import Prompt
+from argosy_router.text.model_text import Encoded
 from argosy_router.text.models import ModelCard
 
-MAX_INFLIGHT = 8192
-"""Requests that the router carries at once."""
-MAX_TOKENIZING = 1024
-"""Requests that wait for the tokenizer's threads."""
+TOKEN_BYTES = 36
+"""What a prompt's token takes here, roughly; and CHOICE_TOKEN_BYTES more in the message of each choice."""
+CHOICE_TOKEN_BYTES = 4
+COLLECTED_FACTOR = 4
+"""What a chunk takes as objects, as a multiple of its message."""
 
-T = TypeVar("T")
-Prompt = str | list[int]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """An ask that may fly: one job for each choice."""
+
+    card: ModelCard
+    prompts: Sequence[Encoded]
+    texts: Sequence[str]
+    """The prompts' texts, where the ask wants them back."""
+    jobs: Sequence[Job]
+
+
+class Request:
+    """One client's request: its metrics and what it holds."""
+
+    def __init__(self, account: Account) -> None:
+        self.started = now()
+        self.model = UNKNOWN_MODEL
+        self.code = "OK"
+        self.account = account
+
+    def collect(self, size: int) -> None:
+        """A chunk of `size` bytes is kept until the answer is whole. Raises TooLargeError, OverloadedError."""
+        self.account.take(COLLECTED_FACTOR * size, "max_tokens")
 
 
 class Service:
     """The router without its fronts."""
 
     def __init__(
-        self, fleet: Fleet, dispatcher: Dispatcher, metrics: Metrics, pool: ThreadPoolExecutor, *, attempts: int
+        self, fleet: Fleet, dispatcher: Dispatcher, metrics: Metrics, *, attempts: int, tell_decisions: bool = False
     ) -> None:
         self.fleet = fleet
         self.metrics = metrics
         self.draining = False
-        self.running = 0
+        self.admission = Admission()
         self._dispatcher = dispatcher
-        self._pool = pool
         self._attempts = attempts
-        self._tokenizing = 0
+        self._tell_decisions = tell_decisions
 
     @property
     def ready(self) -> bool:
         """Whether clients should be sent here."""
         return self.fleet.known and not self.draining
 
-    # --- preparing
+    @property
+    def running(self) -> int:
+        """Choices that are on their way."""
+        return self.admission.running
 
-    def model(self, name: str) -> tuple[DeploymentState, ModelCard]:
-        """The deployment that serves `name`, and its card.
+    @contextlib.contextmanager
+    def request(self, api: str) -> Iterator[Request]:
+        """Counts one request of a client from its beginning to its end, whatever that is.
 
         Raises:
-            NotFoundError: there is none.
-            UnavailableError: none of its workers was ready yet.
+            UnavailableError: the router is shutting down.
 
         """
+        request = Request(self.admission.account())
+        try:
+            self._check_open()
+            yield request
+        except ArgosyError as error:
+            request.code = error.status
+            raise
+        except (
+            asyncio.CancelledError,
+            GeneratorExit,
+            ConnectionError,
+            TimeoutError,
+        ):  # the client is gone, or reads nothing
+            request.code = "CANCELLED"
+            raise
+        except BaseException:
+            request.code = InternalError.status
+            raise
+        finally:
+            request.account.close()
+            self.metrics.requests.labels(request.model, api, request.code).inc()
+            if request.model != UNKNOWN_MODEL:
+                self.metrics.duration.labels(request.model).observe(now() - request.started)
+
+    def _check_open(self) -> None:
+        if self.draining:
+            raise UnavailableError("the router is shutting down; try again elsewhere")
+
+    # --- prepare
+
+    async def prepare(self, request: Request, ask: Ask, caller: Caller) -> Prepared:
+        """Checks everything that a worker would refuse, turns prompts into tokens, and takes the request's places.
+
+        Raises:
+            NotFoundError, UnavailableError: no such model; none of its workers was ready yet.
+            InvalidArgumentError: naming the field, also for what the model's template or tokenizer refuses.
+            OverloadedError: the router carries or holds as much as it may.
+
+        """
+        state, card = self._model(ask.model)
+        request.model = state.name
+        _check_salt(ask.cache_salt)
+        ask.params.check(vocab_size=card.facts.vocab_size)
+        prompts = await self._encoded(request, ask, card)
+        params = _budgeted(ask, card, prompts)
+        texts = []
+        if ask.echo:
+            for prompt, field in zip(ask.prompts, ask.fields, strict=True):
+                texts.append(prompt if isinstance(prompt, str) else await card.text.decode(prompt, field=field))
+        self._check_open()
+        request.account.place(ask.choices)
+        jobs = []
+        for tokens, ids, chosen in ((p.tokens, p.block_ids, q) for p, q in zip(prompts, params, strict=True)):
+            for i in range(ask.n):
+                seeded = replace(ask, params=chosen).choice_params(i, secrets.randbits(63))
+                jobs.append(
+                    Job(
+                        deployment=state,
+                        request_id=caller.request_id,
+                        tokens=tokens,
+                        block_ids=ids,
+                        params=seeded,
+                        cache_salt=ask.cache_salt,
+                        deadline=caller.deadline,
+                        received_at=request.started,
+                    )
+                )
+        return Prepared(card=card, prompts=prompts, texts=texts, jobs=jobs)
+
+    def _model(self, name: str) -> tuple[DeploymentState, ModelCard]:
+        """The deployment that serves `name`, and its card."""
         if not name or len(name) > limits.MAX_MODEL_NAME:
             raise InvalidArgumentError("model", f"must have 1 to {limits.MAX_MODEL_NAME} characters")
         if not self.fleet.known:
@@ -66,115 +167,38 @@ class Service:
             raise UnavailableError(no_worker(state, tried=0))
         return state, state.card
 
-    async def encode(self, card: ModelCard, prompt: Prompt, *, field: str = "prompt") -> list[int]:
-        """Token ids of a plain prompt; given ids are taken as they are."""
-        if not isinstance(prompt, str):
-            return prompt
-        ids = await self._in_thread(lambda: card.text.encode(_bounded(prompt, field), field=field))
-        bos = card.facts.bos_token_id
-        return [bos, *ids] if card.facts.add_bos and bos is not None and ids[:1] != [bos] else ids
+    async def _encoded(self, request: Request, ask: Ask, card: ModelCard) -> list[Encoded]:
+        """Each prompt once, however many choices it has."""
+        wanted = card.wanted(ask.cache_salt, offsets=ask.offsets)
+        found = []
+        chat_or_prompts: Sequence[Prompt | None] = ask.prompts or (None,)
+        for prompt, field in zip(chat_or_prompts, ask.fields, strict=True):
+            if isinstance(prompt, list):
+                self._check_tokens(prompt, card, field)
+                made = await card.text.address(prompt, wanted, field=field)
+            else:
+                if prompt is None:
+                    made = await card.text.render(ask.messages, wanted, field=field)
+                else:
+                    made = await card.text.encode(prompt, wanted, field=field)
+                self._check_tokens(made.tokens, card, field)
+            request.account.take((TOKEN_BYTES + ask.n * CHOICE_TOKEN_BYTES) * len(made.tokens), field)
+            found.append(made)
+        return found
 
-    async def render(self, card: ModelCard, messages: list[Message]) -> list[int]:
-        """Token ids of a chat, by the model's template."""
-        if sum(len(m["content"]) for m in messages) > limits.MAX_PROMPT_BYTES:
-            raise InvalidArgumentError("messages", f"have more than {limits.MAX_PROMPT_BYTES} bytes")
-        return await self._in_thread(
-            lambda: card.text.encode(_bounded(card.chat.render(messages), "messages"), field="messages")
-        )
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        if self._tokenizing >= MAX_TOKENIZING:
-            raise OverloadedError("too many prompts wait to be tokenized")
-        self._tokenizing += 1
+    @staticmethod
+    def _check_tokens(tokens: list[int], card: ModelCard, field: str) -> None:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
-        finally:
-            self._tokenizing -= 1
-
-    def job(
-        self,
-        state: DeploymentState,
-        card: ModelCard,
-        tokens: list[int],
-        params: SamplingParams,
-        *,
-        request_id: str,
-        cache_salt: str = "",
-        deadline: float | None = None,
-        received_at: float = 0.0,
-        field: str = "prompt",
-    ) -> Job:
-        """Checks everything that the worker would refuse, and addresses the prompt's blocks.
-
-        Raises:
-            InvalidArgumentError: naming the field.
-
-        """
-        facts = card.facts
-        params.check(vocab_size=facts.vocab_size)
-        try:
-            check_prompt(tokens, vocab_size=facts.vocab_size, max_model_len=facts.max_model_len)
+            check_prompt(tokens, vocab_size=card.facts.vocab_size, max_model_len=card.facts.max_model_len)
         except InvalidArgumentError as error:
-            if field == "prompt":
-                raise
-            raise InvalidArgumentError(field, error.message.partition(": ")[2]) from None
-        if params.prompt_logprobs is not None and len(tokens) > limits.MAX_PROMPT_LOGPROBS_TOKENS:
-            raise InvalidArgumentError(
-                "prompt_logprobs",
-                f"are given for prompts up to {limits.MAX_PROMPT_LOGPROBS_TOKENS} tokens; this has {len(tokens)}",
-            )
-        check_salt(cache_salt)
-        return Job(
-            deployment=state,
-            request_id=request_id,
-            tokens=tokens,
-            block_ids=card.block_ids(tokens, cache_salt),
-            params=params,
-            cache_salt=cache_salt,
-            deadline=deadline,
-            received_at=received_at,
-        )
+            path = field + error.field.removeprefix("prompt") if field.startswith("prompt") else field
+            raise InvalidArgumentError(path, error.message.partition(": ")[2]) from None
 
-    # --- running
+    # --- fly
 
-    def flight(self, job: Job) -> Flight:
-        """A flight for the job, not yet started."""
-        return Flight(job, self._dispatcher, self.metrics, attempts=self._attempts)
-
-    @contextlib.contextmanager
-    def request(self, api: str) -> Iterator["Tracked"]:
-        """Counts one request of a client from its beginning to its end, whatever that is.
-
-        Raises:
-            OverloadedError: the router carries as many as it may.
-            UnavailableError: it is shutting down.
-
-        """
-        tracked = Tracked(now())
-        self.running += 1
-        try:
-            self._admit()
-            yield tracked
-        except ArgosyError as error:
-            tracked.code = error.status
-            raise
-        except (asyncio.CancelledError, ConnectionError, TimeoutError):  # the client is gone, or reads nothing
-            tracked.code = "CANCELLED"
-            raise
-        except Exception:
-            tracked.code = InternalError.status
-            raise
-        finally:
-            self.running -= 1
-            self.metrics.requests.labels(tracked.model, api, tracked.code).inc()
-            if tracked.model != UNKNOWN_MODEL:
-                self.metrics.duration.labels(tracked.model).observe(now() - tracked.started)
-
-    def _admit(self) -> None:
-        if self.draining:
-            raise UnavailableError("the router is shutting down; try again elsewhere")
-        if self.running > MAX_INFLIGHT:
-            raise OverloadedError("the router carries as many requests as it may")
+    def headers(self, flight: Flight) -> list[tuple[str, str]]:
+        """What a client is told about where its request went."""
+        return flight.decision.headers(reasons=self._tell_decisions)
 
     @contextlib.asynccontextmanager
     async def flying(self, job: Job) -> AsyncIterator[Flight]:
@@ -182,7 +206,7 @@ class Service:
         name = job.deployment.name
         inflight = self.metrics.inflight.labels(name)
         inflight.inc()
-        flight = self.flight(job)
+        flight = Flight(job, self._dispatcher, self.metrics, attempts=self._attempts)
         try:
             await flight.start()
             if job.received_at:
@@ -196,18 +220,48 @@ class Service:
             self.metrics.generated.labels(name).inc(flight.delivered)
 
 
-class Tracked:
-    """One client's request, for its metrics."""
+def _budgeted(ask: Ask, card: ModelCard, prompts: Sequence[Encoded]) -> list[SamplingParams]:
+    """Parameters for each prompt, with max_tokens set, within what one answer may be made of.
 
-    __slots__ = ("code", "model", "started")
+    Log-probabilities are counted over the whole request, as tokens x (1 + alternatives): of the prompts, and of the
+    generated tokens where the answer is collected. Where max_tokens is not given, it is what context and budget leave.
+    """
+    params = ask.params
+    entries = 0
+    if params.prompt_logprobs is not None:
+        longest = max(len(p.tokens) for p in prompts)
+        if longest > limits.MAX_PROMPT_LOGPROBS_TOKENS:
+            problem = f"are given for prompts up to {limits.MAX_PROMPT_LOGPROBS_TOKENS} tokens; this has {longest}"
+            raise InvalidArgumentError("prompt_logprobs", problem)
+        entries = (1 + params.prompt_logprobs) * ask.n * sum(len(p.tokens) for p in prompts)
+        _check_budget("prompt_logprobs", entries, limits.MAX_LOGPROB_ENTRIES)
+    per_token = 0 if params.logprobs is None or not ask.whole else (1 + params.logprobs) * ask.choices
+    if ask.return_token_ids:
+        _check_budget("return_token_ids", ask.n * sum(len(p.tokens) for p in prompts), limits.MAX_RETURNED_IDS)
+    made = []
+    for prompt in prompts:
+        most = params.max_tokens
+        if ask.fill_context:
+            most = max(1, card.facts.max_model_len - len(prompt.tokens))
+            if per_token:
+                most = max(1, min(most, (limits.MAX_LOGPROB_ENTRIES - entries) // per_token))
+        made.append(replace(params, max_tokens=most) if ask.fill_context else params)
+    if per_token and not ask.fill_context:
+        # no answer is longer than its context, whatever it asks for
+        longest = max(min(params.max_tokens, card.facts.max_model_len - len(p.tokens)) for p in prompts)
+        _check_budget("logprobs", entries + per_token * longest, limits.MAX_LOGPROB_ENTRIES)
+    return made
 
-    def __init__(self, started: float) -> None:
-        self.started = started
-        self.model = UNKNOWN_MODEL
-        self.code = "OK"
+
+def _check_budget(field: str, asked: int, most: int) -> None:
+    if asked > most:
+        raise InvalidArgumentError(
+            field,
+            f"would be {asked} values in one answer; at most {most}: ask for fewer tokens, alternatives or choices",
+        )
 
 
-def check_salt(salt: str) -> None:
+def _check_salt(salt: str) -> None:
     """Refuse a cache salt that is too long or not Unicode."""
     try:
         size = len(salt.encode())
@@ -236,10 +290,3 @@ def check_request_id(given: str, *, field: str) -> str:
 
 def _fit_for_logs(text: str) -> bool:
     return len(text) <= limits.MAX_REQUEST_ID and text.isascii() and text.isprintable()
-
-
-def _bounded(text: str, field: str) -> str:
-    size = len(text.encode("utf-8", "surrogatepass"))
-    if size > limits.MAX_PROMPT_BYTES:
-        raise InvalidArgumentError(field, f"has {size} bytes; at most {limits.MAX_PROMPT_BYTES}")
-    return text

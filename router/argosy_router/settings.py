@@ -25,7 +25,8 @@ class Settings:
     """After SIGTERM: time for running streams to end."""
     attempts: int = 3
     """Workers tried for one request before its first token."""
-    tokenizer_threads: int = 2
+    decision_headers: bool = False
+    """Whether clients are told why a worker was chosen: it tells of others' requests, too."""
 
 
 def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -42,12 +43,18 @@ def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str]
     add("--metrics-port", type=_port, default=Settings.metrics_port, help="Prometheus metrics (default: %(default)s)")
     add("--drain-seconds", type=_seconds, default=Settings.drain_seconds, help="for running streams, after SIGTERM")
     add("--attempts", type=_count, default=Settings.attempts, help="workers tried before a request's first token")
-    add("--tokenizer-threads", type=_count, default=Settings.tokenizer_threads, help="threads that tokenize")
+    add("--decision-headers", type=_boolean, default=False, help="true: clients are told why a worker was chosen")
     values = vars(parser.parse_args(arguments))
     scheme, _, rest = values["membership"].partition(":")
     if not (values["membership"] == "kubernetes" or (scheme == "file" and rest)):
         parser.error(f"--membership: {values['membership']!r} is neither file:PATH nor kubernetes")
     return Settings(**values, redis_url=environment.get(REDIS_URL) or None)
+
+
+def _boolean(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text} is neither true nor false")
+    return text == "true"
 
 
 def _port(text: str) -> int:

@@ -85,7 +85,7 @@ async def make_rig():
         async def make(*, policy=None, **settings) -> Rig:
             cluster = Cluster() if policy is None else Cluster(policy=policy)
             here = {"host": "127.0.0.1", "http_port": 0, "grpc_port": 0, "metrics_port": 0, "drain_seconds": 5.0}
-            chosen = Settings(membership="test", **{**here, **settings})
+            chosen = Settings(membership="test", **{**here, "decision_headers": True, **settings})
             router = await stack.enter_async_context(running(chosen, cluster))
             session = await stack.enter_async_context(aiohttp.ClientSession())
             rig = Rig(router, cluster, session)

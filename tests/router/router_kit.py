@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import grpc
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from argosy_api import blocks
 from argosy_api.keys import BATCH_FIELD, Keys
@@ -22,13 +22,17 @@ TEMPLATE = (
 BLOCK = 16
 
 
-def byte_tokenizer() -> bytes:
-    """256 byte tokens in the order of byte-level BPE's alphabet, then the specials."""
+def byte_tokenizer(*, bos: str = "") -> bytes:
+    """256 byte tokens in the order of byte-level BPE's alphabet, then the specials; `bos` stands before each text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(s, special=True) for s in SPECIALS])
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+        )
     return tokenizer.to_str().encode()
 
 
@@ -87,7 +91,6 @@ class FakeWorker(rpc.WorkerServicer):
     hash_version: int = blocks.VERSION
     template: str = TEMPLATE
     tokenizer_json: bytes = TOKENIZER_JSON
-    add_bos: bool = False
     loading: bool = False
     rate: float = 1000.0
     queue_order: str = "leastWork"
@@ -188,7 +191,7 @@ class FakeWorker(rpc.WorkerServicer):
             block_hash_version=self.hash_version, block_size=BLOCK, total_blocks=self.total_blocks,
             max_model_len=self.max_model_len, vocab_size=VOCAB, architecture="fake", quantization="none", compute="none",
             tokenizer_json=self.tokenizer_json, chat_template=self.template, eos_token_ids=[eos],
-            bos_token_id=_TOKENIZER.token_to_id("<|endoftext|>"), add_bos=self.add_bos,
+            bos_token_id=_TOKENIZER.token_to_id("<|endoftext|>"),
             special_tokens={"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>"},
             queue_order=self.queue_order, queue_ageing=self.queue_ageing,
         )  # fmt: skip

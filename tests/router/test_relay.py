@@ -5,11 +5,14 @@ import json
 
 import grpc
 import pytest
-from router_kit import FakeWorker, answer_of, decode, encode, events_of, eventually
+from router_kit import FakeWorker, answer_of, byte_tokenizer, decode, encode, events_of, eventually
 
 from argosy_api.params import SamplingParams
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc as rpc
+from argosy_router.ask import Ask, Caller
+from argosy_router.relay import Flight
+from argosy_router.service import Request
 
 HELLO = {"model": "m", "prompt": "hello", "max_tokens": 20}
 TEXT = decode(answer_of(encode("hello"), 20))
@@ -174,14 +177,17 @@ async def test_ejected_at_once_and_back_when_well(make_rig, monkeypatch):
     await rig.until_ready(2)
 
 
+async def job_of(service, text: str, params: SamplingParams):
+    ask = Ask(model="m", fields=["prompt"], prompts=[text], params=params)
+    return (await service.prepare(Request(service.admission.account()), ask, Caller(request_id="r"))).jobs[0]
+
+
 async def test_closing_a_flight_cancels_the_call(rig):
     """Also between two reads, when nothing waits for the worker: its blocks must come free."""
     service = rig.router.service
-    state, card = service.model("m")
     for worker in rig.workers:
         worker.script.step_s = 0.01
-    params = SamplingParams(max_tokens=2000)
-    job = service.job(state, card, encode("hello"), params, request_id="r")
+    job = await job_of(service, "hello", SamplingParams(max_tokens=2000))
     async with service.flying(job) as flight:
         await anext(flight)
     await eventually(lambda: sum(len(w.cancelled) for w in rig.workers) == 1, limit_s=2.0)
@@ -193,12 +199,11 @@ async def test_books_follow_the_stream(rig):
     for worker in rig.workers:
         worker.script.step_s = 0.02
     service = rig.router.service
-    state, card = service.model("m")
-    job = service.job(state, card, encode("hello" * 10), SamplingParams(max_tokens=30), request_id="r")
-    flight = service.flight(job)
+    job = await job_of(service, "hello" * 10, SamplingParams(max_tokens=30))
+    flight = Flight(job, service._dispatcher, service.metrics, attempts=3)
     starting = asyncio.create_task(flight.start())
     await asyncio.sleep(0)  # up to the first wait for the worker
-    books = next(w.books for w in state.workers.values() if len(w.books))
+    books = next(w.books for w in rig.state.workers.values() if len(w.books))
     assert [(e.uncached, e.prompt) for e in books.waiting()] == [(50, 50)]
     await starting
     assert books.waiting() == []
@@ -329,7 +334,7 @@ async def test_other_fingerprint_is_served_not_indexed(make_rig):
 async def test_other_tokenizer_gets_nothing(make_rig):
     """Token ids of one tokenizer are never sent to a worker with another one."""
     rig = await make_rig()
-    other = FakeWorker(worker_id="w2", fingerprint="0" * 32, add_bos=True)
+    other = FakeWorker(worker_id="w2", fingerprint="0" * 32, tokenizer_json=byte_tokenizer(bos="<|im_start|>"))
     await rig.add(FakeWorker(worker_id="w0"), FakeWorker(worker_id="w1"), other)
     for i in range(20):
         await rig.post("/v1/completions", {**HELLO, "prompt": f"{i}", "max_tokens": 1})

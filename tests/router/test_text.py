@@ -2,29 +2,33 @@
 
 import asyncio
 import json
-import threading
-import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from router_kit import TEMPLATE, TOKENIZER_JSON, encode
+from router_kit import TEMPLATE, TOKENIZER_JSON, byte_tokenizer, encode
+from tokenizers import Tokenizer
 
 from argosy_api import limits
-from argosy_api.errors import InvalidArgumentError, ModelInvalidError
+from argosy_api.errors import InvalidArgumentError
 from argosy_api.membership import Deployment, Membership, Worker
+from argosy_api.v1 import worker_pb2 as pb
+from argosy_router.children import RefusedError
 from argosy_router.fleet.membership import FileSource, source
-from argosy_router.fronts.oai_format import LegacyLogprobs
+from argosy_router.fronts import oai_logprobs
+from argosy_router.fronts.oai_logprobs import LegacyLogprobs
 from argosy_router.service import check_request_id, request_id
 from argosy_router.text.chat import ChatRenderer
 from argosy_router.text.tokenize import Text
+from argosy_router.text.vocabulary import Vocabulary
 
 TEXT = Text(TOKENIZER_JSON)
+VOCABULARY = Vocabulary(map(len, TEXT.vocabulary()), b"".join(TEXT.vocabulary()), TEXT.special)
 USER = [{"role": "user", "content": "hi"}]
 
 
-def renderer(template: str, **more) -> ChatRenderer:
-    return ChatRenderer(template, {"bos_token": "<s>", "eos_token": "</s>"}, **more)
+def renderer(template: str) -> ChatRenderer:
+    return ChatRenderer(template, {"bos_token": "<s>", "eos_token": "</s>"})
 
 
 # --- tokens
@@ -39,30 +43,87 @@ def test_token_bytes_add_up_to_the_text(text):
 def test_single_tokens():
     """Special tokens are their content, partial characters are written as bytes, unknown ids are empty."""
     (special,) = encode("<|im_start|>")
-    assert TEXT.token_text(special) == "<|im_start|>"
-    assert [TEXT.token_text(t) for t in encode("é")] == ["bytes:\\xc3", "bytes:\\xa9"]
-    assert TEXT.token_bytes(10**6) == b""
+    assert VOCABULARY.token_text(special) == "<|im_start|>"
+    assert special in VOCABULARY.special
+    assert [VOCABULARY.token_text(t) for t in encode("é")] == ["bytes:\\xc3", "bytes:\\xa9"]
+    assert VOCABULARY.token_bytes(10**6) == VOCABULARY.token_bytes(-1) == b""
+    assert all(VOCABULARY.token_bytes(t) == TEXT.token_bytes(t) for t in range(300))
 
 
-def test_offsets_are_those_of_characters():
-    """text_offset counts characters, and bytes within one share its place's end."""
-    legacy = LegacyLogprobs(TEXT, 0)
-    from argosy_api.v1 import worker_pb2 as pb
-
-    entries = [pb.TokenLogprob(token=t, logprob=-1) for t in encode("aé漢b")]
-    assert legacy.take(entries)["text_offset"] == [0, 1, 2, 2, 3, 3, 3]
+def entries_of(text: str, top: int = 0) -> list[pb.TokenLogprob]:
+    more = [pb.Alternative(token=i, logprob=-2) for i in range(top)]
+    return [pb.TokenLogprob(token=t, logprob=-1, top=more) for t in encode(text)]
 
 
-def test_surrogates_are_refused():
-    """They are no text."""
-    with pytest.raises(InvalidArgumentError, match="prompt: is not valid Unicode"):
-        TEXT.encode("a\ud800")
+async def test_offsets_are_those_of_characters():
+    """text_offset counts characters, and bytes within one share its place's end; control tokens take no room."""
+    legacy = LegacyLogprobs(VOCABULARY, 0)
+    assert (await legacy.take(entries_of("aé漢b")))["text_offset"] == [0, 1, 2, 2, 3, 3, 3]
+    assert (await legacy.take(entries_of("<|im_end|>c<|im_end|>d")))["text_offset"] == [4, 4, 5, 5]
+
+
+async def test_offsets_of_a_prompt():
+    """Those in the text that was sent; of token ids, by what they stand for, within the text that is shown."""
+    legacy = LegacyLogprobs(VOCABULARY, 0)
+    ids = encode("<|im_start|>ab")
+    made = await legacy.take_prompt(ids, entries_of("ab"), [0, 0, 1], "ab")
+    assert made["text_offset"] == [0, 0, 1]
+    assert (await legacy.take(entries_of("c")))["text_offset"] == [2]
+    made = await LegacyLogprobs(VOCABULARY, 0).take_prompt(ids, entries_of("ab"), [], "<|im_start|>ab")
+    assert made["text_offset"] == [0, 12, 13]
+
+
+@pytest.mark.parametrize("form", ["legacy", "chat", "prompt"])
+async def test_many_log_probabilities_leave_room_for_others(form):
+    """However many there are: others get their turn after each slice of them."""
+    entries = entries_of("x" * 2000, top=20)
+    turns = 0
+
+    async def others():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(others())
+    await asyncio.sleep(0)
+    if form == "legacy":
+        await LegacyLogprobs(VOCABULARY, 20).take(entries)
+    elif form == "chat":
+        await oai_logprobs.chat(VOCABULARY, entries, 20)
+    else:
+        await oai_logprobs.prompt(VOCABULARY, encode("x" * 2001), entries)
+    beside.cancel()
+    assert turns >= 2000 * 21 // oai_logprobs.SLICE
+
+
+def test_the_post_processors_tokens_stand_before_a_prompt():
+    """As transformers has it, once: a prompt that begins with them has them already."""
+    text = Text(byte_tokenizer(bos="<|endoftext|>"))
+    bos = encode("<|endoftext|>")
+    assert text.encode_prompt("ab") == text.encode_prompt("<|endoftext|>ab") == bos + encode("ab")
+    assert text.encode("ab") == encode("ab")
+    assert text.offsets("aé", text.encode_prompt("aé")) == [0, 0, 1, 2]
+
+
+def test_padding_in_the_file_is_no_part_of_a_prompt():
+    """A length to pad to that training left in tokenizer.json."""
+    padded = Tokenizer.from_str(TOKENIZER_JSON.decode())
+    padded.enable_padding(direction="left", pad_id=0, pad_token="x", length=32)
+    assert Text(padded.to_str().encode()).encode_prompt("ab") == encode("ab")
+
+
+def test_a_text_without_a_chance_is_not_tokenized_whole():
+    """Its beginning has twice the tokens that fit; one that may fit is."""
+    assert TEXT.surely_longer("x" * 1_000_000, 8192)
+    assert not TEXT.surely_longer("x" * 1_000_000, 65_536)
+    assert not TEXT.surely_longer("x" * 60_000, 10)
 
 
 @pytest.mark.parametrize("raw", [b"", b"{}", b"\xff", b"[]", b'{"model": 5}'])
 def test_broken_tokenizer(raw):
     """A worker's broken tokenizer is an error of that model, not of the router."""
-    with pytest.raises(ModelInvalidError):
+    with pytest.raises(RefusedError):
         Text(raw)
 
 
@@ -74,18 +135,58 @@ def test_rendering():
     assert renderer(TEMPLATE).render(USER) == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
 
 
+def test_the_environment_is_that_of_transformers():
+    """The generation block, `format`, and all arguments of `tojson`."""
+    marked = "{% for m in messages %}{% generation %}{{ m.content }}!{% endgeneration %}{% endfor %}"
+    assert renderer(marked).render(USER) == "hi!"
+    assert renderer("{{ '%s and %s' | format(messages[0].content, 1) }}").render(USER) == "hi and 1"
+    message = [{"role": "user", "content": "hi"}]
+    assert (
+        renderer("{{ messages[0] | tojson(separators=(',', ':')) }}").render(message)
+        == '{"role":"user","content":"hi"}'
+    )
+    assert renderer("{{ messages[0] | tojson(sort_keys=True) }}").render(message) == '{"content": "hi", "role": "user"}'
+    assert renderer("{{ messages[0].content }}{{ 'é' | tojson(ensure_ascii=True) }}").render(message) == 'hi"\\u00e9"'
+    assert (
+        renderer("{{ messages[0] | tojson(indent=1) }}").render(message) == '{\n "role": "user",\n "content": "hi"\n}'
+    )
+
+
+def test_special_tokens_are_variables():
+    """All that are named, and only those."""
+    template = "{{ messages[0].content }}{% if pad_token is defined %}{{ pad_token }}{% endif %}{{ unk_token }}"
+    assert ChatRenderer(template, {"pad_token": "<p>"}).render(USER) == "hi<p>"
+
+
+PARTS = "{% for m in messages %}{% for p in m['content'] %}{% if p['type'] == 'text' %}{{ p['text'] }}{% endif %}{% endfor %}{% endfor %}"
+
+
+def test_content_has_the_shape_that_the_template_takes():
+    """Found out when it is loaded: parts for one that goes over parts; refused where the text would vanish."""
+    assert renderer(PARTS).render(USER) == "hi"
+    with pytest.raises(RefusedError, match="chat template leaves out what the user says"):
+        renderer("{% for m in messages %}{{ m.role }}{% endfor %}").render(USER)
+    wants_system = (
+        "{% if messages[0].role != 'system' %}{{ raise_exception('no') }}{% endif %}{{ messages[1].content }}"
+    )
+    assert renderer(wants_system).render([{"role": "system", "content": "s"}, *USER]) == "hi"
+
+
 def test_helpers_of_the_usual_templates():
     """bos and eos, tojson without HTML escapes, strftime_now, loop controls, raise_exception."""
-    assert renderer("{{ bos_token }}{{ eos_token }}").render(USER) == "<s></s>"
+    assert renderer("{{ bos_token }}{{ messages[0].content }}{{ eos_token }}").render(USER) == "<s>hi</s>"
     assert (
         renderer("{{ messages[0] | tojson }}").render([{"role": "user", "content": "<é>"}])
         == '{"role": "user", "content": "<é>"}'
     )
-    assert renderer("{{ strftime_now('%Y') }}").render(USER).isdigit()
+    assert renderer("{{ messages[0].content }}{{ strftime_now('%Y') }}").render(USER)[2:].isdigit()
     assert (
-        renderer("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}").render(USER) == "01"
+        renderer(
+            "{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}{{ messages[0].content }}"
+        ).render(USER)
+        == "01hi"
     )
-    with pytest.raises(InvalidArgumentError, match="messages: refused by the model's chat template: no system"):
+    with pytest.raises(RefusedError, match="refused by the model's chat template: no system"):
         renderer("{{ raise_exception('no system') }}").render(USER)
 
 
@@ -103,51 +204,15 @@ BROKEN = [
 @pytest.mark.parametrize("template", BROKEN, ids=lambda t: t[:40])
 def test_broken_and_hostile_templates(template):
     """An error that names messages; the process and its thread live on."""
-    with pytest.raises(InvalidArgumentError) as caught:
-        renderer(template, limit_s=5).render(USER)
-    assert caught.value.field == "messages"
-    assert renderer(TEMPLATE).render(USER)
-
-
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-        "{% for i in range(99999) %}{% for j in range(99999) %}{% set x = i * j %}{% endfor %}{% endfor %}",
-    ],
-)
-def test_endless_templates_are_stopped(template):
-    """After the limit, in the thread that renders; it goes on to render others."""
-    started = time.monotonic()
-    with pytest.raises(InvalidArgumentError, match="took more than"):
-        renderer(template, limit_s=0.2).render(USER)
-    assert time.monotonic() - started < 5
+    with pytest.raises(RefusedError, match="chat template"):
+        renderer(template).render(USER)
     assert renderer(TEMPLATE).render(USER)
 
 
 def test_endless_output_is_stopped():
     """Size is limited as well as time."""
-    with pytest.raises(InvalidArgumentError, match="wrote more than"):
-        renderer("{% for i in range(99999) %}{{ 'x' * 1000 }}{% endfor %}", limit_s=30).render(USER)
-
-
-def test_many_short_limits_leave_threads_unharmed():
-    """However the limit falls, a render either gives its text or its error; nothing is raised later."""
-    quick = renderer("{% for i in range(300) %}{{ i }}{% endfor %}", limit_s=0.0005)
-    expected = "".join(map(str, range(300)))
-    outcomes = []
-
-    def work() -> None:
-        for _ in range(200):
-            try:
-                outcomes.append(quick.render(USER) == expected)
-            except InvalidArgumentError:
-                outcomes.append(True)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join(30)
-    assert outcomes == [True] * 200
+    with pytest.raises(RefusedError, match="wrote more than"):
+        renderer("{% for i in range(99999) %}{{ 'x' * 1000 }}{% endfor %}").render(USER)
 
 
 # --- request ids

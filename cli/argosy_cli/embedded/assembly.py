@@ -120,6 +120,7 @@ def _router(
         "host": options.host,
         "http-port": options.http_port,
         "grpc-port": options.grpc_port,
+        "decision-headers": "true",  # one user's machine: nobody to hide other requests from
         "metrics-port": options.metrics_port,
         "membership": f"file:{folder.membership}",
         "drain-seconds": drain,

@@ -1,27 +1,26 @@
 """The OpenAI-compatible HTTP front."""
 
 import asyncio
-import json
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import replace
 from typing import Any
 
+import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from argosy_api.errors import ArgosyError, CancelledError, InternalError, OverloadedError, UnavailableError
 from argosy_api.v1 import worker_pb2 as pb
+from argosy_router.ask import Caller
 from argosy_router.fronts import oai_format as fmt
-from argosy_router.fronts import oai_parse
-from argosy_router.fronts.fields import parse_json
+from argosy_router.fronts.bodies import Bodies
+from argosy_router.fronts.connections import Connections
 from argosy_router.fronts.http_body import read_body
 from argosy_router.fronts.oai_answer import SSE_DONE, Answer, sse
-from argosy_router.fronts.oai_parse import OaiRequest
 from argosy_router.relay import Flight
 from argosy_router.routing.dispatch import Job
-from argosy_router.service import Service, Tracked, request_id
+from argosy_router.service import Request, Service, request_id
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +32,14 @@ REQUEST_ID = web.RequestKey("request_id", str)
 class HttpFront:
     """Handlers over the service."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, bodies: Bodies, connections: Connections) -> None:
         self._service = service
+        self._bodies = bodies
+        self._connections = connections
 
     def application(self) -> web.Application:
         """The aiohttp application."""
-        app = web.Application(middlewares=[_errors], client_max_size=0)  # bodies are read by `read_body`
+        app = web.Application(middlewares=[self._guarded, _errors], client_max_size=0)  # bodies are read by `read_body`
         app.router.add_get("/health", self._health)
         app.router.add_get("/ready", self._ready)
         app.router.add_get("/v1/models", self._models)
@@ -46,6 +47,14 @@ class HttpFront:
         app.router.add_post("/v1/completions", self._completions)
         app.router.add_post("/v1/chat/completions", self._chat)
         return app
+
+    @web.middleware
+    async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        self._connections.begin(request.protocol)
+        try:
+            return await handler(request)
+        finally:
+            self._connections.end(request.protocol)
 
     async def _health(self, _: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
@@ -73,72 +82,55 @@ class HttpFront:
         return document
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
-        return await self._answer(request, oai_parse.completions)
+        return await self._answer(request, "completions")
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
-        return await self._answer(request, oai_parse.chat)
+        return await self._answer(request, "chat")
 
-    async def _answer(self, http: web.Request, parse: Callable[[dict[str, Any]], OaiRequest]) -> web.StreamResponse:
-        with self._service.request("http") as tracked:
-            request = parse(parse_json(await read_body(http)))
-            jobs, answer = await self._jobs(http, request, tracked)
+    async def _answer(self, http: web.Request, kind: str) -> web.StreamResponse:
+        with self._service.request("http") as taken:
+            raw = await read_body(http, taken.account.take)
+            request = await self._bodies.parse(kind, raw)
+            del raw
+            prepared = await self._service.prepare(taken, request.ask(), Caller(request_id=http[REQUEST_ID]))
+            answer = Answer(request, prepared)
             headers = {"x-request-id": http[REQUEST_ID]}
             if request.stream:
-                return await self._stream(http, answer, jobs, headers)
-            return await self._whole(answer, jobs, headers)
-
-    async def _jobs(self, http: web.Request, request: OaiRequest, tracked: Tracked) -> tuple[list[Job], Answer]:
-        service = self._service
-        state, card = service.model(request.model)
-        tracked.model = state.name
-        if request.messages:
-            field = ["messages"]
-            prompts = [await service.render(card, list(request.messages))]
-        else:
-            field = ["prompt"] if len(request.prompts) == 1 else [f"prompt[{i}]" for i in range(len(request.prompts))]
-            prompts = [await service.encode(card, p, field=f) for p, f in zip(request.prompts, field, strict=True)]
-        jobs = []
-        for p, tokens in enumerate(prompts):
-            for i in range(request.n):
-                params = request.choice_params(i)
-                if not request.max_tokens_given:
-                    params = replace(params, max_tokens=max(1, card.facts.max_model_len - len(tokens)))
-                jobs.append(
-                    service.job(
-                        state, card, tokens, params,
-                        request_id=http[REQUEST_ID], cache_salt=request.cache_salt, received_at=tracked.started,
-                        field=field[p],
-                    )
-                )  # fmt: skip
-        return jobs, Answer(request, card, prompts)
+                return await self._stream(http, answer, prepared.jobs, headers)
+            return await self._whole(taken, answer, prepared.jobs, headers)
 
     # --- whole answers
 
-    async def _whole(self, answer: Answer, jobs: list[Job], headers: dict[str, str]) -> web.Response:
+    async def _whole(
+        self, taken: Request, answer: Answer, jobs: Sequence[Job], headers: dict[str, str]
+    ) -> web.Response:
+        keep_ids = answer.request.return_token_ids
         if len(jobs) == 1:
-            results = [await self._gather(jobs[0])]
+            results = [await self._gather(taken, jobs[0], keep_ids=keep_ids)]
         else:
-            results = await _all([self._gather(job) for job in jobs])
+            results = await _all([self._gather(taken, job, keep_ids=keep_ids) for job in jobs])
         headers.update(results[0][1])
-        return web.json_response(answer.whole([g for g, _ in results]), headers=headers)
+        document = await answer.whole([g for g, _ in results])
+        return web.Response(body=orjson.dumps(document), content_type="application/json", headers=headers)
 
-    async def _gather(self, job: Job) -> tuple[fmt.Gathered, dict[str, str]]:
-        gathered = fmt.Gathered()
+    async def _gather(self, taken: Request, job: Job, *, keep_ids: bool) -> tuple[fmt.Gathered, dict[str, str]]:
+        gathered = fmt.Gathered(keep_ids=keep_ids)
         async with self._service.flying(job) as flight:
             async for chunk in flight:
+                taken.collect(chunk.ByteSize())
                 gathered.add(chunk)
             gathered.cached = flight.cached_tokens
-            return gathered, dict(flight.decision.headers())
+            return gathered, dict(self._service.headers(flight))
 
     # --- streams
 
     async def _stream(
-        self, http: web.Request, answer: Answer, jobs: list[Job], headers: dict[str, str]
+        self, http: web.Request, answer: Answer, jobs: Sequence[Job], headers: dict[str, str]
     ) -> web.StreamResponse:
         async with AsyncExitStack() as stack:
             # all have their first token before the status is sent: until then an error is a proper HTTP error
             flights = await _all([stack.enter_async_context(self._service.flying(job)) for job in jobs])
-            headers.update(flights[0].decision.headers())
+            headers.update(self._service.headers(flights[0]))
             headers |= {
                 "content-type": "text/event-stream; charset=utf-8",
                 "cache-control": "no-cache",
@@ -158,7 +150,7 @@ class HttpFront:
         opening = b"".join(answer.opening(i) for i in range(len(flights)))
         async with aclosing(_merged(flights)) as merged:
             async for i, chunk in merged:
-                event = opening + answer.event(i, chunk)
+                event = opening + await answer.event(i, chunk)
                 opening = b""
                 if event:
                     await _write(response, event)
@@ -245,7 +237,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 def _error(error: ArgosyError, headers: dict[str, str]) -> web.Response:
     response = web.Response(
-        text=json.dumps(fmt.error_object(error)),
+        text=orjson.dumps(fmt.error_object(error)).decode(),
         status=error.http_status,
         content_type="application/json",
         headers=headers,

@@ -1,7 +1,6 @@
 """The native gRPC front: argosy.v1.Inference.Generate, which streams the worker's own chunks."""
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 from argosy_api import limits
 from argosy_api.convert import params_from_proto
@@ -9,11 +8,10 @@ from argosy_api.errors import InvalidArgumentError
 from argosy_api.grpc_status import errors_to_status
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc as rpc
+from argosy_router.ask import Ask, Caller
 from argosy_router.fronts.grpc_common import Context, call_deadline, metadata_request_id
-from argosy_router.fronts.oai_parse import ROLES
 from argosy_router.service import Service
-from argosy_router.text.chat import Message
-from argosy_router.text.models import ModelCard
+from argosy_router.text.messages import ROLES, Message, Prompt
 
 
 class NativeFront(rpc.InferenceServicer):
@@ -27,35 +25,42 @@ class NativeFront(rpc.InferenceServicer):
     ) -> AsyncIterator[pb.GenerateChunk]:
         """Streams the answer to a text, to token ids or to a chat."""
         async with errors_to_status(context):
-            with self._service.request("grpc") as tracked:
-                identity = metadata_request_id(context, request.request_id)
-                state, card = self._service.model(request.model)
-                tracked.model = state.name
-                tokens, field = await self._tokens(card, request)
-                params = params_from_proto(request.sampling)
-                if request.WhichOneof("prompt") == "chat" and not request.sampling.HasField("max_tokens"):
-                    params = replace(params, max_tokens=max(1, card.facts.max_model_len - len(tokens)))
-                job = self._service.job(
-                    state, card, tokens, params,
-                    request_id=identity, cache_salt=request.cache_salt, deadline=call_deadline(context),
-                    received_at=tracked.started, field=field,
-                )  # fmt: skip
-                async with self._service.flying(job) as flight:
-                    await context.send_initial_metadata((("x-request-id", identity), *flight.decision.headers()))
+            with self._service.request("grpc") as taken:
+                taken.account.take(request.ByteSize(), "prompt")
+                caller = Caller(
+                    request_id=metadata_request_id(context, request.request_id), deadline=call_deadline(context)
+                )
+                prepared = await self._service.prepare(taken, _ask(request), caller)
+                async with self._service.flying(prepared.jobs[0]) as flight:
+                    await context.send_initial_metadata(
+                        (("x-request-id", caller.request_id), *self._service.headers(flight))
+                    )
                     async for chunk in flight:
-                        chunk.request_id = identity
+                        chunk.request_id = caller.request_id
                         yield chunk
 
-    async def _tokens(self, card: ModelCard, request: pb.InferenceRequest) -> tuple[list[int], str]:
-        """The prompt's token ids, and the field that they come from."""
-        kind = request.WhichOneof("prompt")
-        if kind == "text":
-            return await self._service.encode(card, request.text, field="text"), "text"
-        if kind == "tokens":
-            return list(request.tokens.ids), "tokens.ids"
-        if kind == "chat":
-            return await self._service.render(card, _messages(request.chat)), "chat.messages"
+
+def _ask(request: pb.InferenceRequest) -> Ask:
+    kind = request.WhichOneof("prompt")
+    prompts: list[Prompt] = []
+    messages: list[Message] = []
+    if kind == "text":
+        field, prompts = "text", [request.text]
+    elif kind == "tokens":
+        field, prompts = "tokens.ids", [list(request.tokens.ids)]
+    elif kind == "chat":
+        field, messages = "chat.messages", _messages(request.chat)
+    else:
         raise InvalidArgumentError("prompt", "is missing: give text, tokens or chat")
+    return Ask(
+        model=request.model,
+        fields=[field],
+        prompts=prompts,
+        messages=messages,
+        params=params_from_proto(request.sampling),
+        fill_context=kind == "chat" and not request.sampling.HasField("max_tokens"),
+        cache_salt=request.cache_salt,
+    )
 
 
 def _messages(chat: pb.Chat) -> list[Message]:

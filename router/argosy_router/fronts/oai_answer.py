@@ -1,99 +1,115 @@
 """The two shapes of an OpenAI answer, whole and streamed, for completions and for chat."""
 
-import json
 import secrets
 import time
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
+
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.fronts import oai_format as fmt
+from argosy_router.fronts import oai_logprobs
+from argosy_router.fronts.oai_logprobs import LegacyLogprobs
 from argosy_router.fronts.oai_parse import OaiRequest
-from argosy_router.text.models import ModelCard
+from argosy_router.service import Prepared
 
 SSE_DONE = b"data: [DONE]\n\n"
 
 
 def sse(document: dict[str, Any]) -> bytes:
     """One server-sent event."""
-    return (
-        b"data: " + json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"
-    )
+    return b"data: " + orjson.dumps(document) + b"\n\n"
 
 
 class Answer:
     """Makes the documents of one client request. Choice i is prompt `i // n`, sample `i % n`."""
 
-    def __init__(self, request: OaiRequest, card: ModelCard, prompts: Sequence[list[int]]) -> None:
+    def __init__(self, request: OaiRequest, prepared: Prepared) -> None:
         self.request = request
-        self._text = card.text
-        self._prompts = prompts
+        self._vocabulary = prepared.card.text.vocabulary
+        self._prompts = [p.tokens for p in prepared.prompts]
+        self._offsets = [p.offsets for p in prepared.prompts]
+        self._texts = prepared.texts
         self._chat = bool(request.messages)
         self.id = ("chatcmpl-" if self._chat else "cmpl-") + secrets.token_hex(12)
         self._created = int(time.time())
-        self._legacy: dict[int, fmt.LegacyLogprobs] = {}
+        self._legacy: dict[int, LegacyLogprobs] = {}
         self._begun: set[int] = set()
 
     # --- whole
 
-    def whole(self, gathered: Sequence[fmt.Gathered]) -> dict[str, Any]:
+    async def whole(self, gathered: Sequence[fmt.Gathered]) -> dict[str, Any]:
         """The answer that is not streamed."""
-        choices = [self._chat_choice(i, g) if self._chat else self._choice(i, g) for i, g in enumerate(gathered)]
+        choices = []
+        for i, g in enumerate(gathered):
+            choices.append(await (self._chat_choice(i, g) if self._chat else self._choice(i, g)))
         return {**self._head(chunk=False), "choices": choices, "usage": self.usage(
-            [g.cached for g in gathered], 0 if self.request.only_prompt else sum(len(g.token_ids) for g in gathered)
+            [g.cached for g in gathered], 0 if self.request.only_prompt else sum(g.count for g in gathered)
         )}  # fmt: skip
 
     def usage(self, cached: Sequence[int], completion: int) -> dict[str, Any]:
         """Usage over all choices: a prompt counts once, whatever n is. `cached` by choice."""
         return fmt.usage(sum(map(len, self._prompts)), sum(cached[:: self.request.n]), completion)
 
-    def _choice(self, i: int, g: fmt.Gathered) -> dict[str, Any]:
+    async def _choice(self, i: int, g: fmt.Gathered) -> dict[str, Any]:
         request, prompt = self.request, self._prompt(i)
         text = "" if request.only_prompt else "".join(g.text)
         choice: dict[str, Any] = {
             "index": i,
-            "text": (self._text.decode(prompt) if request.echo else "") + text,
-            "logprobs": self._legacy_logprobs(i, g, prompt),
+            "text": self._echo(i) + text,
+            "logprobs": await self._legacy_logprobs(i, g.prompt_logprobs, g.logprobs, first=True),
             "finish_reason": "length" if request.only_prompt else g.finish,
             "stop_reason": g.stop_reason,
         }
-        self._extras(choice, prompt, g.prompt_logprobs)
+        await self._extras(choice, prompt, g.prompt_logprobs)
         if request.return_token_ids:
             choice["token_ids"] = [] if request.only_prompt else g.token_ids
         return choice
 
-    def _legacy_logprobs(self, i: int, g: fmt.Gathered, prompt: list[int]) -> dict[str, Any] | None:
+    def _echo(self, i: int) -> str:
+        """The prompt's own text, as it was sent."""
+        return self._texts[i // self.request.n] if self.request.echo else ""
+
+    async def _legacy_logprobs(
+        self, i: int, prompt: Sequence[pb.TokenLogprob], made: Sequence[pb.TokenLogprob], *, first: bool
+    ) -> dict[str, Any] | None:
+        """The arrays of what a choice got; with `first` and echo they begin with the prompt."""
         request = self.request
         if request.params.logprobs is None:
             return None
-        legacy = self._legacy_of(i)
-        echoed = legacy.take(g.prompt_logprobs, first_token=prompt[0]) if request.echo else legacy.take(())
-        made = legacy.take(() if request.only_prompt else g.logprobs)
-        return {key: (echoed[key] or []) + (made[key] or []) if made[key] is not None else None for key in made}
+        if i not in self._legacy:
+            self._legacy[i] = LegacyLogprobs(self._vocabulary, request.params.logprobs)
+        legacy, generated = self._legacy[i], () if request.only_prompt else made
+        if not (first and request.echo):
+            return await legacy.take(generated)
+        echoed = await legacy.take_prompt(self._prompt(i), prompt, self._offsets[i // request.n], self._echo(i))
+        after = await legacy.take(generated)
+        return {key: [*echoed[key], *after[key]] if after[key] is not None else None for key in after}
 
-    def _legacy_of(self, i: int) -> fmt.LegacyLogprobs:
-        return self._legacy.setdefault(i, fmt.LegacyLogprobs(self._text, self.request.params.logprobs or 0))
-
-    def _chat_choice(self, i: int, g: fmt.Gathered) -> dict[str, Any]:
-        params = self.request.params
+    async def _chat_choice(self, i: int, g: fmt.Gathered) -> dict[str, Any]:
         choice: dict[str, Any] = {
             "index": i,
             "message": {"role": "assistant", "content": "".join(g.text), "refusal": None},
-            "logprobs": None if params.logprobs is None else fmt.chat_logprobs(self._text, g.logprobs, params.logprobs),
+            "logprobs": await self._chat_logprobs(g.logprobs),
             "finish_reason": g.finish,
             "stop_reason": g.stop_reason,
         }
-        self._extras(choice, self._prompt(i), g.prompt_logprobs)
+        await self._extras(choice, self._prompt(i), g.prompt_logprobs)
         if self.request.return_token_ids:
             choice["token_ids"] = g.token_ids
         return choice
 
-    def _extras(self, choice: dict[str, Any], prompt: list[int], entries: Sequence[pb.TokenLogprob]) -> None:
+    async def _chat_logprobs(self, entries: Sequence[pb.TokenLogprob]) -> dict[str, Any] | None:
+        top = self.request.params.logprobs
+        return None if top is None else await oai_logprobs.chat(self._vocabulary, entries, top)
+
+    async def _extras(self, choice: dict[str, Any], prompt: list[int], entries: Sequence[pb.TokenLogprob]) -> None:
         """The vLLM extensions about the prompt."""
         if self.request.return_token_ids:
             choice["prompt_token_ids"] = prompt
         if self.request.wants_prompt_logprobs and (entries or len(prompt) == 1):
-            choice["prompt_logprobs"] = fmt.prompt_logprobs(self._text, prompt, entries)
+            choice["prompt_logprobs"] = await oai_logprobs.prompt(self._vocabulary, prompt, entries)
 
     def _prompt(self, i: int) -> list[int]:
         return self._prompts[i // self.request.n]
@@ -107,7 +123,7 @@ class Answer:
         delta = {"role": "assistant", "content": ""}
         return self._event([{"index": i, "delta": delta, "logprobs": None, "finish_reason": None}])
 
-    def event(self, i: int, chunk: pb.GenerateChunk) -> bytes:
+    async def event(self, i: int, chunk: pb.GenerateChunk) -> bytes:
         """The event for one chunk; empty when there is nothing to say (its text is still held back)."""
         request = self.request
         first = i not in self._begun
@@ -116,7 +132,7 @@ class Answer:
         if not (chunk.text or finish or wants_tokens or chunk.prompt_logprobs or (first and request.echo)):
             return b""
         self._begun.add(i)
-        choice = self._chat_delta(i, chunk) if self._chat else self._delta(i, chunk, first=first)
+        choice = await (self._chat_delta(i, chunk) if self._chat else self._delta(i, chunk, first=first))
         choice["finish_reason"] = finish
         if finish:
             choice["stop_reason"] = fmt.stop_reason(chunk)
@@ -125,26 +141,18 @@ class Answer:
             if first:
                 choice["prompt_token_ids"] = self._prompt(i)
         if chunk.prompt_logprobs and request.wants_prompt_logprobs:
-            choice["prompt_logprobs"] = fmt.prompt_logprobs(self._text, self._prompt(i), chunk.prompt_logprobs)
+            choice["prompt_logprobs"] = await oai_logprobs.prompt(
+                self._vocabulary, self._prompt(i), chunk.prompt_logprobs
+            )
         return self._event([choice])
 
-    def _delta(self, i: int, chunk: pb.GenerateChunk, *, first: bool) -> dict[str, Any]:
-        request, prompt = self.request, self._prompt(i)
-        text = "" if request.only_prompt else chunk.text
-        logprobs = None
-        if request.params.logprobs is not None:
-            legacy = self._legacy_of(i)
-            echoed = first and request.echo
-            start = legacy.take(chunk.prompt_logprobs, first_token=prompt[0]) if echoed else legacy.take(())
-            made = legacy.take(() if request.only_prompt else chunk.logprobs)
-            logprobs = {k: (start[k] or []) + (made[k] or []) if made[k] is not None else None for k in made}
-        if first and request.echo:
-            text = self._text.decode(prompt) + text
-        return {"index": i, "text": text, "logprobs": logprobs}
+    async def _delta(self, i: int, chunk: pb.GenerateChunk, *, first: bool) -> dict[str, Any]:
+        text = "" if self.request.only_prompt else chunk.text
+        logprobs = await self._legacy_logprobs(i, chunk.prompt_logprobs, chunk.logprobs, first=first)
+        return {"index": i, "text": (self._echo(i) if first else "") + text, "logprobs": logprobs}
 
-    def _chat_delta(self, i: int, chunk: pb.GenerateChunk) -> dict[str, Any]:
-        top = self.request.params.logprobs
-        logprobs = None if top is None else fmt.chat_logprobs(self._text, chunk.logprobs, top)
+    async def _chat_delta(self, i: int, chunk: pb.GenerateChunk) -> dict[str, Any]:
+        logprobs = await self._chat_logprobs(chunk.logprobs)
         return {"index": i, "delta": {"content": chunk.text} if chunk.text else {}, "logprobs": logprobs}
 
     def usage_event(self, cached: Sequence[int], completion: int) -> bytes:

@@ -1,12 +1,10 @@
-"""OpenAI answers: choices, chunks, usage, log-probabilities and errors as JSON-ready dictionaries. No I/O."""
+"""OpenAI answers: usage, errors, and a choice that is collected. No I/O."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from argosy_api.errors import ArgosyError, InvalidArgumentError
 from argosy_api.v1 import worker_pb2 as pb
-from argosy_router.text.tokenize import Text
 
 _REASONS = {pb.FINISH_REASON_STOP: "stop", pb.FINISH_REASON_LENGTH: "length", pb.FINISH_REASON_ABORT: "abort"}
 _TYPES = {
@@ -37,87 +35,14 @@ def usage(prompt: int, cached: int, completion: int) -> dict[str, Any]:
     }
 
 
-def chat_logprobs(text: Text, entries: Sequence[pb.TokenLogprob], top: int) -> dict[str, Any]:
-    """The chat form: token strings with their bytes, `top` alternatives each."""
-
-    def one(token: int, logprob: float) -> dict[str, Any]:
-        raw: bytes = text.token_bytes(token)
-        return {"token": raw.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(raw)}
-
-    return {
-        "content": [
-            {**one(e.token, e.logprob), "top_logprobs": [one(a.token, a.logprob) for a in e.top[:top]]} for e in entries
-        ],
-        "refusal": None,
-    }
-
-
-@dataclass(slots=True)
-class LegacyLogprobs:
-    """The completions form: parallel arrays. `offset` is where the next token's text begins in the answer."""
-
-    text: Text
-    top: int
-    offset: int = 0
-
-    def take(self, entries: Sequence[pb.TokenLogprob], *, first_token: int | None = None) -> dict[str, Any]:
-        """The arrays for these tokens; `first_token` is a prompt's first one, which has no log-probability."""
-        tokens: list[str] = []
-        values: list[float | None] = []
-        tops: list[dict[str, float] | None] = []
-        offsets: list[int] = []
-        if first_token is not None:
-            tokens.append(self.text.token_text(first_token))
-            values.append(None)
-            tops.append(None)
-            offsets.append(self._advance(first_token))
-        for entry in entries:
-            tokens.append(self.text.token_text(entry.token))
-            values.append(entry.logprob)
-            tops.append(self._top(entry))
-            offsets.append(self._advance(entry.token))
-        return {
-            "tokens": tokens,
-            "token_logprobs": values,
-            "top_logprobs": tops if self.top else None,
-            "text_offset": offsets,
-        }
-
-    def _top(self, entry: pb.TokenLogprob) -> dict[str, float]:
-        # the token itself is always among them, as in the OpenAI API
-        found = {self.text.token_text(a.token): a.logprob for a in entry.top[: self.top]}
-        found.setdefault(self.text.token_text(entry.token), entry.logprob)
-        return found
-
-    def _advance(self, token: int) -> int:
-        at = self.offset
-        raw: bytes = self.text.token_bytes(token)
-        # characters that begin in this token; continuation bytes of UTF-8 belong to the one before
-        self.offset += sum(1 for b in raw if b & 0xC0 != 0x80)
-        return at
-
-
-def prompt_logprobs(
-    text: Text, tokens: Sequence[int], entries: Sequence[pb.TokenLogprob]
-) -> list[dict[str, Any] | None]:
-    """By prompt token, as vLLM has it: null for the first, else token id -> log-probability, rank and text."""
-    out: list[dict[str, Any] | None] = [None] if tokens else []
-    for entry in entries:
-        both = {str(a.token): a.logprob for a in entry.top} | {str(entry.token): entry.logprob}
-        ranks = {str(a.token): rank for rank, a in enumerate(entry.top, start=1)}
-        out.append({
-            token: {"logprob": value, "rank": ranks.get(token), "decoded_token": text.token_text(int(token))}
-            for token, value in both.items()
-        })  # fmt: skip
-    return out
-
-
 @dataclass(slots=True)
 class Gathered:
     """A choice that is answered as a whole."""
 
+    keep_ids: bool = False
     text: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
+    count: int = 0
     logprobs: list[pb.TokenLogprob] = field(default_factory=list)
     prompt_logprobs: list[pb.TokenLogprob] = field(default_factory=list)
     finish: str | None = None
@@ -127,7 +52,9 @@ class Gathered:
     def add(self, chunk: pb.GenerateChunk) -> None:
         """Takes one chunk."""
         self.text.append(chunk.text)
-        self.token_ids.extend(chunk.token_ids)
+        self.count += len(chunk.token_ids)
+        if self.keep_ids:
+            self.token_ids.extend(chunk.token_ids)
         self.logprobs.extend(chunk.logprobs)
         self.prompt_logprobs.extend(chunk.prompt_logprobs)
         self.finish = finish_reason(chunk) or self.finish

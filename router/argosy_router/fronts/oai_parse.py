@@ -10,13 +10,10 @@ from typing import Any
 from argosy_api import limits
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.params import SamplingParams
+from argosy_router.ask import DEFAULT_MAX_TOKENS, Ask
 from argosy_router.fronts.fields import Fields, kind
 from argosy_router.fronts.sampling import take_sampling
-from argosy_router.service import Prompt
-from argosy_router.text.chat import Message
-
-DEFAULT_MAX_TOKENS = 16
-ROLES = ("system", "developer", "user", "assistant")
+from argosy_router.text.messages import ROLES, Message, Prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +37,27 @@ class OaiRequest:
     """Whether the client asked for them by name; `echo` with `logprobs` needs them, too, but shows them elsewhere."""
     cache_salt: str = ""
 
-    def choice_params(self, i: int) -> SamplingParams:
-        """Parameters of the i-th choice: with a seed each choice has its own, or all would be the same."""
-        if i == 0 or self.params.seed is None:
-            return self.params
-        return replace(self.params, seed=(self.params.seed + i) % (limits.MAX_SEED + 1))
+    def ask(self) -> Ask:
+        """What the service is asked."""
+        many = len(self.prompts) > 1
+        return Ask(
+            model=self.model,
+            fields=["messages"]
+            if self.messages
+            else [f"prompt[{i}]" for i in range(len(self.prompts))]
+            if many
+            else ["prompt"],
+            prompts=self.prompts,
+            messages=self.messages,
+            params=self.params,
+            fill_context=not self.max_tokens_given and bool(self.messages),
+            n=self.n,
+            cache_salt=self.cache_salt,
+            echo=self.echo,
+            offsets=self.echo and self.params.logprobs is not None,
+            whole=not self.stream,
+            return_token_ids=self.return_token_ids,
+        )
 
 
 def completions(document: dict[str, Any]) -> OaiRequest:
@@ -180,6 +193,7 @@ def _prompts(fields: Fields) -> list[Prompt]:
     if not value:
         raise InvalidArgumentError("prompt", "is an empty array")
     if isinstance(value[0], int):
+        _check_count(len(value))
         return [_token_ids(value, "prompt")]
     if len(value) > limits.MAX_PROMPTS:
         raise InvalidArgumentError("prompt", f"has {len(value)} prompts; at most {limits.MAX_PROMPTS}")
@@ -191,13 +205,22 @@ def _prompts(fields: Fields) -> list[Prompt]:
                 f"prompt[{i}]", f"is {kind(item)}; all must be strings, or all arrays of token ids"
             )
         prompts.append(item if isinstance(item, str) else _token_ids(item, f"prompt[{i}]"))
+    _check_count(sum(len(p) for p in prompts if not isinstance(p, str)))
     return prompts
 
 
+def _check_count(ids: int) -> None:
+    if ids > limits.MAX_PROMPT_IDS:
+        raise InvalidArgumentError("prompt", f"has {ids} token ids; at most {limits.MAX_PROMPT_IDS}")
+
+
 def _token_ids(value: list[Any], path: str) -> list[int]:
-    for i, token in enumerate(value):
-        if isinstance(token, bool) or not isinstance(token, int):
-            raise InvalidArgumentError(f"{path}[{i}]", f"is {kind(token)}; must be a token id")
+    if set(map(type, value)) - {int}:
+        i, token = next((i, t) for i, t in enumerate(value) if type(t) is not int)
+        raise InvalidArgumentError(f"{path}[{i}]", f"is {kind(token)}; must be a token id")
+    if value and not (min(value) >= 0 and max(value) < limits.MAX_VOCAB):
+        i, token = next((i, t) for i, t in enumerate(value) if not 0 <= t < limits.MAX_VOCAB)
+        raise InvalidArgumentError(f"{path}[{i}]", f"is no token id; must be 0 to {limits.MAX_VOCAB - 1}")
     return value
 
 
@@ -207,6 +230,9 @@ def _messages(fields: Fields) -> tuple[Message, ...]:
         raise InvalidArgumentError("messages", "must have at least one message")
     if len(value) > limits.MAX_MESSAGES:
         raise InvalidArgumentError("messages", f"has {len(value)} messages; at most {limits.MAX_MESSAGES}")
+    parts = sum(len(c) for m in value if isinstance(m, dict) and isinstance(c := m.get("content"), list))
+    if parts > limits.MAX_PARTS:
+        raise InvalidArgumentError("messages", f"have {parts} parts; at most {limits.MAX_PARTS}")
     return tuple(_message(item, f"messages[{i}]") for i, item in enumerate(value))
 
 

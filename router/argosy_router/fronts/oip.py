@@ -16,17 +16,15 @@ from argosy_api.grpc_status import errors_to_status
 from argosy_api.inference import inference_pb2 as oip
 from argosy_api.inference import inference_pb2_grpc as rpc
 from argosy_api.params import SamplingParams
+from argosy_router.ask import DEFAULT_MAX_TOKENS, Ask, Caller
 from argosy_router.clock import now
-from argosy_router.fleet.fleet import DeploymentState
 from argosy_router.fronts import oip_tensors
 from argosy_router.fronts.fields import Fields, parse_json
 from argosy_router.fronts.grpc_common import Context, call_deadline, metadata_request_id
-from argosy_router.fronts.oai_parse import DEFAULT_MAX_TOKENS
 from argosy_router.fronts.oip_tensors import Inputs
 from argosy_router.fronts.sampling import take_sampling
 from argosy_router.routing.dispatch import Job
-from argosy_router.service import Service, Tracked
-from argosy_router.text.models import ModelCard
+from argosy_router.service import Request, Service
 
 log = logging.getLogger(__name__)
 
@@ -158,10 +156,9 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
         self, request: oip.ModelInferRequest, context: Context, send: Send, *, streaming: bool
     ) -> tuple[tuple[str, str], ...]:
         """Serves one request; returns the headers that tell of the decision."""
-        with self._service.request("grpc") as tracked:
+        with self._service.request("grpc") as taken:
+            taken.account.take(request.ByteSize(), "inputs")
             _version(request.model_version)
-            state, card = self._service.model(request.model_name)
-            tracked.model = state.name
             inputs = oip_tensors.read(request)
             parameters = oip_tensors.parameters(request)
             deadline = _earlier(call_deadline(context), _timeout(parameters))
@@ -170,38 +167,16 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
                 raise InvalidArgumentError("stream", "needs ModelStreamInfer: ModelInfer has one answer")
             if inputs.stream and inputs.exclude_input is False:
                 raise InvalidArgumentError("exclude_input_in_output", "must be true or absent when stream is true")
-            job, tokens = await self._job(
-                state, card, inputs, parameters, tracked,
-                identity=metadata_request_id(context, request.id), deadline=deadline,
-            )  # fmt: skip
-            prefix = ""
-            if not inputs.stream and not inputs.exclude_input:  # Triton's default: the prompt stands before the answer
-                prefix = inputs.text if inputs.text is not None else card.text.decode(tokens)
-            empty_final &= streaming
+            echo = (
+                not inputs.stream and not inputs.exclude_input
+            )  # Triton's default: the prompt stands before the answer
+            caller = Caller(request_id=metadata_request_id(context, request.id), deadline=deadline)
+            ask = _ask(request.model_name, inputs, parameters, echo=echo)
+            prepared = await self._service.prepare(taken, ask, caller)
             return await self._answer(
-                request, inputs, job, send, prefix=prefix, streaming=streaming, empty_final=empty_final
-            )
-
-    async def _job(
-        self,
-        state: DeploymentState,
-        card: ModelCard,
-        inputs: Inputs,
-        parameters: dict[str, Any],
-        tracked: Tracked,
-        *,
-        identity: str,
-        deadline: float | None,
-    ) -> tuple[Job, list[int]]:
-        params, salt = sampling_parameters(inputs.sampling, parameters)
-        field = "text_input" if inputs.text is not None else "input_ids"
-        prompt = inputs.text if inputs.text is not None else inputs.ids or []
-        tokens = await self._service.encode(card, prompt, field=field)
-        job = self._service.job(
-            state, card, tokens, params,
-            request_id=identity, cache_salt=salt, deadline=deadline, received_at=tracked.started, field=field,
-        )  # fmt: skip
-        return job, tokens
+                request, inputs, prepared.jobs[0], send, taken,
+                prefix="".join(prepared.texts), streaming=streaming, empty_final=empty_final and streaming,
+            )  # fmt: skip
 
     async def _answer(
         self,
@@ -209,6 +184,7 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
         inputs: Inputs,
         job: Job,
         send: Send,
+        taken: Request,
         *,
         prefix: str,
         streaming: bool,
@@ -224,18 +200,33 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
         ids: list[int] = []
         async with self._service.flying(job) as flight:
             async for chunk in flight:
+                if not inputs.stream:
+                    taken.collect(chunk.ByteSize())
                 texts.append(chunk.text)
                 ids.extend(chunk.token_ids)
                 if inputs.stream and not chunk.finish_reason and (chunk.text or chunk.token_ids):
                     await send(made("".join(texts), ids, final=False))
                     texts, ids = [], []
-            headers = (("x-request-id", job.request_id), *flight.decision.headers())
+            headers = (("x-request-id", job.request_id), *self._service.headers(flight))
         await send(made(prefix + "".join(texts), ids, final=not empty_final))
         if empty_final:
             last = oip.ModelInferResponse(model_name=request.model_name, model_version="1", id=request.id)
             last.parameters[FINAL].bool_param = True
             await send(last)
         return headers
+
+
+def _ask(model: str, inputs: Inputs, parameters: Mapping[str, Any], *, echo: bool) -> Ask:
+    params, salt = sampling_parameters(inputs.sampling, parameters)
+    return Ask(
+        model=model,
+        fields=["input_ids" if inputs.text is None else "text_input"],
+        prompts=[inputs.ids or [] if inputs.text is None else inputs.text],
+        params=params,
+        cache_salt=salt,
+        echo=echo,
+        whole=not inputs.stream,
+    )
 
 
 def sampling_parameters(text: str, parameters: Mapping[str, Any]) -> tuple[SamplingParams, str]:

@@ -51,8 +51,10 @@ class Decision:
         """For the `x-argosy-decision` header."""
         return f"{self.policy}:{self.reason}; cost={self.cost_s:.4f}s"
 
-    def headers(self) -> list[tuple[str, str]]:
-        """What a client is told."""
+    def headers(self, *, reasons: bool) -> list[tuple[str, str]]:
+        """What a client is told. `reasons` tell what other clients' requests left in the caches: for operators only."""
+        if not reasons:
+            return [("x-argosy-worker", self.worker)]
         return [
             ("x-argosy-worker", self.worker),
             ("x-argosy-cached-tokens-predicted", str(self.cached)),

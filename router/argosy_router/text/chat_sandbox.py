@@ -10,13 +10,16 @@ import re
 from collections.abc import Callable
 from typing import Any, ClassVar, NoReturn
 
-from jinja2.ext import loopcontrols
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MAX_MADE = 1_000_000
 """Longest string or list that one operation may make, and largest number that a call may be given."""
 MAX_POWER = 64
+MAX_INDENT = 64
 _WIDE = re.compile(r"\d{5,}")
 """A field width of a format string."""
 
@@ -46,7 +49,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """Any call; numbers that would make very long strings are refused."""
         if any(isinstance(a, int) and abs(a) > MAX_MADE for a in (*args, *kwargs.values())):
             raise TemplateRefusedError("a call has too large a number")
-        owner = getattr(__obj, "__self__", None)
+        # the sandbox hands out str.format in a wrapper of its own
+        owner = getattr(getattr(__obj, "__wrapped__", __obj), "__self__", None)
         if isinstance(owner, str) and __obj.__name__ in ("format", "format_map") and _WIDE.search(owner):
             raise TemplateRefusedError("a format is too wide")
         return super().call(__context, __obj, *args, **kwargs)
@@ -54,14 +58,35 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 def environment() -> Sandbox:
     """With the helpers that chat templates in the wild rely on."""
-    made = Sandbox(trim_blocks=True, lstrip_blocks=True, autoescape=False, extensions=[loopcontrols])
+    made = Sandbox(trim_blocks=True, lstrip_blocks=True, autoescape=False, extensions=[loopcontrols, _Generation])
     made.globals["raise_exception"] = _raise
     made.globals["strftime_now"] = _now
     made.filters["tojson"] = _tojson
     for name in ("center", "indent", "wordwrap", "truncate"):
         made.filters[name] = _bounded(made.filters[name])
-    del made.filters["format"]
+    made.filters["format"] = _format
     return made
+
+
+class _Generation(Extension):
+    """`{% generation %}` marks what the assistant says, for training; here it is only what it contains."""
+
+    tags = {"generation"}  # noqa: RUF012 - as Jinja has it
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """The block's content."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _format(value: object, *args: Any, **kwargs: Any) -> str:
+    """Jinja's filter, within the bounds of the operator `%`."""
+    text = str(value)
+    if "*" in text or _WIDE.search(text):
+        raise TemplateRefusedError("a format is too wide")
+    if args and kwargs:
+        raise TypeError("format takes values by place or by name, not both")
+    return text % (kwargs or args)
 
 
 def _raise(message: object) -> NoReturn:
@@ -72,9 +97,17 @@ def _now(pattern: str) -> str:
     return dt.datetime.now().strftime(pattern)  # noqa: DTZ005 - templates mean the local date
 
 
-def _tojson(value: Any, indent: int | None = None, ensure_ascii: bool = False) -> str:
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
     """As the transformers library has it: not HTML-escaped, unlike Jinja's own filter."""
-    return json.dumps(value, indent=indent, ensure_ascii=ensure_ascii)
+    if isinstance(indent, int | str) and (indent > MAX_INDENT if isinstance(indent, int) else len(indent) > MAX_INDENT):
+        raise TemplateRefusedError("an indentation is too wide")
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _bounded(filter_: Callable[..., Any]) -> Callable[..., Any]:

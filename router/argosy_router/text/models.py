@@ -1,22 +1,31 @@
-"""What a router knows of a served model: the tokenizer, the chat template and how its blocks are addressed."""
+"""What a router knows of a served model: its text work, and how its blocks are addressed."""
 
 import asyncio
 import hashlib
 import logging
+from array import array
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from argosy_api import blocks
+from argosy_api import blocks, limits
+from argosy_api.errors import ModelInvalidError
 from argosy_api.v1 import worker_pb2 as pb
+from argosy_router.children.child import Child, JobFailedError, JobKilledError, JobRefusedError
+from argosy_router.children.frames import Frame
 from argosy_router.routing.books import RESOURCE_DEFAULTS, Discipline, Order
-from argosy_router.text.chat import ChatRenderer
-from argosy_router.text.tokenize import Text
+from argosy_router.text.model_text import ModelText, Wanted
+from argosy_router.text.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 
-KEPT_TOKENIZERS = 64
+KEPT_MODELS = 64
+"""Models (by tokenizer and template) whose description is kept."""
+AWAKE_MODELS = 16
+"""Of these, how many have a running child process; the others' start at their next request."""
+JOB_S = 10.0
+"""Time for one text or chat, in the child."""
+WORK = "argosy_router.text.work"
 MAX_AGEING = 1e6
 
 
@@ -36,8 +45,6 @@ class ServedModel:
     quantization: str
     compute: str
     revision: str
-    bos_token_id: int | None
-    add_bos: bool
     discipline: Discipline
     """How the engine orders its line."""
     tokenizer_key: str
@@ -49,8 +56,7 @@ class ModelCard:
     """How a deployment's requests are turned into tokens and block ids."""
 
     facts: ServedModel
-    text: Text
-    chat: ChatRenderer
+    text: ModelText
 
     def indexable(self, other: ServedModel) -> bool:
         """Whether that worker's blocks have the ids that this card computes."""
@@ -61,39 +67,37 @@ class ModelCard:
             and other.block_size == mine.block_size
         )
 
-    def block_ids(self, tokens: list[int], salt: str) -> list[bytes]:
-        """Ids of the prompt's full blocks."""
-        return blocks.block_ids(blocks.root_id(self.facts.fingerprint, salt=salt), tokens, self.facts.block_size)
+    def wanted(self, salt: str, *, offsets: bool = False) -> Wanted:
+        """How a prompt is to be encoded: up to which length, and as which blocks."""
+        root = blocks.root_id(self.facts.fingerprint, salt=salt)
+        return Wanted(most=self.facts.max_model_len, root=root, block_size=self.facts.block_size, offsets=offsets)
 
 
 class ModelLibrary:
-    """Tokenizers and templates, each loaded once, off the event loop."""
+    """The text work of all models: a child process for each tokenizer and template, whoever of the workers has it."""
 
-    def __init__(self, pool: ThreadPoolExecutor) -> None:
-        self._pool = pool
-        self._loaded: OrderedDict[str, tuple[Text, ChatRenderer]] = OrderedDict()
+    def __init__(self, *, job_s: float = JOB_S) -> None:
+        self._job_s = job_s
+        self._loaded: OrderedDict[str, ModelText] = OrderedDict()
+        self._children: dict[str, Child] = {}
+        self._loading: dict[str, asyncio.Lock] = {}
 
     async def facts(self, info: pb.ModelInfo) -> ServedModel:
-        """Loads the tokenizer if it is a new one.
+        """What a worker says about its model; starts the model's child process if it is a new one.
 
         Raises:
-            ModelInvalidError: a tokenizer that cannot be read.
+            ModelInvalidError: a tokenizer that cannot be read, or takes more time or memory than it may.
 
         """
-        key = hashlib.blake2b(
-            b"\0".join([
-                info.tokenizer_json, info.chat_template.encode(), repr(sorted(info.special_tokens.items())).encode(),
-                repr((info.add_bos, info.bos_token_id)).encode(),
-            ]),
-            digest_size=16,
-        ).hexdigest()  # fmt: skip
-        if key not in self._loaded:
-            text = await asyncio.get_running_loop().run_in_executor(self._pool, Text, info.tokenizer_json)
-            chat = ChatRenderer(info.chat_template, dict(info.special_tokens))
-            self._loaded[key] = (text, chat)
-            while len(self._loaded) > KEPT_TOKENIZERS:
-                self._loaded.popitem(last=False)
+        key = await asyncio.to_thread(_key, info)
+        async with self._loading.setdefault(key, asyncio.Lock()):
+            if key not in self._loaded:
+                self._loaded[key] = await self._load(key, info)
+        self._loading.pop(key, None)
         self._loaded.move_to_end(key)
+        while len(self._loaded) > KEPT_MODELS:
+            gone, _ = self._loaded.popitem(last=False)
+            self._children.pop(gone).sleep()  # a deployment that still has its card wakes it
         return ServedModel(
             worker_id=info.worker_id,
             epoch=info.epoch,
@@ -107,8 +111,6 @@ class ModelLibrary:
             quantization=info.quantization,
             compute=info.compute,
             revision=info.revision,
-            bos_token_id=info.bos_token_id if info.HasField("bos_token_id") else None,
-            add_bos=info.add_bos,
             discipline=_discipline(info),
             tokenizer_key=key,
         )
@@ -123,10 +125,47 @@ class ModelLibrary:
             return None
         count = Counter((f.fingerprint, f.tokenizer_key, f.block_size) for f in known)
         best = max(known, key=lambda f: (count[f.fingerprint, f.tokenizer_key, f.block_size], f.epoch))
-        text, chat = self._loaded[best.tokenizer_key]
         # what fits one replica is understood; who can hold it is asked for each request
         longest = max(f.max_model_len for f in known if f.tokenizer_key == best.tokenizer_key)
-        return ModelCard(facts=replace(best, max_model_len=longest), text=text, chat=chat)
+        return ModelCard(facts=replace(best, max_model_len=longest), text=self._loaded[best.tokenizer_key])
+
+    async def close(self) -> None:
+        """Ends all child processes."""
+        await asyncio.gather(*(child.close() for child in self._children.values()))
+
+    async def _load(self, key: str, info: pb.ModelInfo) -> ModelText:
+        if len(info.tokenizer_json) > limits.MAX_TOKENIZER_BYTES:
+            raise ModelInvalidError(
+                f"the tokenizer has {len(info.tokenizer_json)} bytes; at most {limits.MAX_TOKENIZER_BYTES}"
+            )
+        parts = [info.tokenizer_json, info.chat_template.encode()]
+        special = dict(info.special_tokens)
+
+        def opening() -> Frame:
+            return {"op": "open", "special_tokens": special}, parts
+
+        child = Child(WORK, opening, job_s=self._job_s, woken=self._woken)
+        try:
+            header, (lengths, data) = await child.open()
+            text = ModelText(child, Vocabulary(array("I", lengths), data, header["special"]))
+        except (JobRefusedError, JobFailedError, JobKilledError, ValueError, KeyError, TypeError) as error:
+            await child.close()
+            raise ModelInvalidError(f"the worker's tokenizer or template cannot be used: {error}") from error
+        self._children[key] = child
+        return text
+
+    def _woken(self, child: Child) -> None:
+        """One more child runs: where there are too many, the one that was used least lately is put to sleep."""
+        awake = sorted((c for c in self._children.values() if c.awake and c is not child), key=lambda c: c.used_at)
+        for one in awake[: max(0, len(awake) + 1 - AWAKE_MODELS)]:
+            one.sleep()
+
+
+def _key(info: pb.ModelInfo) -> str:
+    """Equal where equal text gives equal token ids."""
+    digest = hashlib.blake2b(info.tokenizer_json, digest_size=16)
+    digest.update(repr((info.chat_template, sorted(info.special_tokens.items()))).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def _discipline(info: pb.ModelInfo) -> Discipline:

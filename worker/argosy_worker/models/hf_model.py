@@ -31,7 +31,7 @@ def open_safetensors(folder: Path, stack: ExitStack) -> OpenModel:
 
 
 def _tokenizer(folder: Path, config: dict[str, Any], vocab_size: int) -> TokenizerFacts:
-    document = read_bytes(folder / "tokenizer.json", limits.MAX_GRPC_MESSAGE)
+    document = read_bytes(folder / "tokenizer.json", limits.MAX_TOKENIZER_BYTES)
     tokenizer = parse_tokenizer(document)
     settings = _optional(folder / "tokenizer_config.json")
     generation = _optional(folder / "generation_config.json")

@@ -1,0 +1,57 @@
+"""What a front asks of the service: one client request, parsed, in the terms of no protocol."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from argosy_api import limits
+from argosy_api.params import SamplingParams
+from argosy_router.text.messages import Message, Prompt
+
+DEFAULT_MAX_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who asks, and since when."""
+
+    request_id: str
+    deadline: float | None = None
+    """Monotonic seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """Either `prompts` or `messages` (one chat). Choice i of the answer is prompt `i // n`, sample `i % n`."""
+
+    model: str
+    fields: Sequence[str]
+    """The protocol's name of each prompt, for errors (of the messages, where it is a chat)."""
+    prompts: Sequence[Prompt] = ()
+    messages: Sequence[Message] = ()
+    params: SamplingParams
+    fill_context: bool = False
+    """max_tokens was not given, and means what the context leaves."""
+    n: int = 1
+    cache_salt: str = ""
+    echo: bool = False
+    """The prompts' texts are wanted back."""
+    offsets: bool = False
+    """And where each of their tokens begins in them."""
+    whole: bool = False
+    """The answer is collected before it is sent, so all of it is held at once."""
+    return_token_ids: bool = False
+
+    @property
+    def choices(self) -> int:
+        """Answers wanted."""
+        return max(1, len(self.prompts)) * self.n
+
+    def choice_params(self, i: int, drawn: int) -> SamplingParams:
+        """Parameters of the i-th sample of a prompt: each has a seed of its own, or all would be the same.
+
+        Without a seed in the request it is `drawn` here, so that whoever goes on with the request elsewhere knows it.
+        """
+        if self.params.greedy and self.params.seed is None:
+            return self.params
+        seed = drawn if self.params.seed is None else self.params.seed + i
+        return replace(self.params, seed=seed % (limits.MAX_SEED + 1))

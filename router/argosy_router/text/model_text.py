@@ -1,0 +1,118 @@
+"""A served model's text work, as the router sees it: asked for here, done in a child process of its own."""
+
+import json
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from argosy_api import blocks, limits
+from argosy_api.errors import InvalidArgumentError, ModelInvalidError
+from argosy_api.params import prompt_too_long
+from argosy_router.children.child import Child, JobFailedError, JobKilledError, JobRefusedError
+from argosy_router.children.frames import Frame
+from argosy_router.text.messages import Message
+from argosy_router.text.vocabulary import Vocabulary
+
+LONG_BYTES = 32 * 1024
+"""Above this a text goes to the lane of the long ones."""
+INLINE_IDS = 4096
+"""Prompts of up to so many token ids are addressed here: a millisecond."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a prompt's encoding is for: `most` is the length at which it is too long, in tokens."""
+
+    most: int
+    root: bytes
+    block_size: int
+    offsets: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """A prompt as tokens, with the ids of its full blocks; `offsets`: where each begins in the text, if wanted."""
+
+    tokens: list[int]
+    block_ids: list[bytes]
+    offsets: list[int]
+
+
+class ModelText:
+    """One model's tokenizer and template."""
+
+    def __init__(self, child: Child, vocabulary: Vocabulary) -> None:
+        self._child = child
+        self.vocabulary = vocabulary
+
+    async def encode(self, text: str, wanted: Wanted, *, field: str) -> Encoded:
+        """A plain prompt's tokens.
+
+        Raises:
+            InvalidArgumentError: `field` is no Unicode text, is too long, or takes too much time or memory.
+            ModelInvalidError: the model's tokenizer fails.
+
+        """
+        raw = _utf8(text, field)
+        _check_size(len(raw), field)
+        return await self._encoded("encode", raw, wanted, field, characters=len(text))
+
+    async def render(self, messages: Sequence[Message], wanted: Wanted, *, field: str) -> Encoded:
+        """A chat's tokens, by the model's template. Raises as `encode`."""
+        size = sum(len(_utf8(m["content"], field)) for m in messages)
+        _check_size(size, field)
+        raw = json.dumps(messages, ensure_ascii=False).encode()
+        return await self._encoded("chat", raw, wanted, field, characters=size)
+
+    async def address(self, tokens: list[int], wanted: Wanted, *, field: str) -> Encoded:
+        """Given token ids, with their blocks' ids."""
+        if len(tokens) <= INLINE_IDS:
+            ids = blocks.block_ids(wanted.root, tokens, wanted.block_size)
+        else:
+            _, (raw,) = await self._ask("blocks", array("I", tokens).tobytes(), wanted, field, long=True)
+            ids = _split(raw)
+        return Encoded(tokens=tokens, block_ids=ids, offsets=[])
+
+    async def decode(self, tokens: list[int], *, field: str) -> str:
+        """The text of token ids, special tokens included."""
+        _, (raw,) = await self._ask("decode", array("I", tokens).tobytes(), None, field, long=len(tokens) > INLINE_IDS)
+        return raw.decode()
+
+    async def _encoded(self, op: str, raw: bytes, wanted: Wanted, field: str, *, characters: int) -> Encoded:
+        header, found = await self._ask(op, raw, wanted, field, long=characters > LONG_BYTES)
+        if (least := header.get("at_least")) is not None:
+            raise prompt_too_long(field, f"more than {least}", wanted.most)
+        if not found:
+            raise prompt_too_long(field, str(header["count"]), wanted.most)
+        tokens, ids, offsets = found
+        return Encoded(tokens=array("I", tokens).tolist(), block_ids=_split(ids), offsets=array("I", offsets).tolist())
+
+    async def _ask(self, op: str, raw: bytes, wanted: Wanted | None, field: str, *, long: bool) -> Frame:
+        header: dict[str, object] = {"op": op}
+        if wanted is not None:
+            header |= {
+                "most": wanted.most, "root": wanted.root.hex(), "block": wanted.block_size, "offsets": wanted.offsets,
+            }  # fmt: skip
+        try:
+            return await self._child.call(header, [raw], long=long)
+        except (JobRefusedError, JobKilledError) as error:
+            raise InvalidArgumentError(field, str(error)) from None
+        except JobFailedError as error:
+            raise ModelInvalidError(f"the model's tokenizer failed: {error}") from None
+
+
+def _utf8(text: str, field: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgumentError(field, "is not valid Unicode text") from None
+
+
+def _check_size(size: int, field: str) -> None:
+    if size > limits.MAX_PROMPT_BYTES:
+        raise InvalidArgumentError(field, f"has {size} bytes; at most {limits.MAX_PROMPT_BYTES}")
+
+
+def _split(raw: bytes) -> list[bytes]:
+    width = blocks.ID_BYTES
+    return [raw[i : i + width] for i in range(0, len(raw), width)]

@@ -1,0 +1,91 @@
+"""What the child process of one model does: the first job loads tokenizer and template, the others use them.
+
+    open     blobs: tokenizer.json, template   header: special_tokens   -> the vocabulary
+    encode   blobs: text                        header: most, root, block, offsets   -> ids, block ids, offsets
+    chat     blobs: messages as JSON            the same                             -> the same
+    blocks   blobs: ids                         header: root, block                  -> block ids
+    decode   blobs: ids                                                              -> text
+
+Ids travel as u32 in the machine's order. A prompt of `most` tokens or more is not sent back, only counted.
+"""
+
+import ctypes
+import json
+import sys
+from array import array
+from typing import Any
+
+from argosy_api import blocks
+from argosy_router.children.frames import Frame
+from argosy_router.text.chat import ChatRenderer
+from argosy_router.text.tokenize import Text
+
+_LARGE = 256 * 1024
+
+
+class _Model:
+    text: Text
+    chat: ChatRenderer
+
+
+_model = _Model()
+
+
+def work(header: dict[str, Any], blobs: list[bytes]) -> Frame:
+    """One job; see the module."""
+    try:
+        return _JOBS[header["op"]](header, blobs)
+    finally:
+        if sum(map(len, blobs)) > _LARGE:
+            _give_back()
+
+
+def _open(header: dict[str, Any], blobs: list[bytes]) -> Frame:
+    _model.text = Text(blobs[0])
+    _model.chat = ChatRenderer(blobs[1].decode(), header["special_tokens"])
+    vocabulary = _model.text.vocabulary()
+    lengths = array("I", map(len, vocabulary))
+    return {"special": _model.text.special}, [lengths.tobytes(), b"".join(vocabulary)]
+
+
+def _encode(header: dict[str, Any], blobs: list[bytes]) -> Frame:
+    text = blobs[0].decode()
+    if _model.text.surely_longer(text, header["most"]):
+        return {"at_least": 2 * header["most"]}, []
+    ids = _model.text.encode_prompt(text)
+    return _encoded(header, ids, text)
+
+
+def _chat(header: dict[str, Any], blobs: list[bytes]) -> Frame:
+    text = _model.chat.render(json.loads(blobs[0]))
+    if _model.text.surely_longer(text, header["most"]):
+        return {"at_least": 2 * header["most"]}, []
+    return _encoded(header, _model.text.encode(text), "")
+
+
+def _encoded(header: dict[str, Any], ids: list[int], text: str) -> Frame:
+    if len(ids) >= header["most"]:
+        return {"count": len(ids)}, []
+    offsets = array("I", _model.text.offsets(text, ids) if header["offsets"] else ())
+    return {"count": len(ids)}, [array("I", ids).tobytes(), _block_ids(header, ids), offsets.tobytes()]
+
+
+def _block_ids(header: dict[str, Any], ids: list[int]) -> bytes:
+    return b"".join(blocks.iter_block_ids(bytes.fromhex(header["root"]), ids, header["block"]))
+
+
+def _blocks(header: dict[str, Any], blobs: list[bytes]) -> Frame:
+    return {}, [_block_ids(header, array("I", blobs[0]).tolist())]
+
+
+def _decode(_: dict[str, Any], blobs: list[bytes]) -> Frame:
+    return {}, [_model.text.decode(array("I", blobs[0]).tolist()).encode("utf-8", "replace")]
+
+
+_JOBS = {"open": _open, "encode": _encode, "chat": _chat, "blocks": _blocks, "decode": _decode}
+
+
+def _give_back() -> None:
+    """Memory of a large job, to the system: the allocator would keep it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
