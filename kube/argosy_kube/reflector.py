@@ -69,7 +69,7 @@ class Reflector(Generic[T]):
         inactivity_s: float = INACTIVITY_S,
     ) -> None:
         """`on_change` is called with the view before and the view after; None where there is none."""
-        self._transport, self._path = transport, path
+        self._transport, self.path = transport, path
         self._convert, self._on_change = convert, on_change
         self._selector = {"labelSelector": label_selector} if label_selector else {}
         self._inactivity_s = inactivity_s
@@ -98,19 +98,19 @@ class Reflector(Generic[T]):
                     continue
                 self.problem = str(error)
             except Exception as error:
-                log.exception("%s: it is listed anew", self._path)
+                log.exception("%s: it is listed anew", self.path)
                 self.problem, self._version = repr(error), None
             failures += 1
             wait = BACKOFF.jittered(failures)
             level = logging.WARNING if failures in (1, 10) else logging.DEBUG
-            log.log(level, "%s: %s; trying again in %.1f s, the last view stays", self._path, self.problem, wait)
+            log.log(level, "%s: %s; trying again in %.1f s, the last view stays", self.path, self.problem, wait)
             await asyncio.sleep(wait)
 
     async def _list(self) -> None:
         found: dict[Key, T] = {}
         params = {"limit": str(PAGE), **self._selector}
         while True:
-            answer = await self._transport.get(self._path, params)
+            answer = await self._transport.get(self.path, params)
             for item in answer.get("items") or ():
                 view = self._read(item)
                 if view is not None:
@@ -137,7 +137,7 @@ class Reflector(Generic[T]):
             **self._selector,
         }
         began = time.monotonic()
-        stream = self._transport.stream(self._path, params)
+        stream = self._transport.stream(self.path, params)
         rest = b""
         heard = False
         while True:
@@ -145,7 +145,7 @@ class Reflector(Generic[T]):
                 async with asyncio.timeout(self._inactivity_s):
                     piece = await anext(stream, None)
             except TimeoutError:
-                log.debug("%s: silent for %.0f s, watching anew", self._path, self._inactivity_s)
+                log.debug("%s: silent for %.0f s, watching anew", self.path, self._inactivity_s)
                 return
             if piece is None:
                 break
@@ -183,7 +183,7 @@ class Reflector(Generic[T]):
             return self._convert(item)
         except Exception as error:  # noqa: BLE001 - whatever a stranger's object makes of a reader of ours
             key = _key(item)
-            log.warning("%s: %s/%s can't be read (%r); its last view stays", self._path, *key, error)
+            log.warning("%s: %s/%s can't be read (%r); its last view stays", self.path, *key, error)
             return self.objects.get(key)
 
     def _set(self, key: Key, view: T | None) -> None:

@@ -5,23 +5,23 @@ import contextlib
 import functools
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any
+from collections.abc import AsyncIterator
 
 import aiohttp
-import kopf
 
 from argosy_api.net import PageServer
-from argosy_api.resource import GROUP, PLURAL, VERSION
 from argosy_kube import http as kube_http
 from argosy_kube.access import Access
 from argosy_kube.http import HttpTransport
-from argosy_kube.reflector import Key, Reflector
-from argosy_operator.controller import Controller, Wakeups, kopf_settings, registry_for
+from argosy_operator import kopf_edge
+from argosy_operator.background import Background
+from argosy_operator.controller import Controller
 from argosy_operator.kube import HttpKubeApi
+from argosy_operator.loops import Wakeups
 from argosy_operator.metrics import Health, Metrics, page
 from argosy_operator.reconcile import Reconciler
 from argosy_operator.redis_users import RedisUsers
+from argosy_operator.resources import Resources
 from argosy_operator.routers import Routers
 from argosy_operator.settings import Settings
 from argosy_operator.store import ChildStore
@@ -62,25 +62,23 @@ async def _run(
     stop_flag: threading.Event | None,
     ready_flag: threading.Event | None,
 ) -> None:
-    wakeups = Wakeups()
-    background: set[asyncio.Task[None]] = set()
-
-    def start(work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        background.add(task)
-        task.add_done_callback(background.discard)
-
-    def end() -> None:  # before Kopf does: it would wait for all that was begun after itself
-        for task in list(background):
-            task.cancel()
-
+    wakeups, background = Wakeups(), Background(health)
     async with _sessions(access) as (kube_session, session):
         api = HttpKubeApi(kube_session, access)
+        transport = HttpTransport(kube_session, access)
         routers = Routers(session, settings.router_status_url, wakeups.poke)
         store = ChildStore(
             changed=lambda namespace, name: wakeups.poke((namespace, name)),
-            pod_gone=lambda namespace, name: start(controller.pod_gone(namespace, name)),
+            pod_gone=lambda namespace, name: background.start(controller.pod_gone(namespace, name)),
         )
+        users = RedisUsers(
+            settings.plan.redis_url,
+            settings.redis_router_url,
+            settings.plan.redis_access,
+            namespaces=lambda: resources.namespaces(),  # noqa: PLW0108 - it is made below
+            report=metrics.redis_users_up.set,
+        )
+        resources = Resources(health, gone=wakeups.end, changed=wakeups.poke, came_or_went=users.wake)
         reconciler = Reconciler(
             api,
             settings,
@@ -95,42 +93,31 @@ async def _run(
             store=store,
             wakeups=wakeups,
             metrics=metrics,
-            health=health,
             redis_url=settings.plan.redis_url,
-            start=start,
         )
-        transport = HttpTransport(kube_session, access)
         store.reflect(transport, settings.namespaces)
-        for reflector in store.reflectors:
-            start(reflector.run())
-        users = RedisUsers(
-            settings.plan.redis_url,
-            settings.redis_router_url,
-            settings.plan.redis_access,
-            namespaces=lambda: {key.namespace for canary in canaries for key in canary.objects},
-            report=metrics.redis_users_up.set,
-        )
-        canaries = _canaries(transport, settings, health, users.wake)
-        for canary in canaries:
-            start(canary.run())
-        start(users.run())
-        start(routers.run())
-        start(_beat(health))
-        start(_announce_ready(store, health, ready_flag))
+        resources.reflect(transport, settings.namespaces)
+        for path, watch in (*store.watches(), *resources.watches()):
+            background.keep(f"the watch of {path}", watch)
+        background.keep("the keeper of Redis users", users.run)
+        if settings.router_status_url:
+            background.keep("the questions to routers", routers.run)
+        background.keep("the heartbeat", lambda: _beat(health))
+        background.start(_announce_ready(store, health, ready_flag))
         try:
-            await kopf.operator(
-                registry=registry_for(controller, access, end),
-                settings=kopf_settings(namespaced=bool(settings.namespaces)),
-                clusterwide=not settings.namespaces,
+            await kopf_edge.operate(
+                controller,
+                api,
+                access,
+                health,
                 namespaces=settings.namespaces,
-                standalone=True,
+                start=background.start,
+                end=background.cancel,
                 stop_flag=stop_flag,
             )
         finally:
             health.ready = False
-            tasks = list(background)
-            end()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await background.end()
 
 
 @contextlib.asynccontextmanager
@@ -140,24 +127,6 @@ async def _sessions(access: Access) -> AsyncIterator[tuple[aiohttp.ClientSession
     others = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=64))
     async with kube, others:
         yield kube, others
-
-
-def _canaries(
-    transport: HttpTransport, settings: Settings, health: Health, came_or_went: Callable[[], None]
-) -> list[Reflector[str]]:
-    """Watch the resources a second time, versions only, to notice when Kopf's own watch has died silently."""
-
-    def version(item: dict[str, Any]) -> str:
-        return str(item["metadata"]["resourceVersion"])
-
-    def changed(key: Key, before: str | None, after: str | None) -> None:
-        health.expect((key.namespace, key.name), after)
-        if before is None or after is None:
-            came_or_went()
-
-    root = f"/apis/{GROUP}/{VERSION}"
-    paths = [f"{root}/namespaces/{n}/{PLURAL}" for n in settings.namespaces] or [f"{root}/{PLURAL}"]
-    return [Reflector(transport, path, version, changed) for path in paths]
 
 
 async def _beat(health: Health) -> None:

@@ -19,6 +19,7 @@ Object = dict[str, Any]
 
 MANAGER = "argosy-operator"
 STATUS_MANAGER = "argosy-operator-status"
+FINALIZER_MANAGER = "argosy-operator-finalizer"
 REQUEST_TIMEOUT_S = 15.0
 CONCURRENT = 16
 """Requests at a time: enough to fill the API server's queue, few enough to leave others a place in it."""
@@ -51,6 +52,10 @@ class KubeApi(Protocol):
 
     async def apply_status(self, metadata: Mapping[str, Any], status: Object) -> bool:
         """Server-side apply of a resource's whole status; False when the resource is gone."""
+        ...
+
+    async def apply_finalizer(self, metadata: Mapping[str, Any], finalizer: str) -> None:
+        """Put a finalizer on a resource; 409 or 422 where it is another one, or being deleted."""
         ...
 
     async def delete(self, ref: ChildRef, namespace: str, uid: str, version: str) -> None:
@@ -103,6 +108,12 @@ class HttpKubeApi:
                 raise
             return False
         return True
+
+    async def apply_finalizer(self, metadata: Mapping[str, Any], finalizer: str) -> None:
+        """See `KubeApi`."""
+        only = {"name": metadata["name"], "uid": metadata["uid"], "finalizers": [finalizer]}
+        intent = {"apiVersion": API_VERSION, "kind": KIND, "metadata": only}
+        await self._apply(_path(API_VERSION, KIND, metadata["namespace"], metadata["name"]), intent, FINALIZER_MANAGER)
 
     async def delete(self, ref: ChildRef, namespace: str, uid: str, version: str) -> None:
         """See `KubeApi`."""

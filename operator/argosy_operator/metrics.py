@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -14,6 +15,8 @@ from argosy_api.net import Page
 log = logging.getLogger(__name__)
 
 LOOP_STALE_S = 30.0
+RESTARTS, RESTARTS_S = 8, 120.0
+"""A task that has to be begun anew so often in so many seconds won't come to itself."""
 WATCH_STALE_S = 75.0
 """More than the time for which a deletion keeps Kopf from hearing of that resource."""
 
@@ -71,12 +74,18 @@ class Health:
         self._clock = clock
         self._beat_at = clock()
         self._expected: dict[tuple[str, str], tuple[str, float]] = {}
+        self._restarts: dict[str, deque[float]] = {}
         self._lock = threading.Lock()
         self.ready = False
 
     def beat(self) -> None:
         """The loop turns."""
         self._beat_at = self._clock()
+
+    def restarted(self, task: str) -> None:
+        """Something that should never end had to be begun anew."""
+        with self._lock:
+            self._restarts.setdefault(task, deque(maxlen=RESTARTS)).append(self._clock())
 
     def expect(self, key: tuple[str, str], version: str | None) -> None:
         """Our own watch saw this version of a resource (None: it is gone), so Kopf must come to see it as well."""
@@ -99,8 +108,11 @@ class Health:
             return f"the event loop has been stuck for {now - self._beat_at:.0f} s"
         with self._lock:
             oldest = min((since for _, since in self._expected.values()), default=now)
+            failing = [t for t, at in self._restarts.items() if len(at) == RESTARTS and now - at[0] < RESTARTS_S]
         if now - oldest > WATCH_STALE_S:
             return f"the watch of resources has missed a change for {now - oldest:.0f} s"
+        if failing:
+            return f"{failing[0]} has failed {RESTARTS} times in {RESTARTS_S:.0f} s"
         return ""
 
 

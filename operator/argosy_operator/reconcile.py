@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from argosy_api import resource as resource_types
+from argosy_api.backoff import Backoff
 from argosy_api.errors import ArgosyError
 from argosy_api.resource import Condition, InferenceDeployment, InferenceDeploymentStatus, ModelStatus
 from argosy_api.worker_status import WorkerStatus
@@ -34,6 +35,9 @@ STARTING_LONG_S = 120.0
 MOUNT_S = 15.0
 MODEL_RETRY_S = 60.0
 _MAX_PROBES = 8
+_CONFLICT = Backoff(first=0.1, cap=2.0)
+"""After somebody else was faster: there is hardly a reason to wait."""
+_REFUSED = Backoff(first=0.5, cap=30.0)
 
 
 @dataclass(slots=True)
@@ -224,8 +228,7 @@ def _backoff(failures: int, error: ApiError) -> float:
     """Seconds until the next try: at once after a conflict, else growing, with jitter."""
     if error.retry_after_s is not None:
         return min(60.0, error.retry_after_s) + random.uniform(0, 0.5)
-    first, longest = (0.05, 2.0) if error.status == 409 and error.passing else (0.25, 30.0)
-    return float(min(longest, first * 2 ** min(failures, 10)) * random.uniform(0.5, 1.0))
+    return (_CONFLICT if error.status == 409 and error.passing else _REFUSED).jittered(failures)
 
 
 def _with(facts: Facts, **changes: Any) -> Facts:

@@ -1,7 +1,7 @@
 """What is known of the children of all resources: reflectors fill it, passes read it."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,21 +43,25 @@ class ChildStore:
         """Both are called with the namespace and the name of the resource."""
         self._entries: dict[Key, _Entry] = {}
         self._changed, self._pod_gone = changed, pod_gone
-        self.reflectors: list[Reflector[_Owned]] = []
+        self._reflectors: list[Reflector[_Owned]] = []
 
     def reflect(self, transport: Transport, namespaces: Iterable[str]) -> None:
-        """Make the reflectors, for all namespaces when none is given; the caller runs them."""
+        """Make the reflectors, for all namespaces when none is given; the caller runs their `watches`."""
         for api_version, kind, plural in WATCHED:
             root = f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
             paths = [f"{root}/namespaces/{namespace}/{plural}" for namespace in namespaces] or [f"{root}/{plural}"]
             for path in paths:
-                self.reflectors.append(
+                self._reflectors.append(
                     Reflector(transport, path, _converter(api_version, kind), self._on_change, label_selector=SELECTOR)
                 )
 
+    def watches(self) -> list[tuple[str, Callable[[], Coroutine[Any, Any, None]]]]:
+        """What has to run for ever: path and task of each watch."""
+        return [(reflector.path, reflector.run) for reflector in self._reflectors]
+
     async def synced(self) -> None:
         """Wait until everything was listed once: before that, what is not here may well exist."""
-        await asyncio.gather(*(reflector.synced.wait() for reflector in self.reflectors))
+        await asyncio.gather(*(reflector.synced.wait() for reflector in self._reflectors))
 
     def of(self, owner: Owner) -> Children:
         """What is known of one resource's children, oldest pod first.

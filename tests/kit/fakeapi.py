@@ -259,7 +259,11 @@ class FakeApi:
             meta["namespace"] = key.namespace
         if key.gvr.group == CRD_GROUP:
             self._register_crd(obj)
-        return self._store(key, obj, "ADDED")
+        made = self._store(key, obj, "ADDED")
+        owners = [owner["uid"] for owner in meta.get("ownerReferences", ())]
+        if owners and not any(other["metadata"]["uid"] in owners for other in self.objects.values()):
+            self._delete(key)  # garbage collection: all its owners are gone
+        return made
 
     def _update(self, key: Key, resource: Resource, current: Object, new: Object, sub: str) -> Object:
         if sub == "status":

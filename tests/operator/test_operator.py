@@ -190,13 +190,13 @@ async def test_half_of_the_calls_fail(world, code):
     await world.operator()
     for index in range(4):
         world.apply(document(f"m{index}", replicas=index))
-    await eventually(lambda: all(world.is_ready(f"m{i}") for i in range(4)), within=60)
+    await eventually(lambda: all(world.is_ready(f"m{i}") for i in range(4)), within=120)
     assert len(world.controllers.pods()) == 0 + 1 + 2 + 3
     for index in range(4):
         world.delete(f"m{index}")
     await eventually(
         lambda: not world.children() and not any(k.gvr == fakecluster.RESOURCES for k in world.server.objects),
-        within=60,
+        within=120,
     )
 
 
