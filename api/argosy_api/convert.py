@@ -3,6 +3,9 @@
 from argosy_api.params import SamplingParams
 from argosy_api.v1 import worker_pb2 as pb
 
+ACCEPTED_KEY = "argosy-accepted"
+"""In the initial metadata of a worker's Generate: this submission's number, to be compared with `Load.accepted`."""
+
 
 def params_from_proto(message: pb.SamplingParams, *, default_max_tokens: int = 16) -> SamplingParams:
     """Unset fields get their defaults. Nothing is checked here: call `SamplingParams.check`."""

@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 
 import grpc
 
-from argosy_api.convert import params_to_proto
+from argosy_api.convert import ACCEPTED_KEY, params_to_proto
 from argosy_api.errors import (
     ArgosyError,
     DeadlineError,
@@ -34,8 +34,8 @@ Code = grpc.StatusCode
 _LOST = frozenset({Code.UNAVAILABLE, Code.CANCELLED, Code.UNKNOWN})
 """What a call ends with when its worker dies, drains or is cut off; nobody but us cancels our calls."""
 
-ACCEPTED = "argosy-accepted"
-"""Initial metadata: the worker's number of this submission."""
+AGAIN_S = 0.1
+"""Before a worker is tried again, where there is no other."""
 FIRST_TOKEN_S = 30.0
 FIRST_TOKEN_FACTOR = 10.0
 """No token within FIRST_TOKEN_S, nor within so many times the estimate: another worker is tried, if there is one."""
@@ -89,7 +89,12 @@ class Flight:
             try:
                 self._open()
             except UnavailableError as error:
-                raise self._last_error or error from None
+                if self._last_error or not self._excluded:
+                    raise self._last_error or error from None
+                # nobody else is there: a worker that was lost a moment ago may be well again (a connection that broke)
+                self._excluded = frozenset()
+                await asyncio.sleep(AGAIN_S)
+                continue
             try:
                 async with self._patience():
                     await self._note_acceptance()
@@ -138,7 +143,7 @@ class Flight:
         if call is None or assignment is None:
             raise InternalError("the request was not started")
         metadata = await self._awaited(call.initial_metadata())
-        number = _number(metadata, ACCEPTED)
+        number = _number(metadata, ACCEPTED_KEY)
         if number is not None:
             assignment.accepted(number)
 

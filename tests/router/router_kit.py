@@ -9,6 +9,7 @@ import grpc
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from argosy_api import blocks
+from argosy_api.convert import ACCEPTED_KEY
 from argosy_api.keys import BATCH_FIELD, Keys
 from argosy_api.membership import Deployment, Membership, RoutingPolicy, Worker
 from argosy_api.v1 import worker_pb2 as pb
@@ -227,7 +228,7 @@ class FakeWorker(rpc.WorkerServicer):
         if script.fail_first is not None:
             await context.abort(script.fail_first, script.details, script.trailing)
         self.accepted += 1
-        await context.send_initial_metadata((("argosy-accepted", str(self.accepted)),))
+        await context.send_initial_metadata(((ACCEPTED_KEY, str(self.accepted)),))
         if script.hang_accepted:
             await script.release.wait()
         if script.hang:

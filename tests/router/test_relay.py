@@ -57,6 +57,20 @@ async def test_attempts_are_numbered_and_bounded(make_rig):
     assert rig.idle()
 
 
+async def test_a_worker_alone_is_tried_again(make_rig):
+    """One broken connection is no reason to fail while the only worker is well."""
+    rig = await make_rig()
+    await rig.add(FakeWorker(worker_id="w0"))
+    worker = rig.workers[0]
+    worker.script.fail_first = grpc.StatusCode.UNAVAILABLE
+    asked = asyncio.create_task(rig.post("/v1/completions", HELLO))
+    await eventually(lambda: worker.requests)
+    worker.script.fail_first = None
+    response, body = await asked
+    assert (response.status, text_of(body)) == (200, TEXT)
+    assert [r.attempt for r in worker.requests] == [1, 2]
+
+
 async def test_all_full_is_429(rig):
     """Every queue is full: RESOURCE_EXHAUSTED, with a time to try again."""
     for worker in rig.workers:

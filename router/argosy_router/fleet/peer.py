@@ -52,7 +52,7 @@ class Peer:
         if self.facts is None or load.epoch != self.facts.epoch or not all(0 <= n < MAX_NUMBER for n in numbers):
             return
         known = self.load
-        if known is not None and known.epoch == load.epoch and 0 < load.sequence <= known.sequence:
+        if known is not None and known.epoch == load.epoch and load.sequence <= known.sequence:
             return
         self.load, self.load_at = load, now
         queue = ((q.uncached_tokens, q.waited_seconds) for q in load.queue)

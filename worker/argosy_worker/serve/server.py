@@ -10,7 +10,7 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from argosy_api import limits
-from argosy_api.convert import params_from_proto
+from argosy_api.convert import ACCEPTED_KEY, params_from_proto
 from argosy_api.errors import InvalidArgumentError, UnavailableError
 from argosy_api.grpc_status import errors_to_status
 from argosy_api.params import check_prompt
@@ -27,8 +27,6 @@ logger = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Worker"].full_name
 MAX_DRAIN_S = 3600.0
-ACCEPTED = "argosy-accepted"
-"""Initial metadata of Generate: this submission's number, to be compared with `Load.accepted`."""
 _NOT_YET = ("adapter", "priority", "resumed_tokens", "resumed_text_bytes", "constraint", "kv_source", "tenant")
 """Fields of a request that the protocol has and this worker cannot honour."""
 
@@ -106,7 +104,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
             engine = self._serving.engine
             stream = start(engine, request)
             try:
-                await context.send_initial_metadata(((ACCEPTED, str(stream.number)),))
+                await context.send_initial_metadata(((ACCEPTED_KEY, str(stream.number)),))
                 async for chunk in stream:
                     yield to_proto(chunk, stream)
             finally:  # also when the caller is gone or its deadline has passed: CancelledError is raised at the yield
