@@ -6,7 +6,7 @@
 # Seen: with n below the number of special tokens nothing is cut at all: the whole text comes out, whatever its length, with its
 # special tokens and without an overflowing part; encode and encode_batch alike, also for n = 0. Just n = their number leaves
 # nothing but them. A pair has more special tokens than a single text, so the same n may cut one and not the other.
-# So: a length limit taken from a request or left over by other parts of a prompt (limit - used) lets the longest texts through
+# So: a length limit computed as what other parts of a prompt have left over (limit - used) gives the whole text back
 # exactly when nothing is left. Check n > num_special_tokens_to_add(pair) first, and the length of the result after.
 set -euo pipefail
 folder=$(mktemp -d)
