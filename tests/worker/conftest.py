@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import grpc
 import pytest
@@ -17,7 +17,8 @@ from argosy_api.v1 import worker_pb2_grpc
 from argosy_worker import sim
 from argosy_worker.core.batch import Runner
 from argosy_worker.core.scheduler import SchedulerConfig
-from argosy_worker.engine.engine import Engine, EngineConfig
+from argosy_worker.engine.client import Engine
+from argosy_worker.engine.config import EngineConfig
 from argosy_worker.engine.metrics import WorkerMetrics
 from argosy_worker.kv_events.log import KvEventLog
 from argosy_worker.serve.lifecycle import Lifecycle
@@ -93,6 +94,7 @@ async def running_rig(
     num_blocks: int = 256,
     max_model_len: int = 1024,
     caching: bool = True,
+    tokenizer_json: bytes | None = None,
     **scheduler,
 ) -> AsyncIterator[Rig]:
     spec = sim.SimSpec.parse(ModelUri.parse(uri))
@@ -102,7 +104,7 @@ async def running_rig(
     state = Lifecycle()
     events = KvEventLog(EPOCH)
     engine = Engine(
-        facts=model.facts,
+        facts=replace(model.facts, tokenizer_json=tokenizer_json) if tokenizer_json else model.facts,
         runner=runner(real) if runner else real,
         config=EngineConfig(
             num_blocks=num_blocks,

@@ -1,6 +1,7 @@
 """The engine: what it answers, what a fault ends, and that nothing keeps a block."""
 
 import asyncio
+import json
 import threading
 import time
 
@@ -11,11 +12,13 @@ from argosy_api import limits
 from argosy_api.errors import InternalError, OverloadedError, UnavailableError
 from argosy_api.params import SamplingParams
 from argosy_api.v1 import worker_pb2 as pb
+from argosy_worker import sim
 from argosy_worker.core.batch import Finished, StepOutput
 from argosy_worker.core.line import Order
 from argosy_worker.core.request import Finish
 from argosy_worker.engine.rate import PrefillRate
 from argosy_worker.engine.stream import Piece, Stream
+from argosy_worker.serve.pages import unhealthy
 
 GREEDY = SamplingParams(temperature=0, max_tokens=20)
 PROMPT = list(b"the quick brown fox jumps over the lazy dog, twice")
@@ -144,13 +147,88 @@ async def test_a_dead_thread_is_noticed_by_everybody(make_rig, monkeypatch):
         def broken(now):
             raise RuntimeError("a bug")
 
-        monkeypatch.setattr(rig.engine._scheduler, "schedule", broken)
+        monkeypatch.setattr(rig.engine._thread.scheduler, "schedule", broken)
         with pytest.raises(InternalError):
             await collect(rig.engine.submit("a", 1, PROMPT, GREEDY))
         assert not rig.engine.alive
         with pytest.raises(UnavailableError):
             rig.engine.submit("b", 1, PROMPT, GREEDY)
         assert await asyncio.wait_for(rig.engine.drain(5), 5) == (0, 0)
+
+
+class Panic(BaseException):
+    """As libraries written in Rust raise: no Exception."""
+
+
+async def test_a_panic_in_a_step_ends_its_requests_and_the_engine_goes_on(make_rig, oracle):
+    faulty = []
+    async with make_rig(runner=lambda real: faulty.append(Faulty(real)) or faulty[0]) as rig:
+
+        def fail_once(batch):
+            faulty[0].fault = lambda batch: None
+            raise Panic("index out of bounds")
+
+        faulty[0].fault = fail_once
+        with pytest.raises(InternalError):
+            await collect(rig.engine.submit("a", 1, PROMPT, GREEDY))
+        assert tokens_of(await collect(rig.engine.submit("b", 1, PROMPT, GREEDY))) == oracle(PROMPT, 20)
+        assert rig.engine.alive
+
+
+async def test_a_panic_of_the_thread_itself_is_noticed_by_everybody(make_rig, monkeypatch, eventually):
+    async with make_rig() as rig:
+
+        def broken(now):
+            raise Panic("a bug")
+
+        monkeypatch.setattr(rig.engine._thread.scheduler, "schedule", broken)
+        with pytest.raises(InternalError):
+            await collect(rig.engine.submit("a", 1, PROMPT, GREEDY))
+        assert not rig.engine.alive
+        assert rig.engine.failure == "Panic"
+        assert unhealthy(rig.engine)
+        with pytest.raises(UnavailableError):
+            rig.engine.submit("b", 1, PROMPT, GREEDY)
+
+
+async def test_a_request_that_comes_as_the_thread_dies_ends_too(make_rig, monkeypatch):
+    async with make_rig() as rig:
+        thread = rig.engine._thread
+        ask = thread.ask
+
+        def dies_before(command, **more):  # between the look at whether it lives and the command
+            thread._dead = True
+
+        monkeypatch.setattr(thread, "ask", dies_before)
+        stream = rig.engine.submit("a", 1, PROMPT, GREEDY)
+        with pytest.raises(InternalError):
+            await asyncio.wait_for(collect(stream), 10)
+        assert not rig.engine.busy
+        thread._dead = False
+        monkeypatch.setattr(thread, "ask", ask)
+
+
+PANICS = json.dumps(
+    json.loads(sim.tokenizer_json()) | {"decoder": {"type": "Strip", "content": "~", "start": 0, "stop": 5}}
+).encode()
+"""A tokenizer whose decoder panics on the token `~` (and decodes others as they are)."""
+
+
+async def test_a_tokenizer_that_panics_ends_the_request_alone(make_rig, oracle):
+    tilde = next(n for n in range(1, 200) if ord("~") in oracle([n], 30))
+    fine = next(n for n in range(1, 200) if ord("~") not in oracle([n], 30))
+    async with make_rig(tokenizer_json=PANICS) as rig:
+        params = SamplingParams(temperature=0, max_tokens=30)
+        bad = rig.engine.submit("bad", 1, [tilde], params)
+        at_once = rig.engine.submit("at once", 1, [*PROMPT, ord("~")], params)  # its context is decoded when it comes
+        good = rig.engine.submit("good", 1, [fine], params)
+        results = await asyncio.gather(*map(collect, (bad, at_once, good)), return_exceptions=True)
+        assert [type(result) for result in results] == [InternalError, InternalError, list]
+        assert "tokenizer" in results[0].message
+        assert tokens_of(results[2]) == oracle([fine], 30)
+        load = await rig.load()
+        assert (load.used_blocks, load.running, load.waiting) == (0, 0, 0)
+        assert rig.engine.alive
 
 
 async def test_abort_ends_the_stream_and_frees_the_blocks(make_rig):
@@ -264,7 +342,7 @@ async def test_load_counts_requests_that_the_thread_has_not_seen(make_rig):
     async with make_rig(runner=gate, max_running=1) as rig:
         try:
             streams = [rig.engine.submit("a", 1, PROMPT, GREEDY)]
-            while rig.engine._inbox.qsize():
+            while rig.engine._thread._inbox.qsize():
                 await asyncio.sleep(0.001)
             streams += [rig.engine.submit(f"r{i}", 1, PROMPT, GREEDY) for i in range(3)]
             load = await rig.load()

@@ -288,6 +288,6 @@ async def test_the_whole_way_from_the_engine(make_rig, valkey, eventually):
     async with make_rig(num_blocks=8) as rig, publishing(valkey.url, rig.events):
         for i in range(5):
             await rig.generate([i] * 60, f"r{i}", max_tokens=20)
-        known = set(rig.engine._scheduler.pool.known_ids())
+        known = set(rig.engine._thread.scheduler.pool.known_ids())
         await eventually(lambda: read(valkey).blocks == known and not read(valkey).broken, "Redis knows the cache")
         assert known

@@ -16,7 +16,7 @@ import pytest
 import redis
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from argosy_api import metric_names
+from argosy_api import metric_names, process
 from argosy_api.keys import Keys
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc
@@ -33,7 +33,7 @@ def described(uri, **more):
 
 
 class Worker:
-    def __init__(self, folder, free_port, uri, *, spec=None, **environment):
+    def __init__(self, folder, free_port, uri, *, spec=None, program=None, **environment):
         self.grpc_port, self.metrics_port = free_port(), free_port()
         self.termination_log = folder / "termination"
         environment = {
@@ -45,7 +45,11 @@ class Worker:
             **environment,
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "argosy_worker", f"--spec={json.dumps(described(uri, **(spec or {})))}"],
+            [
+                sys.executable,
+                *(["-c", program] if program else ["-m", "argosy_worker"]),
+                f"--spec={json.dumps(described(uri, **(spec or {})))}",
+            ],
             env=os.environ | environment,
             stderr=subprocess.PIPE,
             text=True,
@@ -254,6 +258,40 @@ async def running_long(worker, channel, eventually):
     )
     await call.read()
     return call
+
+
+DIES = """
+import sys
+from argosy_worker import __main__
+from argosy_worker.core.scheduler import Scheduler
+
+class Panic(BaseException):
+    pass
+
+def broken(self, now):
+    raise Panic("a bug")
+
+Scheduler.schedule = broken
+sys.exit(__main__.main())
+"""
+
+
+async def test_a_dead_engine_ends_the_process_with_its_reason(start, eventually):
+    worker = start("sim://m?decode_ms=1", program=DIES)
+    await eventually(lambda: worker.state()["phase"] == "Ready", "ready", 60)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{worker.grpc_port}") as channel:
+        call = worker_pb2_grpc.WorkerStub(channel).Generate(
+            pb.GenerateRequest(request_id="r", attempt=1, prompt_tokens=[1])
+        )
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    code, _ = await asyncio.to_thread(worker.end)
+    assert code == process.EXIT_FAULT
+    assert json.loads(worker.termination_log.read_text()) == {
+        "reason": "EngineFailed",
+        "message": "the engine has died (Panic); the log has the cause",
+    }
 
 
 async def test_drain_time_is_up(start, eventually):

@@ -284,7 +284,7 @@ async def test_subscription_snapshot_then_live(make_rig):
         assert batch.snapshot
         assert (batch.epoch, batch.seq) == (77, rig.events.seq)
         known.update(batch.stored)
-        assert known == set(rig.engine._scheduler.pool.known_ids())
+        assert known == set(rig.engine._thread.scheduler.pool.known_ids())
         last = batch.seq
         for i in range(6):  # more than the cache holds, so blocks are removed too
             await rig.generate([i] * 70, f"r{i}", max_tokens=30)
@@ -295,7 +295,7 @@ async def test_subscription_snapshot_then_live(make_rig):
                 assert known.issuperset(batch.removed)
                 known = (known - set(batch.removed)) | set(batch.stored)
                 last = batch.seq
-            assert known == set(rig.engine._scheduler.pool.known_ids())
+            assert known == set(rig.engine._thread.scheduler.pool.known_ids())
         call.cancel()
         resumed = rig.stub.SubscribeKvEvents(pb.SubscribeKvEventsRequest(start_sequence=last - 1, epoch=77))
         assert [(b.seq, b.snapshot) for b in (await resumed.read(), await resumed.read())] == [

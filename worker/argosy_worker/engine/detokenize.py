@@ -5,10 +5,16 @@ string. To keep that, two kinds of text are held back until more tokens say what
 UTF-8 is incomplete, and a tail that may become a stop string.
 """
 
+import logging
 from collections.abc import Sequence
 from functools import lru_cache
 
 from tokenizers import Tokenizer
+
+from argosy_api.errors import InternalError, ModelInvalidError
+from argosy_worker.faults import is_fault
+
+log = logging.getLogger(__name__)
 
 _REPLACEMENT = "\ufffd"
 _CONTEXT = 4
@@ -21,8 +27,19 @@ class TextVocabulary:
     """A tokenizer, as far as decoding needs it. Shared by all requests."""
 
     def __init__(self, tokenizer_json: bytes) -> None:
-        self._tokenizer = Tokenizer.from_buffer(tokenizer_json)
-        added = self._tokenizer.get_added_tokens_decoder()
+        """Read a document of the tokenizers library.
+
+        Raises:
+            ModelInvalidError: the library refuses it.
+
+        """
+        try:
+            self._tokenizer = Tokenizer.from_buffer(tokenizer_json)
+            added = self._tokenizer.get_added_tokens_decoder()
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            raise ModelInvalidError(f"the model's tokenizer is not sound: {error}") from error
         self._special = frozenset(token for token, info in added.items() if info.special)
 
     def silent(self, token: int) -> bool:
@@ -30,8 +47,19 @@ class TextVocabulary:
         return token in self._special
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text of tokens; special and unknown ones are skipped."""
-        text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        """Text of tokens; special and unknown ones are skipped.
+
+        Raises:
+            InternalError: the library fails on them. Its panics depend on the tokens: other requests may go on.
+
+        """
+        try:
+            text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            log.exception("the model's tokenizer failed")
+            raise InternalError("the model's tokenizer failed to turn the tokens into text") from error
         return text
 
 

@@ -22,7 +22,10 @@ _M = TypeVar("_M", Counter, Gauge)
 class Pulse(Protocol):
     """The engine, as far as health and gauges look at it."""
 
-    view: LoadView
+    @property
+    def view(self) -> LoadView:
+        """State between two steps."""
+        ...
 
     @property
     def alive(self) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from tokenizers import Tokenizer
 
 from argosy_api.errors import ModelInvalidError
+from argosy_worker.faults import is_fault
 from argosy_worker.models.tokenizer_facts import TokenizerFacts
 from argosy_worker.models.weights import WeightSource
 
@@ -32,5 +33,7 @@ def parse_tokenizer(document: bytes) -> Tokenizer:
     """
     try:
         return Tokenizer.from_str(document.decode())
-    except Exception as error:  # the library raises plain Exception; a panic of its Rust code is a BaseException
+    except BaseException as error:  # the library raises plain Exception, and panics
+        if not is_fault(error):
+            raise
         raise ModelInvalidError(f"the model's tokenizer is not sound: {error}") from error

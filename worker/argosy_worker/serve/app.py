@@ -15,12 +15,13 @@ from typing import Any, TypeVar
 import grpc
 
 from argosy_api import blocks, net, process
-from argosy_api.errors import ModelError
+from argosy_api.errors import ModelError, ModelInvalidError
 from argosy_api.keys import Keys
 from argosy_api.process import EXIT_CONFIG, EXIT_FAULT, EXIT_OK, Termination
 from argosy_api.worker_status import Phase
-from argosy_worker.engine.engine import Engine
+from argosy_worker.engine.client import Engine
 from argosy_worker.engine.metrics import WorkerMetrics
+from argosy_worker.faults import is_fault
 from argosy_worker.kv_events.log import KvEventLog
 from argosy_worker.kv_events.publish import RedisPublisher, WorkerRecord
 from argosy_worker.serve.lifecycle import Lifecycle
@@ -95,7 +96,7 @@ async def _serve(settings: Settings, state: Lifecycle, metrics: WorkerMetrics, p
             await _first(thread.ended, stop)
             await serving.set_health(serving=False)
             if not engine.alive:
-                log.error("the engine thread is dead; ending")
+                _refuse(state, "EngineFailed", f"the engine has died ({engine.failure}); the log has the cause")
                 return EXIT_FAULT
             state.enter(Phase.DRAINING)
             seconds = settings.spec.drain.timeout_seconds
@@ -140,11 +141,15 @@ class _EngineThread:
             try:
                 engine = make(load(settings, state))
             except BaseException as error:  # noqa: BLE001 - handed to the event loop
-                _tell(loop, self.engine, None, error)
+                panic = is_fault(error) and not isinstance(error, Exception)
+                told = ModelInvalidError(f"a library failed on the model's files: {error}") if panic else error
+                _tell(loop, self.engine, None, told)
                 return
             _tell(loop, self.engine, engine)
-            engine.run()
-            _tell(loop, self.ended, None)
+            try:
+                engine.run()
+            finally:
+                _tell(loop, self.ended, None)
 
         threading.Thread(target=work, name="engine", daemon=True).start()
 

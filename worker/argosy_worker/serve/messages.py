@@ -7,7 +7,7 @@ from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.worker_status import ServedModel
 from argosy_worker.core.batch import TokenLogprob
 from argosy_worker.core.request import Finish
-from argosy_worker.engine.engine import Engine
+from argosy_worker.engine.client import Engine
 from argosy_worker.engine.stream import Piece, Stream
 
 _FINISH = {

@@ -17,7 +17,7 @@ from argosy_api.params import check_prompt
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc
 from argosy_api.worker_status import Phase
-from argosy_worker.engine.engine import Engine
+from argosy_worker.engine.client import Engine
 from argosy_worker.engine.stream import Stream
 from argosy_worker.kv_events.log import NOTHING, KvEventLog
 from argosy_worker.serve.lifecycle import Lifecycle

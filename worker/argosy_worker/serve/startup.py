@@ -12,7 +12,7 @@ from argosy_worker import sim
 from argosy_worker.core.batch import Runner
 from argosy_worker.core.line import Order
 from argosy_worker.core.scheduler import SchedulerConfig
-from argosy_worker.engine.engine import EngineConfig
+from argosy_worker.engine.config import EngineConfig
 from argosy_worker.models.facts import ModelFacts
 from argosy_worker.serve.lifecycle import Lifecycle
 from argosy_worker.serve.settings import Settings

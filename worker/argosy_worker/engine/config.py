@@ -1,0 +1,16 @@
+"""Sizes of the engine."""
+
+from dataclasses import dataclass, field
+
+from argosy_worker.core.scheduler import SchedulerConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Sizes of the engine."""
+
+    num_blocks: int
+    block_size: int = 16
+    max_model_len: int = 8192
+    prefix_caching: bool = True
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)

@@ -1,0 +1,244 @@
+"""The engine's thread: it owns scheduler, block pool, runner and the answers being made. Nobody else touches them.
+
+    commands from the inbox → schedule → launch → update → text → one delivery per step: all chunks and cache changes
+
+A fault ends only what it must: a request with bad logits, or whose text cannot be made, ends alone; a step that raises
+ends the requests in it; the thread goes on. Should the thread itself fail, every stream ends with INTERNAL, and `alive`
+and `failure` say so to health checks and to the process.
+"""
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+from argosy_api.errors import ArgosyError, InternalError, UnavailableError
+from argosy_worker.core.batch import Runner, StepOutput
+from argosy_worker.core.blocks import BlockPool, CacheChange
+from argosy_worker.core.request import Finish, Request
+from argosy_worker.core.scheduler import Advance, Scheduler, Step
+from argosy_worker.engine.config import EngineConfig
+from argosy_worker.engine.detokenize import TextVocabulary
+from argosy_worker.engine.metrics import WorkerMetrics
+from argosy_worker.engine.rate import PrefillRate
+from argosy_worker.engine.reply import Reply
+from argosy_worker.engine.report import LoadView, view_of
+from argosy_worker.engine.stream import Piece, Stream
+from argosy_worker.faults import is_fault
+
+log = logging.getLogger(__name__)
+
+_IDLE_S = 0.5
+"""An idle engine wakes up this often, so that its heartbeat shows that it lives."""
+DEAD = "the engine of this worker has died"
+
+Outbox = list[tuple[Stream, Piece | ArgosyError]]
+Deliver = Callable[[Outbox, CacheChange], object]
+
+
+class EngineThread:
+    """`run` is the thread. `ask`, `stop` and what is only read are for everybody; the rest are commands to ask for."""
+
+    def __init__(
+        self,
+        *,
+        runner: Runner,
+        config: EngineConfig,
+        vocabulary: TextVocabulary,
+        metrics: WorkerMetrics,
+        deliver: Deliver,
+    ) -> None:
+        """`deliver` is called by the thread, with what the step brought for the streams and the KV event log."""
+        self.scheduler = Scheduler(config.scheduler, BlockPool(config.num_blocks, caching=config.prefix_caching))
+        self.view = LoadView(total_blocks=config.num_blocks, free_blocks=config.num_blocks)
+        """Replaced as a whole after each step; any thread may read it."""
+        self.failure = ""
+        """Type of what the thread died of (the log has the rest); empty while it lives, and when it was stopped."""
+        self._runner = runner
+        self._vocabulary = vocabulary
+        self._metrics = metrics
+        self._deliver = deliver
+        self._replies: dict[str, Reply] = {}
+        self._outbox: Outbox = []
+        self._accepted = 0
+        self._rate = PrefillRate()
+        # each is written whole by one side
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._beat = time.monotonic()
+        self._dead = False
+
+    # --- for everybody
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread can still make steps."""
+        return not self._dead
+
+    @property
+    def last_step_age(self) -> float:
+        """Seconds since the loop of the thread last came around."""
+        return time.monotonic() - self._beat
+
+    def ask(self, command: Callable[[], None], *, then: Callable[[], object] | None = None) -> None:
+        """Have `command` run between two steps, and `then` called once its results are delivered.
+
+        When the thread is not `alive` after this call, neither may ever happen.
+        """
+
+        def run() -> None:
+            try:
+                command()
+                self._flush()
+            finally:
+                if then is not None:
+                    then()
+
+        self._inbox.put(command if then is None else run)
+
+    def stop(self) -> None:
+        """Tell the thread to end after the step it is in."""
+        self._stopping.set()
+        self._inbox.put(lambda: None)
+
+    # --- commands
+
+    def accept(self, request: Request, stream: Stream) -> None:
+        """Begin to work on a request."""
+        self._accepted += 1
+        try:
+            reply = Reply(request, stream, self._vocabulary, self._metrics)
+            self.scheduler.add(request)
+        except ArgosyError as error:
+            self._outbox.append((stream, error))
+        else:
+            self._replies[request.request_id] = reply
+
+    def drop(self, stream: Stream) -> None:
+        """Nobody reads the stream any more: end its request."""
+        if self._forget(stream) is not None:
+            self._metrics.finished(Finish.ABORT)
+
+    def abort(self, stream: Stream) -> None:
+        """End a request, and its stream with what text was held back."""
+        reply = self._forget(stream)
+        if reply is not None:
+            try:
+                self._outbox.append((stream, reply.aborted()))
+            except ArgosyError as error:
+                self._outbox.append((stream, error))
+
+    def _forget(self, stream: Stream) -> Reply | None:
+        reply = self._replies.get(stream.request_id)
+        if reply is None or reply.stream is not stream:  # it has ended, or a later attempt has taken its place
+            return None
+        self.scheduler.remove(stream.request_id)
+        return self._replies.pop(stream.request_id)
+
+    # --- the thread
+
+    def run(self) -> None:
+        """Work until `stop`. A fault of the loop itself ends it too, and is not raised; all streams end then."""
+        last: ArgosyError = UnavailableError("this worker is stopping")
+        try:
+            while not self._stopping.is_set():
+                self._turn()
+        except BaseException as error:
+            log.exception("the engine thread died")
+            last = InternalError(DEAD)
+            self.failure = type(error).__name__
+            if not is_fault(error):
+                raise
+        finally:
+            self._dead = True
+            self._end_all(last)
+
+    def _turn(self) -> None:
+        self._beat = time.monotonic()
+        self._take_commands(wait=not self.scheduler.has_work)
+        if self.scheduler.has_work:
+            self._step()
+        self._flush()
+
+    def _take_commands(self, *, wait: bool) -> None:
+        with contextlib.suppress(queue.Empty):
+            if wait:
+                self._inbox.get(timeout=_IDLE_S)()
+            while True:
+                self._inbox.get_nowait()()
+
+    def _step(self) -> None:
+        began = time.monotonic()
+        step = self.scheduler.schedule(began)
+        try:
+            outputs = self._compute(step)
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            log.exception("a step of %d requests failed; they end, the engine goes on", len(step.requests))
+            for request in self.scheduler.fail(step):
+                self._end(request.request_id, InternalError("the engine failed in a step of this request"))
+            return
+        now = time.monotonic()
+        self._measure(step, now - began)
+        for progress in self.scheduler.update(step, outputs):
+            self._answer(progress, now)
+
+    def _compute(self, step: Step) -> list[StepOutput]:
+        outputs = self._runner.launch(step.batch).result()
+        if len(outputs) != len(step.requests):
+            raise RuntimeError(f"the runner gave {len(outputs)} outputs for {len(step.requests)} slices")
+        return outputs
+
+    def _answer(self, progress: Advance, now: float) -> None:
+        reply = self._replies[progress.request.request_id]
+        try:
+            item = reply.advance(progress, now)
+        except ArgosyError as error:  # its text cannot be made
+            self._metrics.finished(Finish.ERROR)
+            item = error
+        if item is None:
+            return
+        self._outbox.append((reply.stream, item))
+        if isinstance(item, ArgosyError) or item.finish is not None:
+            self.scheduler.remove(
+                reply.request.request_id
+            )  # a stop string or a fault ended it; else it is gone already
+            del self._replies[reply.request.request_id]
+
+    def _measure(self, step: Step, seconds: float) -> None:
+        rows = sum(len(piece.tokens) for piece in step.batch.slices[: step.generating])
+        self._rate.add(step.batch.num_tokens - rows, step.generating, seconds)
+        if self._rate.measured:
+            self.scheduler.prefill_rate = self._rate.measured
+        self._metrics.step(seconds, step.batch.num_tokens, step.preempted)
+
+    def _flush(self) -> None:
+        """Hand everything over: one delivery, however many requests the step had."""
+        self.view = view_of(self.scheduler, accepted=self._accepted, prefill_rate=self._rate.measured)
+        change = self.scheduler.pool.take_change()
+        if self._outbox or change:
+            outbox, self._outbox = self._outbox, []
+            self._deliver(outbox, change)
+
+    def _end(self, request_id: str, error: ArgosyError) -> None:
+        reply = self._replies.pop(request_id)
+        self._metrics.finished(Finish.ERROR)
+        self._outbox.append((reply.stream, error))
+
+    def _end_all(self, error: ArgosyError) -> None:
+        """The thread ends: nobody may wait for ever. Commands still in the inbox are answered too."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                command = self._inbox.get_nowait()
+                try:
+                    command()
+                except Exception:
+                    log.exception("a command failed while the engine was ending")
+        for request_id in list(self._replies):
+            self.scheduler.remove(request_id)
+            self._end(request_id, error)
+        with contextlib.suppress(RuntimeError):  # the event loop may be closed by now
+            self._flush()
