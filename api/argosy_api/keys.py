@@ -1,6 +1,5 @@
 """Redis keys. All keys of one deployment share a hash tag, so they live in one cluster slot.
 
-    argosy:1:{<namespace>/<name>}:w              hash     worker id -> JSON WorkerRecord (slots; not the membership)
     argosy:1:{<namespace>/<name>}:l:<worker>     string   the lease: the epoch; expires LEASE_TTL_S after a beat
     argosy:1:{<namespace>/<name>}:ev:<worker>    stream   field `batch`: a serialized argosy.v1.KvEventBatch
     argosy:1:{<namespace>/<name>}:load:<worker>  string   a serialized argosy.v1.Load, expires with LOAD_TTL_S
@@ -37,11 +36,6 @@ class Keys:
     def prefix(self) -> str:
         """What all of them begin with; safe as a SCAN pattern once escaped."""
         return f"argosy:{SCHEMA}:{{{self.namespace}/{self.name}}}:"
-
-    @property
-    def workers(self) -> str:
-        """Hash of worker records."""
-        return self.prefix + "w"
 
     def lease(self, worker: str) -> str:
         """The worker's lease."""

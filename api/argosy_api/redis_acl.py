@@ -11,10 +11,7 @@ from argosy_api.keys import Keys
 ROUTER = "argosy-router"
 """The routers' user: it reads all, and writes nothing."""
 _CONNECTION = ("+ping", "+select", "+client|setname", "+client|setinfo")
-_WORKER = (
-    "+set", "+xadd", "+exists", "+del", "+multi", "+exec", "+discard",
-    "+hset", "+hdel", "+hgetall", "+hexists", "+watch", "+unwatch",
-)  # fmt: skip
+_WORKER = ("+set", "+xadd", "+exists", "+del", "+multi", "+exec", "+discard")
 _ROUTER = ("+mget", "+getrange", "+xread", "+xrevrange")
 
 

@@ -31,7 +31,9 @@ async def remove_keys(url: str, namespace: str, name: str, *, limit_s: float = 5
 
 
 async def _remove(url: str, prefix: str) -> int:
-    client = redis.Redis.from_url(url, socket_connect_timeout=2.0, socket_timeout=2.0)
+    # no socket_timeout: with one the client sends through asyncio.wait_for, which before Python 3.12 loses the cancel
+    # that the caller's limit is made of
+    client = redis.Redis.from_url(url, socket_connect_timeout=2.0, socket_timeout=None)
     removed = 0
     try:
         pattern = prefix.translate(_SPECIAL) + "*"

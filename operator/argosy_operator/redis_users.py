@@ -79,8 +79,9 @@ class RedisUsers:
                 without_secrets(self._admin_url),
             )
             return
+        # no socket_timeout: with one the client sends through asyncio.wait_for, which before Python 3.12 loses cancels
         client = redis.Redis.from_url(
-            self._admin_url, socket_connect_timeout=CALL_S, socket_timeout=CALL_S, single_connection_client=True
+            self._admin_url, socket_connect_timeout=CALL_S, socket_timeout=None, single_connection_client=True
         )
         try:
             while True:
@@ -112,17 +113,20 @@ class RedisUsers:
             self._made = dict.fromkeys(self._made, ())
             self._resync_at = time.monotonic() + RESYNC_S
         wanted = wanted_users(self._admin_url, self._router_url, self._access, self._namespaces())
-        there = {_text(name) for name in await client.acl_users()}
+        async with asyncio.timeout(CALL_S):
+            there = {_text(name) for name in await client.acl_users()}
         todo = [name for name, rules in wanted.items() if name not in there or self._made.get(name) != rules]
         for start in range(0, len(todo), _AT_ONCE):
             pipe = client.pipeline(transaction=False)
             for name in todo[start : start + _AT_ONCE]:
                 pipe.execute_command("ACL SETUSER", name, *wanted[name])
-            await pipe.execute()
+            async with asyncio.timeout(CALL_S):
+                await pipe.execute()
             self._made.update({name: wanted[name] for name in todo[start : start + _AT_ONCE]})
         gone = sorted(self._made.keys() - wanted.keys())
         if gone:
-            await client.acl_deluser(*gone)  # which also ends their connections
+            async with asyncio.timeout(CALL_S):
+                await client.acl_deluser(*gone)  # which also ends their connections
             for name in gone:
                 del self._made[name]
         if todo or gone:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import time
 
 import pytest
@@ -16,7 +15,7 @@ from argosy_api.v1 import worker_pb2 as pb
 from argosy_worker.core.blocks import CacheChange
 from argosy_worker.engine.metrics import WorkerMetrics
 from argosy_worker.kv_events.log import NOTHING, KvEventLog
-from argosy_worker.kv_events.publish import RedisPublisher, WorkerRecord, free_slot
+from argosy_worker.kv_events.publish import RedisPublisher
 
 KEYS = Keys("ns", "dep")
 
@@ -81,24 +80,11 @@ def test_an_impossible_cursor_gets_a_snapshot():
     assert [b.seq for b in log.after(0)] == [1]
 
 
-def test_slots():
-    def record(slot):
-        return json.dumps({"slot": slot}).encode()
-
-    assert free_slot({}, "me") == 0
-    assert free_slot({b"a": record(0), b"b": record(2)}, "me") == 1
-    assert free_slot({b"a": record(0), b"me": record(1)}, "me") == 1
-    assert free_slot({b"a": b"not json", b"b": b"[]", b"c": record("x")}, "me") == 0
-
-
 def make_publisher(url, log, metrics=None, worker="w-0"):
     return RedisPublisher(
         url,
         keys=KEYS,
         worker_id=worker,
-        record=WorkerRecord(
-            epoch=log.epoch, endpoint="h:1", block_size=16, capacity=4, revision="r1", hash_version=1, fingerprint="f"
-        ),
         events=log,
         load=lambda: pb.Load(worker_id=worker, epoch=log.epoch, running=3),
         metrics=metrics or WorkerMetrics(model="m", worker=worker),
@@ -141,7 +127,7 @@ def client(valkey):
         yield made
 
 
-async def test_stream_lease_load_and_record(valkey, client, eventually):
+async def test_stream_lease_and_load(valkey, client, eventually):
     log = KvEventLog(7)
     log.append(change([1, 2]))
     async with publishing(valkey.url, log):
@@ -151,19 +137,8 @@ async def test_stream_lease_load_and_record(valkey, client, eventually):
         assert client.get(KEYS.lease("w-0")) == b"7"
         assert 0 < client.pttl(KEYS.lease("w-0")) <= LEASE_TTL_S * 1000
         assert pb.Load.FromString(client.get(KEYS.load("w-0"))).running == 3
-        assert json.loads(client.hget(KEYS.workers, "w-0")) == {
-            "slot": 0,
-            "epoch": 7,
-            "endpoint": "h:1",
-            "block_size": 16,
-            "capacity": 4,
-            "revision": "r1",
-            "hash_version": 1,
-            "fingerprint": "f",
-        }
         async with publishing(valkey.url, KvEventLog(8), worker="w-1"):
-            await eventually(lambda: client.hexists(KEYS.workers, "w-1"), "the second record")
-            assert json.loads(client.hget(KEYS.workers, "w-1"))["slot"] == 1
+            await eventually(lambda: client.get(KEYS.lease("w-1")) == b"8", "the second worker's lease")
     assert client.keys("*") == []  # a clean end takes everything back
 
 
@@ -185,16 +160,6 @@ async def test_the_lease_is_renewed(valkey, client, eventually):
         await eventually(lambda: client.exists(KEYS.lease("w-0")), "the lease")
         client.pexpire(KEYS.lease("w-0"), 1500)
         await eventually(lambda: client.pttl(KEYS.lease("w-0")) > 3000, "a beat", 3)
-
-
-async def test_records_of_dead_workers_go(valkey, client, eventually):
-    client.hset(KEYS.workers, "dead", json.dumps({"slot": 0}))
-    client.hset(KEYS.workers, "alive", json.dumps({"slot": 1}))
-    client.set(KEYS.lease("alive"), "1")
-    async with publishing(valkey.url, KvEventLog(7)):
-        await eventually(lambda: client.hexists(KEYS.workers, "w-0"), "the record")
-        assert set(client.hkeys(KEYS.workers)) == {b"alive", b"w-0"}
-        assert json.loads(client.hget(KEYS.workers, "w-0"))["slot"] == 0
 
 
 async def test_a_killed_redis_that_comes_back_is_told_everything_within_5_s(valkey, eventually):
@@ -228,6 +193,18 @@ async def test_a_cancel_that_comes_with_news_is_not_lost(valkey, eventually):
     assert task.cancelled()
 
 
+async def test_a_cancel_at_any_moment_ends_the_task(valkey, eventually):
+    log = KvEventLog(7)
+    for turns in range(300):  # of the event loop, from the start into the following of the log
+        task = asyncio.create_task(make_publisher(valkey.url, log).run())
+        for _ in range(turns % 60):
+            log.append(change([turns]))
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task}, timeout=20)
+        assert task.cancelled(), f"cancelled after {turns % 60} turns"
+
+
 async def test_a_redis_that_hangs_is_away_too(valkey, eventually):
     log, metrics = KvEventLog(7), WorkerMetrics(model="m", worker="w-0")
     async with publishing(valkey.url, log, metrics=metrics):
@@ -245,7 +222,6 @@ async def test_a_wiped_redis_is_noticed_without_a_broken_connection(valkey, clie
         await eventually(believes(valkey, [1, 2]), "published")
         client.flushall()
         await eventually(believes(valkey, [1, 2]), "healed", 5)
-        await eventually(lambda: client.hexists(KEYS.workers, "w-0"), "the record", 5)
         client.delete(KEYS.events("w-0"))  # only the stream
         await eventually(believes(valkey, [1, 2]), "healed", 5)
 
@@ -272,7 +248,7 @@ async def test_falling_behind_costs_a_snapshot_and_is_counted(valkey, eventually
         for n in range(100):  # at once: the publisher has no turn in between
             log.append(change([n]))
         await eventually(believes(valkey, range(100)), "all are there")
-        assert metrics.events_dropped._value.get() == 99
+        await eventually(lambda: metrics.events_dropped._value.get() == 99, "the dropped ones are counted")
 
 
 async def test_no_redis_at_all_costs_nothing(free_port):

@@ -29,7 +29,7 @@ from argosy_router.clock import now
 from argosy_router.fleet.fleet import DeploymentState
 from argosy_router.fleet.peer import Peer
 from argosy_router.fleet.redis_bounds import ReplyTooLargeError
-from argosy_router.fleet.redis_link import RedisLink
+from argosy_router.fleet.redis_link import CALL_S, READ_S, RedisLink
 from argosy_router.metrics import Metrics
 from argosy_router.routing.index import Outcome
 from argosy_router.tasks import keep_running
@@ -137,7 +137,8 @@ class IndexFeed:
         names = list(self._links)
         keys = [self._keys.lease(w) for w in names] + [self._keys.load(w) for w in names]
         try:
-            values: Any = await self._redis.client.mget(keys)
+            async with asyncio.timeout(CALL_S):
+                values: Any = await self._redis.client.mget(keys)
         except (RedisError, OSError) as error:
             self._without(error)
             return
@@ -182,7 +183,8 @@ class IndexFeed:
             return
         worker_id = link.worker.worker_id
         try:
-            entries: Any = await self._redis.client.xrevrange(self._keys.events(worker_id), count=1)
+            async with asyncio.timeout(CALL_S):
+                entries: Any = await self._redis.client.xrevrange(self._keys.events(worker_id), count=1)
         except (RedisError, OSError) as error:
             self._without(error)
             return
@@ -227,7 +229,8 @@ class IndexFeed:
         if not streams:
             await asyncio.sleep(TICK_S)
             return
-        answer: Any = await client.xread(streams, count=READ_COUNT, block=READ_BLOCK_MS)  # type: ignore[arg-type]
+        async with asyncio.timeout(READ_S):
+            answer: Any = await client.xread(streams, count=READ_COUNT, block=READ_BLOCK_MS)  # type: ignore[arg-type]
         workers = {self._keys.events(w).encode(): link for w, link in self._links.items()}
         for key, entries in answer or ():
             link = workers.get(key)

@@ -1,4 +1,8 @@
-"""The router's connections to Redis, and whether they work. Redis is a hint: no request ever waits for it."""
+"""The router's connections to Redis, and whether they work. Redis is a hint: no request ever waits for it.
+
+The clients have no socket_timeout: with one they send through asyncio.wait_for, which before Python 3.12 loses a cancel
+that comes as the sending ends, and whoever waits for the end of that task waits for ever. Each call has its own limit.
+"""
 
 import logging
 
@@ -27,7 +31,7 @@ class RedisLink:
         self.client: redis.Redis | None = None
         if url is not None:
             pool = redis.BlockingConnectionPool.from_url(
-                url, max_connections=16, timeout=CALL_S, socket_timeout=CALL_S, socket_connect_timeout=CALL_S,
+                url, max_connections=16, timeout=CALL_S, socket_timeout=None, socket_connect_timeout=CALL_S,
                 retry=Retry(NoBackoff(), 0), decode_responses=False,
                 parser_class=BoundedParser, client_name="argosy-router", health_check_interval=15,
             )  # fmt: skip
@@ -39,7 +43,7 @@ class RedisLink:
         if self._url is None:
             return None
         return redis.Redis.from_url(
-            self._url, single_connection_client=True, socket_timeout=READ_S, socket_connect_timeout=CALL_S,
+            self._url, single_connection_client=True, socket_timeout=None, socket_connect_timeout=CALL_S,
             retry=Retry(NoBackoff(), 0), decode_responses=False,
             parser_class=BoundedParser, client_name="argosy-router-events",
         )  # fmt: skip

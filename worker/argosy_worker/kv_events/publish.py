@@ -7,19 +7,16 @@ themselves. It reconnects for ever.
 
 import asyncio
 import contextlib
-import json
 import logging
-import random
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import cast
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, WatchError
+from redis.exceptions import RedisError
 
 from argosy_api import limits
 from argosy_api.backoff import Backoff
@@ -36,20 +33,6 @@ _AT_ONCE = 256  # batches in one pipeline
 _Failure = (RedisError, OSError, TimeoutError)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerRecord:
-    """What the workers' hash says about a worker, as JSON together with its slot."""
-
-    epoch: int
-    endpoint: str
-    block_size: int
-    capacity: int
-    """Blocks."""
-    revision: str
-    hash_version: int
-    fingerprint: str
-
-
 class RedisPublisher:
     """The task. `run` it, cancel it, then `forget`."""
 
@@ -59,7 +42,6 @@ class RedisPublisher:
         *,
         keys: Keys,
         worker_id: str,
-        record: WorkerRecord,
         events: KvEventLog,
         load: Callable[[], pb.Load],
         metrics: WorkerMetrics,
@@ -67,14 +49,15 @@ class RedisPublisher:
         self._redis = Redis.from_url(
             url,
             retry=Retry(NoBackoff(), 0),  # the defaults would hide an outage for seconds, and with it the wipe
-            socket_timeout=_TIMEOUT_S,
+            # With a socket_timeout the client sends through asyncio.wait_for, which before Python 3.12 loses a cancel
+            # that comes as the sending ends: the task would never end. `_execute` has the limit instead.
+            socket_timeout=None,
             socket_connect_timeout=_TIMEOUT_S,
             client_name=f"argosy-worker-{worker_id}"[:64],
             max_connections=2,
         )
         self._keys = keys
         self._worker = worker_id
-        self._record = record
         self._events = events
         self._load = load
         self._metrics = metrics
@@ -87,7 +70,6 @@ class RedisPublisher:
         while True:
             began = time.monotonic()
             try:
-                await self._register()
                 self._cursor = NOTHING  # whatever this server has of us, from before or from a replica's past, is void
                 await self._beat()
                 if up is not True:
@@ -110,9 +92,7 @@ class RedisPublisher:
         with contextlib.suppress(*_Failure):
             pipe = self._redis.pipeline(transaction=True)
             pipe.delete(keys.lease(self._worker), keys.load(self._worker), keys.events(self._worker))
-            pipe.hdel(keys.workers, self._worker)
-            async with asyncio.timeout(_TIMEOUT_S):
-                await pipe.execute()
+            await _execute(pipe)
         with contextlib.suppress(*_Failure):
             await self._redis.aclose()
 
@@ -143,7 +123,7 @@ class RedisPublisher:
                     maxlen=limits.EVENT_STREAM_LENGTH,
                     approximate=True,
                 )
-            await pipe.execute()
+            await _execute(pipe)
             skipped = batches[-1].seq - self._cursor - len(batches)
             if self._cursor != NOTHING and skipped > 0:
                 self._metrics.events_dropped.inc(skipped)
@@ -155,48 +135,16 @@ class RedisPublisher:
         pipe.set(keys.lease(self._worker), str(self._events.epoch), px=int(LEASE_TTL_S * 1000), get=True)
         pipe.set(keys.load(self._worker), self._load().SerializeToString(), px=int(LOAD_TTL_S * 1000))
         pipe.exists(keys.events(self._worker))
-        pipe.hexists(keys.workers, self._worker)
-        lease, _, stream, record = await pipe.execute()
+        lease, _, stream = await _execute(pipe)
         if self._cursor != NOTHING and (lease is None or not stream):
             log.warning("Redis has lost our keys; publishing a snapshot")
             self._cursor = NOTHING
-        if not record:
-            await self._register()
-
-    async def _register(self) -> None:
-        """Write our record under the lowest free slot; records of workers without a lease are dead and go."""
-        key = self._keys.workers
-        async with self._redis.pipeline(transaction=True) as pipe:
-            while True:
-                try:
-                    await pipe.watch(key)
-                    records = cast("dict[bytes, bytes]", await pipe.hgetall(key))
-                    alive = {name: text for name, text in records.items() if await self._has_lease(pipe, name)}
-                    slot = free_slot(alive, self._worker)
-                    pipe.multi()  # type: ignore[no-untyped-call]
-                    dead = records.keys() - alive.keys()
-                    if dead:
-                        pipe.hdel(key, *dead)
-                    pipe.hset(key, self._worker, json.dumps({"slot": slot, **asdict(self._record)}))
-                    await pipe.execute()
-                except WatchError:
-                    await asyncio.sleep(random.uniform(0, 0.05))  # another worker registers at this moment
-                else:
-                    return
-
-    async def _has_lease(self, pipe: Pipeline, name: bytes) -> bool:
-        worker = name.decode("utf-8", "replace")
-        return worker == self._worker or bool(await pipe.exists(self._keys.lease(worker)))
 
 
-def free_slot(records: dict[bytes, bytes], worker: str) -> int:
-    """The lowest slot that no other worker's record names. Records that cannot be read name none."""
-    taken = set()
-    for name, text in records.items():
-        if name != worker.encode():
-            with contextlib.suppress(ValueError, TypeError, KeyError):
-                taken.add(int(json.loads(text)["slot"]))
-    return next(slot for slot in range(len(taken) + 1) if slot not in taken)
+async def _execute(pipe: Pipeline) -> list[Any]:
+    async with asyncio.timeout(_TIMEOUT_S):
+        answers: list[Any] = await pipe.execute()
+        return answers
 
 
 def _groups(batches: list[pb.KvEventBatch]) -> list[list[pb.KvEventBatch]]:

@@ -5,7 +5,6 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -14,7 +13,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from argosy_api import blocks, net, process
+from argosy_api import net, process
 from argosy_api.errors import ModelError, ModelInvalidError
 from argosy_api.keys import Keys
 from argosy_api.process import EXIT_CONFIG, EXIT_FAULT, EXIT_OK, Termination
@@ -23,7 +22,7 @@ from argosy_worker.engine.client import Engine
 from argosy_worker.engine.metrics import WorkerMetrics
 from argosy_worker.faults import is_fault
 from argosy_worker.kv_events.log import KvEventLog
-from argosy_worker.kv_events.publish import RedisPublisher, WorkerRecord
+from argosy_worker.kv_events.publish import RedisPublisher
 from argosy_worker.serve.lifecycle import Lifecycle
 from argosy_worker.serve.messages import model_info, served_model
 from argosy_worker.serve.pages import MetricsServer
@@ -89,7 +88,7 @@ async def _serve(settings: Settings, state: Lifecycle, metrics: WorkerMetrics, p
             revision=settings.spec.revision,
             kernels=thread.kernels,
         )
-        async with _publishing(settings, serving, engine, metrics, port):
+        async with _publishing(settings, serving, engine, metrics):
             await serving.open(engine, info)
             state.ready(served_model(info))
             log.info("ready: %s as %r", settings.model_uri, settings.served_name)
@@ -209,7 +208,7 @@ def _stop_signals(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
 
 @contextlib.asynccontextmanager
 async def _publishing(
-    settings: Settings, serving: Serving, engine: Engine, metrics: WorkerMetrics, port: int
+    settings: Settings, serving: Serving, engine: Engine, metrics: WorkerMetrics
 ) -> AsyncIterator[None]:
     """Publish to Redis meanwhile, if there is one, and take everything back at the end."""
     if not settings.redis_url:
@@ -220,15 +219,6 @@ async def _publishing(
         settings.redis_url,
         keys=Keys(settings.namespace, settings.deployment),
         worker_id=settings.worker_id,
-        record=WorkerRecord(
-            epoch=serving.epoch,
-            endpoint=f"{socket.gethostname() if settings.host == net.EVERYWHERE else settings.host}:{port}",
-            block_size=engine.config.block_size,
-            capacity=engine.config.num_blocks,
-            revision=settings.spec.revision,
-            hash_version=blocks.VERSION,
-            fingerprint=engine.facts.fingerprint,
-        ),
         events=serving.events,
         load=lambda: engine.load(worker_id=settings.worker_id, epoch=serving.epoch),
         metrics=metrics,
