@@ -72,8 +72,10 @@ class RedisUsers:
     async def run(self) -> None:
         """Keep the users until cancelled. Returns at once where there are none to keep."""
         if not self._admin_url or self._access == "shared":
+            self._report(True)
             return
         if not password_of(self._admin_url):
+            self._report(False)
             log.warning(
                 "Redis at %s has no password: workers do not use it, and routers ask them for their cache events",
                 without_secrets(self._admin_url),

@@ -8,7 +8,7 @@ import kube_models
 import pytest
 import yaml
 
-from argosy_api import redis_acl
+from argosy_api import labels, redis_acl
 from argosy_api.crd import crd
 from argosy_operator.settings import from_environment
 
@@ -400,6 +400,18 @@ def test_rules_and_dashboards_use_metrics_that_exist(render):
     )
     assert used
     assert used <= known
+
+
+def test_policies_and_monitors_mean_the_pods_that_the_operator_makes(render):
+    """Of any workload, role and track; and the three tell metrics apart."""
+    made = labels.workload_selector("m", labels.LEADER, "canary") | {"app.kubernetes.io/managed-by": "argosy-operator"}
+    monitor = one(render("full-values.yaml"), "PodMonitor", "argosy-worker")["spec"]
+    assert monitor["selector"]["matchLabels"].items() <= made.items()
+    assert monitor["podTargetLabels"] == [labels.NAME, labels.ROLE, labels.TRACK]
+    valkey = one(render("networkPolicy.enabled=true"), "NetworkPolicy", "argosy-valkey")["spec"]
+    workers = valkey["ingress"][0]["from"][0]
+    assert workers["namespaceSelector"] == {}
+    assert workers["podSelector"]["matchLabels"].items() <= made.items()
 
 
 def leaves(values, schema, path=""):

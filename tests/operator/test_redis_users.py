@@ -109,6 +109,17 @@ def test_user_and_password_are_what_stands_in_the_url():
     assert (user_of("redis://h"), password_of("redis://h")) == ("", "")
 
 
+@pytest.mark.parametrize(
+    ("url", "access", "right"),
+    [("", "perNamespace", True), ("redis://:pw@h", "shared", True), ("redis://h", "perNamespace", False)],
+)
+async def test_where_there_is_no_user_to_make_it_is_said_at_once(url, access, right):
+    reports = []
+    users = RedisUsers(url, "", access, namespaces=lambda: {"team-a"}, report=reports.append)
+    await asyncio.wait_for(users.run(), 10)
+    assert reports == [right]
+
+
 async def test_workers_reach_the_keys_of_their_namespace_and_nothing_else(locked):
     mine = worker_url(locked.url, "perNamespace", "team-a")
     async with keeping(locked, {"team-a", "team-b", "team-ab"}) as (_, reports):
