@@ -51,7 +51,10 @@ def can(url: str, *command: object) -> bool:
     with redis.Redis.from_url(url) as client:
         try:
             client.execute_command(*command)
-        except (redis.AuthenticationError, redis.exceptions.NoPermissionError):
+        except (
+            redis.ConnectionError,
+            redis.exceptions.NoPermissionError,
+        ):  # the former also when a user goes meanwhile
             return False
         return True
 
