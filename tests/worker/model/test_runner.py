@@ -7,11 +7,13 @@ import torch
 
 from argosy_api.errors import ModelUnsupportedError
 from argosy_api.params import SamplingParams
-from argosy_worker.compute.attention.paged import PagedKvCache, attend
-from argosy_worker.compute.attention.plan import make_plan
+from argosy_worker.compute.attention.paged import PagedKvCache, PagedTorch
+from argosy_worker.compute.attention.rows import Rows
+from argosy_worker.compute.quant.int8_cpu import sums_are_exact
 from argosy_worker.compute.quant.linear import LinearSpec, choose
 from argosy_worker.compute.quant.registry import KERNELS
 from argosy_worker.core.batch import SequenceSlice, StepBatch
+from argosy_worker.core.layout import make_layout
 
 
 def piece(start, count, table):
@@ -22,7 +24,8 @@ def piece(start, count, table):
 
 @pytest.mark.parametrize("block_size", [1, 8, 16, 48, 256])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(9, 3), (4, 4), (8, 1)])
-def test_attention_equals_plain_softmax(block_size, heads, kv_heads):
+@pytest.mark.parametrize("rows", [Rows(4, 64), Rows(16, 2)], ids=["free", "fixed"])
+def test_attention_equals_plain_softmax(block_size, heads, kv_heads, rows):
     """Mixed decode and prefill over shuffled blocks, in two steps, equals softmax(q k^T) v in fp64."""
     torch.manual_seed(0)
     dim, lengths = 32, [(0, 1), (130, 1), (300, 1), (0, 70), (100, 200), (255, 1)]
@@ -38,14 +41,15 @@ def test_attention_equals_plain_softmax(block_size, heads, kv_heads):
         dtype=torch.float32,
         device=torch.device("cpu"),
     )
+    attention = PagedTorch(cache, rows)
     k, v = ([torch.randn(sum(size), kv_heads, dim) for size in lengths] for _ in range(2))
 
     def step(parts):
         slices = [piece(begin, end - begin, tables[i]) for i, begin, end in parts]
-        plan = make_plan(slices, block_size=block_size, kv_heads=kv_heads, device=torch.device("cpu"))
-        cache.write(0, plan, torch.cat([torch.cat((k[i][begin:end], v[i][begin:end]), 1) for i, begin, end in parts]))
+        attention.prepare(make_layout(slices, block_size))
+        keys, values = (torch.cat([t[i][begin:end] for i, begin, end in parts]) for t in (k, v))
         q = torch.randn(sum(end - begin for _, begin, end in parts), heads, dim)
-        return q, attend(q, cache, 0, plan)
+        return q, attention.attend(0, q, keys, values)
 
     before = [(i, 0, start) for i, (start, _) in enumerate(lengths) if start]
     step(before)
@@ -77,7 +81,7 @@ def test_a_faulty_request_harms_no_other(fp32_model, make_job, run_jobs):
             ]
         )
     )
-    runner._cache._layers[3][10] = math.nan
+    runner._attention.cache._layers[3][10] = math.nan
     good = SequenceSlice(
         request_id="a", tokens=prompt, start=0, table=[1, 2, 3], sample_rows=range(39, 40), params=params
     )
@@ -114,12 +118,14 @@ def spec(**fields):
 
 
 def test_kernel_choice_gives_reasons():
-    assert choose(spec(), KERNELS).kernel.name == "int8-onednn"
+    if sums_are_exact():
+        assert choose(spec(), KERNELS).kernel.name == "int8-onednn"
+    else:
+        with pytest.raises(ModelUnsupportedError, match="saturate"):
+            choose(spec(), KERNELS)
     fp32 = choose(spec(compute="fp32"), KERNELS)
-    assert fp32.kernel.name == "fp32-torch"
+    assert fp32.kernel.name == "fp32-onednn"
     assert "int8-onednn (computes int8, asked for fp32)" in fp32.report
     assert choose(spec(compute="bf16", device="cuda"), KERNELS).kernel.name == "float-cublas"
     with pytest.raises(ModelUnsupportedError, match="VNNI"):
         choose(spec(isa=frozenset()), KERNELS)
-    with pytest.raises(ModelUnsupportedError, match="no kernel computes qkv"):
-        choose(spec(compute="bf16"), KERNELS)

@@ -4,11 +4,14 @@ from dataclasses import dataclass
 
 import torch
 
-from argosy_worker.compute.attention.paged import PagedKvCache
+from argosy_worker.compute.attention import rows
+from argosy_worker.compute.attention.paged import PagedKvCache, PagedTorch
+from argosy_worker.compute.attention.tiles import tile_size
+from argosy_worker.compute.config import DecoderConfig
+from argosy_worker.compute.decoder import Decoder
 from argosy_worker.compute.memory import available_bytes
 from argosy_worker.compute.runner import TorchRunner
 from argosy_worker.core.batch import Runner
-from argosy_worker.models.decoder import Decoder
 from argosy_worker.models.facts import ModelFacts
 
 _CPU_KV_BYTES = 512 * 1024 * 1024
@@ -22,7 +25,7 @@ class LoadedModel:
 
     facts: ModelFacts
     kernels: dict[str, str]
-    """Role of a linear layer, `attention` or `kv_cache` -> what computes it, why, and why others do not."""
+    """Role of a linear layer, `layer`, `attention` or `kv_cache` -> what computes it, why, and why others do not."""
     decoder: Decoder
     threads: int
 
@@ -50,4 +53,15 @@ class LoadedModel:
             dtype=self.decoder.dtype,
             device=self.decoder.device,
         )
-        return TorchRunner(self.decoder, cache, threads=self.threads)
+        found, _ = rows.choose(attention_shape(config, block_size), self.threads)
+        return TorchRunner(self.decoder, PagedTorch(cache, found), threads=self.threads)
+
+
+def attention_shape(config: DecoderConfig, block_size: int) -> rows.Shape:
+    """What decides the products of a model's attention."""
+    return rows.Shape(
+        kv_heads=config.kv_heads,
+        queries=config.heads // config.kv_heads,
+        head_dim=config.head_dim,
+        tile=tile_size(block_size),
+    )

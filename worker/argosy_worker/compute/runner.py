@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from argosy_worker.compute.attention.paged import PagedKvCache
-from argosy_worker.compute.attention.plan import make_plan
+from argosy_worker.compute.attention.backend import AttentionBackend
+from argosy_worker.compute.decoder import Decoder
 from argosy_worker.core.batch import Finished, SequenceSlice, StepBatch, StepOutput, TokenLogprob, accepted
-from argosy_worker.models.decoder import Decoder
+from argosy_worker.core.layout import make_layout
 from argosy_worker.sampling.sampler import Row, healthy, logprobs, pick
 
 _LOGIT_ROWS = 64
@@ -23,10 +23,10 @@ _FAULT = "the model computed a value that is no number for this request"
 
 
 class TorchRunner:
-    """A `Runner` over a decoder and a KV cache. Owned by one thread."""
+    """A `Runner` over a decoder and its attention. Owned by one thread."""
 
-    def __init__(self, decoder: Decoder, cache: PagedKvCache, *, threads: int) -> None:
-        self._decoder, self._cache, self._threads = decoder, cache, threads
+    def __init__(self, decoder: Decoder, attention: AttentionBackend, *, threads: int) -> None:
+        self._decoder, self._attention, self._threads = decoder, attention, threads
         self._layer_weights = decoder.config.layer_weights
 
     def launch(self, batch: StepBatch) -> Finished:
@@ -46,12 +46,11 @@ class TorchRunner:
 
     def _forward(self, slices: Sequence[SequenceSlice]) -> Tensor:
         device = self._decoder.device
-        plan = make_plan(slices, block_size=self._cache.block_size, kv_heads=self._cache.kv_heads, device=device)
+        layout = make_layout(slices, self._attention.cache.spec.block_size)
+        self._attention.prepare(layout)
         tokens = np.concatenate([np.asarray(s.tokens, dtype=np.int64) for s in slices])
-        positions = np.concatenate([np.arange(s.start, s.start + len(s.tokens)) for s in slices])
-        return self._decoder.hidden(
-            torch.from_numpy(tokens).to(device), torch.from_numpy(positions).to(device), self._cache, plan
-        )
+        positions = torch.from_numpy(layout.positions).to(device)
+        return self._decoder.hidden(torch.from_numpy(tokens).to(device), positions, self._attention)
 
     def _prompt_logprobs(
         self, hidden: Tensor, slices: Sequence[SequenceSlice], sound: Sequence[bool]

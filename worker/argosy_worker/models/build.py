@@ -10,19 +10,24 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from argosy_api.blocks import DEFAULT_BLOCK_SIZE
 from argosy_api.errors import ModelNotFoundError, ModelUnsupportedError
-from argosy_worker.compute.loaded import LoadedModel
+from argosy_worker.compute.config import DecoderConfig
+from argosy_worker.compute.decoder import Decoder
+from argosy_worker.compute.exactness import EXACT, Check
+from argosy_worker.compute.layer import LayerWeights, choose_layer
+from argosy_worker.compute.loaded import LoadedModel, attention_shape
 from argosy_worker.compute.quant.formats import QuantTensor
-from argosy_worker.compute.quant.isa import cpu_features
-from argosy_worker.compute.quant.linear import Linear, LinearSpec, choose
+from argosy_worker.compute.quant.int8_cpu import sums_are_exact
+from argosy_worker.compute.quant.isa import cpu_features, instruction_set
+from argosy_worker.compute.quant.linear import Linear, LinearSpec
+from argosy_worker.compute.quant.packer import Packer
 from argosy_worker.compute.quant.registry import KERNELS
-from argosy_worker.models.config import DecoderConfig
-from argosy_worker.models.decoder import Decoder, Layer
+from argosy_worker.compute.rope import frequencies
 from argosy_worker.models.facts import ModelFacts
 from argosy_worker.models.gguf_model import open_gguf
 from argosy_worker.models.hf_model import open_safetensors
 from argosy_worker.models.open_model import OpenModel
-from argosy_worker.models.rope import frequencies, tables
 from argosy_worker.models.weights import WeightSource
 
 log = logging.getLogger(__name__)
@@ -31,7 +36,8 @@ Progress = Callable[[str, float], None]
 COMPUTES = ("auto", "int8", "fp32", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
 _DTYPES = {"int8": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16}
-_FINGERPRINT_VERSION = b"argosy-model-1"
+_GPU_EXACTNESS = "cuBLAS picks its kernels by the number of rows: answers may depend on a request's company"
+_FINGERPRINT_VERSION = b"argosy-model-2"
 
 
 def _silent(stage: str, fraction: float) -> None:
@@ -39,7 +45,13 @@ def _silent(stage: str, fraction: float) -> None:
 
 
 def load_model(
-    path: Path, *, compute: str = "auto", device: str = "auto", threads: int = 0, progress: Progress = _silent
+    path: Path,
+    *,
+    compute: str = "auto",
+    device: str = "auto",
+    threads: int = 0,
+    block_size: int = DEFAULT_BLOCK_SIZE,
+    progress: Progress = _silent,
 ) -> LoadedModel:
     """Load a GGUF file, or a folder with safetensors, config.json and tokenizer.json.
 
@@ -48,6 +60,7 @@ def load_model(
         compute: `int8`, `fp32`, `bf16`, or `auto`: on CUDA bf16, on a CPU int8 where it can, else fp32.
         device: `cpu`, `cuda`, or `auto`: CUDA where there is one.
         threads: compute threads on the CPU; 0 for one per usable core.
+        block_size: tokens of a KV cache block; decides the shapes of attention that are checked.
         progress: told (stage, fraction of the load in 0 .. 1).
 
     Raises:
@@ -62,12 +75,18 @@ def load_model(
     with ExitStack() as stack, torch.inference_mode():
         model = _open(path, stack)
         progress("tokenizer", 0.02)
-        builder = _Builder(model.weights, mode, torch.device(target), progress)
+        check = Check(workers) if target == "cpu" else None
+        builder = _Builder(model.weights, mode, torch.device(target), check, progress)
         decoder = builder.build()
-        facts = _facts(model, mode, target)
+        if check is not None:
+            check.attention(attention_shape(decoder.config, block_size))
+            check.elementwise()
+        facts = _facts(model, mode, target, check)
     progress("ready", 1.0)
     for role, report in builder.reports.items():
         log.info("kernel for %s: %s", role, report)
+    if facts.exactness != EXACT:
+        log.warning("answers may depend on a request's company here: %s", facts.exactness)
     return LoadedModel(facts=facts, kernels=builder.reports, decoder=decoder, threads=workers)
 
 
@@ -88,7 +107,7 @@ def _compute(compute: str, device: str) -> str:
         return compute
     if device == "cuda":
         return "bf16"
-    return "int8" if cpu_features() & {"avx512_vnni", "amx_tile"} else "fp32"
+    return "int8" if cpu_features() & {"avx512_vnni", "amx_tile"} and sums_are_exact() else "fp32"
 
 
 def _open(path: Path, stack: ExitStack) -> OpenModel:
@@ -107,23 +126,27 @@ def _open(path: Path, stack: ExitStack) -> OpenModel:
 class _Builder:
     """Builds a decoder from a source, and keeps the reasons for its kernels."""
 
-    def __init__(self, source: WeightSource, compute: str, device: torch.device, progress: Progress) -> None:
+    def __init__(
+        self, source: WeightSource, compute: str, device: torch.device, check: Check | None, progress: Progress
+    ) -> None:
         self._source, self._compute, self._device, self._progress = source, compute, device, progress
+        self._packer = Packer(KERNELS, check)
         self._dtype = _DTYPES[compute]
         self._isa = cpu_features()
-        self.reports: dict[str, str] = {}
+        self.reports = self._packer.reports
 
     def build(self) -> Decoder:
         config, source = self._source.config, self._source
         layers = []
-        for i in range(config.layers):
-            layers.append(self._layer(i, config))
+        for i, spec in enumerate(config.layer_specs()):
+            kernel, report = choose_layer(spec)
+            self.reports.setdefault("layer", report)
+            layers.append(kernel.pack(spec, i, self._layer(i, config)))
             self._progress("weights", 0.05 + 0.8 * (i + 1) / config.layers)
         embed = source.matrix("embed", config.vocab_size, config.hidden)
         head_matrix = embed if config.tied else source.matrix("head", config.vocab_size, config.hidden)
         head = self._linear("head", [head_matrix], config.hidden, [])
         self._progress("weights", 0.95)
-        inverse = frequencies(config, source.rope_factors())
         self.reports["attention"] = "paged-torch (reference; the only one for this device)"
         self.reports["kv_cache"] = f"{str(self._dtype).removeprefix('torch.')} (as the activations)"
         return Decoder(
@@ -132,18 +155,18 @@ class _Builder:
             layers=layers,
             final_norm=self._vector("final_norm", config.hidden),
             head=head,
-            rope=tables(inverse, config.context_length, self._dtype, self._device),
+            inverse=frequencies(config, source.rope_factors()).to(self._device),
             dtype=self._dtype,
         )
 
-    def _layer(self, i: int, config: DecoderConfig) -> Layer:
+    def _layer(self, i: int, config: DecoderConfig) -> LayerWeights:
         queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
         wide, ffn = config.hidden, config.ffn
         at = f"layers.{i}."
         qkv = [self._source.matrix(f"{at}{n}", size, wide) for n, size in (("q", queries), ("k", keys), ("v", keys))]
         biases = [(f"{at}{n}.bias", size) for n, size in (("q", queries), ("k", keys), ("v", keys))]
         gate_up = [self._source.matrix(f"{at}{n}", ffn, wide) for n in ("gate", "up")]
-        return Layer(
+        return LayerWeights(
             attn_norm=self._vector(f"{at}attn_norm", wide),
             qkv=self._linear("qkv", qkv, wide, biases),
             o=self._linear("o", [self._source.matrix(f"{at}o", wide, queries)], queries, []),
@@ -171,15 +194,14 @@ class _Builder:
             device=self._device.type,
             isa=self._isa,
         )
-        choice = choose(spec, KERNELS)
-        self.reports.setdefault(role, choice.report)
-        return choice.kernel.pack(spec, parts, bias, self._device)
+        return self._packer.pack(spec, parts, bias, self._device)
 
 
-def _facts(model: OpenModel, compute: str, device: str) -> ModelFacts:
+def _facts(model: OpenModel, compute: str, device: str, check: Check | None) -> ModelFacts:
     config, tokenizer = model.weights.config, model.tokenizer
     digest = hashlib.sha256(_FINGERPRINT_VERSION)
-    for part in (repr(config).encode(), compute.encode(), tokenizer.json, *model.samples()):
+    arithmetic = check.digest if check is not None else _gpu_arithmetic()
+    for part in (repr(config).encode(), compute.encode(), tokenizer.json, arithmetic, *model.samples()):
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return ModelFacts(
@@ -197,4 +219,11 @@ def _facts(model: OpenModel, compute: str, device: str) -> ModelFacts:
         chat_template=tokenizer.chat_template,
         tokenizer_json=tokenizer.json,
         fingerprint=digest.hexdigest()[:32],
+        exactness=check.verdict if check is not None else _GPU_EXACTNESS,
+        instruction_set=instruction_set() if device == "cpu" else torch.cuda.get_device_name(),
     )
+
+
+def _gpu_arithmetic() -> bytes:
+    """What decides the bits of products on a GPU: its kind, and the libraries."""
+    return f"{torch.cuda.get_device_name()} {torch.__version__} {torch.version.cuda}".encode()

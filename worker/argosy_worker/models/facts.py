@@ -32,4 +32,9 @@ class ModelFacts:
     tokenizer_json: bytes
     """A `tokenizers` JSON document."""
     fingerprint: str
-    """Hex digest of the tensor table, sampled tensor contents, tokenizer and compute; part of every block id."""
+    """Hex digest of the tensor table, sampled tensor contents, tokenizer, compute, and of what this machine computes
+    from fixed numbers: replicas have the same one only where they compute the same bits. Part of every block id."""
+    exactness: str = "exact"
+    """`exact`, or why answers may depend on a request's company on this machine."""
+    instruction_set: str = ""
+    """What the kernels use: `avx512-vnni`, ...; empty for a simulated model."""

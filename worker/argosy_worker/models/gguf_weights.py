@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
+from argosy_worker.compute.config import DecoderConfig
 from argosy_worker.compute.quant.formats import QuantTensor, from_bytes
-from argosy_worker.models.config import DecoderConfig
 from argosy_worker.models.gguf import GgufFile
 from argosy_worker.models.weights import check_known, check_shape
 

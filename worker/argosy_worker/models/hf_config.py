@@ -3,7 +3,7 @@
 from typing import Any
 
 from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
-from argosy_worker.models.config import DecoderConfig, Llama3Rope
+from argosy_worker.compute.config import DecoderConfig, Llama3Rope
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 

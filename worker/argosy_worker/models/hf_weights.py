@@ -16,8 +16,8 @@ from torch import Tensor
 
 from argosy_api import limits
 from argosy_api.errors import ModelInvalidError, ModelNotFoundError, ModelUnsupportedError
+from argosy_worker.compute.config import DecoderConfig
 from argosy_worker.compute.quant.formats import QuantTensor, from_plain
-from argosy_worker.models.config import DecoderConfig
 from argosy_worker.models.files import read_json
 from argosy_worker.models.weights import check_known, check_shape
 

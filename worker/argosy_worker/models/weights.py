@@ -12,8 +12,8 @@ from typing import Protocol
 from torch import Tensor
 
 from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
+from argosy_worker.compute.config import DecoderConfig
 from argosy_worker.compute.quant.formats import QuantTensor
-from argosy_worker.models.config import DecoderConfig
 
 
 class WeightSource(Protocol):

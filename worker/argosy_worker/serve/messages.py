@@ -71,6 +71,8 @@ def model_info(engine: Engine, **more: Any) -> pb.ModelInfo:
         queue_order=config.scheduler.order.value,
         queue_ageing=config.scheduler.ageing,
         kv_dtype=facts.kv_dtype,
+        exactness=facts.exactness,
+        instruction_set=facts.instruction_set,
         **more,
     )
 

@@ -127,6 +127,11 @@ def _load_model(settings: Settings, state: Lifecycle) -> LoadedModel:
     state.enter(Phase.LOADING, "loading the model")
     threads = engine.threads or len(os.sched_getaffinity(0))
     model: LoadedModel = load_model(
-        path, compute=engine.compute, device=engine.device, threads=threads, progress=state.progress
+        path,
+        compute=engine.compute,
+        device=engine.device,
+        threads=threads,
+        block_size=engine.block_size,
+        progress=state.progress,
     )
     return model

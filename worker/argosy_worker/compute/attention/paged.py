@@ -4,24 +4,28 @@ Every row's bits are the same whoever shares its step and however its prompt was
 
 * keys are multiplied tile by tile at absolute positions; a tile beyond a row's position is not visited, or adds exact
   zeros; tiles are added in order; the maximum is taken over all tiles first, so no rescaling depends on the order;
-* matrix products always have a multiple of 4 rows. Measured with torch 2.13 (MKL) on a CPU with AVX-512: a row of
-  `bmm` has the same bits for every number of rows from 4 to 400, any number of columns and any batch, but other bits
-  for 1, 2 or 3 rows, where another kernel is taken;
+* all products are [rows, head_dim] x [head_dim, tile] and [rows, tile] x [tile, head_dim], and their numbers of rows
+  are such that they do not matter on this machine (`rows.py`);
 * scores, sums of weights and results are fp32 whatever the cache holds, and `exp` goes through `elementwise.aligned`,
   because its vector and scalar versions round differently.
 
 Slices of one token are worked on together, longer ones one by one. Scores of a group are held as a whole: for decode
-that is sequences x heads x context, for prefill QUERY_BLOCK x heads x context.
+that is sequences x heads x context, for prefill query block x heads x context.
 """
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from argosy_worker.compute.attention.plan import AttentionPlan, PrefillRows, SingleGroup
+from argosy_api.errors import InvalidArgumentError
+from argosy_worker.compute.attention.backend import KvSpec
+from argosy_worker.compute.attention.rows import Rows
+from argosy_worker.compute.attention.tiles import PrefillRows, SingleGroup, Tiles, make_tiles
 from argosy_worker.compute.elementwise import aligned
+from argosy_worker.core.layout import StepLayout
 
-ROW_MULTIPLE = 4
+LAYOUT_VERSION = 1
+"""An exported block is [layers, 2 (keys, values), kv_heads, block_size, head_dim], in the machine's byte order."""
 
 
 class PagedKvCache:
@@ -39,19 +43,48 @@ class PagedKvCache:
         device: torch.device,
     ) -> None:
         shape = (blocks + 1, 2, kv_heads, block_size, head_dim)
+        self.spec = KvSpec(
+            layers=layers,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            block_size=block_size,
+            dtype=str(dtype).removeprefix("torch."),
+            layout_version=LAYOUT_VERSION,
+        )
+        self.bytes_per_block = self.spec.elements * dtype.itemsize
+        self.device = device
+        self._blocks = blocks
         self._layers = [_zeros(shape, dtype, device) for _ in range(layers)]
-        self.kv_heads, self.head_dim, self.block_size = kv_heads, head_dim, block_size
         self._slots = [layer.view(-1, head_dim) for layer in self._layers]
         self._pages = [layer.view(-1, block_size * head_dim) for layer in self._layers]
 
-    def write(self, layer: int, plan: AttentionPlan, kv: Tensor) -> None:
-        """Store a step's keys and values: [rows, 2 * kv_heads, head_dim], keys first."""
+    def write(self, layer: int, slots: Tensor, kv: Tensor) -> None:
+        """Store a step's keys and values at int64 `slots`: [rows, 2 * kv_heads, head_dim], keys first."""
         # A masked value is multiplied by an exact 0; a NaN of an ended request must not come back through that.
-        self._slots[layer].index_copy_(0, plan.writes, torch.nan_to_num(kv).reshape(-1, self.head_dim))
+        self._slots[layer].index_copy_(0, slots, torch.nan_to_num(kv).reshape(-1, kv.shape[-1]))
 
     def pages(self, layer: int, pages: Tensor) -> Tensor:
         """Gather int64 [n] pages of keys or values: [n, block_size * head_dim]."""
         return self._pages[layer].index_select(0, pages)
+
+    def export(self, block: int) -> bytes:
+        """The content of a block, over all layers."""
+        self._check(block)
+        content = torch.stack([layer[block] for layer in self._layers]).contiguous().cpu()
+        return content.view(-1).view(torch.uint8).numpy().tobytes()
+
+    def import_(self, block: int, content: bytes) -> None:
+        """Put exported content into a block."""
+        self._check(block)
+        if len(content) != self.bytes_per_block:
+            raise InvalidArgumentError("content", f"has {len(content)} bytes; a block has {self.bytes_per_block}")
+        raw = torch.frombuffer(bytearray(content), dtype=self._layers[0].dtype)
+        for layer, part in zip(self._layers, raw.view(len(self._layers), *self._layers[0].shape[1:]), strict=True):
+            layer[block].copy_(torch.nan_to_num(part))
+
+    def _check(self, block: int) -> None:
+        if not 1 <= block <= self._blocks:
+            raise InvalidArgumentError("block", f"is {block}; the cache has the blocks 1 to {self._blocks}")
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -65,56 +98,88 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     return torch.zeros(shape, dtype=dtype, device=device)
 
 
-def attend(q: Tensor, cache: PagedKvCache, layer: int, plan: AttentionPlan) -> Tensor:
-    """Causal attention of a step's queries [rows, heads, head_dim] over their sequences' caches; same shape."""
-    out = torch.empty_like(q)
-    scaled = q * q.shape[-1] ** -0.5
-    if plan.singles is not None:
-        _attend_singles(scaled, out, cache, layer=layer, group=plan.singles, tile=plan.tile)
-    for chunk in plan.chunks:
-        _attend_chunk(scaled, out, cache, layer=layer, chunk=chunk, tile=plan.tile)
-    return out
+class PagedTorch:
+    """An `AttentionBackend` over a `PagedKvCache`."""
 
+    def __init__(self, cache: PagedKvCache, rows: Rows) -> None:
+        self.cache = cache
+        self._rows = rows
+        self._tiles: Tiles | None = None
 
-def _padded(rows: int) -> int:
-    return -(-rows // ROW_MULTIPLE) * ROW_MULTIPLE
+    def prepare(self, layout: StepLayout) -> None:
+        """Make the step's index tensors."""
+        self._tiles = make_tiles(layout, kv_heads=self.cache.spec.kv_heads, rows=self._rows, device=self.cache.device)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Store keys and values and attend, as the protocol says."""
+        if self._tiles is None:
+            raise RuntimeError("attend before prepare")
+        tiles, out = self._tiles, torch.empty_like(q)
+        self.cache.write(layer, tiles.writes, torch.cat((k, v), 1))
+        scaled = q * q.shape[-1] ** -0.5
+        if tiles.singles is not None:
+            self._singles(scaled, out, layer, tiles.singles, tiles.tile)
+        for chunk in tiles.chunks:
+            self._chunk(scaled, out, layer, chunk, tiles.tile)
+        return out
+
+    def _singles(self, q: Tensor, out: Tensor, layer: int, group: SingleGroup, tile: int) -> None:
+        kv_heads, dim = self.cache.spec.kv_heads, self.cache.spec.head_dim
+        seqs, per = len(group.rows), q.shape[1] // kv_heads
+        queries = q.new_zeros((seqs, kv_heads, self._rows.padded(per), dim))
+        queries[:, :, :per] = q.index_select(0, group.rows).view(seqs, kv_heads, per, dim)
+        if group.pair_seq is not None:
+            queries = queries.index_select(0, group.pair_seq)
+        pairs = len(queries)
+        keys = self.cache.pages(layer, group.keys).view(pairs * kv_heads, tile, dim)
+        scores = torch.bmm(queries.view(pairs * kv_heads, -1, dim), keys.transpose(1, 2)).float()
+        scores = scores.view(pairs, kv_heads, -1, tile).masked_fill_(group.masked, -torch.inf)
+        highest = scores.amax(-1, keepdim=True)
+        if group.pair_seq is not None:
+            best = highest[:seqs].clone()
+            for begin, count in _later_tiles(group.counts):
+                torch.maximum(best[:count], highest[begin : begin + count], out=best[:count])
+            highest = best.index_select(0, group.pair_seq)
+        weights = _weights(scores, highest)
+        values = self.cache.pages(layer, group.values).view(pairs * kv_heads, tile, dim)
+        part = torch.bmm(weights.view(pairs * kv_heads, -1, tile).to(q.dtype), values).float()
+        part = part.view(pairs, kv_heads, -1, dim)
+        norm = weights.sum(-1, keepdim=True)
+        total, totals = part[:seqs], norm[:seqs]
+        for begin, count in _later_tiles(group.counts):
+            total[:count] += part[begin : begin + count]
+            totals[:count] += norm[begin : begin + count]
+        result = (total / totals)[:, :, :per].reshape(seqs, -1, dim)
+        out.index_copy_(0, group.rows, result.to(out.dtype))
+
+    def _chunk(self, q: Tensor, out: Tensor, layer: int, chunk: PrefillRows, tile: int) -> None:
+        kv_heads, dim = self.cache.spec.kv_heads, self.cache.spec.head_dim
+        per = q.shape[1] // kv_heads
+        keys = self.cache.pages(layer, chunk.keys).view(chunk.tiles, kv_heads, tile, dim).transpose(2, 3)
+        values = self.cache.pages(layer, chunk.values).view(chunk.tiles, kv_heads, tile, dim)
+        for block in chunk.blocks:
+            count, used = block.tokens, block.tokens * per
+            rows = slice(block.first, block.first + count)
+            queries = q.new_zeros((kv_heads, self._rows.padded(used), dim))
+            queries[:, :used] = q[rows].view(count, kv_heads, per, dim).transpose(0, 1).reshape(kv_heads, used, dim)
+            scores = q.new_empty((block.tiles, kv_heads, queries.shape[1], tile))
+            for j in range(block.tiles):
+                torch.bmm(queries, keys[j], out=scores[j])
+            scores = scores.float()
+            scores[:, :, :used].view(block.tiles, kv_heads, count, per, tile).masked_fill_(block.masked, -torch.inf)
+            weights = _weights(scores, scores.amax(-1, keepdim=True).amax(0, keepdim=True))
+            norms = weights.sum(-1, keepdim=True)
+            weights = weights.to(q.dtype)
+            total, norm = torch.bmm(weights[0], values[0]).float(), norms[0]
+            for j in range(1, block.tiles):
+                total += torch.bmm(weights[j], values[j])
+                norm = norm + norms[j]
+            result = (total / norm)[:, :used].view(kv_heads, count, per, dim).transpose(0, 1)
+            out[rows] = result.reshape(count, kv_heads * per, dim)
 
 
 def _weights(scores: Tensor, highest: Tensor) -> Tensor:
     return aligned(torch.Tensor.exp_, scores.sub_(highest))
-
-
-def _attend_singles(q: Tensor, out: Tensor, cache: PagedKvCache, *, layer: int, group: SingleGroup, tile: int) -> None:
-    kv_heads, dim = cache.kv_heads, cache.head_dim
-    seqs, per = len(group.rows), q.shape[1] // kv_heads
-    queries = q.new_zeros((seqs, kv_heads, _padded(per), dim))
-    queries[:, :, :per] = q.index_select(0, group.rows).view(seqs, kv_heads, per, dim)
-    if group.pair_seq is not None:
-        queries = queries.index_select(0, group.pair_seq)
-    pairs = len(queries)
-    keys = cache.pages(layer, group.keys).view(pairs * kv_heads, tile, dim)
-    scores = (
-        torch.bmm(queries.view(pairs * kv_heads, -1, dim), keys.transpose(1, 2)).float().view(pairs, kv_heads, -1, tile)
-    )
-    scores.masked_fill_(group.masked, -torch.inf)
-    highest = scores.amax(-1, keepdim=True)
-    if group.pair_seq is not None:
-        best = highest[:seqs].clone()
-        for begin, count in _later_tiles(group.counts):
-            torch.maximum(best[:count], highest[begin : begin + count], out=best[:count])
-        highest = best.index_select(0, group.pair_seq)
-    weights = _weights(scores, highest)
-    values = cache.pages(layer, group.values).view(pairs * kv_heads, tile, dim)
-    part = (
-        torch.bmm(weights.view(pairs * kv_heads, -1, tile).to(q.dtype), values).float().view(pairs, kv_heads, -1, dim)
-    )
-    norm = weights.sum(-1, keepdim=True)
-    total, totals = part[:seqs], norm[:seqs]
-    for begin, count in _later_tiles(group.counts):
-        total[:count] += part[begin : begin + count]
-        totals[:count] += norm[begin : begin + count]
-    result = (total / totals)[:, :, :per].reshape(seqs, -1, dim)
-    out.index_copy_(0, group.rows, result.to(out.dtype))
 
 
 def _later_tiles(counts: tuple[int, ...]) -> list[tuple[int, int]]:
@@ -124,28 +189,3 @@ def _later_tiles(counts: tuple[int, ...]) -> list[tuple[int, int]]:
         found.append((begin, count))
         begin += count
     return found
-
-
-def _attend_chunk(q: Tensor, out: Tensor, cache: PagedKvCache, *, layer: int, chunk: PrefillRows, tile: int) -> None:
-    kv_heads, dim = cache.kv_heads, cache.head_dim
-    per = q.shape[1] // kv_heads
-    keys = cache.pages(layer, chunk.keys).view(kv_heads, -1, dim).transpose(1, 2)
-    values = cache.pages(layer, chunk.values).view(kv_heads, -1, dim)
-    for block in chunk.blocks:
-        count, length = block.tokens, block.tiles * tile
-        used = count * per
-        rows = slice(block.first, block.first + count)
-        queries = q.new_zeros((kv_heads, _padded(used), dim))
-        queries[:, :used] = q[rows].view(count, kv_heads, per, dim).transpose(0, 1).reshape(kv_heads, used, dim)
-        scores = torch.bmm(queries, keys[:, :, :length]).float()
-        scores[:, :used].view(kv_heads, count, per, length).masked_fill_(block.masked, -torch.inf)
-        weights = _weights(scores, scores.amax(-1, keepdim=True))
-        norms = weights.view(kv_heads, -1, block.tiles, tile).sum(-1)
-        weights = weights.to(q.dtype)
-        total, norm = torch.bmm(weights[:, :, :tile], values[:, :tile]).float(), norms[..., :1]
-        for j in range(1, block.tiles):
-            keep = slice(j * tile, (j + 1) * tile)
-            total += torch.bmm(weights[:, :, keep], values[:, keep])
-            norm = norm + norms[..., j : j + 1]
-        result = (total / norm)[:, :used].view(kv_heads, count, per, dim).transpose(0, 1)
-        out[rows] = result.reshape(count, kv_heads * per, dim)

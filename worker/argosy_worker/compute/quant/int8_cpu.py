@@ -21,6 +21,7 @@ of others, so column j is divided by the square root of its largest weight and t
 alone: 0.044 -> 0.027; for the other layers it made no difference or was worse, so they do without).
 """
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -55,6 +56,23 @@ def quantize_channels(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight / scale).round_().to(torch.int8), scale.flatten()
 
 
+@functools.cache
+def sums_are_exact() -> bool:
+    """Whether this machine's products add the largest values exactly, without saturating pairs at 16 bits."""
+    inputs, outputs = 256, 64
+    weight = torch.full((outputs, inputs), 127, dtype=torch.int8)
+    packed = torch.ops.onednn.qlinear_prepack(weight, None)
+    ones, zeros = torch.ones(outputs), torch.zeros(outputs, dtype=torch.int32)
+    for rows in (1, 2, 17):
+        found: Tensor = torch.ops.onednn.qlinear_pointwise(
+            torch.full((rows, inputs), 255, dtype=torch.uint8),
+            1.0, 0, packed, ones, zeros, None, 1.0, 0, torch.float32, "none", [], "",
+        )  # fmt: skip
+        if not bool((found == 255 * 127 * inputs).all()):
+            return False
+    return True
+
+
 class _Int8Linear:
     def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None, balance: Tensor | None) -> None:
         self._packed = torch.ops.onednn.qlinear_prepack(weight, None)
@@ -80,7 +98,7 @@ class Int8OneDnn:
     name = "int8-onednn"
 
     def can_run(self, spec: LinearSpec) -> Verdict:
-        """Need int8 compute, a CPU with VNNI (without it pair sums may saturate at 16 bits) and torch's oneDNN ops."""
+        """Need int8 compute, torch's oneDNN ops and exact sums: without VNNI or AMX pairs may saturate at 16 bits."""
         if spec.compute != "int8":
             return Verdict(ok=False, reason=f"computes int8, asked for {spec.compute}")
         if spec.device != "cpu":
@@ -89,6 +107,8 @@ class Int8OneDnn:
             return Verdict(ok=False, reason="needs AVX512-VNNI or AMX for exact integer sums")
         if not hasattr(torch.ops.onednn, "qlinear_pointwise"):
             return Verdict(ok=False, reason="this torch has no oneDNN quantized ops")
+        if not sums_are_exact():
+            return Verdict(ok=False, reason="integer sums saturate on this machine")
         return Verdict(
             ok=True, reason="weights requantized to int8 per channel, activations per token in two int8 terms"
         )

@@ -4,7 +4,7 @@ A kernel says whether it can run a layer, on this machine, in this compute mode;
 taken, and why the others were refused is kept for the log. Kernels for other devices or formats join the list.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -37,7 +37,7 @@ class LinearSpec:
     device: str
     """`cpu` or `cuda`."""
     isa: frozenset[str]
-    """Instruction sets of the CPU: `avx512`, `vnni`, ..."""
+    """Instruction sets of the CPU that may be used: `avx512`, `avx512_vnni`, ..."""
 
 
 class Linear(Protocol):
@@ -70,21 +70,42 @@ class Choice:
     report: str
 
 
-def choose(spec: LinearSpec, kernels: Sequence[LinearKernel]) -> Choice:
-    """The first kernel that can run `spec`.
+def choose(spec: LinearSpec, kernels: Sequence[LinearKernel], failed: Mapping[str, str] | None = None) -> Choice:
+    """The first kernel that can run `spec` and is not in `failed` (name -> what the check at start found).
+
+    Where every kernel that can run it has failed, the first of them is taken all the same, and the report says why.
 
     Raises:
         ModelUnsupportedError: none can; the message has every kernel's reason.
 
     """
+    failed = failed or {}
     refused: list[str] = []
+    able: list[tuple[LinearKernel, str]] = []
     for kernel in kernels:
         verdict = kernel.can_run(spec)
-        if verdict.ok:
+        if not verdict.ok:
+            refused.append(f"{kernel.name} ({verdict.reason})")
+        elif kernel.name in failed:
+            able.append((kernel, verdict.reason))
+            refused.append(f"{kernel.name} (not exact here: {failed[kernel.name]})")
+        else:
             others = f"; refused: {', '.join(refused)}" if refused else ""
             return Choice(kernel, f"{kernel.name} ({verdict.reason}){others}")
-        refused.append(f"{kernel.name} ({verdict.reason})")
+    if able:
+        kernel, reason = able[0]
+        return Choice(kernel, f"{kernel.name} ({reason}); not exact here: {failed[kernel.name]}")
     raise ModelUnsupportedError(
         f"no kernel computes {spec.role} ({'+'.join(sorted(set(spec.formats)))}) as {spec.compute} on {spec.device}: "
         + ", ".join(refused)
     )
+
+
+def stack(spec: LinearSpec, parts: Sequence[QuantTensor], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The dequantized parts of a layer, one below the other: [out, in]."""
+    weight = torch.empty((spec.out_features, spec.in_features), dtype=dtype, device=device)
+    at = 0
+    for part in parts:
+        weight[at : at + part.rows] = part.dequantize()
+        at += part.rows
+    return weight

@@ -10,6 +10,13 @@ MAX_WIDTH = 1 << 20
 MAX_CONTEXT = 1 << 24
 
 
+@dataclass(frozen=True, slots=True)
+class LinearRope:
+    """All positions are divided by `factor`."""
+
+    factor: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Llama3Rope:
     """Llama 3.1's frequency scaling: long wavelengths are divided by `factor`, short ones kept, a ramp between."""
@@ -18,6 +25,46 @@ class Llama3Rope:
     low_freq_factor: float
     high_freq_factor: float
     original_context: int
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """A row attends to all positions up to its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A row attends to the last `size` positions up to its own."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """One feed-forward part for all rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """`count` feed-forward parts, of which a row takes the best `used`."""
+
+    count: int
+    used: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerSpec:
+    """What a layer computes."""
+
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    rms_eps: float
+    qk_norm: bool
+    attention: Full | Window
+    mlp: Dense | Experts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +82,32 @@ class DecoderConfig:
     context_length: int
     rms_eps: float
     rope_theta: float
-    rope_scaling: Llama3Rope | None = None
+    rope_scaling: LinearRope | Llama3Rope | None = None
+    window: int = 0
+    """Positions that a row of a layer with sliding attention sees; 0 for none of that kind."""
+    experts: int = 0
+    experts_used: int = 0
     qk_norm: bool = False
     """RMSNorm of each query and key head before the rotation (Qwen 3)."""
     tied: bool = False
     """Whether the embedding is the LM head too."""
+
+    def layer_specs(self) -> tuple[LayerSpec, ...]:
+        """What each layer computes. Within its window, sliding attention is full attention."""
+        mlp = Experts(self.experts, self.experts_used) if self.experts else Dense()
+        attention = Window(self.window) if 0 < self.window < self.context_length else Full()
+        one = LayerSpec(
+            hidden=self.hidden,
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            ffn=self.ffn,
+            rms_eps=self.rms_eps,
+            qk_norm=self.qk_norm,
+            attention=attention,
+            mlp=mlp,
+        )
+        return (one,) * self.layers
 
     @property
     def layer_weights(self) -> int:

@@ -1,0 +1,69 @@
+"""What attention is to the rest: a cache of keys and values, and a way to attend over it."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from argosy_worker.core.layout import StepLayout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvSpec:
+    """What a block holds. Blocks can move between caches of equal specs, and between no others."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    block_size: int
+    dtype: str
+    """`float32`, `bfloat16`: the elements of a block."""
+    layout_version: int
+    """Of the order of the elements in an exported block; another order gets another number."""
+
+    @property
+    def elements(self) -> int:
+        """Numbers in one block, over all layers, keys and values."""
+        return self.layers * 2 * self.kv_heads * self.block_size * self.head_dim
+
+
+class KvCache(Protocol):
+    """Blocks of keys and values, numbered from 1; block 0 is the null block."""
+
+    @property
+    def spec(self) -> KvSpec:
+        """What a block holds."""
+        ...
+
+    @property
+    def bytes_per_block(self) -> int:
+        """Bytes of one block, in memory and exported."""
+        ...
+
+    def export(self, block: int) -> bytes:
+        """The content of a block. Raises InvalidArgumentError when there is no such block."""
+        ...
+
+    def import_(self, block: int, content: bytes) -> None:
+        """Put exported content into a block. Raises InvalidArgumentError when block or size is wrong."""
+        ...
+
+
+class AttentionBackend(Protocol):
+    """Causal attention of a step's rows over a paged cache. Owned by one thread."""
+
+    @property
+    def cache(self) -> KvCache:
+        """The cache that it reads and writes."""
+        ...
+
+    def prepare(self, layout: StepLayout) -> None:
+        """Take up a step: what the layers share is computed here, once."""
+        ...
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Store the rows' keys and values, and attend: q [rows, heads, head_dim], k and v [rows, kv_heads, head_dim].
+
+        Returns [rows, heads, head_dim] in the type of q. Rows are those of the layout that was prepared last.
+        """
+        ...

@@ -1,0 +1,40 @@
+"""Packs a model's linears with the first kernel that can, and whose first layer of that shape passes the check."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from argosy_worker.compute.exactness import Check
+from argosy_worker.compute.quant.formats import QuantTensor
+from argosy_worker.compute.quant.linear import Linear, LinearKernel, LinearSpec, choose
+
+
+class Packer:
+    """Keeps what was checked, and the reports of the choices by role."""
+
+    def __init__(self, kernels: Sequence[LinearKernel], check: Check | None) -> None:
+        self._kernels, self._check = kernels, check
+        self._failed: dict[tuple[str, int, int], dict[str, str]] = {}
+        """(role, in, out) -> kernel -> what the check found with it."""
+        self._checked: set[tuple[str, int, int, str]] = set()
+        self.reports: dict[str, str] = {}
+
+    def pack(self, spec: LinearSpec, parts: Sequence[QuantTensor], bias: Tensor | None, device: torch.device) -> Linear:
+        """Lay out a layer. Raises ModelUnsupportedError when no kernel can run it."""
+        shape = (spec.role, spec.in_features, spec.out_features)
+        failed = self._failed.setdefault(shape, {})
+        while True:
+            choice = choose(spec, self._kernels, failed)
+            layer, name = choice.kernel.pack(spec, parts, bias, device), choice.kernel.name
+            if self._check is None or (*shape, name) in self._checked:
+                break
+            self._checked.add((*shape, name))
+            problem = self._check.linear(layer, spec.in_features)
+            if problem is None:
+                break
+            failed[name] = problem
+        if self._check is not None and name in failed and spec.role not in self.reports:
+            self._check.problems.append(f"{spec.role}: {failed[name]}")
+        self.reports.setdefault(spec.role, choice.report)
+        return layer

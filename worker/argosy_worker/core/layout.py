@@ -1,0 +1,57 @@
+"""Where the rows of a step lie: what any attention needs to know of it, made once a step, without torch.
+
+numpy is allowed in this module of the core alone: a layout is a handful of arrays that go to a device as they are.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from argosy_worker.core.batch import SequenceSlice
+
+NULL_BLOCK = 0
+"""Block that nobody owns; fills up tables."""
+Ints = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepLayout:
+    """A step of S slices and R rows (tokens), one slice after another. All arrays are int32."""
+
+    positions: Ints
+    """[R]: position of each row in its sequence."""
+    cu_rows: Ints
+    """[S + 1]: slice i has the rows cu_rows[i] .. cu_rows[i + 1]."""
+    context_lens: Ints
+    """[S]: tokens of each sequence after the step; its rows are the last ones."""
+    block_table: Ints
+    """[S, most blocks]: physical blocks of each sequence, filled up with the null block."""
+    slots: Ints
+    """[R]: where each row's keys and values go: block x block size + place in the block."""
+    block_size: int
+
+
+def make_layout(slices: Sequence[SequenceSlice], block_size: int) -> StepLayout:
+    """The layout of a step of at least one slice."""
+    counts = np.array([len(s.tokens) for s in slices], dtype=np.int32)
+    starts = np.array([s.start for s in slices], dtype=np.int32)
+    cu_rows = np.zeros(len(slices) + 1, dtype=np.int32)
+    np.cumsum(counts, out=cu_rows[1:])
+    context_lens = starts + counts
+    used = -(-context_lens // block_size)
+    block_table = np.full((len(slices), int(used.max())), NULL_BLOCK, dtype=np.int32)
+    for row, s, size in zip(block_table, slices, used, strict=True):
+        row[:size] = s.table[:size]
+    owner = np.repeat(np.arange(len(slices), dtype=np.int32), counts)
+    positions = np.arange(cu_rows[-1], dtype=np.int32) - np.repeat(cu_rows[:-1] - starts, counts)
+    slots = block_table[owner, positions // block_size] * block_size + positions % block_size
+    return StepLayout(
+        positions=positions,
+        cu_rows=cu_rows,
+        context_lens=context_lens,
+        block_table=block_table,
+        slots=slots,
+        block_size=block_size,
+    )
