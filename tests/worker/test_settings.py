@@ -111,3 +111,22 @@ def test_size_of_the_cache():
 def test_what_cannot_be_honoured_is_refused(more, words):
     with pytest.raises(ModelUnsupportedError, match=words):
         sized(**more)
+
+
+def test_a_cache_larger_than_what_is_left_is_refused_with_both_numbers():
+    """What the model leaves of the worker's memory bounds what may be asked for."""
+
+    class Real(sim.SimModel):
+        def memory_left(self):
+            return 50 * 16 * 1024
+
+    model = Real(sim.SimSpec.parse(parse(arguments(model={**MODEL, "uri": "sim://m"}), {}).model_uri))
+
+    def size(memory):
+        return size_cache(
+            model, parse(arguments(model={**MODEL, "uri": "sim://m"}, engine={"kvCacheMemory": memory}), {})
+        )
+
+    assert size(50 * 16 * 1024)[0] == 50
+    with pytest.raises(ModelUnsupportedError, match=r"kvCacheMemory is 819201 bytes; .* can take 819200 bytes"):
+        size(50 * 16 * 1024 + 1)

@@ -241,8 +241,12 @@ class SimModel:
         """What `kv_blocks` blocks of 16 tokens take."""
         return self._spec.kv_blocks * _BLOCK_UNIT * _BYTES_PER_TOKEN
 
-    def make_runner(self, num_blocks: int, block_size: int) -> SimRunner:
-        """A runner with `num_blocks` usable blocks."""
+    def memory_left(self) -> None:
+        """Pretended blocks take no memory."""
+
+    def make_runner(self, num_blocks: int, block_size: int, *, touch: bool = False) -> SimRunner:
+        """A runner with `num_blocks` usable blocks. There is nothing to touch."""
+        del touch
         return SimRunner(self._spec, num_blocks, block_size)
 
 

@@ -1,12 +1,9 @@
 """What this computer has: cores and GPUs."""
 
 import ctypes
-import math
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
-_CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+from argosy_worker.machine import usable_cores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,21 +16,12 @@ class Machine:
 
 def detect() -> Machine:
     """Look at this machine. Needs no torch: the supervisor stays small."""
-    return Machine(cores=_cores(), gpus=_gpus())
+    return Machine(cores=usable_cores(), gpus=_gpus())
 
 
 def threads_per_worker(cores: int, workers: int) -> int:
     """A fair share for each: more threads than cores make every step wait for the one that was descheduled."""
     return max(1, cores // max(1, workers))
-
-
-def _cores() -> int:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = _CGROUP_QUOTA.read_text().split()
-        return max(1, min(usable, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no such limit here, or "max"
-        return usable
 
 
 def _gpus() -> int:

@@ -7,6 +7,7 @@ import torch
 
 from argosy_api.errors import ModelUnsupportedError
 from argosy_api.params import SamplingParams
+from argosy_worker.compute import loaded
 from argosy_worker.compute.attention.paged import PagedKvCache, PagedTorch
 from argosy_worker.compute.attention.rows import Rows
 from argosy_worker.compute.quant.int8_cpu import sums_are_exact
@@ -14,6 +15,7 @@ from argosy_worker.compute.quant.linear import LinearSpec, choose
 from argosy_worker.compute.quant.registry import KERNELS
 from argosy_worker.core.batch import SequenceSlice, StepBatch
 from argosy_worker.core.layout import make_layout
+from argosy_worker.machine import Memory
 
 
 def piece(start, count, table):
@@ -101,7 +103,18 @@ def test_an_empty_step_gives_nothing(int8_model):
 def test_memory_figures(int8_model):
     """SmolLM2: 30 layers x 2 x 3 heads x 64 x 4 bytes = 46,080 bytes for a token."""
     assert int8_model.kv_bytes_per_block(16) == 16 * 46_080
-    assert 0 < int8_model.memory_for_kv() <= 512 << 20
+    assert 0 < int8_model.memory_for_kv() < int8_model.memory_left()
+
+
+@pytest.mark.parametrize(
+    ("available", "limited", "expected"),
+    [(24 << 30, False, 512 << 20), (1 << 30, False, 256 << 20), (4 << 30, True, 2 << 30), (100 << 20, True, 50 << 20)],
+)
+def test_the_cache_takes_a_share_of_what_the_worker_has(int8_model, monkeypatch, available, limited, expected):
+    """Half of what a limit of its own leaves; of a shared machine a quarter, and no more than is of use."""
+    monkeypatch.setattr(loaded, "memory", lambda: Memory(32 << 30, available, limited))
+    assert int8_model.memory_for_kv() == expected
+    assert int8_model.memory_left() == available
 
 
 def spec(**fields):

@@ -3,18 +3,21 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from argosy_api import limits
 from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
 from argosy_worker.models.gguf_tokenizer import read_tokenizer
+from argosy_worker.models.open_model import parse_tokenizer
 
 FIXTURE = json.loads((Path(__file__).parent / "fixtures/tokenizer_smollm2.json").read_text(encoding="utf-8"))
 META = {
     "tokenizer.ggml.model": "gpt2",
     "tokenizer.ggml.pre": "gpt-2",
     "tokenizer.ggml.tokens": ["<s>", "a", "b", "ab", "</s>"],
-    "tokenizer.ggml.token_type": [3, 1, 1, 1, 3],
+    "tokenizer.ggml.token_type": np.array([3, 1, 1, 1, 3], dtype=np.int32),
     "tokenizer.ggml.merges": ["a b"],
     "tokenizer.ggml.bos_token_id": 0,
     "tokenizer.ggml.eos_token_id": 4,
@@ -75,7 +78,16 @@ def test_bos_is_added_where_the_file_says_so():
         ({"tokenizer.ggml.merges": ["a c"]}, ModelInvalidError),
         ({"tokenizer.ggml.merges": ["ab"]}, ModelInvalidError),
         ({"tokenizer.ggml.merges": 7}, ModelInvalidError),
-        ({"tokenizer.ggml.token_type": [1]}, ModelInvalidError),
+        ({"tokenizer.ggml.token_type": np.array([1])}, ModelInvalidError),
+        ({"tokenizer.ggml.token_type": np.array([1.5] * 5)}, ModelInvalidError),
+        ({"tokenizer.ggml.token_type": ["a"] * 5}, ModelInvalidError),
+        ({"tokenizer.ggml.token_type": 3}, ModelInvalidError),
+        ({"tokenizer.ggml.pre": ["gpt-2"]}, ModelInvalidError),
+        ({"tokenizer.ggml.model": 2}, ModelInvalidError),
+        ({"tokenizer.ggml.tokens": np.zeros(5)}, ModelInvalidError),
+        ({"tokenizer.ggml.add_bos_token": np.array([1])}, ModelInvalidError),
+        ({"tokenizer.ggml.bos_token_id": np.array([1])}, ModelInvalidError),
+        ({"tokenizer.ggml.bos_token_id": True}, ModelInvalidError),
         ({"tokenizer.ggml.tokens": []}, ModelInvalidError),
         ({"tokenizer.ggml.tokens": ["a"] * 6}, ModelInvalidError),
         ({"tokenizer.ggml.eos_token_id": 5}, ModelInvalidError),
@@ -85,3 +97,24 @@ def test_bos_is_added_where_the_file_says_so():
 def test_bad_vocabularies_are_refused(change, error):
     with pytest.raises(error):
         read_tokenizer({**META, **change}, 5)
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2, 4])
+def test_tokens_that_end_a_text_are_one_token_whatever_their_type(kind):
+    """Named by the metadata, or known by its text: found in a prompt as one token, and an end."""
+    meta = {
+        **META,
+        "tokenizer.ggml.tokens": [*META["tokenizer.ggml.tokens"], "<|im_end|>"],
+        "tokenizer.ggml.token_type": np.array([3, 1, 1, 1, kind, kind]),
+    }
+    found = read_tokenizer(meta, 6)
+    assert found.eos_token_ids == (4, 5)
+    tokenizer = Tokenizer.from_str(found.json.decode())
+    assert tokenizer.encode("ab</s>ab<|im_end|>").ids == [3, 4, 3, 5]
+    assert tokenizer.decode([3, 4, 5]) == "ab"
+
+
+def test_a_tokenizer_that_no_message_could_carry_is_refused(monkeypatch):
+    monkeypatch.setattr(limits, "MAX_TOKENIZER_BYTES", 100)
+    with pytest.raises(ModelInvalidError, match="at most 100"):
+        parse_tokenizer(read_tokenizer(META, 5).json)

@@ -9,13 +9,14 @@ from argosy_worker.compute.attention.paged import PagedKvCache, PagedTorch
 from argosy_worker.compute.attention.tiles import tile_size
 from argosy_worker.compute.config import DecoderConfig
 from argosy_worker.compute.decoder import Decoder
-from argosy_worker.compute.memory import available_bytes
 from argosy_worker.compute.runner import TorchRunner
 from argosy_worker.core.batch import Runner
+from argosy_worker.machine import memory
 from argosy_worker.models.facts import ModelFacts
 
-_CPU_KV_BYTES = 512 * 1024 * 1024
-_CPU_SHARE = 0.25
+_SHARED_KV_BYTES = 512 * 1024 * 1024
+_SHARED_SHARE, _OWN_SHARE = 0.25, 0.5
+"""Parts of the free memory for the KV cache when nobody says: of a machine that others use, and of our own limit."""
 _CUDA_SHARE = 0.85
 
 
@@ -35,14 +36,31 @@ class LoadedModel:
         return config.layers * 2 * config.kv_heads * block_size * config.head_dim * self.decoder.dtype.itemsize
 
     def memory_for_kv(self) -> int:
-        """Bytes that the KV cache takes when nobody says: part of what is free, on the CPU at most 512 MiB."""
+        """Bytes that the KV cache takes when nobody says: a share of what is free.
+
+        With a memory limit of our own (a container's) that is half of what the model has left. Without one it is a
+        quarter of the machine's free memory, but no more than 512 MiB or one sequence of the model's full context.
+        """
+        if self.decoder.device.type == "cuda":
+            return int(self.memory_left() * _CUDA_SHARE)
+        found = memory()
+        if found.limited:
+            return int(found.available * _OWN_SHARE)
+        one_sequence = self.decoder.config.context_length * self.kv_bytes_per_block(1)
+        return min(max(_SHARED_KV_BYTES, one_sequence), int(found.available * _SHARED_SHARE))
+
+    def memory_left(self) -> int:
+        """Bytes that a KV cache can take at most, now that the model is loaded."""
         if self.decoder.device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(self.decoder.device)
-            return int(free * _CUDA_SHARE)
-        return min(_CPU_KV_BYTES, int(available_bytes() * _CPU_SHARE))
+            return int(free)
+        return memory().available
 
-    def make_runner(self, num_blocks: int, block_size: int) -> Runner:
-        """A runner with its own KV cache of `num_blocks` usable blocks: 1 .. num_blocks; 0 is the null block."""
+    def make_runner(self, num_blocks: int, block_size: int, *, touch: bool = False) -> Runner:
+        """A runner with its own KV cache of `num_blocks` usable blocks: 1 .. num_blocks; 0 is the null block.
+
+        With `touch` all of its memory is taken now; else the CPU's is taken as blocks are first used.
+        """
         config = self.decoder.config
         cache = PagedKvCache(
             layers=config.layers,
@@ -52,6 +70,7 @@ class LoadedModel:
             head_dim=config.head_dim,
             dtype=self.decoder.dtype,
             device=self.decoder.device,
+            touch=touch,
         )
         found, _ = rows.choose(attention_shape(config, block_size), self.threads)
         return TorchRunner(self.decoder, PagedTorch(cache, found), threads=self.threads)

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,6 +23,7 @@ from argosy_worker.compute.quant.linear import Linear, LinearSpec
 from argosy_worker.compute.quant.packer import Packer
 from argosy_worker.compute.quant.registry import KERNELS
 from argosy_worker.compute.rope import frequencies
+from argosy_worker.machine import usable_cores
 from argosy_worker.models.facts import ModelFacts
 from argosy_worker.models.gguf_model import open_gguf
 from argosy_worker.models.hf_model import open_safetensors
@@ -69,7 +69,7 @@ def load_model(
     """
     target = _device(device)
     mode = _compute(compute, target)
-    workers = threads if threads > 0 else len(os.sched_getaffinity(0))
+    workers = threads if threads > 0 else usable_cores()
     torch.set_num_threads(workers)
     progress("open", 0.0)
     with ExitStack() as stack, torch.inference_mode():

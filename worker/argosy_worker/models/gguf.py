@@ -219,7 +219,12 @@ class GgufFile:
     def _place(self, table: list[TensorInfo]) -> None:
         """Turn offsets within the data into offsets within the file, and check that all lie inside and apart."""
         alignment = self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-        if not isinstance(alignment, int) or not 1 <= alignment <= 1 << 20 or alignment & (alignment - 1):
+        if (
+            isinstance(alignment, bool)
+            or not isinstance(alignment, int)
+            or not 1 <= alignment <= 1 << 20
+            or alignment & (alignment - 1)
+        ):
             raise self._bad(f"general.alignment is {alignment!r}; must be a power of two up to 2**20")
         start = -(-self._at // alignment) * alignment
         end_before, before = start, ""

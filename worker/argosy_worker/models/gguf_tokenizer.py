@@ -11,9 +11,10 @@ from typing import Any
 
 from argosy_api import limits
 from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
+from argosy_worker.models.gguf_meta import Metadata
 from argosy_worker.models.tokenizer_facts import TokenizerFacts
 
-_CONTROL, _USER_DEFINED = 3, 4
+_CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 3, 4, 5, 6
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -21,7 +22,7 @@ _LLAMA3 = (
 _QWEN2 = _LLAMA3.replace("{1,3}", "")
 _BYTES_GPT2 = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 _BYTES_ONLY = {**_BYTES_GPT2, "use_regex": False}
-# llama.cpp ends a reply at these texts too, when the file holds them as control tokens
+# llama.cpp ends a reply at these texts too
 _END_TEXTS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|end_of_text|>")
 
 
@@ -54,7 +55,7 @@ _SPECIAL = {
 """A special token's name in chat templates -> in GGUF metadata (which spells one of them so)."""
 
 
-def read_tokenizer(meta: dict[str, Any], vocab_size: int) -> TokenizerFacts:
+def read_tokenizer(values: dict[str, Any], vocab_size: int) -> TokenizerFacts:
     """Build the tokenizer of a file with this metadata, for an embedding of `vocab_size` rows.
 
     Raises:
@@ -62,26 +63,25 @@ def read_tokenizer(meta: dict[str, Any], vocab_size: int) -> TokenizerFacts:
         ModelInvalidError: keys are missing or contradict each other.
 
     """
-    kind = meta.get("tokenizer.ggml.model")
+    meta = Metadata(values)
+    kind = meta.text("tokenizer.ggml.model", "")
     if kind != "gpt2":
         raise ModelUnsupportedError(f"tokenizer {kind!r} is not supported; supported is byte-level BPE ('gpt2')")
-    name = meta.get("tokenizer.ggml.pre", "")
+    name = meta.text("tokenizer.ggml.pre", "")
     if name not in _PRE:
         raise ModelUnsupportedError(f"pre-tokenizer {name!r} is not supported; supported are {', '.join(_PRE)}")
     pre = _PRE[name]
-    tokens = _texts(meta, "tokenizer.ggml.tokens")
+    tokens = meta.texts("tokenizer.ggml.tokens")
     if not 0 < len(tokens) <= vocab_size:
         raise ModelInvalidError(f"the file has {len(tokens)} tokens, but its embedding has {vocab_size} rows")
-    added = _added(meta, tokens)
-    bos, eos = _token_id(meta, "bos", tokens), _token_id(meta, "eos", tokens)
-    add_bos = bool(meta.get("tokenizer.ggml.add_bos_token", pre.add_bos)) and bos is not None
-    ends = dict.fromkeys(
-        i for i in (eos, _token_id(meta, "eot", tokens), _token_id(meta, "eom", tokens)) if i is not None
-    )
-    ends.update({i: None for i, special in added.items() if special and tokens[i] in _END_TEXTS})
-    template = meta.get("tokenizer.chat_template", "")
-    if not isinstance(template, str) or len(template.encode()) > limits.MAX_CHAT_TEMPLATE_BYTES:
-        raise ModelInvalidError(f"the chat template is no text of up to {limits.MAX_CHAT_TEMPLATE_BYTES} bytes")
+    bos, *named = (_token_id(meta, which, tokens) for which in ("bos", "eos", "eot", "eom"))
+    ends = dict.fromkeys(i for i in named if i is not None)
+    ends.update({i: None for i, text in enumerate(tokens) if text in _END_TEXTS})
+    added = _added(meta, tokens, {*ends, *(() if bos is None else (bos,))})
+    add_bos = meta.flag("tokenizer.ggml.add_bos_token", pre.add_bos) and bos is not None
+    template = meta.text("tokenizer.chat_template", "")
+    if len(template.encode()) > limits.MAX_CHAT_TEMPLATE_BYTES:
+        raise ModelInvalidError(f"the chat template has more than {limits.MAX_CHAT_TEMPLATE_BYTES} bytes")
     document = {
         "version": "1.0",
         "truncation": None,
@@ -113,35 +113,34 @@ def read_tokenizer(meta: dict[str, Any], vocab_size: int) -> TokenizerFacts:
             f"{short}_token": tokens[i]
             for short, name in _SPECIAL.items()
             # a template sees what is there; files in the wild name tokens that they do not have (padding -1)
-            if isinstance(i := meta.get(f"tokenizer.ggml.{name}_token_id"), int) and 0 <= i < len(tokens)
+            if isinstance(i := values.get(f"tokenizer.ggml.{name}_token_id"), int) and 0 <= i < len(tokens)
         },
         chat_template=template,
     )
 
 
-def _texts(meta: dict[str, Any], key: str) -> list[str]:
-    found = meta.get(key)
-    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
-        raise ModelInvalidError(f"the file's metadata has no list of texts {key!r}")
-    return found
+def _added(meta: Metadata, tokens: list[str], special: set[int]) -> dict[int, bool]:
+    """Ids of added tokens -> whether they are control tokens.
 
-
-def _added(meta: dict[str, Any], tokens: list[str]) -> dict[int, bool]:
-    """Ids of added tokens -> whether they are control tokens."""
-    kinds = meta.get("tokenizer.ggml.token_type")
-    if kinds is None:
-        return {}
+    Exporters type tokens that begin and end texts as ordinary ones, too; they would be taken to pieces in a prompt.
+    So whatever their type, `special` ones are control tokens, as for llama.cpp.
+    """
+    kinds = [0] * len(tokens)
+    if "tokenizer.ggml.token_type" in meta:
+        kinds = meta.integers("tokenizer.ggml.token_type")
     if len(kinds) != len(tokens):
         raise ModelInvalidError(f"the file has {len(tokens)} tokens, but types of {len(kinds)}")
-    return {i: int(k) == _CONTROL for i, k in enumerate(kinds) if int(k) in (_CONTROL, _USER_DEFINED) and tokens[i]}
+    kinds = [_CONTROL if i in special and kind not in (_UNUSED, _BYTE) else kind for i, kind in enumerate(kinds)]
+    return {i: k == _CONTROL for i, k in enumerate(kinds) if k in (_CONTROL, _USER_DEFINED) and tokens[i]}
 
 
-def _token_id(meta: dict[str, Any], name: str, tokens: list[str]) -> int | None:
-    found = meta.get(f"tokenizer.ggml.{name}_token_id")
-    if found is None:
+def _token_id(meta: Metadata, name: str, tokens: list[str]) -> int | None:
+    key = f"tokenizer.ggml.{name}_token_id"
+    if key not in meta:
         return None
-    if not isinstance(found, int) or not 0 <= found < len(tokens):
-        raise ModelInvalidError(f"the file's {name} token id is {found!r}; it has {len(tokens)} tokens")
+    found = meta.integer(key)
+    if not 0 <= found < len(tokens):
+        raise ModelInvalidError(f"metadata {key!r} is {found}; the file has {len(tokens)} tokens")
     return found
 
 
@@ -153,10 +152,10 @@ def _vocabulary(tokens: list[str]) -> dict[str, int]:
     return found
 
 
-def _merges(meta: dict[str, Any], tokens: list[str]) -> list[list[str]]:
+def _merges(meta: Metadata, tokens: list[str]) -> list[list[str]]:
     known = set(tokens)
     found = []
-    for i, merge in enumerate(_texts(meta, "tokenizer.ggml.merges")):
+    for i, merge in enumerate(meta.texts("tokenizer.ggml.merges")):
         left, space, right = merge.partition(" ")
         if not (space and left in known and right in known and left + right in known):
             raise ModelInvalidError(

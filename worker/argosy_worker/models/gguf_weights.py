@@ -5,16 +5,18 @@ the two halves of a head (first halves of all pairs, then second ones) into alte
 that every model rotates halves and equals the original checkpoint. Other architectures are stored as they are.
 """
 
+import math
 from collections import Counter
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
-from argosy_worker.compute.config import DecoderConfig
+from argosy_worker.compute.config import DecoderConfig, LinearRope
+from argosy_worker.compute.layer import choose_layer
 from argosy_worker.compute.quant.formats import QuantTensor, from_bytes
 from argosy_worker.models.gguf import GgufFile
+from argosy_worker.models.gguf_meta import Metadata
 from argosy_worker.models.weights import check_known, check_shape
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
@@ -50,6 +52,8 @@ class GgufWeights:
     def __init__(self, file: GgufFile) -> None:
         self._file = file
         self.config = read_config(file)
+        for spec in set(self.config.layer_specs()):
+            choose_layer(spec)  # before tensors of other kinds of layers are found unknown
         layers = range(self.config.layers)
         known = {
             *_NAMES.values(),
@@ -119,45 +123,45 @@ def read_config(file: GgufFile) -> DecoderConfig:
     """The decoder's shape from the metadata.
 
     Raises:
-        ModelUnsupportedError: another architecture, experts, partial or scaled rotary positions.
+        ModelUnsupportedError: another architecture, or a key that changes what is computed and is not honoured.
         ModelInvalidError: a key is missing, has another type, or makes no sense.
 
     """
-    meta = file.metadata
-    arch = _get(meta, "general.architecture", str)
+    meta = Metadata(file.metadata)
+    arch = meta.text("general.architecture")
     if arch not in ARCHITECTURES:
         raise ModelUnsupportedError(f"architecture {arch!r} is not supported; supported are {', '.join(ARCHITECTURES)}")
-    if meta.get(f"{arch}.expert_count"):
-        raise ModelUnsupportedError("mixture-of-experts models are not supported")
-    scaling = meta.get(f"{arch}.rope.scaling.type", "none")
-    if scaling != "none":
-        raise ModelUnsupportedError(f"rope scaling {scaling!r} is not supported")
-    hidden, heads = _get(meta, f"{arch}.embedding_length", int), _get(meta, f"{arch}.attention.head_count", int)
+    meta.check_understood(arch)
+    hidden, heads = meta.integer(f"{arch}.embedding_length"), meta.integer(f"{arch}.attention.head_count")
     if heads < 1:
         raise ModelInvalidError(f"{arch}.attention.head_count is {heads}")
-    head_dim = _get(meta, f"{arch}.attention.key_length", int, hidden // heads)
-    if _get(meta, f"{arch}.attention.value_length", int, head_dim) != head_dim:
+    head_dim = meta.integer(f"{arch}.attention.key_length", hidden // heads)
+    if meta.integer(f"{arch}.attention.value_length", head_dim) != head_dim:
         raise ModelUnsupportedError("keys and values of different sizes are not supported")
-    if _get(meta, f"{arch}.rope.dimension_count", int, head_dim) != head_dim:
+    if meta.integer(f"{arch}.rope.dimension_count", head_dim) != head_dim:
         raise ModelUnsupportedError("rotary positions over a part of the head are not supported")
-    context = _get(meta, f"{arch}.context_length", int)
-    window = _get(meta, f"{arch}.attention.sliding_window", int, 0)
+    context = meta.integer(f"{arch}.context_length")
+    window = meta.integer(f"{arch}.attention.sliding_window", 0)
     embed = file.tensors.get("token_embd.weight")
     if embed is None or len(embed.shape) != 2:
         raise ModelInvalidError("the file has no matrix 'token_embd.weight'")
     config = DecoderConfig(
         architecture=arch,
         hidden=hidden,
-        layers=_get(meta, f"{arch}.block_count", int),
+        layers=meta.integer(f"{arch}.block_count"),
         heads=heads,
-        kv_heads=_get(meta, f"{arch}.attention.head_count_kv", int, heads),
+        kv_heads=meta.integer(f"{arch}.attention.head_count_kv", heads),
         head_dim=head_dim,
-        ffn=_get(meta, f"{arch}.feed_forward_length", int),
+        ffn=meta.integer(f"{arch}.feed_forward_length"),
         vocab_size=embed.shape[0],
         # within the window, sliding and full attention are the same
         context_length=min(context, window) if window else context,
-        rms_eps=_get(meta, f"{arch}.attention.layer_norm_rms_epsilon", float),
-        rope_theta=_get(meta, f"{arch}.rope.freq_base", float, 10000.0),
+        rms_eps=meta.number(f"{arch}.attention.layer_norm_rms_epsilon"),
+        rope_theta=meta.number(f"{arch}.rope.freq_base", 10000.0),
+        rope_scaling=_rope_scaling(meta, arch),
+        window=window,
+        experts=meta.integer(f"{arch}.expert_count", 0),
+        experts_used=meta.integer(f"{arch}.expert_used_count", 0),
         qk_norm=arch == "qwen3",
         tied="output.weight" not in file.tensors,
     )
@@ -165,12 +169,17 @@ def read_config(file: GgufFile) -> DecoderConfig:
     return config
 
 
-def _get(meta: dict[str, Any], key: str, kind: type, default: Any = None) -> Any:
-    value = meta.get(key, default)
-    if value is None:
-        raise ModelInvalidError(f"the file's metadata has no {key!r}")
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise ModelInvalidError(f"metadata {key!r} is {type(value).__name__}, not {kind.__name__}")
-    return value
+def _rope_scaling(meta: Metadata, arch: str) -> LinearRope | None:
+    """As llama.cpp reads it: without a type a factor is linear, and an older key holds it too; 0 means none."""
+    kind = meta.text(f"{arch}.rope.scaling.type", "linear")
+    older = meta.number(f"{arch}.rope.scale_linear", 0.0)
+    factor = meta.number(f"{arch}.rope.scaling.factor", older)
+    if kind == "none":
+        return None
+    if kind != "linear":
+        raise ModelUnsupportedError(f"rope scaling {kind!r} is not supported; supported are 'none' and 'linear'")
+    if factor == 0 or factor == 1:  # noqa: PLR1714  # two values with two meanings
+        return None
+    if not 0 < factor < math.inf:
+        raise ModelInvalidError(f"metadata {arch}.rope.scaling.factor is {factor}; must be a positive number")
+    return LinearRope(factor)

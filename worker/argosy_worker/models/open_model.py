@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
+from argosy_api import limits
 from argosy_api.errors import ModelInvalidError
 from argosy_worker.faults import is_fault
 from argosy_worker.models.tokenizer_facts import TokenizerFacts
@@ -28,9 +29,13 @@ def parse_tokenizer(document: bytes) -> Tokenizer:
     """A tokenizer from its JSON document.
 
     Raises:
-        ModelInvalidError: the library refuses it.
+        ModelInvalidError: the library refuses it, or panics over it, or it is too large to be told to routers.
 
     """
+    if len(document) > limits.MAX_TOKENIZER_BYTES:
+        raise ModelInvalidError(
+            f"the model's tokenizer has {len(document)} bytes; at most {limits.MAX_TOKENIZER_BYTES}"
+        )
     try:
         return Tokenizer.from_str(document.decode())
     except BaseException as error:  # the library raises plain Exception, and panics

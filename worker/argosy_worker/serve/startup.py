@@ -1,7 +1,6 @@
 """From a model's address to a runner: which loader, and how large the KV cache is. Runs in the engine's thread."""
 
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,6 +12,7 @@ from argosy_worker.core.batch import Runner
 from argosy_worker.core.line import Order
 from argosy_worker.core.scheduler import SchedulerConfig
 from argosy_worker.engine.config import EngineConfig
+from argosy_worker.machine import usable_cores
 from argosy_worker.models.facts import ModelFacts
 from argosy_worker.serve.lifecycle import Lifecycle
 from argosy_worker.serve.settings import Settings
@@ -43,8 +43,15 @@ class LoadedModel(Protocol):
         """A sensible automatic size of the KV cache, in bytes."""
         ...
 
-    def make_runner(self, num_blocks: int, block_size: int) -> Runner:
-        """Allocate the KV cache: `num_blocks` usable blocks, numbered from 1; block 0 is the null block."""
+    def memory_left(self) -> int | None:
+        """Bytes that a KV cache can take at most; None where it takes none."""
+        ...
+
+    def make_runner(self, num_blocks: int, block_size: int, *, touch: bool = False) -> Runner:
+        """Allocate the KV cache: `num_blocks` usable blocks, numbered from 1; block 0 is the null block.
+
+        `touch`: take its memory now, not as blocks are first used.
+        """
         ...
 
 
@@ -67,7 +74,8 @@ def load(settings: Settings, state: Lifecycle) -> Loaded:
     """
     model, engine = _load_model(settings, state), settings.engine
     num_blocks, max_model_len = size_cache(model, settings)
-    runner = model.make_runner(num_blocks, engine.block_size)
+    # what was asked for in so many bytes is taken now, so that it cannot be missing in the middle of an answer
+    runner = model.make_runner(num_blocks, engine.block_size, touch=engine.kv_cache_bytes is not None)
     log.info(
         "KV cache: %d blocks of %d tokens; longest sequence %d tokens", num_blocks, engine.block_size, max_model_len
     )
@@ -90,13 +98,18 @@ def size_cache(model: LoadedModel, settings: Settings) -> tuple[int, int]:
     """Number of blocks, and the longest sequence that both the model and the blocks allow.
 
     Raises:
-        ModelUnsupportedError: not even one block fits, or a length that was asked for is not possible.
+        ModelUnsupportedError: not even one block fits, or a size or length that was asked for is not possible.
 
     """
     block_size, wanted = settings.engine.block_size, settings.spec.model.max_model_len
     per_block = model.kv_bytes_per_block(block_size)
     asked = settings.engine.kv_cache_bytes
     memory = model.memory_for_kv() if asked is None else asked
+    left = model.memory_left()
+    if asked is not None and left is not None and asked > left:
+        raise ModelUnsupportedError(
+            f"engine.kvCacheMemory is {asked} bytes; beside the model this worker can take {left} bytes"
+        )
     num_blocks = memory // per_block
     if num_blocks < 1:
         raise ModelUnsupportedError(f"a KV cache of {memory} bytes holds no block; one block takes {per_block} bytes")
@@ -125,7 +138,7 @@ def _load_model(settings: Settings, state: Lifecycle) -> LoadedModel:
     state.enter(Phase.DOWNLOADING, "fetching the model")
     path = resolve(uri, cache_dir=settings.model_cache, progress=state.progress)
     state.enter(Phase.LOADING, "loading the model")
-    threads = engine.threads or len(os.sched_getaffinity(0))
+    threads = engine.threads or usable_cores()
     model: LoadedModel = load_model(
         path,
         compute=engine.compute,

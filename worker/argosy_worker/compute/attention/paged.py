@@ -41,6 +41,7 @@ class PagedKvCache:
         head_dim: int,
         dtype: torch.dtype,
         device: torch.device,
+        touch: bool = False,
     ) -> None:
         shape = (blocks + 1, 2, kv_heads, block_size, head_dim)
         self.spec = KvSpec(
@@ -55,6 +56,9 @@ class PagedKvCache:
         self.device = device
         self._blocks = blocks
         self._layers = [_zeros(shape, dtype, device) for _ in range(layers)]
+        if touch:  # a page that is written to is ours; one that is only promised may be missing when it is needed
+            for layer in self._layers:
+                layer.zero_()
         self._slots = [layer.view(-1, head_dim) for layer in self._layers]
         self._pages = [layer.view(-1, block_size * head_dim) for layer in self._layers]
 

@@ -1,0 +1,124 @@
+"""Metadata of strangers' files: types are checked, and what changes the arithmetic is honoured or refused."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
+from argosy_worker.compute.config import LinearRope
+from argosy_worker.compute.rope import frequencies
+from argosy_worker.models.gguf_weights import read_config
+
+META = {
+    "general.architecture": "llama",
+    "general.name": "any",
+    "llama.block_count": 2,
+    "llama.context_length": 512,
+    "llama.embedding_length": 64,
+    "llama.feed_forward_length": 96,
+    "llama.attention.head_count": 4,
+    "llama.attention.layer_norm_rms_epsilon": 1e-5,
+    "someone.else": [1],
+}
+
+
+def config(change):
+    embed = SimpleNamespace(shape=(300, 64))
+    return read_config(SimpleNamespace(metadata={**META, **change}, tensors={"token_embd.weight": embed}))
+
+
+@pytest.mark.parametrize(
+    ("change", "scaling"),
+    [
+        ({}, None),
+        ({"llama.rope.scaling.factor": 4.0}, LinearRope(4.0)),
+        ({"llama.rope.scale_linear": 4.0}, LinearRope(4.0)),
+        ({"llama.rope.scale_linear": 4.0, "llama.rope.scaling.factor": 2.0}, LinearRope(2.0)),
+        ({"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.0}, LinearRope(2.0)),
+        ({"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 2.0}, None),
+        ({"llama.rope.scaling.factor": 1.0}, None),
+        ({"llama.rope.scaling.factor": 0.0}, None),
+    ],
+)
+def test_linear_scaling_is_read_as_llama_cpp_does(change, scaling):
+    assert config(change).rope_scaling == scaling
+
+
+def test_linear_scaling_divides_the_angles():
+    plain, scaled = frequencies(config({})), frequencies(config({"llama.rope.scaling.factor": 4.0}))
+    assert torch.allclose(scaled, plain / 4)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 2.0},
+        {"llama.rope.scaling.attn_factor": 1.5},
+        {"llama.rope.scaling.yarn_log_multiplier": 0.1},
+        {"llama.attention.scale": 0.5},
+        {"llama.attention.causal": False},
+        {"llama.logit_scale": 2.0},
+        {"llama.something.new": "x"},
+        {"llama.attention.clamp_kqv": np.array([0.0])},
+        {"llama.expert_count": 8, "llama.expert_used_count": 2},
+        {"tokenizer.ggml.add_eos_token": True},
+        {"tokenizer.ggml.precompiled_charsmap": np.zeros(3)},
+        {"split.count": 2},
+        {"general.type": "adapter"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_changes_the_arithmetic_is_refused(change):
+    if "llama.expert_count" in change:
+        from argosy_worker.compute.layer import choose_layer
+
+        with pytest.raises(ModelUnsupportedError, match="Experts"):
+            choose_layer(config(change).layer_specs()[0])
+        return
+    with pytest.raises(ModelUnsupportedError):
+        config(change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"llama.logit_scale": 1.0},
+        {"llama.attention.causal": True},
+        {"llama.vocab_size": 300},
+        {"llama.expert_count": 0},
+        {"llama.tensor_data_layout": "Meta AI original pth"},
+        {"tokenizer.ggml.add_eos_token": False},
+        {"tokenizer.ggml.scores": np.zeros(3)},
+        {"quantize.imatrix.file": "x"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_changes_nothing_is_passed_over(change):
+    config(change)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("general.architecture", 3),
+        ("general.type", 3),
+        ("split.count", "two"),
+        ("llama.block_count", "2"),
+        ("llama.block_count", np.array([2])),
+        ("llama.context_length", True),
+        ("llama.expert_count", np.array([1, 2])),
+        ("llama.rope.scaling.type", ["linear"]),
+        ("llama.rope.scaling.factor", "4"),
+        ("llama.rope.scaling.factor", -1.0),
+        ("llama.rope.scaling.factor", math.inf),
+        ("llama.rope.scaling.factor", math.nan),
+        ("llama.rope.freq_base", [1]),
+        ("llama.attention.layer_norm_rms_epsilon", None),
+    ],
+)
+def test_wrong_types_are_invalid_and_name_the_key(key, value):
+    with pytest.raises(ModelInvalidError, match=key.replace(".", r"\.")):
+        config({key: value})
