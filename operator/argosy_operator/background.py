@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from argosy_api.backoff import Backoff
+from argosy_api.ending import end
 from argosy_operator.metrics import Health
 
 log = logging.getLogger(__name__)
@@ -40,9 +41,7 @@ class Background:
 
     async def end(self) -> None:
         """Cancel all, and wait until they have ended."""
-        tasks = list(self._tasks)
-        self.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*self._tasks)
 
     def _add(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

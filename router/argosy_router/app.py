@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from argosy_api import net
+from argosy_api.ending import end
 from argosy_api.inference import inference_pb2, inference_pb2_grpc
 from argosy_api.v1 import worker_pb2, worker_pb2_grpc
 from argosy_router.clock import now
@@ -170,9 +171,7 @@ class Router:
 
     async def stop(self) -> None:
         """Ends everything at once."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
         if self._server is not None:
             await self._server.stop(0)
         for runner in self._runners:

@@ -10,6 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from argosy_api import blocks
 from argosy_api.convert import ACCEPTED_KEY
+from argosy_api.ending import end
 from argosy_api.keys import BATCH_FIELD, Keys
 from argosy_api.membership import Deployment, Membership, RoutingPolicy, Worker
 from argosy_api.v1 import worker_pb2 as pb
@@ -321,7 +322,7 @@ class Cluster:
             yield await self._views.get()
 
 
-async def eventually(condition: Callable[[], object], *, limit_s: float = 5.0, what: str = "") -> None:
+async def eventually(condition: Callable[[], object], *, limit_s: float = 30.0, what: str = "") -> None:
     """Polls until the condition holds; an error after the limit."""
     end = asyncio.get_running_loop().time() + limit_s
     while not condition():
@@ -364,9 +365,7 @@ class RedisPublisher:
 
     async def stop(self) -> None:
         self._worker.publish = None
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
 
 
 def events_of(body: bytes) -> list[dict]:

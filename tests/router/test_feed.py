@@ -237,12 +237,12 @@ async def test_redis_dies_and_returns(redis_rig):
     loading = asyncio.create_task(load())
     await ask(rig, "before")
     redis_rig.valkey.kill()
-    await eventually(lambda: all(w.subscribers for w in rig.workers), limit_s=5, what="direct subscriptions")
+    await eventually(lambda: all(w.subscribers for w in rig.workers), what="direct subscriptions")
     loading.cancel()
     await asyncio.gather(loading, return_exceptions=True)
     await prefix_routing_works(rig, "during")
     redis_rig.valkey.start()
-    await eventually(redis_rig.on_stream, limit_s=5, what="back on the streams")
+    await eventually(redis_rig.on_stream, what="back on the streams")
     await prefix_routing_works(rig, "after")
     assert failed == []
 
@@ -252,7 +252,7 @@ async def test_lost_lease_means_asking_the_worker(redis_rig):
     rig, worker = redis_rig.rig, redis_rig.rig.workers[0]
     await redis_rig.publishers[0].stop()
     await redis_rig.client.delete(KEYS.lease("w0"))
-    await eventually(lambda: worker.subscribers, limit_s=5)
+    await eventually(lambda: worker.subscribers)
     worker.emit(stored=worker.ids(encode(PREFIX + "only here")))
     await rig.until_indexed()
     response, body = await ask(rig, "only here")

@@ -186,7 +186,7 @@ async def test_ejected_at_once_and_back_when_well(make_rig, monkeypatch):
     port = victim.port
     await victim.stop()
     state = rig.state.workers["w0"]
-    await eventually(lambda: not state.healthy(now()), limit_s=1.0)
+    await eventually(lambda: not state.healthy(now()))
     await victim.start(port)
     await rig.until_ready(2)
 
@@ -204,7 +204,7 @@ async def test_closing_a_flight_cancels_the_call(rig):
     job = await job_of(service, "hello", SamplingParams(max_tokens=2000))
     async with service.flying(job) as flight:
         await anext(flight)
-    await eventually(lambda: sum(len(w.cancelled) for w in rig.workers) == 1, limit_s=2.0)
+    await eventually(lambda: sum(len(w.cancelled) for w in rig.workers) == 1)
     assert rig.idle()
 
 

@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
 
 import grpc
 
+from argosy_api.ending import end
 from argosy_api.errors import NotFoundError
 from argosy_api.membership import Deployment, Membership
 from argosy_api.names import holders
@@ -194,21 +196,21 @@ class Fleet:
         del state.workers[worker.worker_id]
         state.forget(worker.worker_id)
         self._stop(worker)
-        closing = asyncio.create_task(_close(worker.channel, CLOSE_GRACE_S))
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
+        self._later(_close(worker.channel, CLOSE_GRACE_S))
 
     def _stop(self, key: object) -> None:
         task = self._tasks.pop(key, None)
         if task is not None:
-            task.cancel()
+            self._later(end(task))
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        closing = asyncio.create_task(work)
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
         """Ends all watching and closes all channels."""
-        tasks = [*self._tasks.values(), *self._closing]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*self._tasks.values(), *self._closing)
         for deployment in self._deployments.values():
             for worker in deployment.workers.values():
                 await _close(worker.channel, None)

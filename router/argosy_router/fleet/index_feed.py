@@ -23,6 +23,7 @@ import redis.asyncio as redis
 from google.protobuf.message import DecodeError
 from redis.exceptions import RedisError
 
+from argosy_api.ending import end
 from argosy_api.keys import BATCH_FIELD, LEASE_TTL_S, Keys
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.clock import now
@@ -87,9 +88,7 @@ class IndexFeed:
                         await self._state.changed.wait()
         finally:
             tasks = [reader, *(link.direct for link in self._links.values() if link.direct)]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(*tasks)
 
     # --- modes
 

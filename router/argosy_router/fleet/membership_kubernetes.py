@@ -8,12 +8,12 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from argosy_api import labels, net
+from argosy_api.ending import end
 from argosy_api.membership import Deployment, Membership, RoutingPolicy, Worker
 from argosy_api.process import WATCH_NAMESPACES
 from argosy_api.resource import GROUP, PLURAL, VERSION
@@ -166,11 +166,7 @@ class KubernetesSource:
                     await changed.wait()
                     await asyncio.sleep(GATHER_S)
             finally:
-                for task in tasks:
-                    task.cancel()
-                for task in tasks:
-                    with suppress(asyncio.CancelledError):
-                        await task
+                await end(*tasks)
 
     def _paths(self, root: str, plural: str) -> list[str]:
         return [f"{root}/namespaces/{namespace}/{plural}" for namespace in self._namespaces] or [f"{root}/{plural}"]

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import grpc
 
 from argosy_api import net, process
+from argosy_api.ending import end
 from argosy_api.errors import ModelError, ModelInvalidError
 from argosy_api.keys import Keys
 from argosy_api.process import EXIT_CONFIG, EXIT_FAULT, EXIT_OK, Termination
@@ -227,9 +228,7 @@ async def _publishing(
     try:
         yield
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await end(task)
         await publisher.forget()
 
 
