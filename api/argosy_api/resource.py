@@ -319,7 +319,7 @@ class InferenceDeploymentStatus(BaseModel):
     model: ModelStatus | None = None
     """What the workers found in the model's files."""
     conditions: list[Condition] = []
-    """Ready, Progressing, Scheduled, ModelLoaded, RouterSynced."""
+    """Ready, Progressing, Scheduled, ModelLoaded, RouterSynced, Uniform, NameTaken."""
 
 
 def parse(document: Any) -> InferenceDeployment:

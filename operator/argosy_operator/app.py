@@ -85,6 +85,7 @@ async def _run(
             children=store.of,
             routers=routers.facts,
             probe=HttpWorkerProbe(session),
+            name_holder=resources.name_holder,
             hurry=routers.hurry,
         )
         controller = Controller(

@@ -5,18 +5,21 @@ from dataclasses import dataclass, field
 
 from argosy_api import labels, limits
 from argosy_api.resource import Condition, InferenceDeploymentStatus, ModelStatus
-from argosy_api.worker_status import WorkerStatus
+from argosy_api.worker_status import ServedModel, WorkerStatus
+from argosy_operator import uniformity
 from argosy_operator.diagnose import Problem, Reason, diagnose, worst
 from argosy_operator.observe import Children, PodView
 from argosy_operator.plan import ChildRef
 from argosy_operator.words import clip, some_of
 
-READY, PROGRESSING, SCHEDULED, MODEL_LOADED, ROUTER_SYNCED = TYPES = (
+READY, PROGRESSING, SCHEDULED, MODEL_LOADED, ROUTER_SYNCED, UNIFORM, NAME_TAKEN = TYPES = (
     "Ready",
     "Progressing",
     "Scheduled",
     "ModelLoaded",
     "RouterSynced",
+    "Uniform",
+    "NameTaken",
 )
 
 
@@ -57,6 +60,10 @@ class Facts:
     """None: nobody asks the routers in this installation."""
     endpoint: str = ""
     model: ModelStatus | None = None
+    served: Mapping[str, ServedModel] = field(default_factory=dict)
+    """What ready workers of the current revision say that they serve, by pod."""
+    name_holder: str | None = None
+    """`namespace/name` of the older resource that has the served name; empty: it is this one's; None: not known."""
     failure: Failure | None = None
 
 
@@ -84,6 +91,8 @@ def status_of(facts: Facts, previous: tuple[Condition, ...], now: str) -> Infere
         SCHEDULED: _scheduled(facts, current, problems),
         MODEL_LOADED: _model_loaded(facts, current, problems),
         ROUTER_SYNCED: synced,
+        UNIFORM: _Verdict(*uniformity.judge(facts.served)),
+        NAME_TAKEN: _name_taken(facts),
     }
     before = {c.type: c for c in previous}
     conditions = [_condition(kind, verdicts[kind], before.get(kind), facts.generation, now) for kind in TYPES]
@@ -207,6 +216,18 @@ def _router_synced(facts: Facts, current: tuple[PodView, ...], routable: int) ->
         return _Verdict("False", Reason.SYNCING, "No worker is ready to be routed to.")
     text = f"{router.reachable} of {router.total} routers answer and reach every ready worker."
     return _Verdict("True", Reason.SYNCED, text)
+
+
+def _name_taken(facts: Facts) -> _Verdict:
+    if facts.name_holder is None:
+        return _Verdict("Unknown", Reason.NOT_OBSERVED, "The resource says no name that it could be known by.")
+    if not facts.name_holder:
+        return _Verdict("False", Reason.NAME_FREE, "No older resource has the same served name.")
+    text = (
+        f"The older resource {facts.name_holder} has the same served name, so requests reach this one as "
+        "namespace/name only. Choose another spec.model.servedName."
+    )
+    return _Verdict("True", Reason.NAME_TAKEN, text)
 
 
 def _workload_says(facts: Facts, condition: str, status: str) -> tuple[str, str] | None:

@@ -27,6 +27,7 @@ class Reason(StrEnum):
     APPLY_FAILED = "ApplyFailed"
     FORBIDDEN = "Forbidden"
     NAME_CONFLICT = "NameConflict"
+    IMAGE_NOT_ALLOWED = "ImageNotAllowed"
     API_UNAVAILABLE = "ApiServerUnavailable"
     CREATE_FAILED = "PodCreationFailed"
     # placement
@@ -57,6 +58,14 @@ class Reason(StrEnum):
     SYNCING = "Syncing"
     ROUTER_UNREACHABLE = "RouterUnreachable"
     NOT_OBSERVED = "NotObserved"
+    # likeness of the workers
+    UNIFORM = "Uniform"
+    NOT_EXACT = "NotExact"
+    DIFFERENT_ARITHMETIC = "DifferentArithmetic"
+    DIFFERENT_SIZE = "DifferentSize"
+    # served name
+    NAME_TAKEN = "NameTaken"
+    NAME_FREE = "OwnName"
 
 
 @dataclass(frozen=True, slots=True, order=True)

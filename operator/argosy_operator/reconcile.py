@@ -1,6 +1,5 @@
 """One pass over one resource: observe, plan, apply, status. Level-triggered: nothing but the present counts."""
 
-import asyncio
 import logging
 import random
 import time
@@ -14,27 +13,22 @@ from argosy_api import resource as resource_types
 from argosy_api.backoff import Backoff
 from argosy_api.errors import ArgosyError
 from argosy_api.resource import Condition, InferenceDeployment, InferenceDeploymentStatus, ModelStatus
-from argosy_api.worker_status import WorkerStatus
-from argosy_operator import conditions, manifests
+from argosy_operator import conditions, manifests, uniformity
+from argosy_operator.asking import Told, ask_again, ask_serving, ask_starting
 from argosy_operator.carry_out import OWN_ECHO_S, Made, carry_out
 from argosy_operator.conditions import Facts, Failure, RouterFacts, is_routable
 from argosy_operator.diagnose import Reason
 from argosy_operator.errors import ApiError, NameConflictError
 from argosy_operator.events import Announcer
 from argosy_operator.kube import KubeApi
-from argosy_operator.observe import CREATING, Children, PodView
+from argosy_operator.observe import Children, PodView
 from argosy_operator.plan import ChildRef, Observed, Owner, plan
-from argosy_operator.settings import Settings
-from argosy_operator.workers import WorkerProbe, model_status
+from argosy_operator.settings import Settings, image_allowed
+from argosy_operator.words import redact
+from argosy_operator.workers import WorkerProbe
 
 log = logging.getLogger(__name__)
 
-STARTING_S = 2.0
-"""How often workers that start are asked how far they are."""
-STARTING_LONG_S = 120.0
-MOUNT_S = 15.0
-MODEL_RETRY_S = 60.0
-_MAX_PROBES = 8
 _CONFLICT = Backoff(first=0.1, cap=2.0)
 """After somebody else was faster: there is hardly a reason to wait."""
 _REFUSED = Backoff(first=0.5, cap=30.0)
@@ -46,9 +40,7 @@ class Memory:
 
     made: Made = field(default_factory=Made)
     status: Mapping[str, Any] | None = None
-    model: ModelStatus | None = None
-    model_revision: str = ""
-    model_tried_at: float = float("-inf")
+    told: Told = field(default_factory=Told)
     failures: int = 0
     """Passes in a row that failed."""
     announcer: Announcer = field(default_factory=Announcer)
@@ -65,10 +57,13 @@ class Reconciler:
         children: Callable[[Owner], Children],
         routers: Callable[[str, str], RouterFacts | None],
         probe: WorkerProbe,
+        name_holder: Callable[[str, str, str], str],
         hurry: Callable[[], None],
     ) -> None:
+        """`name_holder` says which older resource, if any, has a resource's served name."""
         self._api, self._settings = api, settings
         self._children, self._routers, self._probe, self._hurry = children, routers, probe, hurry
+        self._name_holder = name_holder
 
     async def run(self, body: Mapping[str, Any], memory: Memory) -> tuple[float, InferenceDeploymentStatus]:
         """One pass. Returns after how many seconds another one is due though nothing happens, and the status.
@@ -77,90 +72,86 @@ class Reconciler:
         """
         metadata = body["metadata"]
         owner = Owner(metadata["namespace"], metadata["name"], metadata["uid"])
-        facts = Facts(
-            name=metadata["name"],
-            generation=int(metadata.get("generation", 0)),
-            children=self._children(owner),
-            router=self._routers(metadata["namespace"], metadata["name"]),
-            endpoint=self._settings.router_endpoint,
-        )
-        due = self._settings.resync_s * random.uniform(0.8, 1.2)
         try:
             wanted = resource_types.parse(dict(body))
         except ArgosyError as error:
-            # an older CRD let it in; the children stay as they were when the resource was last right
-            text = f"The resource is not valid: {error.message}"
-            facts = _with(facts, failure=Failure(Reason.INVALID_SPEC, text), **_as_before(body))
-            status, failed = await self._write_status(body, facts, memory)
-            memory.failures = 0 if failed is None else memory.failures + 1
-            return due if failed is None else _backoff(memory.failures, failed), status
-        routable = Counter(p.revision for p in facts.children.pods if p.active and is_routable(p, facts.router))
-        intent = plan(wanted, Observed(_may_exist(wanted, facts.children, memory), routable), self._settings.plan)
-        workloads = tuple(workload.ref for workload in intent.workloads)
-        facts = _with(facts, replicas=wanted.spec.replicas, revision=intent.revision, workloads=workloads)
-        outcome = await carry_out(
-            self._api, owner, intent, facts.children, memory.made, resync_s=self._settings.resync_s
-        )
+            # an older CRD let it in
+            failure = Failure(Reason.INVALID_SPEC, f"The resource is not valid: {error.message}")
+            return await self._leave_as_it_is(owner, body, failure, memory)
+        if not image_allowed(wanted.spec.image, self._settings.allowed_images):
+            text = f"spec.image {wanted.spec.image} is none of those that this installation allows."
+            return await self._leave_as_it_is(owner, body, Failure(Reason.IMAGE_NOT_ALLOWED, text), memory)
+
+        before, router = self._children(owner), self._routers(owner.namespace, owner.name)
+        routable = Counter(p.revision for p in before.pods if p.active and is_routable(p, router))
+        intent = plan(wanted, Observed(_may_exist(wanted, before, memory), routable), self._settings.plan)
+        outcome = await carry_out(self._api, owner, intent, before, memory.made, resync_s=self._settings.resync_s)
         refusal = outcome.refusal
-        if refusal is not None and (not refusal.passing or memory.failures > 2):
-            facts = _with(facts, failure=_failure(refusal))
-        facts = _with(facts, children=self._children(owner))
-        facts = await self._ask_workers(metadata["namespace"], body, facts, memory)
+
+        children = self._children(owner)
+        current = tuple(p for p in children.pods if p.revision == intent.revision)
+        starting = await ask_starting(self._probe, self._api, owner.namespace, current)
+        # what passes by itself is not told at once
+        told = refusal is not None and (not refusal.passing or memory.failures > 2)
+        facts = Facts(
+            name=owner.name,
+            generation=wanted.metadata.generation,
+            replicas=wanted.spec.replicas,
+            revision=intent.revision,
+            workloads=tuple(workload.ref for workload in intent.workloads),
+            children=children,
+            workers=starting.workers,
+            mount_problems=starting.mount_problems,
+            router=router,
+            endpoint=self._settings.router_endpoint,
+            name_holder=self._name_holder(owner.namespace, owner.name, wanted.served_name),
+            failure=_failure(refusal) if refusal is not None and told else None,
+            **_served(memory.told, current, body, intent.revision),
+        )
         status, unwritten = await self._write_status(body, facts, memory)
-        model_due = await self._learn_model(body, facts, memory)
-        if conditions.is_unsettled(status) and facts.router is not None:
+        news, serving_due = await ask_serving(self._probe, current, memory.told)
+        if news:
+            facts = replace(facts, **_served(memory.told, current, body, intent.revision))
+            status, unwritten = await self._write_status(body, facts, memory)
+        if conditions.is_unsettled(status) and router is not None:
             self._hurry()
         if (failed := refusal or unwritten) is not None:
             # what gets on, if slowly, need not wait longer and longer
             memory.failures = 1 if memory.made.progress else memory.failures + 1
-            due = _backoff(memory.failures, failed)
-            level = logging.WARNING if memory.failures == 3 else logging.INFO
-            log.log(level, "%s/%s: %s; again in %.1f s", metadata["namespace"], facts.name, failed.message, due)
-            return due, status
+            return self._again(owner, failed, memory), status
         memory.failures = 0
-        asking = _ask_again(facts.children.pods, time.time())
-        return min(due, model_due, asking, OWN_ECHO_S if outcome.echo else due), status
+        echo_due = OWN_ECHO_S if outcome.echo else float("inf")
+        return min(self._resync(), serving_due, ask_again(current, time.time()), echo_due), status
 
-    async def _ask_workers(self, namespace: str, body: Mapping[str, Any], facts: Facts, memory: Memory) -> Facts:
-        starting = [p for p in facts.children.pods if p.active and not p.ready and p.revision == facts.revision]
-        running = [p for p in starting if p.running and p.ip][:_MAX_PROBES]
-        states = await asyncio.gather(*(self._probe.status(p.ip) for p in running))
-        workers: dict[str, WorkerStatus] = {
-            p.name: state for p, state in zip(running, states, strict=True) if state is not None
-        }
-        stuck = [p for p in starting if p.is_waiting_long(time.time())][:1]
-        mounts = {p.name: text for p in stuck if (text := await self._mount_problem(namespace, p))}
-        if memory.model_revision != facts.revision:
-            written = body.get("status") or {}
-            memory.model = None
-            if written.get("revision") == facts.revision and written.get("model"):
-                memory.model, memory.model_revision = ModelStatus.model_validate(written["model"]), facts.revision
-        return _with(facts, workers=workers, mount_problems=mounts, model=memory.model)
+    async def _leave_as_it_is(
+        self, owner: Owner, body: Mapping[str, Any], failure: Failure, memory: Memory
+    ) -> tuple[float, InferenceDeploymentStatus]:
+        """What the resource says can't be done: its children stay as they were when it was last right."""
+        facts = Facts(
+            name=owner.name,
+            generation=int(body["metadata"].get("generation", 0)),
+            children=self._children(owner),
+            router=self._routers(owner.namespace, owner.name),
+            endpoint=self._settings.router_endpoint,
+            failure=failure,
+            **_as_before(body),
+        )
+        status, failed = await self._write_status(body, facts, memory)
+        memory.failures = 0 if failed is None else memory.failures + 1
+        return self._resync() if failed is None else self._again(owner, failed, memory), status
 
-    async def _mount_problem(self, namespace: str, pod: PodView) -> str:
-        try:
-            events = await self._api.events_of(namespace, pod.uid)
-        except ApiError:
-            return ""
-        mounts = [e for e in events if e.get("reason") in ("FailedMount", "FailedAttachVolume")]
-        return str(mounts[-1].get("message", "")) if mounts else ""
+    def _resync(self) -> float:
+        return self._settings.resync_s * random.uniform(0.8, 1.2)
 
-    async def _learn_model(self, body: Mapping[str, Any], facts: Facts, memory: Memory) -> float:
-        """Ask a ready worker once for each revision; when it does not answer, after how long to try again."""
-        if memory.model is not None:
-            return float("inf")
-        ready = [p for p in facts.children.pods if p.active and p.ready and p.ip and p.revision == facts.revision]
-        if not ready:
-            return float("inf")
-        now = time.monotonic()
-        if now - memory.model_tried_at >= MODEL_RETRY_S:
-            memory.model_tried_at = now
-            memory.model = model_status(await self._probe.status(random.choice(ready).ip))
-            if memory.model is not None:
-                memory.model_revision, memory.model_tried_at = facts.revision, float("-inf")
-                await self._write_status(body, _with(facts, model=memory.model), memory)
-                return float("inf")
-        return MODEL_RETRY_S
+    def _again(self, owner: Owner, error: ApiError, memory: Memory) -> float:
+        """Seconds until the next try: at once after a conflict, else growing, with jitter."""
+        if error.retry_after_s is not None:
+            due = min(60.0, error.retry_after_s) + random.uniform(0, 0.5)
+        else:
+            due = (_CONFLICT if error.status == 409 and error.passing else _REFUSED).jittered(memory.failures)
+        level = logging.WARNING if memory.failures == 3 else logging.INFO
+        log.log(level, "%s/%s: %s; again in %.1f s", owner.namespace, owner.name, redact(error.message), due)
+        return due
 
     async def _write_status(
         self, body: Mapping[str, Any], facts: Facts, memory: Memory
@@ -200,17 +191,13 @@ def _as_before(body: Mapping[str, Any]) -> dict[str, Any]:
     return {"revision": str(written.get("revision") or ""), "replicas": replicas if known else 1}
 
 
-def _ask_again(pods: tuple[PodView, ...], now: float) -> float:
-    """After how long to ask about pods that are not ready: what watches tell needs no asking."""
-    wait = float("inf")
-    for pod in pods:
-        if pod.ready or not pod.active:
-            continue
-        if pod.running:  # only the worker knows how far it is
-            wait = min(wait, STARTING_S if now - pod.created_at < STARTING_LONG_S else 5 * STARTING_S)
-        elif pod.scheduled and pod.waiting in ("", *CREATING):  # only Events tell of a volume that does not mount
-            wait = min(wait, MOUNT_S)
-    return wait
+def _served(told: Told, current: tuple[PodView, ...], body: Mapping[str, Any], revision: str) -> dict[str, Any]:
+    """What the workers of this revision serve: as they say, or as a former operator wrote down."""
+    served = told.by_pod(current)
+    written = body.get("status") or {}
+    if served or written.get("revision") != revision or not written.get("model"):
+        return {"served": served, "model": uniformity.model_of(served)}
+    return {"served": served, "model": ModelStatus.model_validate(written["model"])}
 
 
 def _failure(error: ApiError) -> Failure:
@@ -222,14 +209,3 @@ def _failure(error: ApiError) -> Failure:
     if error.passing:
         return Failure(Reason.API_UNAVAILABLE, f"The API server could not do it; trying again: {error.message}")
     return Failure(Reason.APPLY_FAILED, f"The API server refuses: {error.message}")
-
-
-def _backoff(failures: int, error: ApiError) -> float:
-    """Seconds until the next try: at once after a conflict, else growing, with jitter."""
-    if error.retry_after_s is not None:
-        return min(60.0, error.retry_after_s) + random.uniform(0, 0.5)
-    return (_CONFLICT if error.status == 409 and error.passing else _REFUSED).jittered(failures)
-
-
-def _with(facts: Facts, **changes: Any) -> Facts:
-    return replace(facts, **changes)

@@ -19,6 +19,8 @@ class Settings:
     """ARGOSY_WORKER_IMAGE, ARGOSY_IMAGE_PULL_POLICY, ARGOSY_IMAGE_PULL_SECRETS (comma), ARGOSY_REDIS_URL,
     ARGOSY_REDIS_ACCESS, ARGOSY_WORKER_INGRESS (a JSON list of ingress rules of a NetworkPolicy),
     ARGOSY_WORKER_ENV (a JSON object of strings)."""
+    allowed_images: tuple[str, ...] = ()
+    """ARGOSY_ALLOWED_IMAGES (comma): what spec.image may be; one that ends in * allows all that begin so. None: any."""
     namespaces: tuple[str, ...] = ()
     """ARGOSY_WATCH_NAMESPACES (comma); none: all namespaces."""
     redis_router_url: str = ""
@@ -50,7 +52,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         raise InvalidArgumentError("ARGOSY_IMAGE_PULL_POLICY", f"is {policy!r}; must be Always, IfNotPresent or Never")
     url = get("ARGOSY_ROUTER_STATUS_URL", "")
     if url and not url.startswith("http://"):
-        raise InvalidArgumentError("ARGOSY_ROUTER_STATUS_URL", f"is {url!r}; must begin with http://")
+        raise InvalidArgumentError("ARGOSY_ROUTER_STATUS_URL", "must begin with http://")
     return Settings(
         plan=PlanSettings(
             worker_image=get("ARGOSY_WORKER_IMAGE") or plan.worker_image,
@@ -61,6 +63,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
             worker_ingress=_worker_ingress(get("ARGOSY_WORKER_INGRESS", "")),
             worker_env=_worker_env(get("ARGOSY_WORKER_ENV", ""), get(logs.FORMAT, "")),
         ),
+        allowed_images=_names(get("ARGOSY_ALLOWED_IMAGES", "")),
         namespaces=_names(get("ARGOSY_WATCH_NAMESPACES", "")),
         redis_router_url=check_url(get("ARGOSY_REDIS_ROUTER_URL", ""), "ARGOSY_REDIS_ROUTER_URL"),
         router_status_url=url,
@@ -69,6 +72,13 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         metrics_port=int(_number(get("ARGOSY_METRICS_PORT"), "ARGOSY_METRICS_PORT", defaults.metrics_port, 0, 65535)),
         resync_s=_number(get("ARGOSY_RESYNC_SECONDS"), "ARGOSY_RESYNC_SECONDS", defaults.resync_s, 1, 86_400),
     )
+
+
+def image_allowed(image: str | None, allowed: tuple[str, ...]) -> bool:
+    """Whether a resource may name this image. The installation's own, which None stands for, is always allowed."""
+    if image is None or not allowed:
+        return True
+    return any(image.startswith(entry[:-1]) if entry.endswith("*") else image == entry for entry in allowed)
 
 
 def _access(text: str) -> Access:

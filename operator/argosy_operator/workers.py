@@ -6,7 +6,6 @@ from typing import Protocol
 import aiohttp
 
 from argosy_api import labels, net
-from argosy_api.resource import ModelStatus
 from argosy_api.worker_status import MAX_BYTES, WorkerStatus
 
 STATE_TIMEOUT_S = 1.0
@@ -36,10 +35,3 @@ class HttpWorkerProbe:
                 return WorkerStatus.parse(await response.content.read(MAX_BYTES))
         except (TimeoutError, aiohttp.ClientError, OSError):
             return None
-
-
-def model_status(status: WorkerStatus | None) -> ModelStatus | None:
-    """What a resource's status tells of the model; None while the worker serves none."""
-    if status is None or status.model is None:
-        return None
-    return ModelStatus(**{name: getattr(status.model, name) for name in ModelStatus.model_fields})

@@ -65,6 +65,21 @@ async def test_how_far_a_worker_is_and_what_it_found(world, serve, monkeypatch):
     assert world.condition("ModelLoaded")[0] == "True"
 
 
+async def test_workers_that_differ_are_told(world, serve, monkeypatch):
+    said = {"phase": "Ready", "model": MODEL | {"fingerprint": "aa", "instructionSet": "avx2", "exactness": "exact"}}
+    monkeypatch.setattr(labels, "METRICS_PORT", await serve(lambda path: said if path == "/state" else None))
+    await world.operator(resync_s=1.0)
+    world.apply(document())
+    await eventually(lambda: world.is_ready() and world.condition("Uniform")[:2] == ("True", "Uniform"))
+    said["model"]["instructionSet"] = "avx512_vnni"  # what a pod on another node says
+    world.scale("m", 2)
+    await eventually(lambda: world.condition("Uniform")[:2] == ("False", "DifferentArithmetic"))
+    assert "int8 with avx2" in world.condition("Uniform")[2]
+    assert world.is_ready()
+    world.scale("m", 1)
+    await eventually(lambda: world.condition("Uniform")[:2] == ("True", "Uniform"))
+
+
 async def test_ready_means_that_routers_reach_the_workers(world, serve):
     listed = {"workers": []}
 

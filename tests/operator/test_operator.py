@@ -162,6 +162,40 @@ async def test_an_invalid_resource_keeps_its_children_and_says_so(world):
     await eventually(lambda: world.is_ready() and len(world.controllers.pods()) == 1)
 
 
+async def test_the_younger_of_two_with_one_name_says_so(world):
+    await world.operator()
+    model = {"uri": "sim://tiny", "servedName": "llama"}
+    made = {name: document(name) for name in ("m", "n")}
+    for resource in made.values():
+        resource["spec"]["model"] = model
+        world.apply(resource)
+    about = {name: world.server.objects[world.key(name)]["metadata"] for name in made}
+    # of those that were made within one second the uid decides
+    older, younger = sorted(about, key=lambda name: (about[name]["creationTimestamp"], about[name]["uid"]))
+    await eventually(lambda: world.condition("NameTaken", younger)[:2] == ("True", "NameTaken"))
+    assert f"default/{older} has the same served name" in world.condition("NameTaken", younger)[2]
+    await eventually(lambda: world.condition("NameTaken", older)[:2] == ("False", "OwnName"))
+    await eventually(lambda: world.is_ready(younger))
+    world.delete(older)
+    await eventually(lambda: world.condition("NameTaken", younger)[:2] == ("False", "OwnName"))
+
+
+async def test_an_image_that_is_not_allowed(world):
+    await world.operator(allowed_images=("registry.example/argosy/*", "other:1"))
+    world.apply(document(replicas=1))
+    await eventually(world.is_ready)
+    before = world.picture()
+    for image, allowed in (("evil:1", False), ("registry.example/argosy/w:2", True), ("other:12", False)):
+        world.apply(document(replicas=1, image=image))
+        if allowed:
+            await eventually(world.is_ready)
+            before = world.picture()
+        else:
+            await eventually(lambda: world.condition("Ready")[1] == "ImageNotAllowed")
+            assert image in world.condition("Ready")[2]
+            assert world.picture() == before
+
+
 async def test_a_refusal_of_the_api_server_becomes_a_condition(world):
     async def refuse(request, phase):
         if phase == "before" and request.method == "PATCH" and "poddisruptionbudgets" in request.path:

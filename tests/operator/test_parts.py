@@ -16,7 +16,7 @@ from argosy_operator.errors import ApiError
 from argosy_operator.metrics import Health, Metrics, page
 from argosy_operator.redis_cleanup import remove_keys
 from argosy_operator.routers import Routers, common
-from argosy_operator.settings import from_environment
+from argosy_operator.settings import from_environment, image_allowed
 
 
 def test_settings_from_the_environment():
@@ -51,6 +51,16 @@ def test_a_wrong_setting_is_named(name, value):
     with pytest.raises(InvalidArgumentError) as caught:
         from_environment({name: value})
     assert caught.value.field == name
+
+
+@pytest.mark.parametrize(
+    ("image", "allowed"),
+    [(None, True), ("r/a/x:1", True), ("r/ab:1", False), ("b:1", True), ("b:12", False), ("evil", False)],
+)
+def test_which_images_a_resource_may_name(image, allowed):
+    chosen = from_environment({"ARGOSY_ALLOWED_IMAGES": "r/a/*, b:1"}).allowed_images
+    assert image_allowed(image, chosen) is allowed
+    assert image_allowed(image, ())
 
 
 def _routes(*workers):

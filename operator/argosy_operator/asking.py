@@ -1,0 +1,103 @@
+"""What is worth asking, of workers and of the API server, beyond what watches tell; and when to ask again."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from argosy_api.worker_status import ServedModel, WorkerStatus
+from argosy_operator.errors import ApiError
+from argosy_operator.kube import KubeApi
+from argosy_operator.observe import CREATING, PodView
+from argosy_operator.workers import WorkerProbe
+
+STARTING_S = 2.0
+"""How often workers that start are asked how far they are."""
+STARTING_LONG_S = 120.0
+MOUNT_S = 15.0
+SERVING_RETRY_S = 60.0
+"""A ready worker that did not say what it serves is asked again after this long."""
+MORE_S = 0.2
+"""When there are more to ask than are asked at once."""
+_STARTING_AT_ONCE = 8
+_SERVING_AT_ONCE = 32
+
+_Life = tuple[str, int]
+"""Of a container: the pod's uid, and how often it was restarted."""
+
+
+@dataclass(slots=True)
+class Told:
+    """What ready workers have said; each is asked once in its life."""
+
+    models: dict[_Life, ServedModel] = field(default_factory=dict)
+    tried_at: dict[_Life, float] = field(default_factory=dict)
+
+    def by_pod(self, pods: tuple[PodView, ...]) -> dict[str, ServedModel]:
+        """What these pods serve, as far as they have said."""
+        return {pod.name: model for pod in pods if (model := self.models.get(_life(pod))) is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Starting:
+    """What is known of pods that are not ready, by name."""
+
+    workers: Mapping[str, WorkerStatus]
+    mount_problems: Mapping[str, str]
+
+
+async def ask_starting(probe: WorkerProbe, api: KubeApi, namespace: str, pods: tuple[PodView, ...]) -> Starting:
+    """Ask some of the workers that start how far they are, and why a volume does not mount."""
+    starting = [pod for pod in pods if pod.active and not pod.ready]
+    running = [pod for pod in starting if pod.running and pod.ip][:_STARTING_AT_ONCE]
+    states = await asyncio.gather(*(probe.status(pod.ip) for pod in running))
+    stuck = [pod for pod in starting if pod.is_waiting_long(time.time())][:1]
+    return Starting(
+        {pod.name: state for pod, state in zip(running, states, strict=True) if state is not None},
+        {pod.name: text for pod in stuck if (text := await _mount_problem(api, namespace, pod))},
+    )
+
+
+async def ask_serving(probe: WorkerProbe, pods: tuple[PodView, ...], told: Told) -> tuple[bool, float]:
+    """Ask ready workers what they serve. Whether there is news, and after how long to ask again."""
+    ready = {_life(pod): pod.ip for pod in pods if pod.active and pod.ready and pod.ip}
+    told.models = {life: model for life, model in told.models.items() if life in ready}
+    told.tried_at = {life: at for life, at in told.tried_at.items() if life in ready and life not in told.models}
+    now = time.monotonic()
+    silent = [life for life in ready if life not in told.models]
+    due = [life for life in silent if now - told.tried_at.get(life, float("-inf")) >= SERVING_RETRY_S]
+    asked = due[:_SERVING_AT_ONCE]
+    states = await asyncio.gather(*(probe.status(ready[life]) for life in asked))
+    told.tried_at |= dict.fromkeys(asked, now)
+    answers = zip(asked, states, strict=True)
+    news = {life: state.model for life, state in answers if state is not None and state.model is not None}
+    told.models |= news
+    if len(due) > len(asked):
+        return bool(news), MORE_S
+    return bool(news), SERVING_RETRY_S if len(silent) > len(news) else float("inf")
+
+
+def ask_again(pods: tuple[PodView, ...], now: float) -> float:
+    """After how long to ask about pods that are not ready: what watches tell needs no asking."""
+    wait = float("inf")
+    for pod in pods:
+        if pod.ready or not pod.active:
+            continue
+        if pod.running:  # only the worker knows how far it is
+            wait = min(wait, STARTING_S if now - pod.created_at < STARTING_LONG_S else 5 * STARTING_S)
+        elif pod.scheduled and pod.waiting in ("", *CREATING):  # only Events tell of a volume that does not mount
+            wait = min(wait, MOUNT_S)
+    return wait
+
+
+async def _mount_problem(api: KubeApi, namespace: str, pod: PodView) -> str:
+    try:
+        events = await api.events_of(namespace, pod.uid)
+    except ApiError:
+        return ""
+    mounts = [e for e in events if e.get("reason") in ("FailedMount", "FailedAttachVolume")]
+    return str(mounts[-1].get("message", "")) if mounts else ""
+
+
+def _life(pod: PodView) -> _Life:
+    return pod.uid, pod.restarts
