@@ -222,6 +222,16 @@ def ingress_of_workers(objects):
     return from_environment({"ARGOSY_WORKER_INGRESS": env_of(operator).get("ARGOSY_WORKER_INGRESS", "")}).plan
 
 
+def test_images_that_resources_may_name(render):
+    def allowed(objects):
+        operator = one(objects, "Deployment", "argosy-operator")["spec"]["template"]["spec"]["containers"][0]
+        return from_environment({"ARGOSY_ALLOWED_IMAGES": env_of(operator).get("ARGOSY_ALLOWED_IMAGES", "")})
+
+    assert allowed(render()).allowed_images == ()
+    chosen = render("worker.allowedImages={r.example/a/*,r.example/b:1}")
+    assert allowed(chosen).allowed_images == ("r.example/a/*", "r.example/b:1")
+
+
 def matches(peer, objects, name):
     """Whether a peer is the pods of a Deployment of the release."""
     template = one(objects, "Deployment", name)["spec"]["template"]["metadata"]
