@@ -1,4 +1,9 @@
-"""Fixtures that several parts share."""
+"""Fixtures that several parts share. Helper modules are imported from here, so that tests need no package."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "kit"))
 
 import contextlib
 import os
@@ -10,10 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import reserved
+from waiting import LIMIT_S
 
 from argosy_api import net
 from argosy_api.model_uri import ModelUri
-from argosy_cli.embedded import ports  # below the range of outgoing connections: none lands on a chosen port
 from argosy_worker.fetch import uri as sources
 
 # Before anything loads torch: its threads spin while they wait for each other, and where tests share the cores with
@@ -43,7 +49,7 @@ class Valkey:
     """A throw-away Valkey without persistence. It keeps its port over `kill` and `start`, and comes back empty."""
 
     def __init__(self, folder: Path, password: str = "") -> None:
-        self.port = ports.free_port()
+        self.port = reserved.free_port()
         self._folder, self._password = folder, password
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -68,7 +74,7 @@ class Valkey:
         self._process = subprocess.Popen(
             [str(binary), *options, "--dir", str(self._folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + LIMIT_S
         while not _answers(self.port):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
@@ -129,4 +135,4 @@ def has_ipv6() -> bool:
 @pytest.fixture(scope="session")
 def free_port():
     """A function that returns a loopback port that nobody listens on."""
-    return ports.free_port
+    return reserved.free_port

@@ -1,10 +1,5 @@
 """Fixtures of the command line's tests. The helper module is imported from here, so that tests need no package."""
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "kit"))
-
 import pytest
 from embedded_kit import Up
 

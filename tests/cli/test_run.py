@@ -10,6 +10,7 @@ import time
 
 import psutil
 import pytest
+from waiting import eventually
 
 from argosy_cli.embedded import machine, ports, run
 from argosy_cli.embedded.process import Command, Process, describe_exit, tail
@@ -115,7 +116,7 @@ async def test_a_child_that_ignores_sigterm_is_killed(tmp_path):
             tmp_path, "import signal, time; signal.signal(15, signal.SIG_IGN); print('set', flush=True); time.sleep(60)"
         )
     )
-    await until(lambda: tail(tmp_path / "log") == ["set"])
+    await eventually(lambda: tail(tmp_path / "log") == ["set"])
     assert await process.end(0.1) == -signal.SIGKILL
     assert not process.alive
 
@@ -168,10 +169,3 @@ def test_a_large_log_starts_anew(tmp_path, monkeypatch):
 
 async def _run(what):
     await (await Process.start(what)).wait()
-
-
-async def until(condition, limit_s=10.0):
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)

@@ -6,11 +6,13 @@ import re
 import signal
 import socket
 import threading
-import time
 
 import psutil
 import pytest
-from embedded_kit import Up, until
+from embedded_kit import Up
+from waiting import LIMIT_S, until
+
+from argosy_cli.embedded.keeper import Kind
 
 HEAD = "apiVersion: serving.argosy.dev/v1alpha1\nkind: InferenceDeployment\n"
 PREFIX = "All hands on deck: this prompt is long enough to fill several blocks of sixteen tokens. "
@@ -41,13 +43,13 @@ def test_both_families_are_listened_on(up, has_ipv6):
     one = up(sim(replicas=1), options=["--host=::"]).until_ready()
     for port in (one.http_port, one.grpc_port, one.metrics_port):
         for host in ("127.0.0.1", "::1") if has_ipv6 else ("127.0.0.1",):
-            socket.create_connection((host, port), timeout=10).close()
+            socket.create_connection((host, port), timeout=LIMIT_S).close()
     assert one.complete("sim", PREFIX).status == 200
     assert one.end() == 0, one.output
 
 
 def test_it_says_where_to_ask_and_how(running):
-    until(lambda: "Try it:" in running.output, 5)
+    until(lambda: "Try it:" in running.output)
     assert f"http://127.0.0.1:{running.http_port}/v1" in running.output
     assert f"127.0.0.1:{running.grpc_port}" in running.output
     assert f"http://127.0.0.1:{running.metrics_port}/metrics" in running.output
@@ -124,9 +126,9 @@ def test_chat_keeps_the_conversation(running):
 def test_a_killed_worker_is_replaced_and_asked_again(running):
     victim = running.replicas("sim")[0]
     os.kill(victim.pid, signal.SIGKILL)
-    until(lambda: running.replicas("sim")[0].restarts == victim.restarts + 1, 5)
+    until(lambda: running.replicas("sim")[0].restarts == victim.restarts + 1)
     assert running.complete("sim", "while it is away").status == 200
-    until(running.all_ready, 15)
+    until(running.all_ready)
     new = running.replicas("sim")[0]
     assert (new.name, new.pid != victim.pid, new.address != victim.address) == (victim.name, True, True)
     until(
@@ -134,7 +136,6 @@ def test_a_killed_worker_is_replaced_and_asked_again(running):
             {running.complete("sim", f"{i} apart").worker for i in range(8)}
             == {r.name for r in running.replicas("sim")}
         ),
-        15,
     )
 
 
@@ -142,7 +143,7 @@ def test_killed_valkey_comes_back_on_its_port_and_no_request_fails(running):
     before = running.service("valkey")
     os.kill(before.pid, signal.SIGKILL)
     assert running.complete("sim", "while it is away").status == 200
-    until(lambda: running.service("valkey").restarts == before.restarts + 1 and running.all_ready(), 10)
+    until(lambda: running.service("valkey").restarts == before.restarts + 1 and running.all_ready())
     after = running.service("valkey")
     assert (after.address, after.pid != before.pid) == (before.address, True)
     assert running.complete("sim", "when it is back").status == 200
@@ -151,19 +152,19 @@ def test_killed_valkey_comes_back_on_its_port_and_no_request_fails(running):
 def test_a_killed_router_comes_back_on_its_ports(running):
     before = running.service("router")
     os.kill(before.pid, signal.SIGKILL)
-    until(lambda: running.service("router").restarts == before.restarts + 1 and running.all_ready(), 20)
-    until(lambda: running.complete("sim", "again").status == 200, 10)
+    until(lambda: running.service("router").restarts == before.restarts + 1 and running.all_ready())
+    until(lambda: running.complete("sim", "again").status == 200)
 
 
 def test_a_stopped_worker_gets_no_requests_until_it_goes_on(running):
     victim = running.replicas("sim")[1]
     os.kill(victim.pid, signal.SIGSTOP)
     try:
-        until(lambda: running.replicas("sim")[1].phase == "NotReady", 20)
+        until(lambda: running.replicas("sim")[1].phase == "NotReady")
         assert {running.complete("sim", f"{i} meanwhile").worker for i in range(4)} == {running.replicas("sim")[0].name}
     finally:
         os.kill(victim.pid, signal.SIGCONT)
-    until(running.all_ready, 15)
+    until(running.all_ready)
     assert running.replicas("sim")[1].pid == victim.pid
 
 
@@ -184,7 +185,7 @@ def test_the_end_leaves_nothing_and_lets_requests_finish(up, number):
     replies = []
     asked = threading.Thread(target=lambda: replies.append(one.complete("sim", "a long answer", max_tokens=60)))
     asked.start()
-    until(lambda: _busy(one), 10)
+    until(lambda: _busy(one))
     assert one.end(number) == 0
     asked.join()
     assert (replies[0].status, replies[0].body["usage"]["completion_tokens"]) == (200, 60)
@@ -202,12 +203,10 @@ def test_what_takes_longer_than_the_drain_is_aborted(up):
         target=lambda: ended.append(_try(lambda: one.complete("sim", "a long answer", max_tokens=600)))
     )
     asked.start()
-    until(lambda: _busy(one), 10)
-    began = time.monotonic()
+    until(lambda: _busy(one))
     assert one.end() == 0
-    assert 1 <= time.monotonic() - began < 20
     asked.join()
-    reply = ended[0]
+    reply = ended[0]  # 60 s of answer, if it had been waited for
     assert reply is None or reply.status == 503 or reply.body["choices"][0]["finish_reason"] != "length"
     assert [c for c in children if c.is_running()] == []
 
@@ -215,15 +214,17 @@ def test_what_takes_longer_than_the_drain_is_aborted(up):
 def test_a_second_interrupt_ends_at_once(up):
     one = up(sim(uri="sim://m?decode_ms=100", replicas=1)).until_ready()
     children = one.children()
-    asked = threading.Thread(target=lambda: _try(lambda: one.complete("sim", "a very long answer", max_tokens=600)))
+    ended = []
+    asked = threading.Thread(
+        target=lambda: ended.append(_try(lambda: one.complete("sim", "a very long answer", max_tokens=600)))
+    )
     asked.start()
-    until(lambda: _busy(one), 10)
+    until(lambda: _busy(one))
     one.process.send_signal(signal.SIGINT)
-    until(lambda: "Ending" in one.output, 5)
-    began = time.monotonic()
+    until(lambda: "Ending" in one.output)
     one.end(signal.SIGINT)
-    assert time.monotonic() - began < 5
     asked.join()
+    assert ended[0] is None or ended[0].status != 200  # 30 s of drain would have given half of it
     assert [c for c in children if c.is_running()] == []
 
 
@@ -231,7 +232,7 @@ def test_nothing_outlives_a_supervisor_that_was_killed(up):
     one = up(sim(replicas=1)).until_ready()
     children = one.children()
     one.end(signal.SIGKILL)
-    gone, alive = psutil.wait_procs(children, timeout=10)
+    gone, alive = psutil.wait_procs(children, timeout=LIMIT_S)
     assert (len(gone), alive) == (3, [])
 
 
@@ -241,7 +242,7 @@ def test_a_taken_port_is_said_before_anything_starts(up):
         server.listen()
         port = server.getsockname()[1]
         one = up(sim(), options=[f"--metrics-port={port}"])
-        assert one.process.wait(20) == 3
+        assert one.process.wait(LIMIT_S) == 3
     assert one.output == (
         f"error: port {port} on 127.0.0.1 is taken by another program; end it, or choose another port with --metrics-port\n"
     )
@@ -249,7 +250,7 @@ def test_a_taken_port_is_said_before_anything_starts(up):
 
 def test_a_wrong_resource_is_said_before_anything_starts(up):
     one = up(sim(), sim("b", replicas=-1))
-    assert one.process.wait(20) == 2
+    assert one.process.wait(LIMIT_S) == 2
     assert "resource1.yaml: spec.replicas: " in one.output
     assert len(one.output.splitlines()) == 1
 
@@ -264,23 +265,31 @@ def test_a_model_that_cannot_be_loaded_says_why_and_does_not_loop(up, tmp_path):
         + "---\n"
         + sim("good", 1)
     )
-    until(lambda: one.state and one.state.resources[2].ready == 1, 60)
-    until(lambda: all(one.state.resources[i].replicas[0].phase == "Failed" for i in (0, 1)), 60)
-    bad, absent = (one.state.resources[i].replicas[0] for i in (0, 1))
-    assert (bad.reason, absent.reason) == ("ModelInvalid", "ModelNotFound")
-    assert bad.retry_s == absent.retry_s == 10.0
-    assert bad.message != ""
-    assert "ModelLoaded=False ModelInvalid: " in one.output
-    assert "ModelLoaded=False ModelNotFound: " in one.output
-    status = one.command("status")[1]
-    assert "ModelInvalid" in status
-    assert "ModelNotFound" in status
-    refused = one.complete("bad", "hello")
+    until(lambda: one.state and one.state.resources[2].ready == 1)
+    # each is tried again after 10 s, which a slow machine needs for less than all of this: so nothing here is a
+    # matter of one moment
+    for index, reason in ((0, "ModelInvalid"), (1, "ModelNotFound")):
+        failed = until(lambda index=index: _failed(one, index))
+        assert failed.reason == reason
+        assert failed.message != ""
+        assert failed.retry_s == Kind.MODEL.value.delay(failed.restarts)  # it does not loop
+        until(lambda reason=reason: f"ModelLoaded=False {reason}: " in one.output)
+        until(lambda reason=reason: reason in one.command("status")[1])
+    refused = until(lambda: _refused(one, "bad", "ModelInvalid"))
     assert refused.status == 503
-    assert "ModelInvalid" in refused.body["error"]["message"]
     assert one.complete("good", "hello").status == 200
-    assert (one.replicas()[0].restarts, one.replicas()[1].restarts) == (1, 1)
     assert one.end() == 0
+
+
+def _failed(one, index):
+    """The state of a resource's one replica, if it is between two tries."""
+    replica = one.state.resources[index].replicas[0]
+    return replica if replica.phase == "Failed" else None
+
+
+def _refused(one, model, reason):
+    reply = one.complete(model, "hello")
+    return reply if reason in reply.body.get("error", {}).get("message", "") else None
 
 
 def _busy(one):

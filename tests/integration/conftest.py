@@ -1,11 +1,7 @@
 """Fixtures of the tests that need everything: the real model, the router, Valkey, all as `argosy up` runs them."""
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "kit"))
-
 import time
+from pathlib import Path
 
 import pytest
 from embedded_kit import Up
@@ -20,7 +16,7 @@ def smollm2(tmp_path_factory):
     began = time.monotonic()
     one.start()
     try:
-        one.until_ready(180)
+        one.until_ready()
         one.start_s = time.monotonic() - began
         yield one
         assert one.end() == 0, one.output

@@ -10,7 +10,7 @@ import urllib.request
 from dataclasses import dataclass, field
 
 import grpc
-from embedded_kit import until
+from waiting import eventually, until
 
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc
@@ -20,6 +20,9 @@ PREFIX = (
     "and the ships that had passed. He had done so for forty years, and nobody had ever asked him to. "
 )
 FILLER = "Then came another long day on the rock, with gulls, grey water, and a little rain from the west. "
+
+TOKENS_LEFT = 1000
+"""Of prompts: a second's work and more for a worker of these tests."""
 
 
 @dataclass
@@ -36,7 +39,7 @@ class Stream:
 
     async def run(self, stub):
         sampling = pb.SamplingParams(max_tokens=self.max_tokens, temperature=0, ignore_eos=True)
-        call = stub.Generate(pb.InferenceRequest(model="smollm2", text=self.prompt, sampling=sampling), timeout=120)
+        call = stub.Generate(pb.InferenceRequest(model="smollm2", text=self.prompt, sampling=sampling), timeout=240)
         try:
             async for chunk in call:
                 assert chunk.index == len(self.tokens)
@@ -52,14 +55,6 @@ class Stream:
         return self
 
 
-async def poll(condition, limit_s, what):
-    deadline = time.monotonic() + limit_s
-    while not (value := await condition()):
-        assert time.monotonic() < deadline, f"{what} did not hold within {limit_s} s"
-        await asyncio.sleep(0.02)
-    return value
-
-
 def metric(up, name):
     """Values of a metric's samples."""
     with urllib.request.urlopen(f"http://127.0.0.1:{up.metrics_port}/metrics", timeout=10) as answer:
@@ -69,7 +64,7 @@ def metric(up, name):
 
 def test_the_second_request_hits_the_prefix_cache_of_the_first(smollm2):
     # just after a worker came the router has not heard yet what it holds, and spreads by hash
-    until(lambda: "indexStale" not in smollm2.complete("smollm2", "Hello").headers["x-argosy-decision"], 15)
+    until(lambda: "indexStale" not in smollm2.complete("smollm2", "Hello").headers["x-argosy-decision"])
     first = smollm2.complete("smollm2", PREFIX + "He was", max_tokens=8)
     second = smollm2.complete("smollm2", PREFIX + "She was", max_tokens=8)
     assert (first.status, second.status) == (200, 200)
@@ -92,23 +87,23 @@ async def test_killing_a_worker_retries_what_had_no_token_and_ends_the_rest_clea
         stub = worker_pb2_grpc.InferenceStub(channel)
         talking = [Stream(f"Story {i}: once upon a time", 400) for i in range(4)]
         tasks = [asyncio.create_task(s.run(stub)) for s in talking]
-        await poll(lambda: _true(all(len(s.tokens) >= 2 for s in talking)), 60, "first tokens")
+        await eventually(lambda: all(len(s.tokens) >= 2 for s in talking), "first tokens")
         victim = next(r for r in smollm2.replicas() if r.name == talking[0].worker)
         # prompts long enough that some are still being computed, or wait, on each worker
-        silent = [Stream(f"Chapter {i}. " + FILLER * 30, 8) for i in range(6)]
+        silent = [Stream(f"Chapter {i}. " + FILLER * 40, 8) for i in range(6)]
         tasks += [asyncio.create_task(s.run(stub)) for s in silent]
         async with grpc.aio.insecure_channel(victim.address) as direct:
             worker = worker_pb2_grpc.WorkerStub(direct)
 
-            async def prompts_to_compute():
-                return len((await worker.GetLoad(pb.GetLoadRequest())).queue)
+            async def much_to_compute():
+                """So much that it cannot all be done between this answer and the kill."""
+                return (await worker.GetLoad(pb.GetLoadRequest())).uncached_tokens > TOKENS_LEFT
 
-            await poll(prompts_to_compute, 60, "a request without a token on the victim")
-        had_tokens = [s for s in (*talking, *silent) if s.tokens]
+            await eventually(much_to_compute, "requests without a token on the victim")
         silent_at_kill = [s for s in silent if not s.tokens]
         killed = time.monotonic()
         os.kill(victim.pid, signal.SIGKILL)
-        await poll(lambda: _true(_replaced(smollm2, victim)), max(15.0, 1.5 * smollm2.start_s), "the new worker")
+        await eventually(lambda: _replaced(smollm2, victim), "the new worker")
         print(f"new worker ready {time.monotonic() - killed:.1f} s after the kill")
         await asyncio.gather(*tasks)
         cut = [s for s in (*talking, *silent) if s.code is not grpc.StatusCode.OK]
@@ -116,10 +111,9 @@ async def test_killing_a_worker_retries_what_had_no_token_and_ends_the_rest_clea
         for stream in cut:
             assert (stream.code, stream.worker) == (grpc.StatusCode.UNAVAILABLE, victim.name)
             assert str(len(stream.tokens)) in stream.details
-        assert {id(s) for s in cut} >= {id(s) for s in had_tokens if s.worker == victim.name}
-        # a token may have been on its way at the kill; whoever got none must have been served in full
+        # some may have ended or got a token just before the kill; whoever was not cut must have been served in full
+        assert all(len(s.tokens) == s.max_tokens for s in (*talking, *silent) if s not in cut)
         finished = [s for s in silent_at_kill if s not in cut]
-        assert all(len(s.tokens) == s.max_tokens for s in finished)
         retried = [s for s in finished if s.attempt > 1]
         assert retried != []
         again = await Stream(retried[0].prompt, retried[0].max_tokens).run(stub)
@@ -130,11 +124,11 @@ async def test_killing_a_worker_retries_what_had_no_token_and_ends_the_rest_clea
             assert answer.code is grpc.StatusCode.OK
             return answer.worker == victim.name
 
-        await poll(asked_the_new_one, 15, "a request on the new worker")
+        await eventually(asked_the_new_one, "a request on the new worker")
 
 
 async def test_killing_valkey_fails_no_request_and_prefix_routing_returns(smollm2):
-    until(smollm2.all_ready, 60)
+    until(smollm2.all_ready)
     known = PREFIX + "In the morning"
     holder = smollm2.complete("smollm2", known).worker
     before = smollm2.service("valkey")
@@ -142,13 +136,13 @@ async def test_killing_valkey_fails_no_request_and_prefix_routing_returns(smollm
         stub = worker_pb2_grpc.InferenceStub(channel)
         streams = [Stream(f"Letter {i}: dear friend", 60) for i in range(4)]
         tasks = [asyncio.create_task(s.run(stub)) for s in streams]
-        await poll(lambda: _true(all(s.tokens for s in streams)), 60, "first tokens")
+        await eventually(lambda: all(s.tokens for s in streams), "first tokens")
         os.kill(before.pid, signal.SIGKILL)
         during = [Stream(f"Postcard {i}: " + FILLER * 3, 4) for i in range(3)]
         tasks += [asyncio.create_task(s.run(stub)) for s in during]
-        await poll(lambda: _true(_new(smollm2.service("valkey"), before)), 10, "Valkey back")
+        await eventually(lambda: _new(smollm2.service("valkey"), before), "Valkey back")
         back = time.monotonic()
-        await poll(lambda: _true(metric(smollm2, "argosy_router_redis_up") == [1.0]), 5, "the router on Valkey")
+        await eventually(lambda: metric(smollm2, "argosy_router_redis_up") == [1.0], "the router on Valkey")
         await asyncio.gather(*tasks)
         assert [s.code for s in (*streams, *during)] == [grpc.StatusCode.OK] * 7
     while time.monotonic() - back < 5.5:  # what the router only predicted is forgotten after 5 s
@@ -185,7 +179,3 @@ def _replaced(up, victim):
 
 def _new(service, before):
     return service.ready and service.pid != before.pid
-
-
-async def _true(value):
-    return value

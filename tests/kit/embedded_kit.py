@@ -5,16 +5,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 
 import psutil
+from reserved import free_port
+from waiting import LIMIT_S, until
 
-from argosy_cli.embedded import ports, run
-
-START_S = 60.0
+from argosy_cli.embedded import run
 
 
 @dataclass
@@ -36,15 +35,6 @@ class Reply:
         return self.headers["x-argosy-worker"]
 
 
-def until(condition, limit_s, what="the condition"):
-    """Poll until it is true; its value."""
-    deadline = time.monotonic() + limit_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"{what} did not hold within {limit_s} s"
-        time.sleep(0.05)
-    return value
-
-
 @dataclass
 class Up:
     """One `argosy up` with its own state folder and free ports."""
@@ -56,10 +46,7 @@ class Up:
     process: subprocess.Popen = None
 
     def __post_init__(self):
-        chosen = []
-        for _ in range(3):
-            chosen.append(ports.free_port(chosen))
-        self.http_port, self.grpc_port, self.metrics_port = chosen
+        self.http_port, self.grpc_port, self.metrics_port = (free_port() for _ in range(3))
         self.out = self.home / "output.txt"
 
     def start(self):
@@ -79,7 +66,7 @@ class Up:
         environment = {**os.environ, "ARGOSY_HOME": str(self.home)}
         done = subprocess.run(
             [sys.executable, "-m", "argosy_cli", *arguments],
-            env=environment, input=stdin, capture_output=True, text=True, timeout=60, check=False,
+            env=environment, input=stdin, capture_output=True, text=True, timeout=LIMIT_S, check=False,
         )  # fmt: skip
         return done.returncode, done.stdout, done.stderr
 
@@ -103,12 +90,12 @@ class Up:
         state = self.state
         return state is not None and all(p.ready for p in (*state.services, *self.replicas()))
 
-    def until_ready(self, limit_s=START_S):
+    def until_ready(self):
         def ready():
             assert self.process.poll() is None, self.output
             return self.all_ready()
 
-        until(ready, limit_s, "all ready")
+        until(ready, "all ready")
         return self
 
     def children(self):
@@ -116,7 +103,7 @@ class Up:
 
     # --- requests
 
-    def request(self, path, body=None, timeout=60):
+    def request(self, path, body=None, timeout=LIMIT_S):
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.http_port}{path}",
             data=None if body is None else json.dumps(body).encode(),
@@ -128,13 +115,13 @@ class Up:
         except urllib.error.HTTPError as error:
             return Reply(error.code, dict(error.headers), json.loads(error.read()))
 
-    def complete(self, model, prompt, timeout=60, **fields):
+    def complete(self, model, prompt, timeout=LIMIT_S, **fields):
         body = {"model": model, "prompt": prompt, "max_tokens": 4, "temperature": 0, **fields}
         return self.request("/v1/completions", body, timeout)
 
     # --- the end
 
-    def end(self, number=signal.SIGINT, limit_s=30.0):
+    def end(self, number=signal.SIGINT, limit_s=LIMIT_S):
         self.process.send_signal(number)
         return self.process.wait(limit_s)
 

@@ -8,6 +8,7 @@ import time
 
 import fakecluster
 from fakeapi import ApiError, Key
+from waiting import eventually
 
 from argosy_kube.access import Access
 from argosy_operator import app
@@ -27,16 +28,6 @@ def document(name: str = "m", *, uri: str = "sim://tiny", namespace: str = NAMES
         "metadata": {"name": name, "namespace": namespace},
         "spec": {"model": {"uri": uri}, **spec},
     }
-
-
-async def eventually(condition, *, within: float = 15.0, what: str = ""):
-    """Wait until the condition holds; its last value."""
-    until = time.monotonic() + within
-    while not (value := condition()):
-        if time.monotonic() > until:
-            raise AssertionError(f"did not happen within {within} s: {what or condition}")
-        await asyncio.sleep(0.01)
-    return value
 
 
 class Operator:

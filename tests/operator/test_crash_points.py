@@ -4,7 +4,8 @@ import asyncio
 
 import fakecluster
 import pytest
-from operator_kit import MUTATING, document, eventually
+from operator_kit import MUTATING, document
+from waiting import eventually
 
 from argosy_operator.manifests import PlanSettings
 
@@ -56,7 +57,7 @@ async def test_killed_after_each_call(world, name):
             world.server.hooks.clear()
         before = _changing_calls(world)
         heir = await world.operator()
-        await eventually(lambda: _done(world, name), within=30, what=f"the end, after death at call {k}")
+        await eventually(lambda: _done(world, name), what=f"the end, after death at call {k}")
         await _quiet(world)
         picture = world.picture()
         if k == 0:
@@ -64,7 +65,7 @@ async def test_killed_after_each_call(world, name):
         assert picture == reference, f"killed after call {k}"
         if name != "delete":
             world.delete("m")
-            await eventually(lambda: _done(world, "delete"), within=30)
+            await eventually(lambda: _done(world, "delete"))
         await world.stop(heir)
         assert not world.children()
         if k >= calls:

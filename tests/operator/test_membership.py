@@ -7,7 +7,8 @@ import copy
 import fakecluster
 import pytest
 from fakeapi import ApiError, Key
-from operator_kit import document, eventually
+from operator_kit import document
+from waiting import eventually
 
 from argosy_api.membership import Deployment, Membership, RoutingPolicy, Worker
 from argosy_kube import reflector

@@ -4,7 +4,8 @@ import fakecluster
 import pytest_asyncio
 import redis
 from aiohttp import web
-from operator_kit import document, eventually
+from operator_kit import document
+from waiting import eventually
 
 from argosy_api import labels
 from argosy_api.keys import Keys
@@ -105,7 +106,7 @@ async def test_ready_means_that_routers_reach_the_workers(world, serve):
     await eventually(world.is_ready)
     assert world.condition("RouterSynced")[0] == "True"
     listed["workers"][0]["state"] = "ejected"
-    await eventually(lambda: world.status()["ready"] == "1/2" and not world.is_ready(), within=20)
+    await eventually(lambda: world.status()["ready"] == "1/2" and not world.is_ready())
 
 
 async def test_a_deleted_resource_leaves_nothing_in_redis(world, valkey):
@@ -133,7 +134,7 @@ async def test_keys_of_a_worker_that_outlives_its_resource_go_with_it(world, val
     # a node that was cut off: the pod stays, terminating, and nobody can say when it ends
     world.server.update(key, {**pod, "metadata": {**pod["metadata"], "finalizers": ["node-is-away"]}})
     world.delete("m")
-    await eventually(lambda: world.key("m") not in world.server.objects, within=30)
+    await eventually(lambda: world.key("m") not in world.server.objects)
     client.set(Keys("default", "m").lease(name), "1")
     going = world.server.objects[key]
     world.server.update(key, {**going, "metadata": {**going["metadata"], "finalizers": []}})

@@ -5,7 +5,8 @@ import asyncio
 import fakecluster
 import pytest
 from fakeapi import ApiError, Key
-from operator_kit import document, eventually
+from operator_kit import document
+from waiting import eventually
 
 from argosy_operator import store as store_module
 from argosy_operator.background import Background
@@ -32,7 +33,7 @@ async def test_a_task_that_fails_begins_anew_and_health_hears_of_it(failure):
         await asyncio.Event().wait()
 
     background.keep("the work", work)
-    await eventually(lambda: len(runs) == RESTARTS + 1, within=60)
+    await eventually(lambda: len(runs) == RESTARTS + 1)
     assert "the work" in health.problem()
     now["t"] += 121.0
     health.beat()
@@ -71,7 +72,7 @@ async def test_an_object_that_nobody_expected_ends_no_watch(world, monkeypatch):
     await asyncio.sleep(0.5)
     world.server.delete(key)
     world.scale("m", 2)
-    await eventually(lambda: world.is_ready() and len(world.controllers.pods("m")) == 2, within=60)
+    await eventually(lambda: world.is_ready() and len(world.controllers.pods("m")) == 2)
 
 
 @pytest.mark.parametrize("failure", [RuntimeError, Panic])
@@ -89,7 +90,7 @@ async def test_a_pass_that_fails_does_not_end_its_loop(world, monkeypatch, failu
     world.apply(document())
     await eventually(lambda: failed)
     world.apply(document(replicas=2))  # else it waits for a while
-    await eventually(world.is_ready, within=60)
+    await eventually(world.is_ready)
 
 
 @pytest.mark.parametrize("failure", [TimeoutError, Panic])
@@ -103,7 +104,7 @@ async def test_a_deletion_that_fails_half_way_still_lets_the_resource_go(world, 
 
     monkeypatch.setattr(ChildStore, "synced", synced)
     world.delete("m")
-    await eventually(lambda: world.key("m") not in world.server.objects and not world.children(), within=60)
+    await eventually(lambda: world.key("m") not in world.server.objects and not world.children())
 
 
 async def test_a_finalizer_that_was_refused_is_put_on_later(world):
@@ -123,7 +124,7 @@ async def test_a_finalizer_that_was_refused_is_put_on_later(world):
     assert refused
     world.server.hooks.clear()
     world.delete("m")
-    await eventually(lambda: world.key("m") not in world.server.objects and not world.children(), within=60)
+    await eventually(lambda: world.key("m") not in world.server.objects and not world.children())
 
 
 async def test_nothing_is_made_for_a_resource_that_is_gone(world):
@@ -142,7 +143,7 @@ async def test_nothing_is_made_for_a_resource_that_is_gone(world):
     world.apply(document())
     await asyncio.wait_for(blocked.wait(), 15)
     world.delete("m")
-    await eventually(lambda: world.key("m") not in world.server.objects, within=60)
+    await eventually(lambda: world.key("m") not in world.server.objects)
     await asyncio.sleep(0.5)
     world.server.hooks.clear()
     count = len(world.calls("PATCH"))

@@ -6,7 +6,8 @@ import random
 import fakecluster
 import pytest
 from fakeapi import ApiError, Key
-from operator_kit import document, eventually
+from operator_kit import document
+from waiting import eventually
 
 from argosy_operator.manifests import PlanSettings
 
@@ -100,7 +101,7 @@ async def test_nothing_is_written_when_nothing_changes(world):
         return same
 
     passes = world.server.requests
-    await eventually(quiet, within=20)
+    await eventually(quiet)
     operator_passes = _passes(world)
     count = len([r for r in passes if r[0] != "GET"])
     await eventually(lambda: _passes(world) >= operator_passes + 5, what="resync passes")
@@ -207,7 +208,7 @@ async def test_a_refusal_of_the_api_server_becomes_a_condition(world):
     await eventually(lambda: world.condition("Ready")[1] == "Forbidden")
     assert "no budgets for you" in world.condition("Ready")[2]
     world.server.hooks.remove(refuse)
-    await eventually(world.is_ready, within=30)
+    await eventually(world.is_ready)
 
 
 @pytest.mark.parametrize("code", [409, 429, 500, 503, 504])
@@ -224,13 +225,12 @@ async def test_half_of_the_calls_fail(world, code):
     await world.operator()
     for index in range(4):
         world.apply(document(f"m{index}", replicas=index))
-    await eventually(lambda: all(world.is_ready(f"m{i}") for i in range(4)), within=120)
+    await eventually(lambda: all(world.is_ready(f"m{i}") for i in range(4)))
     assert len(world.controllers.pods()) == 0 + 1 + 2 + 3
     for index in range(4):
         world.delete(f"m{index}")
     await eventually(
         lambda: not world.children() and not any(k.gvr == fakecluster.RESOURCES for k in world.server.objects),
-        within=120,
     )
 
 

@@ -5,7 +5,8 @@ import copy
 import fakecluster
 import pytest
 from fakeapi import Key
-from operator_kit import NAMESPACE, document, eventually
+from operator_kit import NAMESPACE, document
+from waiting import eventually
 
 from argosy_api.resource import parse
 from argosy_operator.manifests import PlanSettings
@@ -76,7 +77,7 @@ async def test_it_goes_on_when_the_object_is_gone(world):
     world.apply(document())
     await eventually(lambda: world.condition("Ready")[1] == "NameConflict")
     world.server.delete(key)
-    await eventually(world.is_ready, within=40)
+    await eventually(world.is_ready)
     assert world.server.objects[key]["metadata"]["ownerReferences"]
 
 

@@ -9,7 +9,8 @@ import fakecluster
 import pytest
 import redis
 from fakeapi import Key
-from operator_kit import document, eventually
+from operator_kit import document
+from waiting import eventually
 
 from argosy_api import redis_acl
 from argosy_api.errors import InvalidArgumentError

@@ -10,7 +10,8 @@ import contextlib
 import aiohttp
 import pytest
 import pytest_asyncio
-from router_kit import Cluster, FakeWorker, eventually
+from router_kit import Cluster, FakeWorker
+from waiting import eventually
 
 from argosy_router.app import running
 from argosy_router.settings import Settings

@@ -322,15 +322,6 @@ class Cluster:
             yield await self._views.get()
 
 
-async def eventually(condition: Callable[[], object], *, limit_s: float = 30.0, what: str = "") -> None:
-    """Polls until the condition holds; an error after the limit."""
-    end = asyncio.get_running_loop().time() + limit_s
-    while not condition():
-        if asyncio.get_running_loop().time() > end:
-            raise AssertionError(f"did not happen within {limit_s} s: {what or condition}")
-        await asyncio.sleep(0.01)
-
-
 class RedisPublisher:
     """Writes a fake worker's lease, load and events, as a worker does."""
 

@@ -8,8 +8,9 @@ import os
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from router_kit import TEMPLATE, TOKENIZER_JSON, byte_tokenizer, decode, encode, eventually
+from router_kit import TEMPLATE, TOKENIZER_JSON, byte_tokenizer, decode, encode
 from tokenizers import Regex, Tokenizer, pre_tokenizers
+from waiting import eventually
 
 from argosy_api import blocks, limits
 from argosy_api.errors import InvalidArgumentError, ModelInvalidError, OverloadedError, UnavailableError

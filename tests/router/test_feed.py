@@ -6,7 +6,8 @@ import json
 import pytest
 import pytest_asyncio
 import redis.asyncio as redis
-from router_kit import FakeWorker, RedisPublisher, encode, eventually
+from router_kit import FakeWorker, RedisPublisher, encode
+from waiting import eventually
 
 from argosy_api import limits, redis_acl
 from argosy_api.keys import BATCH_FIELD, Keys

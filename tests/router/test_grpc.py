@@ -9,7 +9,8 @@ import pytest
 import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from router_kit import answer_of, decode, encode, eventually
+from router_kit import answer_of, decode, encode
+from waiting import eventually
 
 from argosy_api import limits
 from argosy_api.inference import inference_pb2 as oip
@@ -297,11 +298,10 @@ async def test_stream_of_a_slow_reader_who_leaves_is_freed(rig, channel):
     else:
         raise AssertionError("the buffer of answers was never full")
     call.cancel()
-    await eventually(lambda: rig.router.service.running == 0, limit_s=60)
-    await eventually(lambda: all(not w.running for w in rig.workers), limit_s=60)
+    await eventually(lambda: rig.router.service.running == 0)
+    await eventually(lambda: all(not w.running for w in rig.workers))
     await eventually(
         lambda: not [t for t in asyncio.all_tasks() - before if "_serve" in repr(t) or "ModelStream" in repr(t)],
-        limit_s=60,
     )
 
 

@@ -10,15 +10,10 @@ import sys
 import aiohttp
 import pytest
 from router_kit import FakeWorker, answer_of, encode
+from waiting import eventually
 
 from argosy_api.membership import Deployment, Membership
 from argosy_router import settings
-
-
-async def until(condition, limit_s=60.0):
-    async with asyncio.timeout(limit_s):
-        while not await condition():
-            await asyncio.sleep(0.05)
 
 
 async def spawn(*arguments, env=None):
@@ -86,7 +81,7 @@ async def test_sigterm_lets_streams_finish(tmp_path, free_port):
                 except aiohttp.ClientError:
                     return False
 
-            await until(serves)
+            await eventually(serves)
             async with session.post(base + "/v1/completions", json=request) as response:
                 assert response.status == 200
                 line = await response.content.readline()

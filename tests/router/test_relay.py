@@ -5,7 +5,8 @@ import json
 
 import grpc
 import pytest
-from router_kit import FakeWorker, answer_of, byte_tokenizer, decode, encode, events_of, eventually
+from router_kit import FakeWorker, answer_of, byte_tokenizer, decode, encode, events_of
+from waiting import eventually
 
 from argosy_api.params import SamplingParams
 from argosy_api.v1 import worker_pb2 as pb

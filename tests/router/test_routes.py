@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from router_kit import FakeWorker, eventually
+from router_kit import FakeWorker
+from waiting import eventually
 
 from argosy_api.membership import Deployment, Worker
 from argosy_api.routes import Routes

@@ -5,7 +5,8 @@ import json
 
 import grpc
 import pytest
-from router_kit import FakeWorker, encode, eventually
+from router_kit import FakeWorker, encode
+from waiting import eventually
 
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router import relay

@@ -2,13 +2,13 @@
 
 import asyncio
 import threading
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 import grpc
 import pytest
+import waiting
 
 from argosy_api.model_uri import ModelUri
 from argosy_api.params import SamplingParams
@@ -150,21 +150,10 @@ async def rig() -> AsyncIterator[Rig]:
         yield made
 
 
-async def _eventually(condition: Callable[[], bool | Awaitable[bool]], what: str, limit_s: float = 10.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while True:
-        result = condition()
-        if await result if asyncio.iscoroutine(result) else result:
-            return
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {limit_s} s: {what}")
-        await asyncio.sleep(0.005)
-
-
 @pytest.fixture
 def eventually():
     """`await eventually(lambda: ..., "what")`: poll a condition (a function, or one that returns a coroutine)."""
-    return _eventually
+    return waiting.eventually
 
 
 @pytest.fixture

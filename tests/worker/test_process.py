@@ -276,7 +276,7 @@ sys.exit(__main__.main())
 
 async def test_a_dead_engine_ends_the_process_with_its_reason(start, eventually):
     worker = start("sim://m?decode_ms=1", program=DIES)
-    await eventually(lambda: worker.state()["phase"] == "Ready", "ready", 60)
+    await eventually(lambda: worker.state()["phase"] == "Ready", "ready")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{worker.grpc_port}") as channel:
         call = worker_pb2_grpc.WorkerStub(channel).Generate(
             pb.GenerateRequest(request_id="r", attempt=1, prompt_tokens=[1])
