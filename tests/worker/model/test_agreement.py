@@ -44,22 +44,14 @@ def reference(smollm_path):
             rms_norm_eps=c.rms_eps, rope_parameters={"rope_type": "default", "rope_theta": c.rope_theta}, tie_word_embeddings=True,
         )  # fmt: skip
         model = LlamaForCausalLM(config).eval()
-        sizes = {
-            "q": (c.heads * c.head_dim, c.hidden),
-            "k": (c.kv_heads * c.head_dim, c.hidden),
-            "o": (c.hidden, c.heads * c.head_dim),
-        }
-        sizes |= {"v": sizes["k"], "gate": (c.ffn, c.hidden), "up": (c.ffn, c.hidden), "down": (c.hidden, c.ffn)}
-        state = {"model.embed_tokens.weight": source.matrix("embed", c.vocab_size, c.hidden).dequantize()}
+        state = {"model.embed_tokens.weight": source.matrix("embed").dequantize()}
         state["lm_head.weight"] = state["model.embed_tokens.weight"]
-        state["model.norm.weight"] = source.vector("final_norm", c.hidden)
+        state["model.norm.weight"] = source.vector("final_norm")
         for i in range(c.layers):
             for theirs, ours in _LAYER.items():
-                state[f"model.layers.{i}.{theirs}.weight"] = source.matrix(
-                    f"layers.{i}.{ours}", *sizes[ours]
-                ).dequantize()
-            state[f"model.layers.{i}.input_layernorm.weight"] = source.vector(f"layers.{i}.attn_norm", c.hidden)
-            state[f"model.layers.{i}.post_attention_layernorm.weight"] = source.vector(f"layers.{i}.mlp_norm", c.hidden)
+                state[f"model.layers.{i}.{theirs}.weight"] = source.matrix(f"layers.{i}.{ours}").dequantize()
+            state[f"model.layers.{i}.input_layernorm.weight"] = source.vector(f"layers.{i}.attn_norm")
+            state[f"model.layers.{i}.post_attention_layernorm.weight"] = source.vector(f"layers.{i}.mlp_norm")
     model.load_state_dict(state, strict=True)
     return model
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -143,9 +143,9 @@ class _Builder:
             self.reports.setdefault("layer", report)
             layers.append(kernel.pack(spec, i, self._layer(i, config)))
             self._progress("weights", 0.05 + 0.8 * (i + 1) / config.layers)
-        embed = source.matrix("embed", config.vocab_size, config.hidden)
-        head_matrix = embed if config.tied else source.matrix("head", config.vocab_size, config.hidden)
-        head = self._linear("head", [head_matrix], config.hidden, [])
+        embed = source.matrix("embed")
+        head_matrix = embed if config.tied else source.matrix("head")
+        head = self._linear("head", [head_matrix], config.hidden)
         self._progress("weights", 0.95)
         self.reports["attention"] = "paged-torch (reference; the only one for this device)"
         self.reports["kv_cache"] = f"{str(self._dtype).removeprefix('torch.')} (as the activations)"
@@ -153,38 +153,32 @@ class _Builder:
             config,
             embed=QuantTensor(embed.format, embed.raw.to(self._device), embed.cols),
             layers=layers,
-            final_norm=self._vector("final_norm", config.hidden),
+            final_norm=self._vector("final_norm"),
             head=head,
             inverse=frequencies(config, source.rope_factors()).to(self._device),
             dtype=self._dtype,
         )
 
     def _layer(self, i: int, config: DecoderConfig) -> LayerWeights:
-        queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
-        wide, ffn = config.hidden, config.ffn
-        at = f"layers.{i}."
-        qkv = [self._source.matrix(f"{at}{n}", size, wide) for n, size in (("q", queries), ("k", keys), ("v", keys))]
-        biases = [(f"{at}{n}.bias", size) for n, size in (("q", queries), ("k", keys), ("v", keys))]
-        gate_up = [self._source.matrix(f"{at}{n}", ffn, wide) for n in ("gate", "up")]
+        at, wide, load = f"layers.{i}.", config.hidden, self._source.matrix
         return LayerWeights(
-            attn_norm=self._vector(f"{at}attn_norm", wide),
-            qkv=self._linear("qkv", qkv, wide, biases),
-            o=self._linear("o", [self._source.matrix(f"{at}o", wide, queries)], queries, []),
-            mlp_norm=self._vector(f"{at}mlp_norm", wide),
-            gate_up=self._linear("gate_up", gate_up, wide, []),
-            down=self._linear("down", [self._source.matrix(f"{at}down", wide, ffn)], ffn, []),
-            q_norm=self._vector(f"{at}q_norm", config.head_dim) if config.qk_norm else None,
-            k_norm=self._vector(f"{at}k_norm", config.head_dim) if config.qk_norm else None,
+            attn_norm=self._vector(f"{at}attn_norm"),
+            qkv=self._linear("qkv", [load(at + n) for n in "qkv"], wide, [f"{at}{n}.bias" for n in "qkv"]),
+            o=self._linear("o", [load(f"{at}o")], config.heads * config.head_dim),
+            mlp_norm=self._vector(f"{at}mlp_norm"),
+            gate_up=self._linear("gate_up", [load(f"{at}gate"), load(f"{at}up")], wide),
+            down=self._linear("down", [load(f"{at}down")], config.ffn),
+            q_norm=self._vector(f"{at}q_norm") if config.qk_norm else None,
+            k_norm=self._vector(f"{at}k_norm") if config.qk_norm else None,
         )
 
-    def _vector(self, role: str, size: int) -> Tensor:
-        return self._source.vector(role, size).to(self._device, self._dtype)
+    def _vector(self, role: str) -> Tensor:
+        return self._source.vector(role).to(self._device, self._dtype)
 
-    def _linear(self, role: str, parts: list[QuantTensor], wide: int, biases: Iterable[tuple[str, int]]) -> Linear:
-        present = [(name, size) for name, size in biases if self._source.has(name)]
+    def _linear(self, role: str, parts: list[QuantTensor], wide: int, biases: Sequence[str] = ()) -> Linear:
         bias = None
-        if present:  # all or none: a missing one is refused by `vector`
-            bias = torch.cat([self._source.vector(name, size) for name, size in biases])
+        if any(self._source.has(name) for name in biases):  # all or none: a missing one is refused by `vector`
+            bias = torch.cat([self._source.vector(name) for name in biases])
         spec = LinearSpec(
             role=role,
             formats=tuple(part.format for part in parts),

@@ -5,25 +5,20 @@ table (name, dimensions with the fastest first, type, offset), padding to `gener
 Source: the GGUF specification in the ggml repository (docs/gguf.md).
 
 The file is untrusted. Every count, length and offset is checked against the limits and against the bytes that are
-left before anything is allocated, so memory stays proportional to the file. It is read with ordinary reads and not
-through a memory map: a file that shrinks while it is open then gives an error, where a map would end the process with
-SIGBUS, and the pages of a map would count as the worker's resident memory after the weights are repacked.
+left before anything is allocated, so memory stays proportional to the file.
 """
 
 import math
 import struct
-from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from argosy_api import limits
-from argosy_api.errors import ModelInvalidError, ModelNotFoundError, ModelUnsupportedError
+from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
 from argosy_worker.compute.quant.layout import BLOCKS
+from argosy_worker.models.tensor_file import TensorFile, TensorInfo
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -44,21 +39,8 @@ TYPES = {
 """GGML type number -> format. A file with another number is refused, naming the tensor."""
 
 
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """One row of the tensor table."""
-
-    name: str
-    format: str
-    shape: tuple[int, ...]
-    """Slowest dimension first, as in numpy: a linear layer is (out features, in features)."""
-    offset: int
-    """Of the first byte, from the start of the file."""
-    nbytes: int
-
-
-class GgufFile:
-    """An open GGUF file: `metadata`, `tensors` and `read`. Use as a context manager.
+class GgufFile(TensorFile):
+    """An open GGUF file: `metadata`, `tensors`, and reads of their rows. Use as a context manager.
 
     Raises:
         ModelNotFoundError: no such file.
@@ -68,60 +50,9 @@ class GgufFile:
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            self._file: BufferedReader = path.open("rb")
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-            raise ModelNotFoundError(f"no file {path.name!r} at the model's source") from error
-        except OSError as error:
-            raise ModelInvalidError(f"{path.name!r} cannot be opened: {error.strerror}") from error
-        try:
-            self.name = path.name
-            self._size = self._file.seek(0, 2)
-            self._file.seek(0)
-            self._at = 0
-            self.metadata: dict[str, Any] = {}
-            self.tensors: dict[str, TensorInfo] = {}
-            self._parse()
-        except OSError as error:
-            self._file.close()
-            raise ModelInvalidError(f"{path.name!r} cannot be read: {error.strerror}") from error
-        except BaseException:
-            self._file.close()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    def read(self, name: str) -> npt.NDArray[np.uint8]:
-        """All bytes of a tensor, as a fresh writable array uint8 [nbytes]."""
-        info = self.tensors[name]
-        return self._read_at(info.offset, info.nbytes, f"tensor {name!r}")
-
-    def read_sample(self, name: str, size: int) -> bytes:
-        """The first, middle and last `size` bytes of a tensor (all of it when it is small), for fingerprints."""
-        info = self.tensors[name]
-        if info.nbytes <= 3 * size:
-            return self._read_at(info.offset, info.nbytes, name).tobytes()
-        starts = (0, (info.nbytes - size) // 2, info.nbytes - size)
-        return b"".join(self._read_at(info.offset + s, size, name).tobytes() for s in starts)
-
-    def _read_at(self, offset: int, size: int, what: str) -> npt.NDArray[np.uint8]:
-        out = np.empty(size, dtype=np.uint8)
-        try:
-            self._file.seek(offset)
-            got = self._file.readinto(out.data) if size else 0
-        except OSError as error:
-            raise ModelInvalidError(f"{self.name!r}: {what} cannot be read: {error.strerror}") from error
-        if got != size:
-            raise self._bad(f"{what} ends after {got} of {size} bytes; the file is truncated")
-        return out
-
-    # --- parsing
+        self._at = 0
+        self.metadata: dict[str, Any] = {}
+        super().__init__(path)
 
     def _bad(self, problem: str) -> ModelInvalidError:
         return ModelInvalidError(f"{self.name!r} is no sound GGUF file: {problem}")

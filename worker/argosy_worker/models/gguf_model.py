@@ -21,6 +21,6 @@ def open_gguf(path: Path, stack: ExitStack) -> OpenModel:
         for name in sorted(file.tensors):
             info = file.tensors[name]
             yield f"{name} {info.format} {info.shape}".encode()
-            yield file.read_sample(name, SAMPLE_BYTES)
+            yield file.sample(name, SAMPLE_BYTES)
 
     return OpenModel(weights=weights, tokenizer=tokenizer, samples=samples)

@@ -6,7 +6,6 @@ that every model rotates halves and equals the original checkpoint. Other archit
 """
 
 import math
-from collections import Counter
 
 import torch
 from torch import Tensor
@@ -14,10 +13,10 @@ from torch import Tensor
 from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
 from argosy_worker.compute.config import DecoderConfig, LinearRope
 from argosy_worker.compute.layer import choose_layer
-from argosy_worker.compute.quant.formats import QuantTensor, from_bytes
+from argosy_worker.compute.quant.formats import QuantTensor, from_plain
 from argosy_worker.models.gguf import GgufFile
 from argosy_worker.models.gguf_meta import Metadata
-from argosy_worker.models.weights import check_known, check_shape
+from argosy_worker.models.weights import ALL, check_known, limits_of, read_tensor, shape_of, storage
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 _PERMUTED = ("llama",)
@@ -66,53 +65,45 @@ class GgufWeights:
         """Whether there is such a tensor."""
         return tensor_name(role) in self._file.tensors
 
-    def matrix(self, role: str, rows: int, cols: int) -> QuantTensor:
+    def matrix(self, role: str, rows: slice = ALL, cols: slice = ALL) -> QuantTensor:
         """A matrix in its storage format, rows in the order of the original checkpoint."""
-        found = self._load(role, (rows, cols))
-        order = self._order(role, rows)
-        return found if order is None else found.permuted(order)
+        return self._read(role, rows, cols)
 
-    def vector(self, role: str, size: int) -> Tensor:
-        """A vector as fp32 [size]."""
-        found = self._load(role, (size,)).dequantize().view(-1)
-        order = self._order(role, size)
-        return found if order is None else found[order]
+    def vector(self, role: str, part: slice = ALL) -> Tensor:
+        """A vector as fp32."""
+        return self._read(role, part, ALL).dequantize().view(-1)
 
     def rope_factors(self) -> Tensor | None:
         """Divisors of the rotary frequencies, fp32 [head_dim / 2], where the file has them (Llama 3.1 and later)."""
         if _ROPE_FACTORS not in self._file.tensors:
             return None
-        return self._read(_ROPE_FACTORS, (self.config.head_dim // 2,)).dequantize().view(-1)
+        return read_tensor(self._file, _ROPE_FACTORS, (self.config.head_dim // 2,)).dequantize().view(-1)
 
     def formats(self) -> str:
         """Storage formats by share of the parameters, without the norms: `Q4_1+Q8_0`."""
-        sizes: Counter[str] = Counter()
-        for info in self._file.tensors.values():
-            if len(info.shape) > 1:
-                sizes[info.format] += info.shape[0] * info.shape[1]
-        return "+".join(name for name, _ in sizes.most_common())
+        return storage(self._file.tensors.values())
 
-    def _load(self, role: str, shape: tuple[int, ...]) -> QuantTensor:
-        return self._read(tensor_name(role), shape)
-
-    def _read(self, name: str, shape: tuple[int, ...]) -> QuantTensor:
-        info = self._file.tensors.get(name)
-        if info is None:
+    def _read(self, role: str, rows: slice, cols: slice) -> QuantTensor:
+        name, shape = tensor_name(role), shape_of(self.config, role)
+        if name not in self._file.tensors:
             raise ModelInvalidError(f"the file has no tensor {name!r}")
-        check_shape(name, info.shape, shape)
-        rows = shape[0] if len(shape) > 1 else 1
-        return from_bytes(info.format, torch.from_numpy(self._file.read(name)), rows, shape[-1])
-
-    def _order(self, role: str, rows: int) -> Tensor | None:
-        part = role.rpartition(".")[2] if not role.endswith(".bias") else role.split(".")[-2]
-        if self.config.architecture not in _PERMUTED or part not in ("q", "k"):
-            return None
+        if not self._permuted(role):
+            return read_tensor(self._file, name, shape, rows, cols)
+        # rows change places within a head: whole heads are read
         dim = self.config.head_dim
-        return torch.arange(rows).view(rows // dim, dim // 2, 2).transpose(1, 2).reshape(-1)
+        begin, end = limits_of(rows, shape[0])
+        first, count = begin // dim * dim, (-(-end // dim) - begin // dim) * dim
+        found = read_tensor(self._file, name, shape, slice(first, first + count), cols)
+        order = torch.arange(count).view(-1, dim // 2, 2).transpose(1, 2).reshape(-1)[begin - first : end - first]
+        return found.permuted(order) if len(shape) > 1 else from_plain(found.dequantize()[:, order])
+
+    def _permuted(self, role: str) -> bool:
+        part = role.split(".", 2)[-1].removesuffix(".bias")
+        return self.config.architecture in _PERMUTED and part in ("q", "k")
 
 
 def tensor_name(role: str) -> str:
-    """Name in the file of a role of `source.py`."""
+    """Name in the file of a role of `weights.py`."""
     if role in _NAMES:
         return _NAMES[role]
     _, layer, part = role.split(".", 2)

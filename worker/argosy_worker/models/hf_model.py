@@ -1,6 +1,5 @@
 """A folder in the Hugging Face layout (safetensors, config.json, tokenizer.json) as an OpenModel."""
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,11 @@ def open_safetensors(folder: Path, stack: ExitStack) -> OpenModel:
     config = read_config(raw)
     weights = SafetensorsWeights(folder, config, stack)
 
-    def samples() -> Iterator[bytes]:
-        for line in weights.table():
-            yield line.encode()
-            yield weights.sample(line, SAMPLE_BYTES)
-
-    return OpenModel(weights=weights, tokenizer=_tokenizer(folder, raw, config.vocab_size), samples=samples)
+    return OpenModel(
+        weights=weights,
+        tokenizer=_tokenizer(folder, raw, config.vocab_size),
+        samples=lambda: weights.samples(SAMPLE_BYTES),
+    )
 
 
 def _tokenizer(folder: Path, config: dict[str, Any], vocab_size: int) -> TokenizerFacts:

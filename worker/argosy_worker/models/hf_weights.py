@@ -4,29 +4,25 @@ safetensors holds a JSON header and plain numbers, no code. Files in pickle form
 """
 
 import re
-import struct
-from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from argosy_api import limits
-from argosy_api.errors import ModelInvalidError, ModelNotFoundError, ModelUnsupportedError
+from argosy_api.errors import ModelInvalidError, ModelNotFoundError
 from argosy_worker.compute.config import DecoderConfig
-from argosy_worker.compute.quant.formats import QuantTensor, from_plain
+from argosy_worker.compute.quant.formats import QuantTensor
 from argosy_worker.models.files import read_json
-from argosy_worker.models.weights import check_known, check_shape
+from argosy_worker.models.hf_file import SafetensorsFile
+from argosy_worker.models.weights import ALL, check_known, read_tensor, shape_of, storage
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}\.safetensors")
 _IGNORED = re.compile(
     r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
 )  # old exports keep a table that is computed
-_FORMATS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 _NAMES = {
     "embed": "model.embed_tokens.weight",
@@ -67,13 +63,16 @@ class SafetensorsWeights:
         """Whether there is such a tensor."""
         return tensor_name(role) in self._where
 
-    def matrix(self, role: str, rows: int, cols: int) -> QuantTensor:
+    def matrix(self, role: str, rows: slice = ALL, cols: slice = ALL) -> QuantTensor:
         """A matrix in its storage format."""
-        return from_plain(self._load(role, (rows, cols)))
+        name = tensor_name(role)
+        if name not in self._where:
+            raise ModelInvalidError(f"the model's files have no tensor {name!r}")
+        return read_tensor(self._where[name], name, shape_of(self.config, role), rows, cols)
 
-    def vector(self, role: str, size: int) -> Tensor:
-        """A vector as fp32 [size]."""
-        return self._load(role, (size,)).float()
+    def vector(self, role: str, part: slice = ALL) -> Tensor:
+        """A vector as fp32."""
+        return self.matrix(role, part).dequantize().view(-1)
 
     def rope_factors(self) -> Tensor | None:
         """None: scaling is in the configuration here."""
@@ -81,85 +80,42 @@ class SafetensorsWeights:
 
     def formats(self) -> str:
         """Storage formats of the matrices, by share of the parameters."""
-        sizes: Counter[str] = Counter()
-        for name, file in self._where.items():
-            view = file.get_slice(name)
-            shape = view.get_shape()
-            if len(shape) > 1:
-                sizes[str(view.get_dtype())] += shape[0] * shape[1]
-        return "+".join(name for name, _ in sizes.most_common())
+        return storage(file.tensors[name] for name, file in self._where.items())
 
-    def table(self) -> list[str]:
-        """One line for each tensor, sorted: name, type, shape."""
-        views = ((name, self._where[name].get_slice(name)) for name in sorted(self._where))
-        return [f"{name} {view.get_dtype()} {tuple(view.get_shape())}" for name, view in views]
-
-    def sample(self, line: str, size: int) -> bytes:
-        """The first, middle and last `size` bytes of the tensor of a line of `table`."""
-        name = line.split(" ", 1)[0]
-        flat = self._read(name).contiguous().view(-1).view(torch.uint8)
-        middle = max(0, (len(flat) - size) // 2)
-        parts = (flat[:size], flat[middle : middle + size], flat[-size:])
-        return b"".join(part.numpy().tobytes() for part in parts)
-
-    def _read(self, name: str) -> Tensor:
-        try:
-            found: Tensor = self._where[name].get_tensor(name)
-        except SafetensorError as error:
-            raise ModelInvalidError(f"tensor {name!r} cannot be read: {error}") from error
-        return found
-
-    def _load(self, role: str, shape: tuple[int, ...]) -> Tensor:
-        name = tensor_name(role)
-        if name not in self._where:
-            raise ModelInvalidError(f"the model's files have no tensor {name!r}")
-        found = self._read(name)
-        check_shape(name, tuple(found.shape), shape)
-        if found.dtype not in _FORMATS:
-            raise ModelUnsupportedError(f"tensor {name!r} is {found.dtype}; supported are F32, F16 and BF16")
-        return found
+    def samples(self, size: int) -> Iterator[bytes]:
+        """For each tensor, sorted: its name, type and shape; its first, middle and last `size` bytes."""
+        for name, file in sorted(self._where.items()):
+            info = file.tensors[name]
+            yield f"{name} {info.format} {info.shape}".encode()
+            yield file.sample(name, size)
 
 
 def tensor_name(role: str) -> str:
-    """Name in the files of a role of `source.py`."""
+    """Name in the files of a role of `weights.py`."""
     if role in _NAMES:
         return _NAMES[role]
     _, layer, part = role.split(".", 2)
     return f"model.layers.{layer}.{_LAYER_NAMES[part]}"
 
 
-def _open_all(folder: Path, stack: ExitStack) -> dict[str, Any]:
+def _open_all(folder: Path, stack: ExitStack) -> dict[str, SafetensorsFile]:
     """Tensor name -> the open file that holds it."""
     if (folder / SINGLE).is_file():
-        file = _open(folder / SINGLE, stack)
-        return dict.fromkeys(file.keys(), file)
+        file = stack.enter_context(SafetensorsFile(folder / SINGLE))
+        return dict.fromkeys(file.tensors, file)
     if not (folder / INDEX).is_file():
         raise ModelNotFoundError(f"the model's folder has neither {SINGLE} nor {INDEX}")
     where = read_json(folder / INDEX, limits.MAX_SAFETENSORS_HEADER).get("weight_map")
     if not isinstance(where, dict) or not where:
         raise ModelInvalidError(f"{INDEX} has no object 'weight_map'")
-    files: dict[str, Any] = {}
+    files: dict[str, SafetensorsFile] = {}
     for name, shard in where.items():
         if not isinstance(shard, str) or not _SHARD.fullmatch(shard):
             raise ModelInvalidError(f"{INDEX} names the file {shard!r}; must be a plain name that ends in .safetensors")
         if shard not in files:
             if not (folder / shard).is_file():
                 raise ModelInvalidError(f"{INDEX} names {shard!r}, which is missing")
-            files[shard] = _open(folder / shard, stack)
-        if name not in files[shard].keys():  # noqa: SIM118  # a safetensors handle is no mapping
+            files[shard] = stack.enter_context(SafetensorsFile(folder / shard))
+        if name not in files[shard].tensors:
             raise ModelInvalidError(f"{INDEX} says that {shard!r} holds {name!r}, but it does not")
     return {name: files[shard] for name, shard in where.items()}
-
-
-def _open(path: Path, stack: ExitStack) -> Any:
-    with path.open("rb") as file:
-        head = file.read(8)
-    if len(head) < 8:
-        raise ModelInvalidError(f"{path.name!r} is truncated: it has {len(head)} bytes")
-    (size,) = struct.unpack("<Q", head)
-    if size > limits.MAX_SAFETENSORS_HEADER:
-        raise ModelInvalidError(f"{path.name!r} has a header of {size} bytes; at most {limits.MAX_SAFETENSORS_HEADER}")
-    try:
-        return stack.enter_context(safe_open(str(path), framework="pt"))
-    except (SafetensorError, OSError) as error:
-        raise ModelInvalidError(f"{path.name!r} is no sound safetensors file: {error}") from error

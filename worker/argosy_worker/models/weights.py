@@ -6,14 +6,20 @@ layers.<i>.{q,k,v}.bias                     vectors
 layers.<i>.{attn_norm,mlp_norm,q_norm,k_norm}
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
 from argosy_worker.compute.config import DecoderConfig
-from argosy_worker.compute.quant.formats import QuantTensor
+from argosy_worker.compute.quant.formats import QuantTensor, from_bytes
+from argosy_worker.compute.quant.layout import BLOCKS
+from argosy_worker.models.tensor_file import TensorFile, TensorInfo
+
+ALL = slice(None)
 
 
 class WeightSource(Protocol):
@@ -25,12 +31,18 @@ class WeightSource(Protocol):
         """Whether there is such a tensor."""
         ...
 
-    def matrix(self, role: str, rows: int, cols: int) -> QuantTensor:
-        """A matrix in its storage format. Raises ModelInvalidError when it is missing or has another shape."""
+    def matrix(self, role: str, rows: slice = ALL, cols: slice = ALL) -> QuantTensor:
+        """A matrix, or a range of its rows and columns, in its storage format. Only those rows are read.
+
+        Raises:
+            ModelInvalidError: it is missing, or has another shape than the configuration says.
+            ModelUnsupportedError: the columns would cut blocks of weights.
+
+        """
         ...
 
-    def vector(self, role: str, size: int) -> Tensor:
-        """A vector as fp32 [size]. Raises like `matrix`."""
+    def vector(self, role: str, part: slice = ALL) -> Tensor:
+        """A vector, or a range of it, as fp32. Raises like `matrix`."""
         ...
 
     def rope_factors(self) -> Tensor | None:
@@ -40,6 +52,71 @@ class WeightSource(Protocol):
     def formats(self) -> str:
         """Storage formats of the matrices, by share of the parameters: `Q4_1+Q8_0`."""
         ...
+
+
+def shape_of(config: DecoderConfig, role: str) -> tuple[int, ...]:
+    """The whole shape of a role's tensor, by the configuration."""
+    hidden, ffn, dim = config.hidden, config.ffn, config.head_dim
+    queries, keys = config.heads * dim, config.kv_heads * dim
+    part = role.split(".", 2)[-1]
+    shapes: dict[str, tuple[int, ...]] = {
+        "embed": (config.vocab_size, hidden),
+        "head": (config.vocab_size, hidden),
+        "final_norm": (hidden,),
+        "q": (queries, hidden),
+        "k": (keys, hidden),
+        "v": (keys, hidden),
+        "o": (hidden, queries),
+        "gate": (ffn, hidden),
+        "up": (ffn, hidden),
+        "down": (hidden, ffn),
+        "q.bias": (queries,),
+        "k.bias": (keys,),
+        "v.bias": (keys,),
+        "attn_norm": (hidden,),
+        "mlp_norm": (hidden,),
+        "q_norm": (dim,),
+        "k_norm": (dim,),
+    }
+    return shapes[part]
+
+
+def limits_of(part: slice, size: int) -> tuple[int, int]:
+    """First and last + 1 of a range. Raises ValueError when it is empty, leaves gaps or leads out of 0 .. size."""
+    begin, end = (0 if part.start is None else part.start), (size if part.stop is None else part.stop)
+    if part.step not in (None, 1) or not 0 <= begin < end <= size:
+        raise ValueError(f"{part} is no range of 0 to {size}")
+    return begin, end
+
+
+def read_tensor(
+    file: TensorFile, name: str, shape: tuple[int, ...], rows: slice = ALL, cols: slice = ALL
+) -> QuantTensor:
+    """Rows and columns of a tensor of this whole shape; a vector is one row, of which `rows` is a range."""
+    info = file.tensors[name]
+    check_shape(name, info.shape, shape)
+    if info.format not in BLOCKS:
+        raise ModelUnsupportedError(f"tensor {name!r} is {info.format}; supported are {', '.join(BLOCKS)}")
+    begin, end = limits_of(rows, shape[0])
+    raw = torch.from_numpy(file.rows(name, begin, end))
+    if len(shape) == 1:
+        return from_bytes(info.format, raw, 1, end - begin)
+    found = from_bytes(info.format, raw, end - begin, shape[1])
+    if cols == ALL:
+        return found
+    try:
+        return found.columns(*limits_of(cols, shape[1]))
+    except ValueError as error:
+        raise ModelUnsupportedError(f"tensor {name!r}: {error}") from error
+
+
+def storage(infos: Iterable[TensorInfo]) -> str:
+    """Storage formats by share of the parameters, without the norms: `Q4_1+Q8_0`."""
+    sizes: Counter[str] = Counter()
+    for info in infos:
+        if len(info.shape) > 1:
+            sizes[info.format] += info.shape[0] * info.shape[1]
+    return "+".join(name for name, _ in sizes.most_common())
 
 
 def check_shape(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:

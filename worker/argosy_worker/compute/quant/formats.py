@@ -45,6 +45,14 @@ class QuantTensor:
         """Dequantize only these rows (an embedding lookup): int64 [n] -> fp32 [n, cols]."""
         return dequantize(self.format, self.raw.index_select(0, rows), self.cols)
 
+    def columns(self, begin: int, end: int) -> "QuantTensor":
+        """These columns alone. Raises ValueError when they would cut a block."""
+        block, width = BLOCKS[self.format]
+        if begin % block or end % block:
+            raise ValueError(f"columns {begin} to {end} cut blocks of {block} {self.format} weights")
+        raw = self.raw[:, begin // block * width : end // block * width].contiguous()
+        return QuantTensor(self.format, raw, end - begin)
+
     def permuted(self, order: Tensor) -> "QuantTensor":
         """The same matrix with its rows in another order: int64 [rows]."""
         return QuantTensor(self.format, self.raw.index_select(0, order), self.cols)
