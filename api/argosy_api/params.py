@@ -15,7 +15,7 @@ class SamplingParams:
     max_tokens: int = 16
     """Most tokens to generate."""
     min_tokens: int = 0
-    """No end-of-sequence, stop token or stop string ends the request before this many tokens."""
+    """End-of-sequence and stop tokens are not drawn among the first so many, nor does a stop string end the request."""
     temperature: float = 1.0
     """0 is greedy."""
     top_k: int = 0

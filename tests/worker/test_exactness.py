@@ -7,7 +7,7 @@ from argosy_api.blocks import root_id
 from argosy_api.params import SamplingParams
 from argosy_worker.core.blocks import BlockPool
 from argosy_worker.core.request import Request
-from argosy_worker.core.scheduler import Scheduler, SchedulerConfig
+from argosy_worker.core.scheduler import Scheduler, SchedulerConfig, no_draft
 from argosy_worker.models import load_model
 
 BLOCK = 16
@@ -28,10 +28,10 @@ def model(smollm_path):
 class Line:
     """A scheduler over the real model, without threads and sockets."""
 
-    def __init__(self, model, *, budget, blocks):
+    def __init__(self, model, *, budget, blocks, propose=no_draft):
         self.model = model
         self.pool = BlockPool(blocks)
-        self.scheduler = Scheduler(SchedulerConfig(max_batch_tokens=budget, max_running=16), self.pool)
+        self.scheduler = Scheduler(SchedulerConfig(max_batch_tokens=budget, max_running=16), self.pool, propose)
         self.runner = model.make_runner(blocks, BLOCK)
         self.preempted = 0
 
@@ -102,3 +102,18 @@ def test_preempted_requests_answer_the_same(model, jobs, alone):
     line = Line(model, budget=64, blocks=16)
     assert line.answers(jobs) == alone
     assert line.preempted > 0
+
+
+def test_drafts_right_or_wrong_do_not_change_the_answers(model, jobs, alone):
+    drafted = []
+
+    def propose(request, most):
+        number = int(request.request_id[1:])
+        draft = alone[number][request.generated :][: (number + request.generated) % 4]
+        if draft and request.generated % 3 == 0:
+            draft[-1] += 1  # wrong
+        drafted.append(len(draft[:most]))
+        return draft[:most]
+
+    assert Line(model, budget=64, blocks=256, propose=propose).answers(jobs) == alone
+    assert sum(drafted) > 50

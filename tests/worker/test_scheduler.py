@@ -195,10 +195,26 @@ def test_ids_are_unique_and_the_number_is_bounded():
 
 
 def test_reasons_to_end_in_their_order():
-    request = World().add("a", 2, max_tokens=3, min_tokens=2, stop_token_ids=(50,))
+    request = World().add("a", 2, max_tokens=3, stop_token_ids=(50,))
     request.eos_token_ids = frozenset({9})
-    for token, expected in ((50, None), (9, (Finish.STOP, "")), (7, (Finish.LENGTH, ""))):
+    for token, expected in ((1, None), (9, (Finish.STOP, "")), (7, (Finish.LENGTH, ""))):
         request.accept([token])
         assert request.finish_after_last_token() == expected
     request.tokens[-1] = 50  # at the last token a stop token is still the reason
     assert request.finish_after_last_token() == (Finish.STOP, "50")
+
+
+@pytest.mark.parametrize(("ignore_eos", "ends"), [(False, {50, 9}), (True, {50})])
+def test_what_would_end_a_request_is_barred_for_its_min_tokens(ignore_eos, ends):
+    request = World().add("a", 2, max_tokens=9, min_tokens=3, stop_token_ids=(50,), ignore_eos=ignore_eos)
+    request.eos_token_ids = frozenset({9})
+    assert request.next_slice(1).barred_rows == 0  # a part of the prompt samples nothing
+    prompt = request.next_slice(1)
+    assert (set(prompt.barred), set(prompt.barred_at(0))) == (ends, ends)
+    ahead = request.next_slice(1)  # its first token is awaited: the second one is sampled
+    assert (ahead.barred_rows, set(ahead.barred_at(0))) == (2, ends)
+    for piece in (prompt, ahead):
+        request.landed(piece)
+        request.accept([1])
+    drafted = request.next_slice(1, [3, 4])
+    assert [set(drafted.barred_at(row)) for row in drafted.sample_rows] == [ends, set(), set()]

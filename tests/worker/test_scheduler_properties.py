@@ -99,9 +99,10 @@ class History:
         draw = self.random
         length = draw.randint(1, max(1, min(self.max_model_len - 1, self.total * self.size + 3)))
         sampled = draw.random() < 0.5
+        most = draw.randint(1, 30)
         params = SamplingParams(
-            max_tokens=draw.randint(1, 30),
-            min_tokens=0,
+            max_tokens=most,
+            min_tokens=draw.choice([0, 0, draw.randint(0, most)]),
             temperature=1.0 if sampled else 0.0,
             seed=draw.randrange(100) if sampled else None,
             ignore_eos=draw.random() < 0.3,
@@ -237,6 +238,8 @@ class History:
                     enders.add(sim.IM_END)
                 assert output[-1] in enders
                 assert enders.isdisjoint(output[:-1])
+                assert len(output) > request.params.min_tokens
+                self.seen["min_tokens"] += request.params.min_tokens > 0
             if finish is not None and request.params.prompt_logprobs is not None:
                 assert [row.token for row in request.prompt_logprobs] == list(request.prompt[1:])
             if self.pool.caching is False:
@@ -268,6 +271,7 @@ def test_random_histories(part):
         "void",
         "drafted",
         "several tokens",
+        "min_tokens",
         Finish.STOP,
         Finish.LENGTH,
     ):

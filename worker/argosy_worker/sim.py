@@ -15,7 +15,7 @@ Tokens are bytes: ids 0 to 255, then three special tokens. Generated ones are pr
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from hashlib import blake2b
 
@@ -27,6 +27,7 @@ from argosy_worker.models.facts import ModelFacts
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 END_OF_TEXT, IM_START, IM_END = range(256, 259)
+ENDS = (IM_END, END_OF_TEXT)
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -104,23 +105,29 @@ def next_state(state: State, token: int) -> State:
     return blake2b(state + token.to_bytes(4, "little"), digest_size=8).digest()
 
 
-def pick(state: State, params: SamplingParams, eos_every: int) -> int:
+def pick(state: State, params: SamplingParams, eos_every: int, barred: Collection[int] = ()) -> int:
     """The token that follows the sequence with this hash. Of `params` only the seed counts, and only when sampling."""
     key = b"greedy" if params.greedy else (params.seed or 0).to_bytes(8, "little")
-    drawn = int.from_bytes(blake2b(state + key, digest_size=8).digest(), "little")
-    if eos_every and drawn % eos_every == 0:
-        return IM_END
-    return 32 + (drawn >> 16) % 95
+    while True:  # fewer can be barred (stop ids and ends) than there are to draw
+        drawn = int.from_bytes(blake2b(state + key, digest_size=8).digest(), "little")
+        token = IM_END if eos_every and drawn % eos_every == 0 else 32 + (drawn >> 16) % 95
+        if token not in barred:
+            return token
+        key += b"again"
 
 
 def oracle(prompt: Sequence[int], count: int, params: SamplingParams, *, eos_every: int = 0) -> list[int]:
-    """The first `count` tokens after `prompt`, computed without blocks, chunks or batches. Knows no stop conditions."""
+    """The first `count` tokens after `prompt`, computed without blocks, chunks or batches.
+
+    Of the stop conditions it knows only `min_tokens`: what would end the request is not drawn before.
+    """
     state = START
     for token in prompt:
         state = next_state(state, token)
+    enders = {*params.stop_token_ids, *(() if params.ignore_eos else ENDS)}
     tokens: list[int] = []
-    for _ in range(count):
-        tokens.append(pick(state, params, eos_every))
+    for i in range(count):
+        tokens.append(pick(state, params, eos_every, enders if i < params.min_tokens else ()))
         state = next_state(state, tokens[-1])
     return tokens
 
@@ -164,7 +171,7 @@ class SimRunner:
         size, table = self._block_size, piece.table
         state = START if piece.start == 0 else self._after[table[(piece.start - 1) // size]][(piece.start - 1) % size]
         rows: list[TokenLogprob] = []
-        ends: list[State] = []  # after each row that is sampled
+        ends: list[tuple[State, Sequence[int]]] = []  # after each row that is sampled, and what may not be
         targets = iter(piece.prompt_targets)
         for row, token in enumerate(piece.tokens):
             position = piece.start + row
@@ -177,12 +184,12 @@ class SimRunner:
             if target is not None and piece.params.prompt_logprobs is not None:
                 rows.append(_logprob(state, target, piece.params.prompt_logprobs))
             if row in piece.sample_rows:
-                ends.append(state)
-        sampled = [pick(end, piece.params, self._spec.eos_every) for end in ends]
+                ends.append((state, piece.barred_at(row)))
+        sampled = [pick(end, piece.params, self._spec.eos_every, barred) for end, barred in ends]
         tokens = sampled[: accepted(piece.tokens[len(piece.tokens) - piece.draft :], sampled)]
         scores: list[TokenLogprob] = []
         if piece.params.logprobs is not None:
-            scores = [_logprob(end, t, piece.params.logprobs) for end, t in zip(ends, tokens, strict=False)]
+            scores = [_logprob(end, t, piece.params.logprobs) for (end, _), t in zip(ends, tokens, strict=False)]
         return StepOutput(tokens, scores, rows)
 
     def _broken_table(self, piece: SequenceSlice) -> str | None:
@@ -224,7 +231,7 @@ class SimModel:
             vocab_size=spec.vocab,
             context_length=spec.max_model_len,
             bos_token_id=None,
-            eos_token_ids=(IM_END, END_OF_TEXT),
+            eos_token_ids=ENDS,
             add_bos=False,
             special_tokens={"eos_token": "<|im_end|>"},
             chat_template=CHAT_TEMPLATE,

@@ -34,6 +34,22 @@ def test_greedy_takes_the_lowest_id_among_equals():
     assert pick(logits, rows) == [1, 0]
 
 
+def test_what_is_barred_is_never_taken_and_its_probability_stays_told():
+    logits = torch.tensor([[0.0, 3.0, 2.0, 1.0]] * 40)
+    before = logits.clone()
+    for fields in ({"temperature": 0}, {}, {"top_k": 1}, {"top_k": 3}, {"top_p": 0.5}, {"top_k": 4, "top_p": 0.99}):
+        rows = [Row(params=params(**fields), seed=i, position=0, barred=(1, 3)[: i % 3]) for i in range(40)]
+        tokens = pick(logits, rows)
+        for row, token in zip(rows, tokens, strict=True):
+            assert token not in row.barred
+            if not row.barred:
+                assert [token] == pick(logits[:1], [row])
+        if "temperature" in fields:
+            assert tokens[:3] == [1, 2, 2]
+    assert torch.equal(logits, before)
+    assert all(healthy(logits))
+
+
 def test_draws_follow_the_distribution():
     """Frequencies of 20,000 draws with fixed seeds lie within 4 standard errors of softmax."""
     logits = torch.tensor([0.0, 1.0, -1.0, 2.0, 0.5])

@@ -122,7 +122,7 @@ def _sound_slices(hidden: Tensor, slices: Sequence[SequenceSlice]) -> list[bool]
 
 
 def _row(s: SequenceSlice, row: int) -> Row:
-    return Row(params=s.params, seed=s.params.seed or 0, position=s.start + row + 1)
+    return Row(params=s.params, seed=s.params.seed or 0, position=s.start + row + 1, barred=s.barred_at(row))
 
 
 def _sampled_logprobs(

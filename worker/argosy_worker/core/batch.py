@@ -37,8 +37,16 @@ class SequenceSlice:
     params: SamplingParams
     draft: int = 0
     """Proposed tokens at the end of `tokens`. `accepted` says which of the sampled ones count."""
+    barred: Sequence[int] = ()
+    """Token ids that may not be sampled in the first `barred_rows` of `sample_rows`: they would end the request before
+    its min_tokens."""
+    barred_rows: int = 0
     prompt_targets: Sequence[int] = ()
     """For prompt log-probabilities: the token that follows each row, for the first len(prompt_targets) rows."""
+
+    def barred_at(self, row: int) -> Sequence[int]:
+        """Token ids that may not be sampled after `row`, one of `sample_rows`."""
+        return self.barred if row - self.sample_rows.start < self.barred_rows else ()
 
 
 @dataclass(frozen=True, slots=True)

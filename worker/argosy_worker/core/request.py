@@ -131,6 +131,11 @@ class Request:
         """Leading `ids` that a prefix hit may cover: never the last known token, whose row is to be sampled."""
         return 0 if self.wants_prompt_rows else (len(self.tokens) - 1) // self.block_size
 
+    @property
+    def enders(self) -> tuple[int, ...]:
+        """Tokens that end the request. None of them is sampled before its min_tokens."""
+        return (*self.params.stop_token_ids, *(() if self.params.ignore_eos else self.eos_token_ids))
+
     # --- changes
 
     def next_slice(self, count: int, draft: Sequence[int] = ()) -> SequenceSlice:
@@ -142,6 +147,7 @@ class Request:
         if self.wants_prompt_rows:
             targets = tuple(self.prompt[begin + 1 : end + 1])
         reaches_end = end == known + self.awaited
+        barred = max(0, self.params.min_tokens - self.generated - self.awaited) if reaches_end else 0
         self.in_flight += len(tokens)
         self.awaited += reaches_end
         self.drafted = bool(draft)
@@ -153,6 +159,8 @@ class Request:
             sample_rows=range(count - 1, len(tokens)) if reaches_end else range(0),
             draft=len(draft),
             params=self.params,
+            barred=self.enders if barred else (),
+            barred_rows=barred,
             prompt_targets=targets,
         )
 
@@ -199,10 +207,10 @@ class Request:
 
         Returns the reason, and the stop token's id in decimal where one was asked for by the caller.
         """
-        token, enough = self.tokens[-1], self.generated >= self.params.min_tokens
-        if enough and token in self.params.stop_token_ids:
+        token = self.tokens[-1]
+        if token in self.params.stop_token_ids:
             return Finish.STOP, str(token)
-        if enough and not self.params.ignore_eos and token in self.eos_token_ids:
+        if not self.params.ignore_eos and token in self.eos_token_ids:
             return Finish.STOP, ""
         if self._enough(0):
             return Finish.LENGTH, ""

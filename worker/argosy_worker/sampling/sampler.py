@@ -1,14 +1,15 @@
 """Picking tokens from logits. The order, for each row:
 
     1. raw logits -> log-probabilities (for `logprobs`; natural log of softmax, before anything else)
-    2. greedy (temperature 0): the highest logit, the lowest id among equals; done
-    3. temperature: divide
-    4. top-k: keep the k highest; the lowest ids among equals at the edge
-    5. top-p: keep the smallest set, most likely first, whose probability after 4 reaches p
-    6. draw from what is left by inverse CDF, with the number of (seed, position)
+    2. tokens that are barred get minus infinity (those that would end the request before its min_tokens)
+    3. greedy (temperature 0): the highest logit, the lowest id among equals; done
+    4. temperature: divide
+    5. top-k: keep the k highest; the lowest ids among equals at the edge
+    6. top-p: keep the smallest set, most likely first, whose probability after 5 reaches p
+    7. draw from what is left by inverse CDF, with the number of (seed, position)
 
 Rows are worked on one by one, so that a row's token depends on its own logits and its own number only. A row with a
-NaN or an infinity has no answer and says so; the others go on.
+NaN or an infinity of the model's own has no answer and says so; the others go on.
 """
 
 from collections.abc import Sequence
@@ -33,16 +34,23 @@ class Row:
     seed: int
     position: int
     """Of the token to be drawn, in the sequence."""
+    barred: Sequence[int] = ()
+    """Ids that may not be taken; never all of them."""
 
 
 def healthy(logits: Tensor) -> list[bool]:
-    """Whether each row of fp32 [n, vocab] is all finite. (A sum of finite logits does not overflow fp32.)"""
+    """Whether each row of fp32 [n, vocab], as the model gave it, is finite. (Finite sums do not overflow fp32.)"""
     found: list[bool] = logits.sum(-1).isfinite().tolist()
     return found
 
 
 def pick(logits: Tensor, rows: Sequence[Row]) -> list[int]:
-    """Tokens for fp32 [n, vocab], all rows healthy."""
+    """Tokens for fp32 [n, vocab], all rows healthy. `logits` stay as they are."""
+    pairs = [(i, token) for i, row in enumerate(rows) for token in row.barred]
+    if pairs:
+        logits = logits.clone()
+        at, ids = torch.tensor(pairs, device=logits.device).T
+        logits[at, ids] = -torch.inf
     tokens: list[int] = logits.argmax(-1).tolist()
     for i, row in enumerate(rows):
         if not row.params.greedy:
@@ -51,7 +59,7 @@ def pick(logits: Tensor, rows: Sequence[Row]) -> list[int]:
 
 
 def draw(logits: Tensor, params: SamplingParams, u: float) -> int:
-    """Steps 3 to 6 for one row fp32 [vocab], with the uniform number u in [0, 1)."""
+    """Steps 4 to 7 for one row fp32 [vocab], with the uniform number u in [0, 1)."""
     # minus the maximum first, so that no temperature, however small, can overflow
     scaled = (logits - logits.max()).double().div_(params.temperature)
     vocab = len(scaled)

@@ -211,6 +211,9 @@ def start(engine: Engine, message: pb.GenerateRequest) -> Stream:
             "prompt_logprobs",
             f"needs a prompt of at most {limits.MAX_PROMPT_LOGPROBS_TOKENS} tokens; it has {len(prompt)}",
         )
+    enders = {*params.stop_token_ids, *(() if params.ignore_eos else engine.facts.eos_token_ids)}
+    if params.min_tokens and len(enders) >= engine.facts.vocab_size:
+        raise InvalidArgumentError("min_tokens", "cannot be had: every token of this model would end the answer")
     return engine.submit(message.request_id, message.attempt, prompt, params, salt=message.cache_salt)
 
 
