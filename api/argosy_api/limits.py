@@ -55,6 +55,8 @@ MAX_WAITING = 1024
 """Requests that wait in one worker; more are refused with RESOURCE_EXHAUSTED."""
 MAX_STREAM_CHUNKS = 8192
 """Chunks buffered for one slow reader before its request is aborted."""
+MAX_SUBSCRIBERS = 64
+"""Streams of KV events that a worker serves at a time: one for each router that has no Redis."""
 MAX_EVENT_BACKLOG = 10_000
 """KV event batches that wait for Redis; beyond it the oldest are dropped and the gap shows in `seq`."""
 EVENT_STREAM_LENGTH = 10_000

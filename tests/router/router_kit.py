@@ -145,16 +145,12 @@ class FakeWorker(rpc.WorkerServicer):
 
     # --- events
 
-    def emit(
-        self, *, stored: list[bytes] = (), removed: list[bytes] = (), cleared: bool = False, lose: bool = False
-    ) -> None:  # type: ignore[assignment]
+    def emit(self, *, stored: list[bytes] = (), removed: list[bytes] = (), lose: bool = False) -> None:  # type: ignore[assignment]
         """A change of the cache; `lose` keeps it from everyone, but takes its number."""
         self.seq += 1
-        if cleared:
-            self.cached.clear()
         self.cached |= set(stored)
         self.cached -= set(removed)
-        batch = pb.KvEventBatch(epoch=self.epoch, seq=self.seq, stored=stored, removed=removed, cleared=cleared)
+        batch = pb.KvEventBatch(epoch=self.epoch, seq=self.seq, stored=stored, removed=removed)
         self.ring.append(batch)
         if lose:
             return

@@ -435,14 +435,13 @@ async def test_a_passed_deadline_frees_its_blocks(make_rig, eventually):
         )
 
 
-async def test_abort_by_call(make_rig):
+async def test_an_abort_ends_the_call_too(make_rig):
     async with make_rig("sim://slow?decode_ms=5&check=1") as rig:
         call = rig.stub.Generate(rig.request(PROMPT, max_tokens=900))
         await call.read()
-        assert (await rig.stub.Abort(pb.AbortRequest(request_id="r"))).found is True
+        assert await rig.engine.abort("r") is True
         assert (await rig.load()).used_blocks == 0
         last = None
         while (chunk := await call.read()) is not grpc.aio.EOF:
             last = chunk
         assert last.finish_reason == pb.FINISH_REASON_ABORT
-        assert (await rig.stub.Abort(pb.AbortRequest(request_id="r"))).found is False

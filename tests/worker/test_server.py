@@ -1,6 +1,5 @@
 """The gRPC server: every field is checked, the engine lives on, health and reflection tell the truth."""
 
-import asyncio
 import math
 
 import grpc
@@ -227,8 +226,6 @@ async def test_health_follows_loading_serving_and_draining(make_rig):
         for call in (
             rig.stub.GetModel(pb.GetModelRequest()),
             rig.stub.GetLoad(pb.GetLoadRequest()),
-            rig.stub.Drain(pb.DrainRequest()),
-            rig.stub.Abort(pb.AbortRequest(request_id="a")),
         ):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call
@@ -236,27 +233,36 @@ async def test_health_follows_loading_serving_and_draining(make_rig):
     async with make_rig() as rig:
         for service in ("", "argosy.v1.Worker"):
             assert await health(rig, service) == SERVING
-        answer = await rig.stub.Drain(pb.DrainRequest(timeout_seconds=1))
-        assert (answer.finished, answer.aborted) == (0, 0)
+        await rig.serving.set_health(serving=False)
+        assert await rig.engine.drain(1) == (0, 0)
         for service in ("", "argosy.v1.Worker"):
             assert await health(rig, service) == NOT_SERVING
         assert (await rig.load()).draining is True
         assert (await rig.status_of(rig.request(PROMPT)))[0] is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_drain_over_grpc(make_rig, oracle, eventually):
-    async with make_rig("sim://slow?decode_ms=5") as rig:
-        reading = asyncio.create_task(rig.generate(PROMPT, max_tokens=20))
-        await eventually(lambda: rig.engine.busy, "the request is here")
-        answer = await rig.stub.Drain(pb.DrainRequest(timeout_seconds=20))
-        assert (answer.finished, answer.aborted) == (1, 0)
-        assert (await reading).tokens == oracle(PROMPT, 20)
-    for seconds in (-1, math.nan, 1e9):
-        async with make_rig() as rig:
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await rig.stub.Drain(pb.DrainRequest(timeout_seconds=seconds))
-            assert caught.value.code() is INVALID
-            assert await health(rig, "") == SERVING
+async def test_subscribers_are_bounded(make_rig, monkeypatch, eventually):
+    monkeypatch.setattr(limits, "MAX_SUBSCRIBERS", 2)
+    async with make_rig() as rig:
+        streams = [rig.stub.SubscribeKvEvents(pb.SubscribeKvEventsRequest()) for _ in range(2)]
+        for stream in streams:
+            assert (await stream.read()).snapshot
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await rig.stub.SubscribeKvEvents(pb.SubscribeKvEventsRequest()).read()
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        streams[0].cancel()
+
+        async def there_is_room():
+            stream = rig.stub.SubscribeKvEvents(pb.SubscribeKvEventsRequest())
+            try:
+                return (await stream.read()).snapshot
+            except grpc.aio.AioRpcError:
+                return False
+            finally:
+                stream.cancel()
+
+        await eventually(there_is_room, "who leaves makes room")
+        streams[1].cancel()
 
 
 async def test_reflection_lists_the_services(rig):

@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from hashlib import blake2b
 
+from argosy_api import bpe
 from argosy_api.errors import ModelInvalidError
 from argosy_api.model_uri import ModelUri
 from argosy_api.params import SamplingParams
@@ -275,32 +276,12 @@ def load(uri: ModelUri, progress: Callable[[str, float], None]) -> SimModel:
 
 def tokenizer_json() -> bytes:
     """A byte-level tokenizer: one token for each byte, no merges, and the special tokens. Tokenizers-library format."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    letters = {byte: chr(byte) for byte in printable}
-    for n, byte in enumerate(b for b in range(256) if b not in letters):
-        letters[byte] = chr(256 + n)  # the GPT-2 convention that the ByteLevel components share
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    document: dict[str, object] = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [{"id": 256 + n, "content": text, **special} for n, text in enumerate(SPECIAL_TOKENS)],
-        "normalizer": None,
-        "pre_tokenizer": byte_level,
-        "post_processor": None,
-        "decoder": byte_level,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": {letters[byte]: byte for byte in range(256)},
-            "merges": [],
-        },
-    }
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    document = bpe.document(
+        vocab={letter: byte for byte, letter in sorted(bpe.byte_alphabet().items())},
+        merges=[],
+        added=[bpe.added_token(256 + n, text, special=True) for n, text in enumerate(SPECIAL_TOKENS)],
+        pre_tokenizer=level,
+        decoder=level,
+    )
     return json.dumps(document).encode()

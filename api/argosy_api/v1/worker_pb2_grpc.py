@@ -40,11 +40,6 @@ class WorkerStub:
                 request_serializer=argosy__api_dot_v1_dot_worker__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=argosy__api_dot_v1_dot_worker__pb2.GenerateChunk.FromString,
                 _registered_method=True)
-        self.Abort = channel.unary_unary(
-                '/argosy.v1.Worker/Abort',
-                request_serializer=argosy__api_dot_v1_dot_worker__pb2.AbortRequest.SerializeToString,
-                response_deserializer=argosy__api_dot_v1_dot_worker__pb2.AbortResponse.FromString,
-                _registered_method=True)
         self.GetLoad = channel.unary_unary(
                 '/argosy.v1.Worker/GetLoad',
                 request_serializer=argosy__api_dot_v1_dot_worker__pb2.GetLoadRequest.SerializeToString,
@@ -60,11 +55,6 @@ class WorkerStub:
                 request_serializer=argosy__api_dot_v1_dot_worker__pb2.SubscribeKvEventsRequest.SerializeToString,
                 response_deserializer=argosy__api_dot_v1_dot_worker__pb2.KvEventBatch.FromString,
                 _registered_method=True)
-        self.Drain = channel.unary_unary(
-                '/argosy.v1.Worker/Drain',
-                request_serializer=argosy__api_dot_v1_dot_worker__pb2.DrainRequest.SerializeToString,
-                response_deserializer=argosy__api_dot_v1_dot_worker__pb2.DrainResponse.FromString,
-                _registered_method=True)
 
 
 class WorkerServicer:
@@ -73,13 +63,6 @@ class WorkerServicer:
 
     def Generate(self, request, context):
         """Streams the answer. Cancelling the call aborts the request and frees its blocks.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def Abort(self, request, context):
-        """Ends a request; its stream closes with finish reason ABORT. `found` is false when it is not here (any more).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -100,14 +83,8 @@ class WorkerServicer:
 
     def SubscribeKvEvents(self, request, context):
         """Batches from `start_sequence` on, then live ones; where that is no longer at hand (or 0 is asked for) first one
-        snapshot of the whole cache. The worker's own cache is the truth; Redis is a hint.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def Drain(self, request, context):
-        """Takes no new requests, and answers when the running ones have ended or the time is up (then it aborts them).
+        snapshot of the whole cache. The worker's own cache is the truth; Redis is a hint. So many at a time, or
+        RESOURCE_EXHAUSTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,11 +97,6 @@ def add_WorkerServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=argosy__api_dot_v1_dot_worker__pb2.GenerateRequest.FromString,
                     response_serializer=argosy__api_dot_v1_dot_worker__pb2.GenerateChunk.SerializeToString,
-            ),
-            'Abort': grpc.unary_unary_rpc_method_handler(
-                    servicer.Abort,
-                    request_deserializer=argosy__api_dot_v1_dot_worker__pb2.AbortRequest.FromString,
-                    response_serializer=argosy__api_dot_v1_dot_worker__pb2.AbortResponse.SerializeToString,
             ),
             'GetLoad': grpc.unary_unary_rpc_method_handler(
                     servicer.GetLoad,
@@ -140,11 +112,6 @@ def add_WorkerServicer_to_server(servicer, server):
                     servicer.SubscribeKvEvents,
                     request_deserializer=argosy__api_dot_v1_dot_worker__pb2.SubscribeKvEventsRequest.FromString,
                     response_serializer=argosy__api_dot_v1_dot_worker__pb2.KvEventBatch.SerializeToString,
-            ),
-            'Drain': grpc.unary_unary_rpc_method_handler(
-                    servicer.Drain,
-                    request_deserializer=argosy__api_dot_v1_dot_worker__pb2.DrainRequest.FromString,
-                    response_serializer=argosy__api_dot_v1_dot_worker__pb2.DrainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -175,33 +142,6 @@ class Worker:
             '/argosy.v1.Worker/Generate',
             argosy__api_dot_v1_dot_worker__pb2.GenerateRequest.SerializeToString,
             argosy__api_dot_v1_dot_worker__pb2.GenerateChunk.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def Abort(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/argosy.v1.Worker/Abort',
-            argosy__api_dot_v1_dot_worker__pb2.AbortRequest.SerializeToString,
-            argosy__api_dot_v1_dot_worker__pb2.AbortResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -283,33 +223,6 @@ class Worker:
             '/argosy.v1.Worker/SubscribeKvEvents',
             argosy__api_dot_v1_dot_worker__pb2.SubscribeKvEventsRequest.SerializeToString,
             argosy__api_dot_v1_dot_worker__pb2.KvEventBatch.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def Drain(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/argosy.v1.Worker/Drain',
-            argosy__api_dot_v1_dot_worker__pb2.DrainRequest.SerializeToString,
-            argosy__api_dot_v1_dot_worker__pb2.DrainResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,17 +38,14 @@ class WorkerStub:
     def __new__(cls, channel: _aio.Channel) -> WorkerAsyncStub: ...
     Generate: _grpc.UnaryStreamMultiCallable[_worker_pb2.GenerateRequest, _worker_pb2.GenerateChunk]
     """Streams the answer. Cancelling the call aborts the request and frees its blocks."""
-    Abort: _grpc.UnaryUnaryMultiCallable[_worker_pb2.AbortRequest, _worker_pb2.AbortResponse]
-    """Ends a request; its stream closes with finish reason ABORT. `found` is false when it is not here (any more)."""
     GetLoad: _grpc.UnaryUnaryMultiCallable[_worker_pb2.GetLoadRequest, _worker_pb2.Load]
     GetModel: _grpc.UnaryUnaryMultiCallable[_worker_pb2.GetModelRequest, _worker_pb2.ModelInfo]
     """Everything a router must know to tokenize and to address blocks. UNAVAILABLE while the model is loading."""
     SubscribeKvEvents: _grpc.UnaryStreamMultiCallable[_worker_pb2.SubscribeKvEventsRequest, _worker_pb2.KvEventBatch]
     """Batches from `start_sequence` on, then live ones; where that is no longer at hand (or 0 is asked for) first one
-    snapshot of the whole cache. The worker's own cache is the truth; Redis is a hint.
+    snapshot of the whole cache. The worker's own cache is the truth; Redis is a hint. So many at a time, or
+    RESOURCE_EXHAUSTED.
     """
-    Drain: _grpc.UnaryUnaryMultiCallable[_worker_pb2.DrainRequest, _worker_pb2.DrainResponse]
-    """Takes no new requests, and answers when the running ones have ended or the time is up (then it aborts them)."""
 
 @_typing.type_check_only
 class WorkerAsyncStub(WorkerStub):
@@ -57,17 +54,14 @@ class WorkerAsyncStub(WorkerStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_worker_pb2.GenerateRequest, _worker_pb2.GenerateChunk]  # type: ignore[assignment]
     """Streams the answer. Cancelling the call aborts the request and frees its blocks."""
-    Abort: _aio.UnaryUnaryMultiCallable[_worker_pb2.AbortRequest, _worker_pb2.AbortResponse]  # type: ignore[assignment]
-    """Ends a request; its stream closes with finish reason ABORT. `found` is false when it is not here (any more)."""
     GetLoad: _aio.UnaryUnaryMultiCallable[_worker_pb2.GetLoadRequest, _worker_pb2.Load]  # type: ignore[assignment]
     GetModel: _aio.UnaryUnaryMultiCallable[_worker_pb2.GetModelRequest, _worker_pb2.ModelInfo]  # type: ignore[assignment]
     """Everything a router must know to tokenize and to address blocks. UNAVAILABLE while the model is loading."""
     SubscribeKvEvents: _aio.UnaryStreamMultiCallable[_worker_pb2.SubscribeKvEventsRequest, _worker_pb2.KvEventBatch]  # type: ignore[assignment]
     """Batches from `start_sequence` on, then live ones; where that is no longer at hand (or 0 is asked for) first one
-    snapshot of the whole cache. The worker's own cache is the truth; Redis is a hint.
+    snapshot of the whole cache. The worker's own cache is the truth; Redis is a hint. So many at a time, or
+    RESOURCE_EXHAUSTED.
     """
-    Drain: _aio.UnaryUnaryMultiCallable[_worker_pb2.DrainRequest, _worker_pb2.DrainResponse]  # type: ignore[assignment]
-    """Takes no new requests, and answers when the running ones have ended or the time is up (then it aborts them)."""
 
 class WorkerServicer(metaclass=_abc_1.ABCMeta):
     """One engine. Only the router and the operator call it."""
@@ -79,14 +73,6 @@ class WorkerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_pb2.GenerateChunk], _abc.AsyncIterator[_worker_pb2.GenerateChunk]]:
         """Streams the answer. Cancelling the call aborts the request and frees its blocks."""
-
-    @_abc_1.abstractmethod
-    def Abort(
-        self,
-        request: _worker_pb2.AbortRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_worker_pb2.AbortResponse, _abc.Awaitable[_worker_pb2.AbortResponse]]:
-        """Ends a request; its stream closes with finish reason ABORT. `found` is false when it is not here (any more)."""
 
     @_abc_1.abstractmethod
     def GetLoad(
@@ -110,16 +96,9 @@ class WorkerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_pb2.KvEventBatch], _abc.AsyncIterator[_worker_pb2.KvEventBatch]]:
         """Batches from `start_sequence` on, then live ones; where that is no longer at hand (or 0 is asked for) first one
-        snapshot of the whole cache. The worker's own cache is the truth; Redis is a hint.
+        snapshot of the whole cache. The worker's own cache is the truth; Redis is a hint. So many at a time, or
+        RESOURCE_EXHAUSTED.
         """
-
-    @_abc_1.abstractmethod
-    def Drain(
-        self,
-        request: _worker_pb2.DrainRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_worker_pb2.DrainResponse, _abc.Awaitable[_worker_pb2.DrainResponse]]:
-        """Takes no new requests, and answers when the running ones have ended or the time is up (then it aborts them)."""
 
 def add_WorkerServicer_to_server(servicer: WorkerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

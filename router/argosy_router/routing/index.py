@@ -30,8 +30,6 @@ class Batch(Protocol):
     def stored(self) -> Sequence[bytes]: ...  # noqa: D102
     @property
     def removed(self) -> Sequence[bytes]: ...  # noqa: D102
-    @property
-    def cleared(self) -> bool: ...  # noqa: D102
 
 
 class Outcome(Enum):
@@ -123,7 +121,7 @@ class KvIndex:
             record.synced = False
             return Outcome.GAP
         record.seq = batch.seq
-        self._drop(record, set(record.held) if batch.cleared else batch.removed)
+        self._drop(record, batch.removed)
         return self._store(record, batch.stored)
 
     def _void(self, record: _Record, epoch: int) -> None:

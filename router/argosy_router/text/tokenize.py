@@ -6,6 +6,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from argosy_api import limits
+from argosy_api.bpe import byte_alphabet
 from argosy_router.children import RefusedError
 
 _SLICE = 65_536
@@ -27,7 +28,7 @@ class Text:
         self._added = {int(t["id"]): str(t["content"]) for t in added}
         self._special = sorted(int(t["id"]) for t in added if t.get("special"))
         self._byte_level = _uses_byte_level(document)
-        self._of_bytes = {c: b for b, c in _byte_alphabet().items()}
+        self._of_bytes = {c: b for b, c in byte_alphabet().items()}
         self._before = self._ids("", add_special_tokens=True)
         """What the post-processor puts around a text: in practice, before it."""
 
@@ -97,11 +98,3 @@ def _uses_byte_level(document: dict[str, Any]) -> bool:
         if isinstance(top := document.get(key), dict)
         for part in [top, *(top.get("pretokenizers") or []), *(top.get("decoders") or [])]
     )
-
-
-def _byte_alphabet() -> dict[int, str]:
-    """Byte -> the printable character that byte-level BPE writes it as: itself if printable, else from U+0100 on."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    table = {b: chr(b) for b in plain}
-    others = [b for b in range(256) if b not in table]
-    return table | {b: chr(0x100 + i) for i, b in enumerate(others)}

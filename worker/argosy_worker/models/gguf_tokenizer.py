@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from argosy_api import limits
+from argosy_api import bpe, limits
 from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
 from argosy_worker.models.gguf_meta import Metadata
 from argosy_worker.models.tokenizer_facts import TokenizerFacts
@@ -82,28 +82,16 @@ def read_tokenizer(values: dict[str, Any], vocab_size: int) -> TokenizerFacts:
     template = meta.text("tokenizer.chat_template", "")
     if len(template.encode()) > limits.MAX_CHAT_TEMPLATE_BYTES:
         raise ModelInvalidError(f"the chat template has more than {limits.MAX_CHAT_TEMPLATE_BYTES} bytes")
-    document = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [_added_token(i, tokens[i], special) for i, special in sorted(added.items())],
-        "normalizer": pre.normalizer,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": pre.steps},
-        "post_processor": _with_bos(tokens[bos], bos) if add_bos and bos is not None else None,
-        "decoder": _BYTES_GPT2,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": pre.ignore_merges,
-            "vocab": _vocabulary(tokens),
-            "merges": _merges(meta, tokens),
-        },
-    }
+    document = bpe.document(
+        vocab=_vocabulary(tokens),
+        merges=_merges(meta, tokens),
+        added=[bpe.added_token(i, tokens[i], special=special) for i, special in sorted(added.items())],
+        normalizer=pre.normalizer,
+        pre_tokenizer={"type": "Sequence", "pretokenizers": pre.steps},
+        post_processor=_with_bos(tokens[bos], bos) if add_bos and bos is not None else None,
+        decoder=_BYTES_GPT2,
+        ignore_merges=pre.ignore_merges,
+    )
     return TokenizerFacts(
         json=json.dumps(document, ensure_ascii=False).encode(),
         bos_token_id=bos,
@@ -163,11 +151,6 @@ def _merges(meta: Metadata, tokens: list[str]) -> list[list[str]]:
             )
         found.append([left, right])
     return found
-
-
-def _added_token(number: int, text: str, special: bool) -> dict[str, Any]:
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    return {"id": number, "content": text, "special": special, **flags}
 
 
 def _with_bos(text: str, number: int) -> dict[str, Any]:

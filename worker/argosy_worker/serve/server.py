@@ -1,5 +1,6 @@
 """The gRPC server: `argosy.v1.Worker`, health and reflection. Thin: checks fields, converts, and asks the engine."""
 
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -11,12 +12,11 @@ from grpc_reflection.v1alpha import reflection
 
 from argosy_api import limits
 from argosy_api.convert import ACCEPTED_KEY, params_from_proto
-from argosy_api.errors import InvalidArgumentError, UnavailableError
+from argosy_api.errors import InvalidArgumentError, OverloadedError, UnavailableError
 from argosy_api.grpc_status import errors_to_status
 from argosy_api.params import check_prompt
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc
-from argosy_api.worker_status import Phase
 from argosy_worker.engine.client import Engine
 from argosy_worker.engine.stream import Stream
 from argosy_worker.kv_events.log import NOTHING, KvEventLog
@@ -26,7 +26,6 @@ from argosy_worker.serve.messages import to_proto
 logger = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Worker"].full_name
-MAX_DRAIN_S = 3600.0
 _NOT_YET = ("adapter", "priority", "resumed_tokens", "resumed_text_bytes", "constraint", "kv_source", "tenant")
 """Fields of a request that the protocol has and this worker cannot honour."""
 
@@ -95,6 +94,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
+        self._subscribers = 0
 
     async def Generate(  # noqa: N802
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateChunk]
@@ -109,14 +109,6 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
                     yield to_proto(chunk, stream)
             finally:  # also when the caller is gone or its deadline has passed: CancelledError is raised at the yield
                 engine.cancel(stream)
-
-    async def Abort(  # noqa: N802
-        self, request: pb.AbortRequest, context: grpc.aio.ServicerContext[pb.AbortRequest, pb.AbortResponse]
-    ) -> pb.AbortResponse:
-        """End a request."""
-        async with errors_to_status(context):
-            check_request_id(request.request_id)
-            return pb.AbortResponse(found=await self._serving.engine.abort(request.request_id))
 
     async def GetLoad(  # noqa: N802
         self,
@@ -143,7 +135,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         context: grpc.aio.ServicerContext[pb.SubscribeKvEventsRequest, pb.KvEventBatch],
     ) -> AsyncIterator[pb.KvEventBatch]:
         """Stream the cache's changes."""
-        async with errors_to_status(context):
+        async with errors_to_status(context), self._subscriber():
             log = self._serving.events
             same = request.epoch in (0, log.epoch)
             cursor = request.start_sequence - 1 if same and request.start_sequence else NOTHING
@@ -153,20 +145,17 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
                     yield batch
                 await log.wait_beyond(cursor)
 
-    async def Drain(  # noqa: N802
-        self, request: pb.DrainRequest, context: grpc.aio.ServicerContext[pb.DrainRequest, pb.DrainResponse]
-    ) -> pb.DrainResponse:
-        """Take no new requests, and wait for those that are here."""
-        async with errors_to_status(context):
-            seconds = request.timeout_seconds
-            if not 0 <= seconds <= MAX_DRAIN_S:
-                raise InvalidArgumentError("timeout_seconds", f"is {seconds}; must be 0 to {MAX_DRAIN_S:g}")
-            engine = self._serving.engine
-            engine.draining = True
-            self._serving.state.enter(Phase.DRAINING)
-            await self._serving.set_health(serving=False)
-            finished, aborted = await engine.drain(seconds)
-            return pb.DrainResponse(finished=finished, aborted=aborted)
+    @contextlib.asynccontextmanager
+    async def _subscriber(self) -> AsyncIterator[None]:
+        if self._subscribers >= limits.MAX_SUBSCRIBERS:
+            raise OverloadedError(
+                f"this worker has all the {limits.MAX_SUBSCRIBERS} subscribers that it takes at a time"
+            )
+        self._subscribers += 1
+        try:
+            yield
+        finally:
+            self._subscribers -= 1
 
 
 async def make_server(serving: Serving) -> grpc.aio.Server:
