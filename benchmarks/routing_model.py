@@ -159,7 +159,7 @@ class Replay:
         for name in self.workers:
             peer = state.workers[name] = Peer(Member(worker_id=name, address="127.0.0.1:1"))
             peer.take_facts(facts)
-            peer.covered, peer.index_fresh_until = True, float("inf")
+            peer.covered, peer.index_heard_at = True, float("inf")
             state.index.join(name, setting.blocks + 64)
             state.index.apply(name, pb.KvEventBatch(epoch=1, snapshot=True))
         return state

@@ -61,7 +61,7 @@ class Rig:
             state = self.state
             return all(
                 w.worker_id in state.workers
-                and state.workers[w.worker_id].index_fresh_until > now()
+                and state.workers[w.worker_id].index_counts(now())
                 and state.index.position(w.worker_id)[2]
                 and state.index.blocks_of(w.worker_id) == w.cached
                 for w in self.workers

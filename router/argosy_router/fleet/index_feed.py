@@ -24,7 +24,7 @@ from google.protobuf.message import DecodeError
 from redis.exceptions import RedisError
 
 from argosy_api.ending import end
-from argosy_api.keys import BATCH_FIELD, LEASE_TTL_S, Keys
+from argosy_api.keys import BATCH_FIELD, Keys
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.clock import now
 from argosy_router.fleet.fleet import DeploymentState
@@ -49,7 +49,7 @@ DISTRUST_S = 60.0
 
 
 @dataclass(slots=True)
-class _Link:
+class _Source:
     """How one worker's events come. `stream_id` is set in stream mode."""
 
     worker: Peer
@@ -62,11 +62,11 @@ class _Link:
 class IndexFeed:
     """Feeds `state.index`. `run` until it is cancelled."""
 
-    def __init__(self, state: DeploymentState, metrics: Metrics, link: RedisLink) -> None:
+    def __init__(self, state: DeploymentState, metrics: Metrics, redis_link: RedisLink) -> None:
         self._state = state
         self._metrics = metrics
-        self._redis = link
-        self._links: dict[str, _Link] = {}
+        self._redis = redis_link
+        self._sources: dict[str, _Source] = {}
         self._keys = Keys(state.spec.namespace, state.spec.name)
         self._distrusted_until = float("-inf")
 
@@ -80,42 +80,42 @@ class IndexFeed:
                 self._state.changed.clear()
                 self._follow_workers()
                 await self._look_at_leases()
-                for link in self._links.values():
-                    self._ensure(link)
+                for source in self._sources.values():
+                    self._ensure(source)
                 self._metrics.index_blocks.labels(self._state.name).set(len(self._state.index))
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(TICK_S):
                         await self._state.changed.wait()
         finally:
-            tasks = [reader, *(link.direct for link in self._links.values() if link.direct)]
+            tasks = [reader, *(source.direct for source in self._sources.values() if source.direct)]
             await end(*tasks)
 
     # --- modes
 
     def _follow_workers(self) -> None:
         covered = {w.worker_id: w for w in self._state.workers.values() if self._state.indexed(w)}
-        for worker_id, link in list(self._links.items()):
-            if covered.get(worker_id) is not link.worker:
-                self._stop_direct(link)
-                del self._links[worker_id]
+        for worker_id, source in list(self._sources.items()):
+            if covered.get(worker_id) is not source.worker:
+                self._stop_direct(source)
+                del self._sources[worker_id]
         for worker_id, worker in covered.items():
-            if worker_id not in self._links:
-                self._links[worker_id] = _Link(worker)
+            if worker_id not in self._sources:
+                self._sources[worker_id] = _Source(worker)
 
-    def _ensure(self, link: _Link) -> None:
-        if link.stream_id is None and (link.direct is None or link.direct.done()):
-            link.direct = asyncio.create_task(self._subscribe(link))
+    def _ensure(self, source: _Source) -> None:
+        if source.stream_id is None and (source.direct is None or source.direct.done()):
+            source.direct = asyncio.create_task(self._subscribe(source))
 
     @staticmethod
-    def _stop_direct(link: _Link) -> None:
-        if link.direct is not None:
-            link.direct.cancel()
-            link.direct = None
+    def _stop_direct(source: _Source) -> None:
+        if source.direct is not None:
+            source.direct.cancel()
+            source.direct = None
 
-    def _repair(self, link: _Link, why: str) -> None:
+    def _repair(self, source: _Source, why: str) -> None:
         """What the stream brings does not suffice: ask the worker."""
-        link.stream_id, link.why = None, why
-        self._ensure(link)
+        source.stream_id, source.why = None, why
+        self._ensure(source)
 
     def _without(self, error: Exception) -> None:
         """Redis can't be used: ask all workers. Where it holds what no worker writes, leave these keys for a while."""
@@ -124,16 +124,16 @@ class IndexFeed:
             self._distrusted_until = now() + DISTRUST_S
         else:
             self._redis.failed(error)
-        for link in self._links.values():
-            if link.stream_id is not None:
-                self._repair(link, "reconnect")
+        for source in self._sources.values():
+            if source.stream_id is not None:
+                self._repair(source, "reconnect")
 
     # --- Redis: leases and loads
 
     async def _look_at_leases(self) -> None:
-        if self._redis.client is None or not self._links or now() < self._distrusted_until:
+        if self._redis.client is None or not self._sources or now() < self._distrusted_until:
             return
-        names = list(self._links)
+        names = list(self._sources)
         keys = [self._keys.lease(w) for w in names] + [self._keys.load(w) for w in names]
         try:
             async with asyncio.timeout(CALL_S):
@@ -144,43 +144,43 @@ class IndexFeed:
         self._redis.worked()
         time = now()
         for worker_id, lease, load in zip(names, values[: len(names)], values[len(names) :], strict=True):
-            link = self._links.get(worker_id)
-            if link is None:
+            source = self._sources.get(worker_id)
+            if source is None:
                 continue
             if load is not None:
                 with contextlib.suppress(DecodeError):
-                    link.worker.take_load(pb.Load.FromString(load), time, age=TICK_S / 2)
-            await self._look_at_lease(link, lease, time)
+                    source.worker.take_load(pb.Load.FromString(load), time, age=TICK_S / 2)
+            await self._look_at_lease(source, lease, time)
 
-    async def _look_at_lease(self, link: _Link, lease: bytes | None, time: float) -> None:
-        worker_id = link.worker.worker_id
+    async def _look_at_lease(self, source: _Source, lease: bytes | None, time: float) -> None:
+        worker_id = source.worker.worker_id
         if lease is None or not lease.isdigit():
-            link.missed += 1
-            if link.stream_id is not None and link.missed >= MISSED_LEASES:
-                self._repair(link, "reconnect")
+            source.missed += 1
+            if source.stream_id is not None and source.missed >= MISSED_LEASES:
+                self._repair(source, "reconnect")
             return
-        link.missed = 0
-        if not self._same_epoch(link, int(lease)):
+        source.missed = 0
+        if not self._same_epoch(source, int(lease)):
             return
-        if link.stream_id is not None:
-            link.worker.index_fresh_until = time + LEASE_TTL_S
+        if source.stream_id is not None:
+            source.worker.index_heard_at = time
         elif self._state.index.position(worker_id)[2]:
-            await self._try_stream(link)
+            await self._try_stream(source)
 
-    def _same_epoch(self, link: _Link, epoch: int) -> bool:
+    def _same_epoch(self, source: _Source, epoch: int) -> bool:
         """Whether this is the process that the worker itself told us of; only its own word starts a new epoch."""
-        facts = link.worker.facts
+        facts = source.worker.facts
         if facts is None or epoch == facts.epoch:
             return facts is not None
         if epoch > facts.epoch:
-            link.worker.suspected.set()  # restarted in place, as it seems: have it asked
+            source.worker.suspected.set()  # restarted in place, as it seems: have it asked
         return False
 
-    async def _try_stream(self, link: _Link) -> None:
+    async def _try_stream(self, source: _Source) -> None:
         """Go over to the stream, if the subscription has brought all that the stream's last entry contains."""
         if self._redis.client is None:
             return
-        worker_id = link.worker.worker_id
+        worker_id = source.worker.worker_id
         try:
             async with asyncio.timeout(CALL_S):
                 entries: Any = await self._redis.client.xrevrange(self._keys.events(worker_id), count=1)
@@ -194,10 +194,10 @@ class IndexFeed:
             epoch, seq, synced = self._state.index.position(worker_id)
             if batch is None or not synced or batch.epoch > epoch or (batch.epoch == epoch and batch.seq > seq):
                 return
-        if self._links.get(worker_id) is link:
-            link.stream_id = stream_id
-            self._stop_direct(link)
-            link.worker.index_fresh_until = now() + LEASE_TTL_S
+        if self._sources.get(worker_id) is source:
+            source.stream_id = stream_id
+            self._stop_direct(source)
+            source.worker.index_heard_at = now()
 
     # --- Redis: streams
 
@@ -221,73 +221,73 @@ class IndexFeed:
 
     async def _read_once(self, client: "redis.Redis") -> None:
         streams = {
-            self._keys.events(w).encode(): link.stream_id
-            for w, link in self._links.items()
-            if link.stream_id is not None
+            self._keys.events(w).encode(): source.stream_id
+            for w, source in self._sources.items()
+            if source.stream_id is not None
         }
         if not streams:
             await asyncio.sleep(TICK_S)
             return
         async with asyncio.timeout(READ_S):
             answer: Any = await client.xread(streams, count=READ_COUNT, block=READ_BLOCK_MS)  # type: ignore[arg-type]
-        workers = {self._keys.events(w).encode(): link for w, link in self._links.items()}
+        workers = {self._keys.events(w).encode(): source for w, source in self._sources.items()}
         for key, entries in answer or ():
-            link = workers.get(key)
-            if link is None:
+            source = workers.get(key)
+            if source is None:
                 continue
             for entry_id, fields in entries:
-                if link.stream_id is None:
+                if source.stream_id is None:
                     break
-                link.stream_id = entry_id
+                source.stream_id = entry_id
                 batch = _parse(fields)
-                self._take(link, batch, streams[key])
+                self._take(source, batch, streams[key])
 
-    def _take(self, link: _Link, batch: "pb.KvEventBatch | None", since: bytes) -> None:
+    def _take(self, source: _Source, batch: "pb.KvEventBatch | None", since: bytes) -> None:
         if batch is None:
             outcome = Outcome.GAP
-        elif not self._same_epoch(link, batch.epoch):
-            facts = link.worker.facts
+        elif not self._same_epoch(source, batch.epoch):
+            facts = source.worker.facts
             outcome = Outcome.EPOCH if facts is not None and batch.epoch > facts.epoch else Outcome.STALE
         else:
-            outcome = self._state.index.apply(link.worker.worker_id, batch)
+            outcome = self._state.index.apply(source.worker.worker_id, batch)
         if outcome in (Outcome.GAP, Outcome.EPOCH, Outcome.OVERFLOW):
             # read from its very beginning, a stream that does not begin with what we want was cut there
-            self._repair(link, "epoch" if outcome is Outcome.EPOCH else "trimmed" if since == b"0-0" else "gap")
+            self._repair(source, "epoch" if outcome is Outcome.EPOCH else "trimmed" if since == b"0-0" else "gap")
 
     # --- the worker itself
 
-    async def _subscribe(self, link: _Link) -> None:
+    async def _subscribe(self, source: _Source) -> None:
         """Direct mode: until cancelled, as long as the worker is there."""
-        worker_id = link.worker.worker_id
+        worker_id = source.worker.worker_id
         backoff = BACKOFF_S[0]
         # spread, so that a lost Redis does not make all workers write their snapshots at one moment
-        await asyncio.sleep(random.random() * min(1.0, len(self._links) / 50))
+        await asyncio.sleep(random.random() * min(1.0, len(self._sources) / 50))
         while True:
-            self._metrics.repairs.labels(self._state.name, link.why).inc()
+            self._metrics.repairs.labels(self._state.name, source.why).inc()
             epoch, seq, synced = self._state.index.position(worker_id)
             start = seq + 1 if synced else 0
-            call = link.worker.stub.SubscribeKvEvents(pb.SubscribeKvEventsRequest(start_sequence=start, epoch=epoch))
-            fresh = asyncio.create_task(self._keep_fresh(link))
+            call = source.worker.stub.SubscribeKvEvents(pb.SubscribeKvEventsRequest(start_sequence=start, epoch=epoch))
+            fresh = asyncio.create_task(self._keep_fresh(source))
             try:
                 async for batch in call:
                     backoff = BACKOFF_S[0]
                     if self._state.index.apply(worker_id, batch) in (Outcome.GAP, Outcome.EPOCH, Outcome.OVERFLOW):
-                        link.why = "gap"
+                        source.why = "gap"
                         break
             except grpc.aio.AioRpcError as error:
                 log.debug("%s: events of %s: %s", self._state.name, worker_id, error.code().name)
-                link.why = "reconnect"
+                source.why = "reconnect"
             finally:
                 fresh.cancel()
                 call.cancel()
             await asyncio.sleep(backoff * (0.5 + random.random()))
             backoff = min(2 * backoff, BACKOFF_S[1])
 
-    async def _keep_fresh(self, link: _Link) -> None:
+    async def _keep_fresh(self, source: _Source) -> None:
         """An open subscription is as good as a lease: keepalive ends it when the worker is gone."""
         while True:
-            if self._state.index.position(link.worker.worker_id)[2]:
-                link.worker.index_fresh_until = now() + LEASE_TTL_S
+            if self._state.index.position(source.worker.worker_id)[2]:
+                source.worker.index_heard_at = now()
             await asyncio.sleep(TICK_S)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from argosy_api.keys import LEASE_TTL_S
 from argosy_api.membership import Worker
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.fleet import channels
@@ -29,8 +30,8 @@ class Peer:
         self.covered: bool | None = None
         """Whether the index covers it; None while that is not known."""
         self.ejected_until = 0.0
-        self.index_fresh_until = 0.0
-        """Until when its index entries count: a live lease or a live subscription renews it."""
+        self.index_heard_at = float("-inf")
+        """When a live lease or a live subscription last said that the index follows its cache."""
         self.suspected = asyncio.Event()
         """Set when a call failed or the connection broke: the monitor looks at once."""
 
@@ -85,6 +86,10 @@ class Peer:
     def fresh_load(self, now: float) -> pb.Load | None:
         """The last report, if it is recent."""
         return self.load if now - self.load_at <= REPORT_GOOD_S else None
+
+    def index_counts(self, now: float) -> bool:
+        """Whether what the index says of it may still be believed."""
+        return now - self.index_heard_at < LEASE_TTL_S
 
     def eject(self, now: float, seconds: float = EJECT_S) -> None:
         """Pass it over for a while, and have it looked at."""

@@ -119,7 +119,7 @@ class Dispatcher:
         if not workers:
             raise UnavailableError(no_worker(state, tried=len(excluded)))
         state.predictions.expire(time)
-        fresh = [w.worker_id for w in workers.values() if time < w.index_fresh_until]
+        fresh = [w.worker_id for w in workers.values() if w.index_counts(time)]
         # a worker computes every row of a prompt whose log-probabilities are wanted
         ids = job.block_ids if job.params.prompt_logprobs is None else []
         matched = state.index.match(ids, workers, state.predictions)
