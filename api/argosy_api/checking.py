@@ -7,8 +7,8 @@ from pydantic.alias_generators import to_camel
 
 from argosy_api.errors import InvalidArgumentError
 
-QUIET = ("uri",)
-"""Last parts of paths whose value is not repeated: it may hold a secret."""
+QUIET = {"uri", "tokenSecretRef"}
+"""Parts of paths whose values are not repeated: they may be a secret, or one that somebody wrote there by mistake."""
 _SHOWN = 200
 """Characters of a wrong value that are repeated."""
 
@@ -28,7 +28,7 @@ def first_problem(error: ValidationError, root: type[BaseModel], what: str) -> I
     if problem["type"] == "extra_forbidden":
         return InvalidArgumentError(path, f"is not a field of this {what}" + _did_you_mean(parts, root))
     given = problem.get("input")
-    tell = parts and parts[-1] not in QUIET and isinstance(given, str | int | float | bool)
+    tell = parts and QUIET.isdisjoint(parts) and isinstance(given, str | int | float | bool)
     text = problem["msg"].removeprefix("Value error, ")
     shown = f" (is {str(given)[:_SHOWN]!r})" if isinstance(given, str) else f" (is {given!r})"
     return InvalidArgumentError(path or what, text[0].lower() + text[1:] + (shown if tell else ""))

@@ -1,13 +1,14 @@
 """A client of the router's native gRPC service, and where a router may be found."""
 
+import json
 import os
 import time
+import urllib.request
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Self
 
 import grpc
-import httpx
 
 from argosy_api import limits
 from argosy_api.v1 import worker_pb2 as pb
@@ -128,9 +129,9 @@ def _ask_models(address: str) -> list[str]:
     host = address.rpartition(":")[0]
     url = f"http://{host}:{DEFAULT_HTTP_PORT}/v1/models"
     try:
-        models = httpx.get(url, timeout=5.0).raise_for_status().json()["data"]
-        return [str(model["id"]) for model in models]
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        with urllib.request.urlopen(url, timeout=5.0) as answer:
+            return [str(model["id"]) for model in json.load(answer)["data"]]
+    except (OSError, ValueError, KeyError, TypeError):
         raise RequestError(
             f"no router answers at {address} (nor {url}); start one with `argosy up FILE.yaml`, "
             "or give --address, and --model when its HTTP port is another one"

@@ -219,3 +219,20 @@ def test_quantities(text, number):
 def test_what_is_no_quantity(text):
     with pytest.raises(ValueError, match="quantity"):
         quantity.parse(text)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"uri": "hf://a/b", "tokenSecretRef": "hf_secret"},  # a token where the name of its Secret belongs
+        {"uri": "hf://a/b", "tokenSecretRef": {"name": "x" * 300 + "hf_secret"}},
+        {"uri": "hf://user:hf_secret@a/b"},
+        {"uri": "hf://a/b@$(hf_secret)"},
+    ],
+)
+def test_a_message_repeats_nothing_that_may_be_a_secret(model):
+    document = {"apiVersion": "serving.argosy.dev/v1alpha1", "kind": "InferenceDeployment", "metadata": {"name": "m"}}
+    with pytest.raises(InvalidArgumentError) as caught:
+        resource.parse({**document, "spec": {"model": model}})
+    assert caught.value.field.startswith("spec.model.")
+    assert "hf_secret" not in caught.value.message

@@ -8,4 +8,5 @@ ports       free and taken ports                  services    the jobs of Valkey
 states      what is known of a run                probes      asking workers and the router how they are
 run         the state folder                      assembly    builds all parts of a run
 show        what the user sees                    supervisor  runs them; membership; the end
+pages       asking over HTTP
 """

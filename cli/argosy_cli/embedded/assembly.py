@@ -143,7 +143,10 @@ def _workers(
     manifests = [manifest for manifest in made.apply if child_ref(manifest) in workloads]
     meta = resource.metadata
     state = ResourceState(
-        namespace=meta.namespace, name=meta.name, served_name=resource.served_name, uri=resource.spec.model.uri
+        namespace=meta.namespace,
+        name=meta.name,
+        served_name=resource.served_name,
+        uri=str(ModelUri.parse(resource.spec.model.uri)),
     )
     run.resources.append(state)
     workers = Workers(resource, state)

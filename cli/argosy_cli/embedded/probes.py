@@ -4,11 +4,11 @@ import asyncio
 from typing import Self
 
 import grpc
-import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from argosy_api import routes
 from argosy_api.worker_status import WorkerStatus
+from argosy_cli.embedded.pages import Pages
 
 _TIMEOUT_S = 5.0
 
@@ -17,29 +17,24 @@ class Probes:
     """Probes of one worker process. Close it when the process is gone."""
 
     def __init__(self, *, grpc_port: int, metrics_port: int) -> None:
-        self._http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{metrics_port}", timeout=_TIMEOUT_S, trust_env=False)
+        self._pages = Pages(f"127.0.0.1:{metrics_port}")
         options = [("grpc.max_reconnect_backoff_ms", 500), ("grpc.enable_http_proxy", 0)]
         self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{grpc_port}", options=options)
         self._health = health_pb2_grpc.HealthStub(self._channel)
 
     async def close(self) -> None:
         """Drop the connections."""
-        await self._http.aclose()
+        await self._pages.close()
         await self._channel.close(None)
 
     async def status(self) -> WorkerStatus | None:
         """What the worker says; None when it does not answer (yet)."""
-        try:
-            return WorkerStatus.parse((await self._http.get("/state")).raise_for_status().content)
-        except httpx.HTTPError:
-            return None
+        body = await self._pages.get("/state")
+        return None if body is None else WorkerStatus.parse(body)
 
     async def alive(self) -> bool:
         """Liveness: the process answers and its engine's loop turns."""
-        try:
-            return (await self._http.get("/healthz")).status_code == httpx.codes.OK
-        except httpx.HTTPError:
-            return False
+        return await self._pages.get("/healthz") is not None
 
     async def serving(self) -> bool:
         """Readiness: gRPC health of the whole server."""
@@ -55,18 +50,18 @@ class Routes:
     """What the router says about its workers: /routes on its metrics port. An asynchronous context manager."""
 
     def __init__(self, metrics: str) -> None:
-        self._http = httpx.AsyncClient(base_url=f"http://{metrics}", timeout=_TIMEOUT_S, trust_env=False)
+        self._pages = Pages(metrics)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._http.aclose()
+        await self._pages.close()
 
     async def ready(self) -> set[tuple[str, str]]:
         """(namespace, worker id) of the workers that it sends requests to; none while it does not answer."""
         try:
-            said = routes.Routes.parse((await self._http.get("/routes")).raise_for_status().content)
-        except (httpx.HTTPError, ValueError):
+            said = routes.Routes.parse(await self._pages.get("/routes") or b"")
+        except ValueError:
             return set()
         return {(deployment.namespace, worker) for deployment in said.deployments for worker in deployment.ready}

