@@ -181,7 +181,7 @@ def test_valkey_wants_a_password_that_no_command_line_shows(running):
 def test_the_end_leaves_nothing_and_lets_requests_finish(up, number):
     one = up(sim(uri="sim://m?decode_ms=20", replicas=1)).until_ready()
     children = one.children()
-    assert len(children) == 3
+    assert len(children) >= 3  # Valkey, the router (with a child for each model) and the worker
     replies = []
     asked = threading.Thread(target=lambda: replies.append(one.complete("sim", "a long answer", max_tokens=60)))
     asked.start()
@@ -232,8 +232,8 @@ def test_nothing_outlives_a_supervisor_that_was_killed(up):
     one = up(sim(replicas=1)).until_ready()
     children = one.children()
     one.end(signal.SIGKILL)
-    gone, alive = psutil.wait_procs(children, timeout=LIMIT_S)
-    assert (len(gone), alive) == (3, [])
+    _, alive = psutil.wait_procs(children, timeout=LIMIT_S)
+    assert alive == []
 
 
 def test_a_taken_port_is_said_before_anything_starts(up):
