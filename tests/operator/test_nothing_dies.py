@@ -8,6 +8,7 @@ from fakeapi import ApiError, Key
 from operator_kit import document
 from waiting import eventually
 
+from argosy_operator import controller
 from argosy_operator import store as store_module
 from argosy_operator.background import Background
 from argosy_operator.metrics import RESTARTS, Health
@@ -102,9 +103,16 @@ async def test_a_deletion_that_fails_half_way_still_lets_the_resource_go(world, 
     async def synced(self):
         raise failure
 
+    tidied = []
+
+    async def remove_keys(url, namespace, name):
+        tidied.append((namespace, name))
+
     monkeypatch.setattr(ChildStore, "synced", synced)
+    monkeypatch.setattr(controller, "remove_keys", remove_keys)
     world.delete("m")
     await eventually(lambda: world.key("m") not in world.server.objects and not world.children())
+    assert ("default", "m") in tidied
 
 
 async def test_a_finalizer_that_was_refused_is_put_on_later(world):
