@@ -204,8 +204,9 @@ def _failure(error: ApiError) -> Failure:
     if isinstance(error, NameConflictError):
         advice = "Nothing was changed. Delete or rename what is in the way, or give this resource another name."
         return Failure(Reason.NAME_CONFLICT, f"{error.message}. {advice}")
+    said = redact(error.message)
     if error.status == 403:
-        return Failure(Reason.FORBIDDEN, f"The API server refuses: {error.message}")
+        return Failure(Reason.FORBIDDEN, f"The API server refuses: {said}")
     if error.passing:
-        return Failure(Reason.API_UNAVAILABLE, f"The API server could not do it; trying again: {error.message}")
-    return Failure(Reason.APPLY_FAILED, f"The API server refuses: {error.message}")
+        return Failure(Reason.API_UNAVAILABLE, f"The API server could not do it; trying again: {said}")
+    return Failure(Reason.APPLY_FAILED, f"The API server refuses: {said}")

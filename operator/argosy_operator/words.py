@@ -9,7 +9,7 @@ _SECRETS = (
     (re.compile(r"(?<=://)[^\s/?#@'\"]*(?:@[^\s/?#@'\"]*)*@"), "***@"),
     (re.compile(r"\b(hf_)[A-Za-z0-9]{8,}"), r"\1***"),
     (re.compile(r"(?i)\b((?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}"), r"\1***"),
-    (re.compile(r"(?i)((?:password|passwd|secret|token|api_?key)\w*['\"]?\s*[=:]\s*)[^\s,;&]+"), r"\1***"),
+    (re.compile(r"(?i)((?:password|passwd|secret|token|api_?key)\w*(?:\s*=|['\"]\s*:)\s*)[^\s,;&}]+"), r"\1***"),
 )
 
 

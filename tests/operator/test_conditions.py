@@ -11,6 +11,7 @@ from argosy_operator.conditions import Facts, Failure, RouterFacts, status_of
 from argosy_operator.events import Announcer
 from argosy_operator.observe import Children, ChildView, PodView
 from argosy_operator.plan import ChildRef
+from argosy_operator.words import redact
 
 NOW = "2026-01-01T00:00:00Z"
 REVISION = "r1"
@@ -256,6 +257,7 @@ SECRETS = [
     ("redis://argosy-ns:hunter@2@valkey:6379", "hunter"),
     ("Authorization: Bearer hunter2hunter2", "hunter2"),
     ("token=hunter2 was refused", "hunter2"),
+    ('{"password": "hunter2"}', "hunter2"),
     ("401 for hf_abcdefghijklmnop", "abcdefghijklmnop"),
 ]
 
@@ -272,3 +274,8 @@ def test_last_words_are_told_without_credentials(said, secret):
         workers={"m-worker-a": WorkerStatus(phase=Phase.FAILED, reason="ModelNotFound", message=said)},
     )
     assert all(secret not in c.message for c in found.conditions)
+
+
+def test_words_about_secrets_are_no_secrets():
+    said = "spec.model.tokenSecretRef: is only for hf:// models; no key token: see Secret hub"
+    assert redact(said) == said
