@@ -24,7 +24,7 @@ from argosy_api.errors import ModelInvalidError
 from argosy_api.model_uri import ModelUri
 from argosy_api.params import SamplingParams
 from argosy_worker.core.batch import Finished, SequenceSlice, StepBatch, StepOutput, TokenLogprob, accepted
-from argosy_worker.models.facts import ModelFacts
+from argosy_worker.core.facts import ModelFacts
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 END_OF_TEXT, IM_START, IM_END = range(256, 259)

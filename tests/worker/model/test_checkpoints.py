@@ -5,6 +5,7 @@ import shutil
 import struct
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -40,6 +41,9 @@ LLAMA3 = {
 FAMILIES = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=True)),
     "llama-untied-llama3-rope": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, head_dim=32, rope_parameters=LLAMA3)),
+    "llama-linear-rope": lambda: LlamaForCausalLM(
+        LlamaConfig(**SHAPE, rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0})
+    ),
     "mistral": lambda: MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=None)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SHAPE)),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=32)),
@@ -181,6 +185,8 @@ def test_chat_template_file_wins(checkpoint):
     [
         ({"model_type": "mamba"}, ModelUnsupportedError),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}}, ModelUnsupportedError),
+        ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, ModelUnsupportedError),
+        ({"rope_parameters": {"rope_type": "linear", "factor": -1.0}}, ModelInvalidError),
         ({"rope_parameters": None, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, ModelUnsupportedError),
         ({"hidden_act": "gelu"}, ModelUnsupportedError),
         ({"quantization_config": {"quant_method": "gptq"}}, ModelUnsupportedError),
@@ -249,3 +255,15 @@ def test_damaged_files_are_refused(checkpoint):
                 load_model(folder, device="cpu")
         shutil.copy(folder / "kept", folder / name)
     load_model(folder, device="cpu")
+
+
+def test_the_context_that_a_file_claims_costs_nothing(checkpoint):
+    """A claim of 2**24 positions takes no memory; a runner of a few blocks answers as before."""
+    folder, model = checkpoint()
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "max_position_embeddings": 1 << 24}))
+    before = psutil.Process().memory_info().rss
+    loaded = load_model(folder, compute="fp32", device="cpu", threads=2)
+    assert psutil.Process().memory_info().rss - before < 1 << 30  # tables of all positions would take 2 GiB
+    assert loaded.facts.context_length == 1 << 24
+    assert torch.allclose(ours(loaded, PROMPT), theirs(model, PROMPT), atol=2e-4, rtol=0)

@@ -12,7 +12,7 @@ from argosy_worker.compute.attention.paged import PagedKvCache, PagedTorch
 from argosy_worker.compute.attention.rows import Rows
 from argosy_worker.compute.quant.int8_cpu import sums_are_exact
 from argosy_worker.compute.quant.linear import LinearSpec, choose
-from argosy_worker.compute.quant.registry import KERNELS
+from argosy_worker.compute.quant.packer import KERNELS
 from argosy_worker.core.batch import SequenceSlice, StepBatch
 from argosy_worker.core.layout import make_layout
 from argosy_worker.machine import Memory

@@ -64,9 +64,9 @@ def test_facts(int8_model):
 
 def test_bos_is_added_where_the_file_says_so():
     found = read_tokenizer({**META, "tokenizer.ggml.add_bos_token": True}, 5)
-    assert Tokenizer.from_str(found.json.decode()).encode("ab").ids == [0, 3]
+    assert Tokenizer.from_str(found.tokenizer_json.decode()).encode("ab").ids == [0, 3]
     plain = read_tokenizer(META, 5)
-    assert Tokenizer.from_str(plain.json.decode()).encode("ab</s>").ids == [3, 4]
+    assert Tokenizer.from_str(plain.tokenizer_json.decode()).encode("ab</s>").ids == [3, 4]
     assert plain.eos_token_ids == (4,)
 
 
@@ -109,7 +109,7 @@ def test_tokens_that_end_a_text_are_one_token_whatever_their_type(kind):
     }
     found = read_tokenizer(meta, 6)
     assert found.eos_token_ids == (4, 5)
-    tokenizer = Tokenizer.from_str(found.json.decode())
+    tokenizer = Tokenizer.from_str(found.tokenizer_json.decode())
     assert tokenizer.encode("ab</s>ab<|im_end|>").ids == [3, 4, 3, 5]
     assert tokenizer.decode([3, 4, 5]) == "ab"
 
@@ -117,4 +117,4 @@ def test_tokens_that_end_a_text_are_one_token_whatever_their_type(kind):
 def test_a_tokenizer_that_no_message_could_carry_is_refused(monkeypatch):
     monkeypatch.setattr(limits, "MAX_TOKENIZER_BYTES", 100)
     with pytest.raises(ModelInvalidError, match="at most 100"):
-        parse_tokenizer(read_tokenizer(META, 5).json)
+        parse_tokenizer(read_tokenizer(META, 5).tokenizer_json)

@@ -11,8 +11,8 @@ from argosy_worker.compute.config import DecoderConfig
 from argosy_worker.compute.decoder import Decoder
 from argosy_worker.compute.runner import TorchRunner
 from argosy_worker.core.batch import Runner
+from argosy_worker.core.facts import ModelFacts
 from argosy_worker.machine import memory
-from argosy_worker.models.facts import ModelFacts
 
 _SHARED_KV_BYTES = 512 * 1024 * 1024
 _SHARED_SHARE, _OWN_SHARE = 0.25, 0.5

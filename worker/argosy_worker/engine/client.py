@@ -27,6 +27,7 @@ from argosy_api.params import SamplingParams
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_worker.core.batch import Runner
 from argosy_worker.core.blocks import CacheChange
+from argosy_worker.core.facts import ModelFacts
 from argosy_worker.core.request import Request, check_fits
 from argosy_worker.engine.config import EngineConfig
 from argosy_worker.engine.detokenize import vocabulary
@@ -34,7 +35,6 @@ from argosy_worker.engine.metrics import WorkerMetrics
 from argosy_worker.engine.report import LoadView, Queued
 from argosy_worker.engine.stream import Stream
 from argosy_worker.engine.thread import DEAD, EngineThread, Outbox
-from argosy_worker.models.facts import ModelFacts
 
 _ABORT_S = 5.0
 """How long draining waits for its aborts, at most."""

@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -20,14 +21,12 @@ from argosy_worker.compute.quant.formats import QuantTensor
 from argosy_worker.compute.quant.int8_cpu import sums_are_exact
 from argosy_worker.compute.quant.isa import cpu_features, instruction_set
 from argosy_worker.compute.quant.linear import Linear, LinearSpec
-from argosy_worker.compute.quant.packer import Packer
-from argosy_worker.compute.quant.registry import KERNELS
+from argosy_worker.compute.quant.packer import KERNELS, Packer
 from argosy_worker.compute.rope import frequencies
+from argosy_worker.core.facts import ModelFacts
 from argosy_worker.machine import usable_cores
-from argosy_worker.models.facts import ModelFacts
-from argosy_worker.models.gguf_model import open_gguf
 from argosy_worker.models.hf_model import open_safetensors
-from argosy_worker.models.open_model import OpenModel
+from argosy_worker.models.open_model import OpenModel, open_gguf
 from argosy_worker.models.weights import WeightSource
 
 log = logging.getLogger(__name__)
@@ -53,7 +52,7 @@ def load_model(
     block_size: int = DEFAULT_BLOCK_SIZE,
     progress: Progress = _silent,
 ) -> LoadedModel:
-    """Load a GGUF file, or a folder with safetensors, config.json and tokenizer.json.
+    """Load a GGUF file, or a folder with safetensors, config.json and tokenizer.tokenizer_json.
 
     Args:
         path: the file, or the folder (which may also hold one GGUF file).
@@ -195,7 +194,7 @@ def _facts(model: OpenModel, compute: str, device: str, check: Check | None) -> 
     config, tokenizer = model.weights.config, model.tokenizer
     digest = hashlib.sha256(_FINGERPRINT_VERSION)
     arithmetic = check.digest if check is not None else _gpu_arithmetic()
-    for part in (repr(config).encode(), compute.encode(), tokenizer.json, arithmetic, *model.samples()):
+    for part in (repr(config).encode(), compute.encode(), tokenizer.tokenizer_json, arithmetic, *model.samples()):
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return ModelFacts(
@@ -206,12 +205,7 @@ def _facts(model: OpenModel, compute: str, device: str, check: Check | None) -> 
         device=device,
         vocab_size=config.vocab_size,
         context_length=config.context_length,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_ids=tokenizer.eos_token_ids,
-        add_bos=tokenizer.add_bos,
-        special_tokens=tokenizer.special_tokens,
-        chat_template=tokenizer.chat_template,
-        tokenizer_json=tokenizer.json,
+        **{field.name: getattr(tokenizer, field.name) for field in fields(tokenizer)},
         fingerprint=digest.hexdigest()[:32],
         exactness=check.verdict if check is not None else _GPU_EXACTNESS,
         instruction_set=instruction_set() if device == "cpu" else torch.cuda.get_device_name(),

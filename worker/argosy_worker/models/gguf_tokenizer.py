@@ -11,8 +11,8 @@ from typing import Any
 
 from argosy_api import bpe, limits
 from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
+from argosy_worker.core.facts import TokenizerFacts
 from argosy_worker.models.gguf_meta import Metadata
-from argosy_worker.models.tokenizer_facts import TokenizerFacts
 
 _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 3, 4, 5, 6
 _LLAMA3 = (
@@ -93,7 +93,7 @@ def read_tokenizer(values: dict[str, Any], vocab_size: int) -> TokenizerFacts:
         ignore_merges=pre.ignore_merges,
     )
     return TokenizerFacts(
-        json=json.dumps(document, ensure_ascii=False).encode(),
+        tokenizer_json=json.dumps(document, ensure_ascii=False).encode(),
         bos_token_id=bos,
         eos_token_ids=tuple(ends),
         add_bos=add_bos,

@@ -1,9 +1,10 @@
 """Decoder configuration from a `config.json` of the Hugging Face layout."""
 
+import math
 from typing import Any
 
 from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
-from argosy_worker.compute.config import DecoderConfig, Llama3Rope
+from argosy_worker.compute.config import DecoderConfig, LinearRope, Llama3Rope
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
@@ -58,7 +59,7 @@ def _context(raw: dict[str, Any]) -> int:
     return min(context, _integer(raw, "sliding_window"))
 
 
-def _rope(raw: dict[str, Any]) -> tuple[float, Llama3Rope | None]:
+def _rope(raw: dict[str, Any]) -> tuple[float, LinearRope | Llama3Rope | None]:
     # transformers 5 writes rope_parameters; before, rope_theta stood beside rope_scaling
     both = raw.get("rope_parameters")
     scaling = both if both is not None else raw.get("rope_scaling")
@@ -66,14 +67,21 @@ def _rope(raw: dict[str, Any]) -> tuple[float, Llama3Rope | None]:
         return _number(raw, "rope_theta", 10000.0), None
     if not isinstance(scaling, dict):
         raise ModelInvalidError("config.json: the rope settings are no object")
+    if any(isinstance(value, dict) for value in scaling.values()):
+        raise ModelUnsupportedError("rope settings for each kind of layer are not supported")
     theta = _number(scaling if "rope_theta" in scaling else raw, "rope_theta", 10000.0)
     if scaling.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1)) != 1:
         raise ModelUnsupportedError("rotary positions over a part of the head are not supported")
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind == "default":
         return theta, None
+    if kind == "linear":
+        factor = _number(scaling, "factor")
+        if not 1 <= factor < math.inf:
+            raise ModelInvalidError(f"config.json: the rope factor is {factor}; must be at least 1")
+        return theta, LinearRope(factor)
     if kind != "llama3":
-        raise ModelUnsupportedError(f"rope scaling {kind!r} is not supported; supported is 'llama3'")
+        raise ModelUnsupportedError(f"rope scaling {kind!r} is not supported; supported are 'linear' and 'llama3'")
     rope = Llama3Rope(
         factor=_number(scaling, "factor"),
         low_freq_factor=_number(scaling, "low_freq_factor"),

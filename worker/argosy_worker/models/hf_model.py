@@ -6,11 +6,11 @@ from typing import Any
 
 from argosy_api import limits
 from argosy_api.errors import ModelInvalidError
+from argosy_worker.core.facts import TokenizerFacts
 from argosy_worker.models.files import read_bytes, read_json
 from argosy_worker.models.hf_config import read_config
 from argosy_worker.models.hf_weights import SafetensorsWeights
 from argosy_worker.models.open_model import SAMPLE_BYTES, OpenModel, parse_tokenizer
-from argosy_worker.models.tokenizer_facts import TokenizerFacts
 
 _MAX_JSON = 16 * 1024 * 1024
 
@@ -52,7 +52,7 @@ def _tokenizer(folder: Path, config: dict[str, Any], vocab_size: int) -> Tokeniz
     tokenizer.no_padding()  # a length that training left in the file would stand before the text
     first = tokenizer.encode("a").ids[:1]
     return TokenizerFacts(
-        json=document,
+        tokenizer_json=document,
         bos_token_id=bos,
         eos_token_ids=tuple(ends),
         add_bos=bos is not None and first == [bos],

@@ -1,14 +1,19 @@
 """An open model, of whatever file format: weights, tokenizer, and samples for the fingerprint."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from argosy_api import limits
 from argosy_api.errors import ModelInvalidError
+from argosy_worker.core.facts import TokenizerFacts
 from argosy_worker.faults import is_fault
-from argosy_worker.models.tokenizer_facts import TokenizerFacts
+from argosy_worker.models.gguf import GgufFile
+from argosy_worker.models.gguf_tokenizer import read_tokenizer
+from argosy_worker.models.gguf_weights import GgufWeights
 from argosy_worker.models.weights import WeightSource
 
 SAMPLE_BYTES = 4096
@@ -42,3 +47,18 @@ def parse_tokenizer(document: bytes) -> Tokenizer:
         if not is_fault(error):
             raise
         raise ModelInvalidError(f"the model's tokenizer is not sound: {error}") from error
+
+
+def open_gguf(path: Path, stack: ExitStack) -> OpenModel:
+    """Open a GGUF file; `stack` closes it. Raises the ModelErrors of GgufFile, GgufWeights and read_tokenizer."""
+    file = stack.enter_context(GgufFile(path))
+    weights = GgufWeights(file)
+    tokenizer = read_tokenizer(file.metadata, weights.config.vocab_size)
+    parse_tokenizer(tokenizer.tokenizer_json)
+
+    def samples() -> Iterator[bytes]:
+        for name, info in sorted(file.tensors.items()):
+            yield f"{name} {info.format} {info.shape}".encode()
+            yield file.sample(name, SAMPLE_BYTES)
+
+    return OpenModel(weights=weights, tokenizer=tokenizer, samples=samples)

@@ -1,5 +1,6 @@
 """From the engine's plain types to protobuf messages."""
 
+from dataclasses import fields
 from typing import Any
 
 from argosy_api import blocks
@@ -50,29 +51,17 @@ def _logprob(entry: TokenLogprob) -> pb.TokenLogprob:
 
 def model_info(engine: Engine, **more: Any) -> pb.ModelInfo:
     """Facts of the model and the engine, with what only the process knows (`worker_id`, `served_name`, ...)."""
-    facts, config = engine.facts, engine.config
+    config = engine.config
+    told = pb.ModelInfo.DESCRIPTOR.fields_by_name
+    facts = {field.name: getattr(engine.facts, field.name) for field in fields(engine.facts) if field.name in told}
     return pb.ModelInfo(
-        fingerprint=facts.fingerprint,
         block_hash_version=blocks.VERSION,
         block_size=config.block_size,
         total_blocks=config.num_blocks,
         max_model_len=config.max_model_len,
-        vocab_size=facts.vocab_size,
-        architecture=facts.architecture,
-        quantization=facts.quantization,
-        compute=facts.compute,
-        device=facts.device,
-        tokenizer_json=facts.tokenizer_json,
-        chat_template=facts.chat_template,
-        bos_token_id=facts.bos_token_id,
-        eos_token_ids=facts.eos_token_ids,
-        add_bos=facts.add_bos,
-        special_tokens=facts.special_tokens,
         queue_order=config.scheduler.order.value,
         queue_ageing=config.scheduler.ageing,
-        kv_dtype=facts.kv_dtype,
-        exactness=facts.exactness,
-        instruction_set=facts.instruction_set,
+        **facts,
         **more,
     )
 

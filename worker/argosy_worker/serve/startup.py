@@ -9,11 +9,11 @@ from argosy_api.errors import ModelUnsupportedError
 from argosy_api.worker_status import Phase
 from argosy_worker import sim
 from argosy_worker.core.batch import Runner
+from argosy_worker.core.facts import ModelFacts
 from argosy_worker.core.line import Order
 from argosy_worker.core.scheduler import SchedulerConfig
 from argosy_worker.engine.config import EngineConfig
 from argosy_worker.machine import usable_cores
-from argosy_worker.models.facts import ModelFacts
 from argosy_worker.serve.lifecycle import Lifecycle
 from argosy_worker.serve.settings import Settings
 

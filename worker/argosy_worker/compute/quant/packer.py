@@ -1,4 +1,4 @@
-"""Packs a model's linears with the first kernel that can, and whose first layer of that shape passes the check."""
+"""All linear kernels, and the packing of a model's linears with the first that can, and that passes the check."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,14 @@ import torch
 from torch import Tensor
 
 from argosy_worker.compute.exactness import Check
+from argosy_worker.compute.quant.float_cuda import FloatCuda
 from argosy_worker.compute.quant.formats import QuantTensor
+from argosy_worker.compute.quant.fp32_cpu import Fp32OneDnn, Fp32Tiles
+from argosy_worker.compute.quant.int8_cpu import Int8OneDnn
 from argosy_worker.compute.quant.linear import Linear, LinearKernel, LinearSpec, choose
+
+KERNELS: tuple[LinearKernel, ...] = (Int8OneDnn(), Fp32OneDnn(), Fp32Tiles(), FloatCuda())
+"""In order of preference."""
 
 
 class Packer:

@@ -1,14 +1,17 @@
 """Compare a model's answers on one device and compute mode with fp32 on the CPU, and time it.
 
-    python -m argosy_worker.models.check MODEL [--device cuda] [--compute bf16] [--tokens 128]
+    python tools/check_model.py MODEL [--device cuda] [--compute bf16] [--tokens 128]
 
 Prints the kernels, the mean difference of the log-probabilities of a fixed pseudo-random prompt, and rough speeds.
 """
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded
 
 from argosy_api.params import SamplingParams
 from argosy_worker.core.batch import Runner, SequenceSlice, StepBatch
@@ -67,7 +70,7 @@ def _token(runner: Runner, batch: StepBatch) -> int:
 
 def main() -> None:
     """Run the comparison from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m argosy_worker.models.check", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python tools/check_model.py", description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--compute", default="auto")

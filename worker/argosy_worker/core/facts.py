@@ -4,8 +4,29 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelFacts:
-    """Facts of a loaded model, for the engine, the gRPC server and the router."""
+class TokenizerFacts:
+    """What a model's files say about its tokenizer."""
+
+    tokenizer_json: bytes
+    """A `tokenizers` JSON document."""
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    """Tokens that end a sequence unless the request ignores them."""
+    add_bos: bool
+    """Whether the tokenizer puts the bos token before a plain prompt (the tokenizer's own JSON does it already)."""
+    special_tokens: dict[str, str]
+    """Special tokens by the names that the model's files give them (`bos_token`, `pad_token`, ...): variables of the
+    chat template."""
+    chat_template: str
+    """Jinja source; empty when the model has none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts(TokenizerFacts):
+    """Facts of a loaded model, for the engine, the gRPC server and the router.
+
+    A field whose name `ModelInfo` has, too, is told to routers as it is.
+    """
 
     architecture: str
     """Family of the decoder, as the file names it: `llama`, `qwen2`, ..."""
@@ -20,17 +41,6 @@ class ModelFacts:
     vocab_size: int
     context_length: int
     """Most tokens (prompt and output) of one sequence."""
-    bos_token_id: int | None
-    eos_token_ids: tuple[int, ...]
-    """Tokens that end a sequence unless the request ignores them."""
-    add_bos: bool
-    """Whether the tokenizer puts the bos token before a plain prompt (the tokenizer's own JSON does it already)."""
-    special_tokens: dict[str, str]
-    """Special tokens by the names that the model's files give them: variables of the chat template."""
-    chat_template: str
-    """Jinja source; empty when the model has none."""
-    tokenizer_json: bytes
-    """A `tokenizers` JSON document."""
     fingerprint: str
     """Hex digest of the tensor table, sampled tensor contents, tokenizer, compute, and of what this machine computes
     from fixed numbers: replicas have the same one only where they compute the same bits. Part of every block id."""
