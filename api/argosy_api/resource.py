@@ -98,8 +98,8 @@ class EngineSpec(Strict):
     max_running: Annotated[int, Field(ge=1, le=4096)] = 64
     """Requests that one worker runs at the same time at most; others wait."""
     kv_cache_memory: Quantity | None = None
-    """Memory of a worker's KV cache, as 512Mi; taken at start, or refused where it does not fit. Default: half of what a
-    memory limit leaves beside the model; without one up to a quarter of the free memory."""
+    """Memory of a worker's KV cache, as 512Mi; taken at start, or refused where it does not fit. Default: half of what
+    a memory limit leaves beside the model; without one up to a quarter of the free memory."""
     prefix_caching: bool = True
     """Keep the blocks of ended requests for requests that begin alike."""
     queue_order: Literal["leastWork", "fcfs"] = "leastWork"
