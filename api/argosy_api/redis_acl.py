@@ -11,8 +11,8 @@ from argosy_api.keys import Keys
 ROUTER = "argosy-router"
 """The routers' user: it reads all, and writes nothing."""
 _CONNECTION = ("+ping", "+select", "+client|setname", "+client|setinfo")
-_WORKER = ("+set", "+xadd", "+exists", "+del", "+multi", "+exec", "+discard")
-_ROUTER = ("+mget", "+getrange", "+xread", "+xrevrange")
+_WORKER = ("+set", "+xadd", "+exists", "+del", "+multi", "+exec")
+_ROUTER = ("+mget", "+xread", "+xrevrange")
 
 
 def worker_user(namespace: str) -> str:

@@ -152,6 +152,9 @@ async def test_the_user_of_its_namespace_may_do_all_that_a_worker_does(valkey, c
         await eventually(lambda: client.pttl(KEYS.lease("w-0")) > 3000, "a beat")
     assert client.keys("*") == []
     assert client.acl_log() == []
+    used = {name.removeprefix("cmdstat_") for name in client.info("commandstats")}
+    granted = {rule[1:] for rule in redis_acl.worker_rules("ns", "pw") if rule.startswith("+")}
+    assert granted - used <= {"ping", "select"}, "a right that no worker needs"
 
 
 async def test_the_lease_is_renewed(valkey, client, eventually):
