@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
+from argosy_api.backoff import Backoff
 from argosy_api.errors import OverloadedError, UnavailableError
 from argosy_router.children.frames import Frame, Unpacker, pack
 
@@ -26,7 +27,7 @@ MAX_WAITING = 1024
 MAX_FRAME = 256 * 1024 * 1024
 DEPTH = {"short": 8, "long": 1}
 """Jobs sent ahead of their answers: a job of a client that has left costs nothing while it is not sent."""
-BACKOFF_S = (0.1, 5.0)
+BACKOFF = Backoff(first=0.1, cap=5.0)
 _INHERITED = ("PATH", "PYTHONPATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
 """All that a child sees of the environment: no credential is among it."""
 
@@ -275,7 +276,7 @@ class Child:
     async def _restart(self) -> None:
         try:
             if self._failures:
-                await asyncio.sleep(min(BACKOFF_S[1], BACKOFF_S[0] * 2 ** (self._failures - 1)))
+                await asyncio.sleep(BACKOFF.delay(self._failures))
             await self._start()
         except asyncio.CancelledError:
             raise

@@ -23,6 +23,7 @@ import redis.asyncio as redis
 from google.protobuf.message import DecodeError
 from redis.exceptions import RedisError
 
+from argosy_api.backoff import Backoff
 from argosy_api.ending import end
 from argosy_api.keys import BATCH_FIELD, Keys
 from argosy_api.v1 import worker_pb2 as pb
@@ -43,7 +44,8 @@ READ_BLOCK_MS = 500
 READ_COUNT = 256
 MISSED_LEASES = 3
 """Looks without a lease before a worker is asked directly: one may fall just between two beats."""
-BACKOFF_S = (0.1, 2.0)
+REDIS_BACKOFF = Backoff(first=0.1, cap=1.0)
+WORKER_BACKOFF = Backoff(first=0.1, cap=2.0)
 DISTRUST_S = 60.0
 """How long a deployment's keys are left alone after an answer that was too large to be ours."""
 
@@ -202,7 +204,7 @@ class IndexFeed:
     # --- Redis: streams
 
     async def _read_streams(self) -> None:
-        backoff = BACKOFF_S[0]
+        failures = 0
         while True:
             client = self._redis.reader()
             if client is None:
@@ -210,14 +212,14 @@ class IndexFeed:
             try:
                 while True:
                     await self._read_once(client)
-                    backoff = BACKOFF_S[0]
+                    failures = 0
             except (RedisError, OSError) as error:
                 self._without(error)
             finally:
                 with contextlib.suppress(RedisError, OSError):
                     await client.aclose()
-            await asyncio.sleep(backoff * (0.5 + random.random()))
-            backoff = min(2 * backoff, 1.0)
+            failures += 1
+            await asyncio.sleep(REDIS_BACKOFF.jittered(failures))
 
     async def _read_once(self, client: "redis.Redis") -> None:
         streams = {
@@ -259,7 +261,7 @@ class IndexFeed:
     async def _subscribe(self, source: _Source) -> None:
         """Direct mode: until cancelled, as long as the worker is there."""
         worker_id = source.worker.worker_id
-        backoff = BACKOFF_S[0]
+        failures = 0
         # spread, so that a lost Redis does not make all workers write their snapshots at one moment
         await asyncio.sleep(random.random() * min(1.0, len(self._sources) / 50))
         while True:
@@ -270,7 +272,7 @@ class IndexFeed:
             fresh = asyncio.create_task(self._keep_fresh(source))
             try:
                 async for batch in call:
-                    backoff = BACKOFF_S[0]
+                    failures = 0
                     if self._state.index.apply(worker_id, batch) in (Outcome.GAP, Outcome.EPOCH, Outcome.OVERFLOW):
                         source.why = "gap"
                         break
@@ -280,8 +282,8 @@ class IndexFeed:
             finally:
                 fresh.cancel()
                 call.cancel()
-            await asyncio.sleep(backoff * (0.5 + random.random()))
-            backoff = min(2 * backoff, BACKOFF_S[1])
+            failures += 1
+            await asyncio.sleep(WORKER_BACKOFF.jittered(failures))
 
     async def _keep_fresh(self, source: _Source) -> None:
         """An open subscription is as good as a lease: keepalive ends it when the worker is gone."""

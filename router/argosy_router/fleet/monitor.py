@@ -6,10 +6,10 @@ asked for here only while Redis does not bring it.
 
 import asyncio
 import logging
-import random
 
 import grpc
 
+from argosy_api.backoff import Backoff
 from argosy_api.errors import ArgosyError
 from argosy_api.keys import BEAT_S
 from argosy_api.v1 import worker_pb2 as pb
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 GET_MODEL_S = 10.0
 GET_LOAD_S = 1.0
-BACKOFF_S = (0.05, 1.0)
+BACKOFF = Backoff(first=0.05, cap=1.0)
 
 
 async def watch(state: DeploymentState, worker: Peer, library: ModelLibrary) -> None:
@@ -33,24 +33,24 @@ async def watch(state: DeploymentState, worker: Peer, library: ModelLibrary) -> 
 
 
 async def _probe_forever(state: DeploymentState, worker: Peer, library: ModelLibrary) -> None:
-    backoff, complained = BACKOFF_S[0], ""
+    failures, complained = 0, ""
     while True:
         suspected = worker.suspected.is_set()
         worker.suspected.clear()
         try:
             await _probe(state, worker, library, suspected=suspected)
         except (grpc.aio.AioRpcError, ArgosyError) as error:
-            worker.ejected_until = now() + 2 * BACKOFF_S[1]
+            worker.ejected_until = now() + 2 * BACKOFF.cap
             text = f"{error.code().name}: {error.details()}" if isinstance(error, grpc.aio.AioRpcError) else str(error)
             if text != complained:
                 complained = text
                 log.warning("%s: worker %s: %s", state.name, worker.worker_id, text)
-            delay, backoff = backoff * (0.5 + random.random()), min(2 * backoff, BACKOFF_S[1])
-            await asyncio.sleep(delay)
+            failures += 1
+            await asyncio.sleep(BACKOFF.jittered(failures))
             continue
         if complained:
             log.info("%s: worker %s is well again", state.name, worker.worker_id)
-        backoff, complained = BACKOFF_S[0], ""
+        failures, complained = 0, ""
         worker.ejected_until = 0.0
         try:
             async with asyncio.timeout(BEAT_S):
