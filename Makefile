@@ -7,7 +7,7 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check generate format smoke bench-operator bench-routing images test-cluster clean
+.PHONY: help setup demo test check generate format smoke bench-operator bench-routing bench-storm images test-cluster clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -57,6 +57,9 @@ test-cluster: setup  ## end-to-end tests on the cluster that KUBECONFIG names
 
 bench-operator: setup  ## the operator's figures on the cluster that KUBECONFIG names
 	$(BIN)/python benchmarks/operator.py
+
+bench-storm: setup  ## the worst allowed requests beside normal streams, through one router
+	$(BIN)/python benchmarks/storm.py
 
 PACE   ?= 5 10
 bench-routing: setup  ## replay of a trace through a router: make bench-routing TRACE=synthetic_trace.jsonl [PACE=5]

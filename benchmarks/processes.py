@@ -1,6 +1,7 @@
 """Processes that the benchmarks measure: start, wait until they answer, look at their memory, end."""
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -9,8 +10,8 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
@@ -31,6 +32,7 @@ class Running:
     port: int
     ready_after_s: float
     metrics_port: int = 0
+    http_port: int = 0
 
     @property
     def resident_bytes(self) -> int:
@@ -92,7 +94,7 @@ def _serving(port: int) -> bool:
 
 
 def worker(
-    uri: str, engine: EngineSpec | None = None, *, redis_url: str = ""
+    uri: str, engine: EngineSpec | None = None, *, redis_url: str = "", name: str = "bench"
 ) -> contextlib.AbstractContextManager[Running]:
     """A worker that serves `uri`."""
     port, metrics_port = free_port(), free_port()
@@ -102,28 +104,37 @@ def worker(
         "ARGOSY_METRICS_PORT": str(metrics_port),
         "ARGOSY_REDIS_URL": redis_url,
         "ARGOSY_NAMESPACE": "default",
-        "ARGOSY_DEPLOYMENT": "bench",
-        "ARGOSY_WORKER_ID": f"bench-{port}",
+        "ARGOSY_DEPLOYMENT": name,
+        "ARGOSY_WORKER_ID": f"{name}-{port}",
     }
-    spec = WorkerSpec(model=ModelSpec(uri=uri, served_name="bench"), engine=engine or EngineSpec())
+    spec = WorkerSpec(model=ModelSpec(uri=uri, served_name=name), engine=engine or EngineSpec())
     return started(["-m", "argosy_worker", spec.argument()], environment, port, metrics_port=metrics_port)
 
 
 @contextlib.contextmanager
 def router(
-    workers: list[Running], *, policy: RoutingPolicy = RoutingPolicy.KV_AWARE, redis_url: str = ""
+    workers: list[Running],
+    *,
+    policy: RoutingPolicy = RoutingPolicy.KV_AWARE,
+    redis_url: str = "",
+    name: str = "bench",
+    others: Mapping[str, list[Running]] | None = None,
 ) -> Iterator[Running]:
-    """A router in front of `workers`, which serve the model `bench`."""
-    members = tuple(Worker(worker_id=f"bench-{w.port}", address=f"127.0.0.1:{w.port}") for w in workers)
-    deployment = Deployment(namespace="default", name="bench", served_name="bench", policy=policy, workers=members)
+    """A router in front of `workers`, which serve the model `name`, and of the workers of `others`, by model."""
+
+    def deployment(model: str, its: list[Running]) -> Deployment:
+        members = tuple(Worker(worker_id=f"{model}-{w.port}", address=f"127.0.0.1:{w.port}") for w in its)
+        return Deployment(namespace="default", name=model, served_name=model, policy=policy, workers=members)
+
+    deployments = tuple(itertools.starmap(deployment, {name: workers, **(others or {})}.items()))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "membership.json"
-        path.write_text(Membership((deployment,)).to_json())
-        port, metrics_port = free_port(), free_port()
-        ports = [f"--grpc-port={port}", f"--http-port={free_port()}", f"--metrics-port={metrics_port}"]
+        path.write_text(Membership(deployments).to_json())
+        port, http_port, metrics_port = free_port(), free_port(), free_port()
+        ports = [f"--grpc-port={port}", f"--http-port={http_port}", f"--metrics-port={metrics_port}"]
         arguments = ["-m", "argosy_router", "--host=127.0.0.1", f"--membership=file:{path}", *ports]
         with started(arguments, {"ARGOSY_REDIS_URL": redis_url}, port, metrics_port=metrics_port) as it:
-            yield it
+            yield replace(it, http_port=http_port)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,8 @@ MAX_RETURNED_IDS = 1 << 20
 """Prompt token ids in one answer, over all choices."""
 MAX_PROMPT_IDS = 1 << 20
 """Token ids in the prompts of one request."""
+MAX_BRACKETS = 1 << 19
+"""Opening brackets and braces in one JSON body, in texts or not: each may be an array that takes 20 times its bytes."""
 MAX_PARTS = 4096
 """Text parts of all messages of one chat."""
 MAX_STOP_STRINGS = 16
@@ -43,6 +45,9 @@ MAX_TOKENIZER_BYTES = MAX_GRPC_MESSAGE - 1024 * 1024
 # --- the router: all requests together
 MAX_INFLIGHT = 8192
 """Choices that the router carries at once."""
+MAX_FLYING = 32
+"""Choices of one request that workers are asked for at once; the others follow as these end, so that a request of 512
+neither fills the workers' queues nor holds up what other clients wait for."""
 MAX_HELD_BYTES = 256 * 1024 * 1024
 """Bytes that requests hold in the router: bodies as they came, prompts as tokens, answers that are collected."""
 MAX_REQUEST_BYTES = 64 * 1024 * 1024

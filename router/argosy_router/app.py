@@ -213,6 +213,8 @@ class Router:
                 self.metrics.forget(name)
             shown = names
             self.metrics.membership_up.set(not self._source.problem)
+            self.metrics.tasks.set(len(asyncio.all_tasks()))
+            self.metrics.held.set(self.service.admission.held)
             for state in self.fleet.deployments:
                 workers, time = list(state.workers.values()), now()
                 ready = sum(w.facts is not None and w.healthy(time) for w in workers)

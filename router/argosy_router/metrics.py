@@ -45,6 +45,8 @@ class Metrics:
         self.membership_up = Gauge(
             names.ROUTER_MEMBERSHIP_UP, "Whether news of deployments and workers would come", registry=registry
         )
+        self.tasks = Gauge(names.ROUTER_TASKS, "Tasks of the event loop", registry=registry)
+        self.held = Gauge(names.ROUTER_HELD_BYTES, "Bytes that requests hold", registry=registry)
         self.workers = Gauge(names.ROUTER_WORKERS, "Workers by state", ["model", "state"], registry=registry)
 
     def forget(self, model: str) -> None:

@@ -16,6 +16,7 @@ from argosy_router.admission import Account, Admission
 from argosy_router.ask import Ask, Caller
 from argosy_router.clock import now
 from argosy_router.fleet.fleet import DeploymentState, Fleet
+from argosy_router.fleet.peer import Peer
 from argosy_router.metrics import UNKNOWN_MODEL, Metrics
 from argosy_router.relay import Flight
 from argosy_router.routing.dispatch import Dispatcher, Job, no_worker
@@ -26,6 +27,8 @@ from argosy_router.text.models import ModelCard
 TOKEN_BYTES = 36
 """What a prompt's token takes here, roughly; and CHOICE_TOKEN_BYTES more in the message of each choice."""
 CHOICE_TOKEN_BYTES = 4
+ACQUAINTANCE_S = 5.0
+"""A request that comes before a router that has just started knows its workers waits for so long."""
 COLLECTED_FACTOR = 4
 """What a chunk takes as objects, as a multiple of its message."""
 
@@ -126,7 +129,7 @@ class Service:
             OverloadedError: the router carries or holds as much as it may.
 
         """
-        state, card = self._model(ask.model)
+        state, card = await self._model(ask.model)
         request.model = state.name
         _check_salt(ask.cache_salt)
         ask.params.check(vocab_size=card.facts.vocab_size)
@@ -156,13 +159,18 @@ class Service:
                 )
         return Prepared(card=card, prompts=prompts, texts=texts, jobs=jobs)
 
-    def _model(self, name: str) -> tuple[DeploymentState, ModelCard]:
+    async def _model(self, name: str) -> tuple[DeploymentState, ModelCard]:
         """The deployment that serves `name`, and its card."""
         if not name or len(name) > limits.MAX_MODEL_NAME:
             raise InvalidArgumentError("model", f"must have 1 to {limits.MAX_MODEL_NAME} characters")
         if not self.fleet.known:
             raise UnavailableError("the router does not know any deployment yet; try again")
         state = self.fleet.resolve(name)
+        end = now() + ACQUAINTANCE_S
+        hopeful = True
+        while state.card is None and hopeful and now() < end:
+            await asyncio.sleep(0.01)
+            hopeful = any(map(_about_to_be_known, state.workers.values()))
         if state.card is None:
             raise UnavailableError(no_worker(state, tried=0))
         return state, state.card
@@ -220,6 +228,11 @@ class Service:
             self.metrics.generated.labels(name).inc(flight.delivered)
 
 
+def _about_to_be_known(worker: Peer) -> bool:
+    """Whether the worker takes requests and was not asked in vain: its model's description is on its way."""
+    return worker.spec.serving and worker.facts is None and worker.ejected_until == 0
+
+
 def _budgeted(ask: Ask, card: ModelCard, prompts: Sequence[Encoded]) -> list[SamplingParams]:
     """Parameters for each prompt, with max_tokens set, within what one answer may be made of.
 
@@ -269,24 +282,3 @@ def _check_salt(salt: str) -> None:
         raise InvalidArgumentError("cache_salt", "is not valid Unicode text") from None
     if size > limits.MAX_CACHE_SALT:
         raise InvalidArgumentError("cache_salt", f"has {size} bytes; at most {limits.MAX_CACHE_SALT}")
-
-
-def request_id(given: str | None) -> str:
-    """The id that a header brings, or a new one: what a gateway writes there is no reason to refuse work."""
-    return given if given and _fit_for_logs(given) else secrets.token_hex(12)
-
-
-def check_request_id(given: str, *, field: str) -> str:
-    """The id that a field of the request itself brings: answers are matched by it, so it cannot be replaced.
-
-    Raises:
-        InvalidArgumentError: too long, or with characters that have no business in logs.
-
-    """
-    if not _fit_for_logs(given):
-        raise InvalidArgumentError(field, f"must be at most {limits.MAX_REQUEST_ID} printable characters of ASCII")
-    return given
-
-
-def _fit_for_logs(text: str) -> bool:
-    return len(text) <= limits.MAX_REQUEST_ID and text.isascii() and text.isprintable()

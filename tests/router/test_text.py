@@ -17,7 +17,7 @@ from argosy_router.children import RefusedError
 from argosy_router.fleet.membership import FileSource, source
 from argosy_router.fronts import oai_logprobs
 from argosy_router.fronts.oai_logprobs import LegacyLogprobs
-from argosy_router.service import check_request_id, request_id
+from argosy_router.fronts.request_ids import check_request_id, request_id
 from argosy_router.text.chat import ChatRenderer
 from argosy_router.text.tokenize import Text
 from argosy_router.text.vocabulary import Vocabulary
@@ -116,7 +116,8 @@ def test_padding_in_the_file_is_no_part_of_a_prompt():
 def test_a_text_without_a_chance_is_not_tokenized_whole():
     """Its beginning has twice the tokens that fit; one that may fit is."""
     assert TEXT.surely_longer("x" * 1_000_000, 8192)
-    assert not TEXT.surely_longer("x" * 1_000_000, 65_536)
+    assert TEXT.surely_longer("x" * 1_000_000, 65_536)
+    assert not TEXT.surely_longer("x" * 1_000_000, 131_072)
     assert not TEXT.surely_longer("x" * 60_000, 10)
 
 

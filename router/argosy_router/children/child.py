@@ -12,19 +12,19 @@ import logging
 import os
 import socket
 import sys
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from argosy_api.backoff import Backoff
 from argosy_api.errors import OverloadedError, UnavailableError
-from argosy_router.children.frames import Frame, Unpacker, pack
+from argosy_router.children.frames import Frame, pack
+from argosy_router.children.lanes import Job, Lane
+from argosy_router.children.link import Link
 
 log = logging.getLogger(__name__)
 
 MAX_WAITING = 1024
 """Jobs that wait for one child."""
-MAX_FRAME = 256 * 1024 * 1024
 DEPTH = {"short": 8, "long": 1}
 """Jobs sent ahead of their answers: a job of a client that has left costs nothing while it is not sent."""
 BACKOFF = Backoff(first=0.1, cap=5.0)
@@ -44,76 +44,6 @@ class JobKilledError(Exception):
     """The job took more time or memory than it may."""
 
 
-class _Job:
-    __slots__ = ("deaths", "frame", "future", "identity")
-
-    def __init__(self, identity: int, frame: bytes, future: "asyncio.Future[Frame]") -> None:
-        self.identity = identity
-        self.frame = frame
-        self.future = future
-        self.deaths = 0
-
-
-class _Lane:
-    """Jobs of one kind, in order."""
-
-    def __init__(self, depth: int) -> None:
-        self.depth = depth
-        self.waiting: deque[_Job] = deque()
-        self.sent: deque[_Job] = deque()
-        self.timer: asyncio.TimerHandle | None = None
-
-    def due(self) -> Iterator[_Job]:
-        """Jobs to send now."""
-        while self.waiting and len(self.sent) < self.depth:
-            job = self.waiting.popleft()
-            if not job.future.done():
-                self.sent.append(job)
-                yield job
-
-    def stop_timer(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-
-
-class _Link(asyncio.Protocol):
-    """The socket to one process. What an ended process still sends, or its end, must not reach the next one."""
-
-    def __init__(self, child: "Child") -> None:
-        self._child: Child | None = child
-        self._frames = Unpacker(limit=MAX_FRAME)
-        self.transport: asyncio.WriteTransport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.WriteTransport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        if self._child is None:
-            return
-        try:
-            for header, blobs in self._frames.feed(data):
-                if self._child is not None:
-                    self._child.answered(header, blobs)
-        except (ValueError, TypeError, RecursionError):
-            log.exception("a child's answer cannot be read; its process is killed")
-            if self._child is not None:
-                self._child.died()
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        if self._child is not None:
-            self._child.died()
-
-    def send(self, frame: bytes) -> None:
-        if self.transport is not None:
-            self.transport.write(frame)
-
-    def cut(self) -> None:
-        self._child = None
-        if self.transport is not None:
-            self.transport.abort()
-
-
 class Child:
     """One child. `opening` gives the first frame that each new process gets (it loads what the jobs need)."""
 
@@ -131,9 +61,9 @@ class Child:
         self._job_s = job_s
         self._start_s = start_s
         self._woken = woken
-        self._lanes = {name: _Lane(depth) for name, depth in DEPTH.items()}
+        self._lanes = {name: Lane(depth) for name, depth in DEPTH.items()}
         self._numbers = itertools.count(1)
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self._ready = False
         self._process: asyncio.subprocess.Process | None = None
         self._opened: asyncio.Future[Frame] | None = None
@@ -192,7 +122,7 @@ class Child:
         loop = asyncio.get_running_loop()
         self.used_at = loop.time()
         number = next(self._numbers)
-        job = _Job(number, pack({**header, "id": number, "lane": name}, blobs), loop.create_future())
+        job = Job(number, pack({**header, "id": number, "lane": name}, blobs), loop.create_future())
         lane.waiting.append(job)
         self._pump()
         return await job.future
@@ -226,19 +156,19 @@ class Child:
                 self._link.send(job.frame)
             self._watch(lane)
 
-    def _watch(self, lane: _Lane) -> None:
+    def _watch(self, lane: Lane) -> None:
         """The deadline is that of the job which the lane works on: its first."""
         if lane.sent and lane.timer is None:
             lane.timer = asyncio.get_running_loop().call_later(self._job_s, self._overdue, lane, lane.sent[0])
 
-    def _overdue(self, lane: _Lane, job: _Job) -> None:
+    def _overdue(self, lane: Lane, job: Job) -> None:
         log.warning("%s: a job took more than %g s; its process is killed", self._module, self._job_s)
         lane.sent.remove(job)
         self._fail([job], JobKilledError(f"takes more than {self._job_s:g} s"))
         self.died()
 
     @staticmethod
-    def _fail(jobs: Sequence[_Job], error: Exception) -> None:
+    def _fail(jobs: Sequence[Job], error: Exception) -> None:
         for job in jobs:
             if not job.future.done():
                 job.future.set_exception(error)
@@ -308,7 +238,7 @@ class Child:
                 pass_fds=[its.fileno()], env=environment, stdin=asyncio.subprocess.DEVNULL,
             )  # fmt: skip
         self._opened = loop.create_future()
-        self._link = link = _Link(self)
+        self._link = link = Link(self)
         await loop.create_unix_connection(lambda: link, sock=mine)
         header, blobs = self._opening()
         link.send(pack({**header, "id": 0}, blobs))

@@ -20,14 +20,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from argosy_router.children import RefusedError
-from argosy_router.children.frames import Frame, Unpacker, pack
+from argosy_router.children.frames import MAX_FRAME, Frame, Unpacker, pack
 
 MIB = 1024 * 1024
 START_BYTES = 1024 * MIB
 """Address space beyond that of the bare process, until the first job (which loads) is done."""
-JOB_BYTES = 512 * MIB
+JOB_BYTES = 320 * MIB
 """Address space beyond that of the loaded process, for its jobs."""
-MAX_FRAME = 256 * MIB
+READ_BYTES = 64 * 1024
 LONG_NICE = 10
 _PR_SET_PDEATHSIG = 1
 
@@ -50,8 +50,10 @@ def main() -> None:
         reply = pack(*_done(work, frame))
         with lock:
             link.sendall(reply)
+        if frame[0].get("lane") == "long":
+            _give_back()
 
-    while data := link.recv(4 * MIB):
+    while data := link.recv(READ_BYTES):
         for frame in frames.feed(data):
             if frame[0].get("lane") == "long":
                 long.submit(answer, frame)
@@ -95,6 +97,12 @@ def limit_memory(more: int) -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         wanted = pages * resource.getpagesize() + more
         resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+
+
+def _give_back() -> None:
+    """Memory of a long job, to the system: the allocator would keep it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _yielding() -> None:

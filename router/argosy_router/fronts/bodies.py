@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from argosy_api.errors import InternalError, InvalidArgumentError
+from argosy_api import limits
+from argosy_api.errors import InternalError, InvalidArgumentError, TooLargeError
 from argosy_router.children.child import Child, JobFailedError, JobKilledError, JobRefusedError
 from argosy_router.fronts import oai_parse
 from argosy_router.fronts.fields import parse_json
@@ -38,9 +39,13 @@ class Bodies:
 
         Raises:
             InvalidArgumentError: naming the field.
+            TooLargeError: more arrays and objects than any request has.
 
         """
-        if len(raw) <= HERE_BYTES and sum(map(raw.count, (b",", b"[", b"{"))) <= HERE_VALUES:
+        brackets = raw.count(b"[") + raw.count(b"{")
+        if brackets > limits.MAX_BRACKETS:
+            raise TooLargeError("body", f"has {brackets} brackets and braces; at most {limits.MAX_BRACKETS}")
+        if len(raw) <= HERE_BYTES and brackets + raw.count(b",") <= HERE_VALUES:
             return PARSERS[kind](parse_json(raw))
         try:
             header, blobs = await self._child.call({"op": kind}, [raw], long=len(raw) > HERE_BYTES)

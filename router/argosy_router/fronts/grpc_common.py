@@ -7,7 +7,7 @@ import grpc
 
 from argosy_api import limits
 from argosy_router.clock import now
-from argosy_router.service import check_request_id, request_id
+from argosy_router.fronts.request_ids import check_request_id, request_id
 
 OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.so_reuseport", 0),  # a taken port is an error, not a second server behind the same port

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import Sequence
+from contextlib import aclosing
 from typing import Any
 
 import orjson
@@ -11,16 +11,17 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from argosy_api.errors import ArgosyError, CancelledError, InternalError, OverloadedError, UnavailableError
-from argosy_api.v1 import worker_pb2 as pb
+from argosy_router import volley
 from argosy_router.ask import Caller
 from argosy_router.fronts import oai_format as fmt
 from argosy_router.fronts.bodies import Bodies
 from argosy_router.fronts.connections import Connections
 from argosy_router.fronts.http_body import read_body
 from argosy_router.fronts.oai_answer import SSE_DONE, Answer, sse
-from argosy_router.relay import Flight
+from argosy_router.fronts.request_ids import request_id
 from argosy_router.routing.dispatch import Job
-from argosy_router.service import Request, Service, request_id
+from argosy_router.service import Request, Service
+from argosy_router.volley import Volley
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ class HttpFront:
         if len(jobs) == 1:
             results = [await self._gather(taken, jobs[0], keep_ids=keep_ids)]
         else:
-            results = await _all([self._gather(taken, job, keep_ids=keep_ids) for job in jobs])
+            results = await volley.each(jobs, lambda job: self._gather(taken, job, keep_ids=keep_ids))
         headers.update(results[0][1])
         document = await answer.whole([g for g, _ in results])
         return web.Response(body=orjson.dumps(document), content_type="application/json", headers=headers)
@@ -127,10 +128,9 @@ class HttpFront:
     async def _stream(
         self, http: web.Request, answer: Answer, jobs: Sequence[Job], headers: dict[str, str]
     ) -> web.StreamResponse:
-        async with AsyncExitStack() as stack:
-            # all have their first token before the status is sent: until then an error is a proper HTTP error
-            flights = await _all([stack.enter_async_context(self._service.flying(job)) for job in jobs])
-            headers.update(self._service.headers(flights[0]))
+        async with Volley(self._service, jobs) as flights:
+            # the first have their first token before the status is sent: until then an error is a proper HTTP error
+            headers.update(self._service.headers(await flights.start()))
             headers |= {
                 "content-type": "text/event-stream; charset=utf-8",
                 "cache-control": "no-cache",
@@ -146,17 +146,17 @@ class HttpFront:
             await response.write_eof()
             return response
 
-    async def _events(self, response: web.StreamResponse, answer: Answer, flights: list[Flight]) -> None:
-        opening = b"".join(answer.opening(i) for i in range(len(flights)))
-        async with aclosing(_merged(flights)) as merged:
-            async for i, chunk in merged:
+    async def _events(self, response: web.StreamResponse, answer: Answer, flights: Volley) -> None:
+        opening = b"".join(answer.opening(i) for i in range(len(flights.jobs)))
+        async with aclosing(flights.chunks()) as chunks:
+            async for i, chunk in chunks:
                 event = opening + await answer.event(i, chunk)
                 opening = b""
                 if event:
                     await _write(response, event)
         if answer.request.include_usage:
-            completion = 0 if answer.request.only_prompt else sum(f.delivered for f in flights)
-            await _write(response, answer.usage_event([f.cached_tokens for f in flights], completion))
+            completion = 0 if answer.request.only_prompt else flights.delivered
+            await _write(response, answer.usage_event(flights.cached_tokens, completion))
         await _write(response, SSE_DONE)
 
 
@@ -172,41 +172,6 @@ class _StreamedError(ArgosyError):
 async def _write(response: web.StreamResponse, data: bytes) -> None:
     async with asyncio.timeout(WRITE_S):
         await response.write(data)
-
-
-async def _merged(flights: list[Flight]) -> AsyncGenerator[tuple[int, pb.GenerateChunk], None]:
-    """The chunks of all flights as they come, with the flight's number."""
-    if len(flights) == 1:
-        async for chunk in flights[0]:
-            yield 0, chunk
-        return
-    pending = {asyncio.ensure_future(anext(f)): i for i, f in enumerate(flights)}
-    try:
-        while pending:
-            done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                i = pending.pop(task)
-                try:
-                    chunk = task.result()
-                except StopAsyncIteration:
-                    continue
-                yield i, chunk
-                pending[asyncio.ensure_future(anext(flights[i]))] = i
-    finally:
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
-
-
-async def _all(work: list[Any]) -> list[Any]:
-    """All results; the first error cancels the rest."""
-    tasks = [asyncio.ensure_future(w) for w in work]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @web.middleware

@@ -10,7 +10,9 @@ from argosy_api.bpe import byte_alphabet
 from argosy_router.children import RefusedError
 
 _SLICE = 65_536
-"""Characters of a long text that are tokenized first, to see whether the whole has any chance to fit."""
+_SLICE_PER_TOKEN = 10
+"""Characters of a long text that are tokenized first, to see whether the whole has any chance to fit: so many, or so
+many for each token that fits."""
 
 
 class Text:
@@ -61,7 +63,8 @@ class Text:
 
     def surely_longer(self, text: str, tokens: int) -> bool:
         """Whether the text has no chance to be at most so many tokens: its beginning alone has twice as many."""
-        return len(text) > _SLICE and len(self.encode(text[:_SLICE])) > 2 * tokens
+        first = max(_SLICE, _SLICE_PER_TOKEN * tokens)
+        return len(text) > first and len(self.encode(text[:first])) > 2 * tokens
 
     def decode(self, ids: list[int]) -> str:
         """Text of the ids, special tokens included."""

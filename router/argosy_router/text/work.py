@@ -9,9 +9,7 @@
 Ids travel as u32 in the machine's order. A prompt of `most` tokens or more is not sent back, only counted.
 """
 
-import ctypes
 import json
-import sys
 from array import array
 from typing import Any
 
@@ -19,8 +17,6 @@ from argosy_api import blocks
 from argosy_router.children.frames import Frame
 from argosy_router.text.chat import ChatRenderer
 from argosy_router.text.tokenize import Text
-
-_LARGE = 256 * 1024
 
 
 class _Model:
@@ -33,11 +29,7 @@ _model = _Model()
 
 def work(header: dict[str, Any], blobs: list[bytes]) -> Frame:
     """One job; see the module."""
-    try:
-        return _JOBS[header["op"]](header, blobs)
-    finally:
-        if sum(map(len, blobs)) > _LARGE:
-            _give_back()
+    return _JOBS[header["op"]](header, blobs)
 
 
 def _open(header: dict[str, Any], blobs: list[bytes]) -> Frame:
@@ -83,9 +75,3 @@ def _decode(_: dict[str, Any], blobs: list[bytes]) -> Frame:
 
 
 _JOBS = {"open": _open, "encode": _encode, "chat": _chat, "blocks": _blocks, "decode": _decode}
-
-
-def _give_back() -> None:
-    """Memory of a large job, to the system: the allocator would keep it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
