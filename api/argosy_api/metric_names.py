@@ -38,6 +38,7 @@ ROUTER_INDEX_BLOCKS = "argosy_router_index_blocks"  # gauge: model
 ROUTER_INDEX_REPAIRS = "argosy_router_index_repairs"  # counter: model, why=gap|epoch|trimmed|reconnect|start
 ROUTER_REDIS_UP = "argosy_router_redis_up"  # gauge
 ROUTER_MEMBERSHIP_UP = "argosy_router_membership_up"  # gauge, 0 or 1
+ROUTER_LOOP_BURST = "argosy_router_loop_burst_seconds"  # histogram: processor time between two turns of the event loop
 ROUTER_TASKS = "argosy_router_tasks"  # gauge: of the event loop; grows with requests, and shrinks with them
 ROUTER_HELD_BYTES = "argosy_router_held_bytes"  # gauge: of requests' bodies, prompts and collected answers
 ROUTER_WORKERS = "argosy_router_workers"  # gauge: model, state=ready|ejected|terminating

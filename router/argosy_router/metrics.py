@@ -6,6 +6,7 @@ from argosy_api import metric_names as names
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 ADDED = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1)
+BURSTS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 UNKNOWN_MODEL = "-"
 """Label of requests for models that do not exist: a client must not be able to make new time series."""
 
@@ -45,6 +46,10 @@ class Metrics:
         self.membership_up = Gauge(
             names.ROUTER_MEMBERSHIP_UP, "Whether news of deployments and workers would come", registry=registry
         )
+        self.burst = Histogram(
+            names.ROUTER_LOOP_BURST, "Processor time until a waiting task got its turn", registry=registry,
+            buckets=BURSTS,
+        )  # fmt: skip
         self.tasks = Gauge(names.ROUTER_TASKS, "Tasks of the event loop", registry=registry)
         self.held = Gauge(names.ROUTER_HELD_BYTES, "Bytes that requests hold", registry=registry)
         self.workers = Gauge(names.ROUTER_WORKERS, "Workers by state", ["model", "state"], registry=registry)

@@ -4,7 +4,8 @@ import asyncio
 import json
 
 import pytest
-from router_kit import FakeWorker, decode, encode, events_of, eventually
+from router_kit import FakeWorker, decode, encode, events_of
+from waiting import eventually
 
 from argosy_api import limits
 from argosy_api.errors import OverloadedError, TooLargeError
