@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from engine_fields import everything_else
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from argosy_api import resource
@@ -97,7 +97,11 @@ def test_a_number_of_threads_is_given_only_where_the_resource_leaves_it_open():
 # --- a last word
 
 
-@given(st.text(max_size=9000))
+@example("x" * 5000)
+@example("é" * 5000)
+@example("\U0001f600" * 5000)
+@example('"' * 5000)
+@given(st.text(max_size=200))
 def test_a_last_word_is_read_back_whatever_it_says(message):
     text = Termination("ModelInvalid", message).to_json()
     assert len(text.encode()) <= MAX_TERMINATION_BYTES
