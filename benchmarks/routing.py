@@ -37,6 +37,9 @@ STEP = 32
 KEPT_PACE = 0.97
 LATE_S = 0.010
 SETTLE_S = 2.0
+COUNTERS = tuple(
+    f"{name}_total{{" for name in (names.ROUTER_DECISIONS, names.ROUTER_RETRIES, names.ROUTER_INDEX_REPAIRS)
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +54,8 @@ class Replayed:
     """Each worker's tokens per second of its steps, as a share of the nominal rate."""
     cpu: dict[str, float]
     """Share of a core, for router, workers (sum) and client."""
+    counted: dict[str, float]
+    """The router's counters of decisions, retries and repairs of the index."""
 
 
 async def replay(asks: list[model.Ask], workers: int, policy: RoutingPolicy, *, redis: bool, order: str) -> Replayed:
@@ -71,9 +76,12 @@ async def replay(asks: list[model.Ask], workers: int, policy: RoutingPolicy, *, 
         cpu = {name: (sum(p.cpu_seconds for p in group) - before[name]) / lasted for name, group in everything.items()}
         cpu["client"] = (time.process_time() - mine) / lasted
         pace = [_pace(worker.metrics()) for worker in fleet]
+        counted = {name: value for name, value in router.metrics().items() if name.startswith(COUNTERS)}
     answered = [o for o in outcomes if o is not None]
     late = traces.percentile(lateness, 0.99)
-    return Replayed(outcomes=answered, failed=len(outcomes) - len(answered), late_p99=late, pace=pace, cpu=cpu)
+    return Replayed(
+        outcomes=answered, failed=len(outcomes) - len(answered), late_p99=late, pace=pace, cpu=cpu, counted=counted
+    )
 
 
 async def _send_all(asks: list[model.Ask], port: int) -> tuple[list[model.Outcome | None], list[float]]:
@@ -148,7 +156,8 @@ async def main() -> None:
                 done = await replay(asks, policy=policy, redis=options.redis, **common)
                 _row(table, f"{policy.value}, replayed", done.outcomes, done.failed)
                 notes.append(f"{policy.value}: {_machine(done)}")
-        Console(width=110).print(table, *notes, sep="\n")
+                notes += [f"  {name} {value:g}" for name, value in sorted(done.counted.items())]
+        Console(width=110).print(table, *notes, sep="\n", highlight=False, soft_wrap=True)
 
 
 def _row(table: Table, name: str, outcomes: list[model.Outcome], failed: int = 0) -> None:

@@ -62,6 +62,10 @@ MAX_STREAM_CHUNKS = 8192
 """Chunks buffered for one slow reader before its request is aborted."""
 MAX_SUBSCRIBERS = 64
 """Streams of KV events that a worker serves at a time: one for each router that has no Redis."""
+MAX_PROMISED_BLOCKS = 1_000_000
+"""Blocks of one deployment that a router expects to be computed; beyond it siblings may scatter."""
+MAX_REMEMBERED_PROMPTS = 1024
+"""Of one worker, those computed since its last report; beyond it a router takes the line for longer than it is."""
 MAX_EVENT_BACKLOG = 10_000
 """KV event batches that wait for Redis; beyond it the oldest are dropped and the gap shows in `seq`."""
 EVENT_STREAM_LENGTH = 10_000

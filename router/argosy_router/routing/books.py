@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from argosy_api import limits
+
 REPORT_GOOD_S = 3.0
 """An older report says nothing any more: a worker that hangs must not look idle for ever."""
-MAX_DONE = 1024
-"""Requests remembered that got their first token since the last report; beyond it the line is merely overestimated."""
 
 
 class Order(StrEnum):
@@ -97,7 +97,7 @@ class Books:
 
     def tokens(self, entry: Entry, count: int) -> None:
         """`count` tokens came; with the first ones the prompt is computed."""
-        if entry.uncached and not self._contained(entry) and len(self._done) < MAX_DONE:
+        if entry.uncached and not self._contained(entry) and len(self._done) < limits.MAX_REMEMBERED_PROMPTS:
             self._done.append((entry.sent_at, entry.uncached))
         added = count if entry.decode else entry.prompt + count
         entry.uncached = 0

@@ -4,6 +4,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from argosy_api import limits
+
 
 @dataclass(slots=True, eq=False)
 class Promise:
@@ -21,7 +23,7 @@ class Predictions:
     Without it, siblings that arrive before the first event comes back would scatter.
     """
 
-    def __init__(self, *, lag_s: float = 2.0, limit: int = 1_000_000) -> None:
+    def __init__(self, *, lag_s: float = 2.0, limit: int = limits.MAX_PROMISED_BLOCKS) -> None:
         self.masks: dict[bytes, int] = {}
         """Block id -> bits of the workers."""
         self._lag_s = lag_s
