@@ -133,6 +133,7 @@ def router(
         port, http_port, metrics_port = free_port(), free_port(), free_port()
         ports = [f"--grpc-port={port}", f"--http-port={http_port}", f"--metrics-port={metrics_port}"]
         arguments = ["-m", "argosy_router", "--host=127.0.0.1", f"--membership=file:{path}", *ports]
+        arguments.append("--decision-headers=true")
         with started(arguments, {"ARGOSY_REDIS_URL": redis_url}, port, metrics_port=metrics_port) as it:
             yield replace(it, http_port=http_port)
 

@@ -77,6 +77,8 @@ class Outcome:
     cached: int
     prompt: int
     worker: str
+    at: float
+    """When it was to be sent."""
 
 
 class Simulated:
@@ -263,7 +265,7 @@ class Replay:
         ask, made = self.open.pop(request.request_id)
         lag = 0.0 if made is None else LAG_S
         self.outcomes.append(
-            Outcome(self.world.now + lag - ask.at, request.cached_tokens, len(ask.tokens), worker.name)
+            Outcome(self.world.now + lag - ask.at, request.cached_tokens, len(ask.tokens), worker.name, ask.at)
         )
         self.left -= 1
         worker.pending.subtract(request.ids)
