@@ -18,9 +18,9 @@ def until(condition, what="", *, pause_s=0.02):
     return value
 
 
-async def eventually(condition, what="", *, pause_s=0.01):
-    """The same in an event loop; the condition may be a coroutine function."""
-    deadline = time.monotonic() + LIMIT_S
+async def eventually(condition, what="", *, within=LIMIT_S, pause_s=0.01):
+    """The same in an event loop; the condition may be a coroutine function. `within` is for what may never happen."""
+    deadline = time.monotonic() + within
     while True:
         value = condition()
         if inspect.isawaitable(value):
@@ -28,5 +28,5 @@ async def eventually(condition, what="", *, pause_s=0.01):
         if value:
             return value
         if time.monotonic() > deadline:
-            raise AssertionError(f"did not happen within {LIMIT_S:g} s: {what or condition}")
+            raise AssertionError(f"did not happen within {within:g} s: {what or condition}")
         await asyncio.sleep(pause_s)

@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -108,6 +108,16 @@ def test_families_agree_with_transformers(checkpoint, family):
     assert torch.allclose(ours(loaded, PROMPT), theirs(model, PROMPT), atol=2e-4, rtol=0)
     assert loaded.facts.quantization == "F32"
     assert (loaded.facts.bos_token_id, loaded.facts.eos_token_ids, loaded.facts.add_bos) == (1, (2,), False)
+
+
+@pytest.mark.parametrize(("special", "ends"), [(True, (2, 95)), (False, (2,))])
+def test_a_special_token_that_ends_turns_by_its_text_is_an_end(checkpoint, special, ends):
+    """As in a GGUF file of the same model; an ordinary token of that text is text."""
+    folder, _ = checkpoint()
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_tokens([AddedToken("<|im_end|>", special=special)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    assert load_model(folder, compute="fp32", device="cpu", threads=1).facts.eos_token_ids == ends
 
 
 def test_shards_and_bf16(checkpoint):

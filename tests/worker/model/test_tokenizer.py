@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from argosy_api import limits
 from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
+from argosy_worker.models.end_tokens import end_texts
 from argosy_worker.models.gguf_tokenizer import read_tokenizer
 from argosy_worker.models.open_model import parse_tokenizer
 
@@ -118,3 +119,8 @@ def test_a_tokenizer_that_no_message_could_carry_is_refused(monkeypatch):
     monkeypatch.setattr(limits, "MAX_TOKENIZER_BYTES", 100)
     with pytest.raises(ModelInvalidError, match="at most 100"):
         parse_tokenizer(read_tokenizer(META, 5).tokenizer_json)
+
+
+def test_a_text_that_ends_messages_only_is_no_end_of_the_answer():
+    assert list(end_texts({"<|end|>", "<|im_end|>", "x"})) == ["<|im_end|>", "<|end|>"]
+    assert list(end_texts({"<|end|>", "<|return|>"})) == []

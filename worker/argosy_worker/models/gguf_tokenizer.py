@@ -12,6 +12,7 @@ from typing import Any
 from argosy_api import bpe, limits
 from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
 from argosy_worker.core.facts import TokenizerFacts
+from argosy_worker.models.end_tokens import end_texts
 from argosy_worker.models.gguf_meta import Metadata
 
 _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 3, 4, 5, 6
@@ -22,8 +23,6 @@ _LLAMA3 = (
 _QWEN2 = _LLAMA3.replace("{1,3}", "")
 _BYTES_GPT2 = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 _BYTES_ONLY = {**_BYTES_GPT2, "use_regex": False}
-# llama.cpp ends a reply at these texts too
-_END_TEXTS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|end_of_text|>")
 
 
 def _cut(regex: str) -> list[dict[str, Any]]:
@@ -76,7 +75,8 @@ def read_tokenizer(values: dict[str, Any], vocab_size: int) -> TokenizerFacts:
         raise ModelInvalidError(f"the file has {len(tokens)} tokens, but its embedding has {vocab_size} rows")
     bos, *named = (_token_id(meta, which, tokens) for which in ("bos", "eos", "eot", "eom"))
     ends = dict.fromkeys(i for i in named if i is not None)
-    ends.update({i: None for i, text in enumerate(tokens) if text in _END_TEXTS})
+    texts = set(end_texts(set(tokens)))
+    ends.update({i: None for i, text in enumerate(tokens) if text in texts})
     added = _added(meta, tokens, {*ends, *(() if bos is None else (bos,))})
     add_bos = meta.flag("tokenizer.ggml.add_bos_token", pre.add_bos) and bos is not None
     template = meta.text("tokenizer.chat_template", "")

@@ -7,6 +7,7 @@ from typing import Any
 from argosy_api import limits
 from argosy_api.errors import ModelInvalidError
 from argosy_worker.core.facts import TokenizerFacts
+from argosy_worker.models.end_tokens import end_texts
 from argosy_worker.models.files import read_bytes, read_json
 from argosy_worker.models.hf_config import read_config
 from argosy_worker.models.hf_weights import SafetensorsWeights
@@ -49,6 +50,9 @@ def _tokenizer(folder: Path, config: dict[str, Any], vocab_size: int) -> Tokeniz
             number = _number(one, vocab_size)
             if number is not None:
                 ends[number] = None
+    # only of special tokens: an ordinary one of such a text is text
+    special_ids = {t.content: i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special}
+    ends.update({special_ids[text]: None for text in end_texts(special_ids)})
     tokenizer.no_padding()  # a length that training left in the file would stand before the text
     first = tokenizer.encode("a").ids[:1]
     return TokenizerFacts(
