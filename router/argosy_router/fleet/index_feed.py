@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import logging
 import random
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -25,11 +24,11 @@ from redis.exceptions import RedisError
 
 from argosy_api.backoff import Backoff
 from argosy_api.ending import end
-from argosy_api.keys import BATCH_FIELD, Keys
+from argosy_api.keys import Keys
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.clock import now
 from argosy_router.fleet.fleet import DeploymentState
-from argosy_router.fleet.peer import Peer
+from argosy_router.fleet.index_source import Source, parse
 from argosy_router.fleet.redis_bounds import ReplyTooLargeError
 from argosy_router.fleet.redis_link import CALL_S, READ_S, RedisLink
 from argosy_router.metrics import Metrics
@@ -50,17 +49,6 @@ DISTRUST_S = 60.0
 """How long a deployment's keys are left alone after an answer that was too large to be ours."""
 
 
-@dataclass(slots=True)
-class _Source:
-    """How one worker's events come. `stream_id` is set in stream mode."""
-
-    worker: Peer
-    why: str = "start"
-    stream_id: bytes | None = None
-    direct: "asyncio.Task[None] | None" = None
-    missed: int = 0
-
-
 class IndexFeed:
     """Feeds `state.index`. `run` until it is cancelled."""
 
@@ -68,7 +56,7 @@ class IndexFeed:
         self._state = state
         self._metrics = metrics
         self._redis = redis_link
-        self._sources: dict[str, _Source] = {}
+        self._sources: dict[str, Source] = {}
         self._keys = Keys(state.spec.namespace, state.spec.name)
         self._distrusted_until = float("-inf")
 
@@ -102,19 +90,19 @@ class IndexFeed:
                 del self._sources[worker_id]
         for worker_id, worker in covered.items():
             if worker_id not in self._sources:
-                self._sources[worker_id] = _Source(worker)
+                self._sources[worker_id] = Source(worker)
 
-    def _ensure(self, source: _Source) -> None:
+    def _ensure(self, source: Source) -> None:
         if source.stream_id is None and (source.direct is None or source.direct.done()):
             source.direct = asyncio.create_task(self._subscribe(source))
 
     @staticmethod
-    def _stop_direct(source: _Source) -> None:
+    def _stop_direct(source: Source) -> None:
         if source.direct is not None:
             source.direct.cancel()
             source.direct = None
 
-    def _repair(self, source: _Source, why: str) -> None:
+    def _repair(self, source: Source, why: str) -> None:
         """What the stream brings does not suffice: ask the worker."""
         source.stream_id, source.why = None, why
         self._ensure(source)
@@ -154,7 +142,7 @@ class IndexFeed:
                     source.worker.take_load(pb.Load.FromString(load), time, age=TICK_S / 2)
             await self._look_at_lease(source, lease, time)
 
-    async def _look_at_lease(self, source: _Source, lease: bytes | None, time: float) -> None:
+    async def _look_at_lease(self, source: Source, lease: bytes | None, time: float) -> None:
         worker_id = source.worker.worker_id
         if lease is None or not lease.isdigit():
             source.missed += 1
@@ -169,7 +157,7 @@ class IndexFeed:
         elif self._state.index.position(worker_id)[2]:
             await self._try_stream(source)
 
-    def _same_epoch(self, source: _Source, epoch: int) -> bool:
+    def _same_epoch(self, source: Source, epoch: int) -> bool:
         """Whether this is the process that the worker itself told us of; only its own word starts a new epoch."""
         facts = source.worker.facts
         if facts is None or epoch == facts.epoch:
@@ -178,7 +166,7 @@ class IndexFeed:
             source.worker.suspected.set()  # restarted in place, as it seems: have it asked
         return False
 
-    async def _try_stream(self, source: _Source) -> None:
+    async def _try_stream(self, source: Source) -> None:
         """Go over to the stream, if the subscription has brought all that the stream's last entry contains."""
         if self._redis.client is None:
             return
@@ -192,7 +180,7 @@ class IndexFeed:
         stream_id = b"0-0"
         if entries:
             stream_id = entries[0][0]
-            batch = _parse(entries[0][1])
+            batch = parse(entries[0][1])
             epoch, seq, synced = self._state.index.position(worker_id)
             if batch is None or not synced or batch.epoch > epoch or (batch.epoch == epoch and batch.seq > seq):
                 return
@@ -241,10 +229,10 @@ class IndexFeed:
                 if source.stream_id is None:
                     break
                 source.stream_id = entry_id
-                batch = _parse(fields)
+                batch = parse(fields)
                 self._take(source, batch, streams[key])
 
-    def _take(self, source: _Source, batch: "pb.KvEventBatch | None", since: bytes) -> None:
+    def _take(self, source: Source, batch: "pb.KvEventBatch | None", since: bytes) -> None:
         if batch is None:
             outcome = Outcome.GAP
         elif not self._same_epoch(source, batch.epoch):
@@ -258,7 +246,7 @@ class IndexFeed:
 
     # --- the worker itself
 
-    async def _subscribe(self, source: _Source) -> None:
+    async def _subscribe(self, source: Source) -> None:
         """Direct mode: until cancelled, as long as the worker is there."""
         worker_id = source.worker.worker_id
         failures = 0
@@ -285,17 +273,9 @@ class IndexFeed:
             failures += 1
             await asyncio.sleep(WORKER_BACKOFF.jittered(failures))
 
-    async def _keep_fresh(self, source: _Source) -> None:
+    async def _keep_fresh(self, source: Source) -> None:
         """An open subscription is as good as a lease: keepalive ends it when the worker is gone."""
         while True:
             if self._state.index.position(source.worker.worker_id)[2]:
                 source.worker.index_heard_at = now()
             await asyncio.sleep(TICK_S)
-
-
-def _parse(fields: dict[bytes, bytes]) -> pb.KvEventBatch | None:
-    """None for anything that is not a batch: what stands in Redis is not trusted."""
-    try:
-        return pb.KvEventBatch.FromString(fields[BATCH_FIELD])
-    except (KeyError, DecodeError):
-        return None
