@@ -90,9 +90,10 @@ def test_get_shows_what_one_wants_to_know(smollm2):
     assert re.fullmatch(r"[0-9hms]+", age)
     status = smollm2[0].get("infd", "smollm2")["status"]
     assert status["model"]["architecture"]
-    assert {c["type"]: c["status"] for c in status["conditions"]} == dict.fromkeys(
-        ("Ready", "Progressing", "Scheduled", "ModelLoaded", "RouterSynced"), "True"
-    )
+    good = ("Ready", "Progressing", "Scheduled", "ModelLoaded", "RouterSynced", "Uniform")
+    assert {c["type"]: c["status"] for c in status["conditions"]} == dict.fromkeys(good, "True") | {
+        "NameTaken": "False"
+    }
 
 
 def test_helm_test_passes(smollm2, system):

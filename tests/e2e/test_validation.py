@@ -43,6 +43,7 @@ REFUSED = [
     ({"spec/model/uri": "sim://"}, "spec.model.uri"),
     ({"spec/model/uri": "sim://a b"}, "spec.model.uri"),
     ({"spec/model/uri": "sim://" + "x" * 1024}, "spec.model.uri"),
+    ({"spec/model/uri": "file:///models/a%00b.gguf"}, "spec.model.uri"),
     ({"spec/model/uri": 7}, "spec.model.uri"),
     ({"spec/model/url": "sim://x"}, "spec.model.url"),
     ({"spec/model/servedName": ""}, "spec.model.servedName"),
