@@ -175,7 +175,8 @@ def test_the_same_llama_as_gguf(checkpoint, gguf_type, tmp_path):
 def test_fingerprints_tell_models_apart(checkpoint):
     folder, _ = checkpoint()
     first = load_model(folder, compute="fp32", device="cpu").facts.fingerprint
-    assert load_model(folder, compute="fp32", device="cpu").facts.fingerprint == first
+    for threads in (1, 3):  # replicas on nodes of different size are alike
+        assert load_model(folder, compute="fp32", device="cpu", threads=threads).facts.fingerprint == first
     path = folder / "model.safetensors"
     raw = bytearray(path.read_bytes())
     raw[-1] ^= 1
