@@ -23,6 +23,7 @@ from argosy_worker.compute.quant.isa import instruction_set
 from argosy_worker.core.batch import SequenceSlice
 from argosy_worker.core.layout import make_layout
 from argosy_worker.models.build import _Builder
+from argosy_worker.models.weights import shape_of
 
 BLOCK, THREADS = 16, 2
 LENGTHS = (1, 2, 3, 5, 17, 31, 64, 65, 100, 127, 128, 129, 200)
@@ -38,11 +39,11 @@ class Weights:
     def has(self, role):
         return not role.endswith(".bias")
 
-    def matrix(self, role, rows, cols):
-        return from_plain(pattern(rows, cols) * 0.05)
+    def matrix(self, role):
+        return from_plain(pattern(*shape_of(CONFIG, role)) * 0.05)
 
-    def vector(self, role, size):
-        return pattern(1, size)[0] + 1
+    def vector(self, role):
+        return pattern(1, *shape_of(CONFIG, role))[0] + 1
 
     def rope_factors(self):
         return None
