@@ -60,6 +60,7 @@ class Flight:
         self._excluded: frozenset[str] = frozenset()
         self._assignment: Assignment | None = None
         self._call: Call | None = None
+        self._listener: asyncio.Future[None] | None = None
         self._first: list[pb.GenerateChunk] = []
         self._received = 0
         self._finished = False
@@ -97,7 +98,6 @@ class Flight:
                 continue
             try:
                 async with self._patience():
-                    await self._note_acceptance()
                     while not self._first or not (self._first[-1].token_ids or self._finished):
                         self._first.append(await self._read())
             except _Lost as lost:
@@ -123,6 +123,7 @@ class Flight:
         if self._attempt == 1 and self.job.received_at:
             self._metrics.added.observe(now() - self.job.received_at)
         self._call = self._assignment.worker.stub.Generate(self._request, timeout=remaining)
+        self._listener = asyncio.ensure_future(_note_acceptance(self._call, self._assignment))
 
     @contextlib.asynccontextmanager
     async def _patience(self) -> AsyncIterator[None]:
@@ -136,16 +137,6 @@ class Flight:
                 yield
         except TimeoutError:
             raise _Lost("slow", f"no token within {limit:.0f} s", eject=False) from None
-
-    async def _note_acceptance(self) -> None:
-        """Learns the submission's number, which the worker tells as soon as it has taken the request."""
-        call, assignment = self._call, self._assignment
-        if call is None or assignment is None:
-            raise InternalError("the request was not started")
-        metadata = await self._awaited(call.initial_metadata())
-        number = _number(metadata, ACCEPTED_KEY)
-        if number is not None:
-            assignment.accepted(number)
 
     def _abandon(self) -> None:
         """The worker hangs: end the attempt, if another may do better (`_awaited` takes it for a lost worker)."""
@@ -251,6 +242,9 @@ class Flight:
         return chunk
 
     def _release(self) -> None:
+        if self._listener is not None:
+            self._listener.cancel()
+            self._listener = None
         if self._call is not None:
             self._call.cancel()
             self._call = None
@@ -274,6 +268,18 @@ class Flight:
     ) -> None:
         """Closes."""
         self.close()
+
+
+async def _note_acceptance(call: Call, assignment: Assignment) -> None:
+    """Learns the submission's number, which the worker tells as soon as it has taken the request.
+
+    Beside the wait for the first token, which often comes at once and must not wait for this.
+    """
+    # what is wrong with the call, its reader says; grpc.aio raises CancelledError for the end of a call, too
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        number = _number(await call.initial_metadata(), ACCEPTED_KEY)
+        if number is not None:
+            assignment.accepted(number)
 
 
 def _number(metadata: Iterable[Any] | None, key: str) -> int | None:
