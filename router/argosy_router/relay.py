@@ -25,6 +25,7 @@ from argosy_api.errors import (
 from argosy_api.grpc_status import error_of
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.clock import now
+from argosy_router.fleet.peer import ACQUAINTANCE_S
 from argosy_router.metrics import Metrics
 from argosy_router.routing.dispatch import Assignment, Decision, Dispatcher, Job, no_worker
 
@@ -36,6 +37,8 @@ _LOST = frozenset({Code.UNAVAILABLE, Code.CANCELLED, Code.UNKNOWN})
 
 AGAIN_S = 0.1
 """Before a worker is tried again, where there is no other."""
+HOPE_S = 0.01
+"""Before another look whether a new worker is known by now."""
 FIRST_TOKEN_S = 30.0
 FIRST_TOKEN_FACTOR = 10.0
 """No token within FIRST_TOKEN_S, nor within so many times the estimate: another worker is tried, if there is one."""
@@ -86,10 +89,14 @@ class Flight:
             ArgosyError: what the worker answered, or UNAVAILABLE when no worker could be had.
 
         """
+        hope_until = now() + ACQUAINTANCE_S
         while True:
             try:
                 self._open()
             except UnavailableError as error:
+                if not self._excluded and self.job.deployment.hopeful and now() < hope_until:
+                    await asyncio.sleep(HOPE_S)
+                    continue
                 if self._last_error or not self._excluded:
                     raise self._last_error or error from None
                 # nobody else is there: a worker that was lost a moment ago may be well again (a connection that broke)

@@ -16,7 +16,7 @@ from argosy_router.admission import Account, Admission
 from argosy_router.ask import Ask, Caller
 from argosy_router.clock import now
 from argosy_router.fleet.fleet import DeploymentState, Fleet
-from argosy_router.fleet.peer import Peer
+from argosy_router.fleet.peer import ACQUAINTANCE_S
 from argosy_router.metrics import UNKNOWN_MODEL, Metrics
 from argosy_router.relay import Flight
 from argosy_router.routing.dispatch import Dispatcher, Job, no_worker
@@ -27,8 +27,6 @@ from argosy_router.text.models import ModelCard
 TOKEN_BYTES = 36
 """What a prompt's token takes here, roughly; and CHOICE_TOKEN_BYTES more in the message of each choice."""
 CHOICE_TOKEN_BYTES = 4
-ACQUAINTANCE_S = 5.0
-"""A request that comes before a router that has just started knows its workers waits for so long."""
 COLLECTED_FACTOR = 4
 """What a chunk takes as objects, as a multiple of its message."""
 
@@ -170,7 +168,7 @@ class Service:
         hopeful = True
         while state.card is None and hopeful and now() < end:
             await asyncio.sleep(0.01)
-            hopeful = any(map(_about_to_be_known, state.workers.values()))
+            hopeful = state.hopeful
         if state.card is None:
             raise UnavailableError(no_worker(state, tried=0))
         return state, state.card
@@ -226,11 +224,6 @@ class Service:
             self.metrics.prompt.labels(name).inc(len(job.tokens))
             self.metrics.cached.labels(name).inc(flight.cached_tokens)
             self.metrics.generated.labels(name).inc(flight.delivered)
-
-
-def _about_to_be_known(worker: Peer) -> bool:
-    """Whether the worker takes requests and was not asked in vain: its model's description is on its way."""
-    return worker.spec.serving and worker.facts is None and worker.ejected_until == 0
 
 
 def _budgeted(ask: Ask, card: ModelCard, prompts: Sequence[Encoded]) -> list[SamplingParams]:

@@ -120,6 +120,9 @@ class FakeWorker(rpc.WorkerServicer):
         self.step_age = 0.0
         self.stuck = 0
         """Requests inside an engine that hangs: it can't drop them when their calls are cancelled."""
+        self.introduced = asyncio.Event()
+        """Until it is set, what the worker serves is not told."""
+        self.introduced.set()
         self.mute = False
         """Reports no more: what was said last is read again and again."""
 
@@ -181,6 +184,7 @@ class FakeWorker(rpc.WorkerServicer):
     # --- the rest of the service
 
     async def GetModel(self, request, context):
+        await self.introduced.wait()
         if self.loading:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "loading")
         eos = _TOKENIZER.token_to_id("<|im_end|>")

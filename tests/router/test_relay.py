@@ -354,3 +354,21 @@ async def test_other_tokenizer_gets_nothing(make_rig):
     for i in range(20):
         await rig.post("/v1/completions", {**HELLO, "prompt": f"{i}", "max_tokens": 1})
     assert other.requests == []
+
+
+async def test_a_request_waits_for_new_workers_when_the_old_ones_leave(make_rig):
+    """A drained node: the last old worker leaves at the moment at which the new one comes, and nobody is told no."""
+    rig = await make_rig()
+    old, new = FakeWorker(worker_id="old"), FakeWorker(worker_id="new", epoch=2)
+    await rig.add(old)
+    new.introduced.clear()
+    await new.start()
+    rig.workers.append(new)
+    rig.cluster.announce(old.member(serving=False), new.member())
+    await eventually(lambda: len(rig.state.workers) == 2 and not rig.state.workers["old"].spec.serving)
+    asked = asyncio.create_task(rig.post("/v1/completions", HELLO))
+    await eventually(lambda: rig.router.service.running == 1)
+    assert not asked.done()
+    new.introduced.set()
+    response, _ = await asked
+    assert (response.status, response.headers["x-argosy-worker"]) == (200, "new")

@@ -74,6 +74,11 @@ class DeploymentState:
         """Whether the worker's blocks mean the same as this deployment's."""
         return self.card is not None and worker.facts is not None and self.card.indexable(worker.facts)
 
+    @property
+    def hopeful(self) -> bool:
+        """Whether a worker is about to be known that takes requests."""
+        return any(worker.about_to_be_known for worker in self.workers.values())
+
     def forget(self, worker_id: str) -> None:
         """Drop all that the index says about a worker."""
         self.predictions.forget(self.index.bit(worker_id))

@@ -11,6 +11,9 @@ from argosy_router.text.models import ServedModel
 
 EJECT_S = 1.0
 """How long a worker that failed is passed over, unless a probe finds it well before."""
+ACQUAINTANCE_S = 5.0
+"""A request that finds no worker but new ones, whose model the router does not know yet, waits for so long: after the
+router's start, and when the last of the old workers leaves at the moment at which the new ones come."""
 HUNG_S = 10.0
 """A step takes longer only in an engine that hangs: requests go elsewhere, also those that wait there."""
 MAX_NUMBER = 1e12
@@ -70,6 +73,11 @@ class Peer:
             self.load, self.load_at = None, float("-inf")
             self.books.take(None)
         self.facts = facts
+
+    @property
+    def about_to_be_known(self) -> bool:
+        """Whether it takes requests and was not asked in vain: its model's description is on its way."""
+        return self.spec.serving and self.facts is None and self.ejected_until == 0
 
     def hangs(self, now: float) -> bool:
         """Whether it has requests, and its engine has not come around for too long."""
