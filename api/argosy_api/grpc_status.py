@@ -1,6 +1,5 @@
 """Between our errors and a gRPC call's status: one mapping for all servers and clients of ours."""
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterable
@@ -9,6 +8,7 @@ from typing import Any
 import grpc
 
 from argosy_api.errors import ArgosyError, InternalError, InvalidArgumentError, ModelError, OverloadedError, every_error
+from argosy_api.faults import is_fault
 
 log = logging.getLogger(__name__)
 
@@ -55,9 +55,11 @@ async def errors_to_status(context: grpc.aio.ServicerContext[Any, Any]) -> Async
         if isinstance(error, OverloadedError):
             trailing = ((RETRY_AFTER_KEY, str(round(1000 * error.retry_after_s))),)
         await context.abort(code_of(error), error.message, trailing)
-    except (grpc.aio.AbortError, asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
+    except grpc.aio.AbortError:
         raise
-    except BaseException:  # gRPC would send its text, which may hold what is not the caller's business
+    except BaseException as error:  # gRPC would send its text, which may hold what is not the caller's business
+        if not is_fault(error):
+            raise
         log.exception("a call failed")
         await context.abort(grpc.StatusCode.INTERNAL, "internal error; the log has the cause")
 

@@ -39,8 +39,16 @@ MAX_BODY_BYTES = 10 * 1024 * 1024
 MAX_GRPC_MESSAGE = 32 * 1024 * 1024
 """Large enough for 1 M token ids and for the tokenizer of a 256 k vocabulary."""
 MAX_METADATA_BYTES = 8 * 1024
-MAX_TOKENIZER_BYTES = MAX_GRPC_MESSAGE - 1024 * 1024
-"""A tokenizer's JSON document: it travels in one message, with the template and the rest of a model's description."""
+MAX_STATE_BYTES = 64 * 1024
+"""What is read of a worker's `/state`."""
+MAX_ROUTES_BYTES = 64 * 1024 * 1024
+"""What is read of a router's `/routes`."""
+MAX_MEMBERSHIP_BYTES = 64 * 1024 * 1024
+"""A membership file."""
+MAX_WATCHED_BYTES = 16 * 1024 * 1024
+"""One event of a watch at the API server."""
+MAX_CHILD_FRAME = 256 * 1024 * 1024
+"""Between the router and its child processes, either way."""
 
 # --- the router: all requests together
 MAX_INFLIGHT = 8192
@@ -54,10 +62,20 @@ MAX_REQUEST_BYTES = 64 * 1024 * 1024
 """The same, of one request."""
 MAX_CONNECTIONS = 8192
 """HTTP connections to the router."""
+MAX_CALLS = 1024
+"""gRPC calls of one connection to the router at once."""
+MAX_STREAM_REQUESTS = 64
+"""Requests of one ModelStreamInfer stream that run at once; more wait in the stream."""
+MAX_STREAM_ANSWERS = 256
+"""Answers of one ModelStreamInfer stream that wait for a slow reader."""
+MAX_CHILD_JOBS = 1024
+"""Jobs that wait in each lane of a child process."""
 
 # --- queues and caches
 MAX_WAITING = 1024
 """Requests that wait in one worker; more are refused with RESOURCE_EXHAUSTED."""
+MAX_REPORTED = 256
+"""Requests that a worker's report names; those beyond are told as one sum."""
 MAX_STREAM_CHUNKS = 8192
 """Chunks buffered for one slow reader before its request is aborted."""
 MAX_SUBSCRIBERS = 64

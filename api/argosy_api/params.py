@@ -23,7 +23,7 @@ class SamplingParams:
     top_p: float = 1.0
     """Keep the smallest set of tokens whose probability reaches this."""
     seed: int | None = None
-    """Same request and same seed: same tokens. Without one the engine draws a seed for the request."""
+    """Same request and same seed: same tokens. Without one the router draws a seed, and a worker where nobody has."""
     stop: Sequence[str] = ()
     """Text that ends the request; not part of the answer."""
     stop_token_ids: Sequence[int] = ()

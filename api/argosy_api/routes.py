@@ -4,8 +4,6 @@ import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-MAX_BYTES = 64 * 1024 * 1024
-
 
 class RouteState(StrEnum):
     """A worker as a router sees it."""

@@ -8,8 +8,6 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
-MAX_BYTES = 64 * 1024
-"""A longer body is none of ours."""
 _MAX_WORD = 64
 _MAX_TEXT = 4096
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+from argosy_api import limits
 from argosy_api.backoff import Backoff
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,6 @@ PAGE = 500
 INACTIVITY_S = 70.0
 WATCH_S = 300
 BACKOFF = Backoff(first=0.2, cap=15.0)
-MAX_LINE = 16 * 1024 * 1024
 
 
 class Key(NamedTuple):
@@ -152,8 +152,8 @@ class Reflector(Generic[T]):
             self._heard()
             heard = True
             *lines, rest = (rest + piece).split(b"\n")
-            if len(rest) > MAX_LINE:
-                raise WatchError(0, f"an object of more than {MAX_LINE} bytes")
+            if len(rest) > limits.MAX_WATCHED_BYTES:
+                raise WatchError(0, f"an object of more than {limits.MAX_WATCHED_BYTES} bytes")
             for line in lines:
                 if line.strip():
                     self._event(line)

@@ -7,12 +7,11 @@ from typing import Any
 
 from argosy_api.backoff import Backoff
 from argosy_api.ending import end
+from argosy_api.faults import is_fault
 from argosy_operator.metrics import Health
 
 log = logging.getLogger(__name__)
 
-LET_THROUGH = (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit)
-"""What ends a task on purpose. Any other BaseException, such as the panic of a library, is a failure like others."""
 _BACKOFF = Backoff(first=0.1, cap=15.0)
 
 
@@ -51,9 +50,9 @@ class Background:
     async def _once(self, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
-        except LET_THROUGH:
-            raise
-        except BaseException:
+        except BaseException as error:
+            if not is_fault(error):
+                raise
             log.exception("a task has failed")
 
     async def _for_ever(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
@@ -61,9 +60,9 @@ class Background:
         while True:
             try:
                 await work()
-            except LET_THROUGH:
-                raise
-            except BaseException:
+            except BaseException as error:
+                if not is_fault(error):
+                    raise
                 log.exception("%s has failed; it begins anew", name)
             else:
                 return

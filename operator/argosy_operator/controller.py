@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from argosy_api.faults import is_fault
 from argosy_operator import conditions, pods
-from argosy_operator.background import LET_THROUGH
 from argosy_operator.carry_out import delete_own
 from argosy_operator.kube import KubeApi
 from argosy_operator.loops import Loop, Wakeups
@@ -74,9 +74,9 @@ class Controller:
         began = time.monotonic()
         try:
             due, status = await self._reconciler.run(body, memory)
-        except LET_THROUGH:
-            raise
-        except BaseException:
+        except BaseException as error:
+            if not is_fault(error):
+                raise
             # whatever leaves a control loop would stop it for good, the panic of a library too
             memory.failures += 1
             due = random.uniform(15.0, 30.0)
@@ -104,9 +104,9 @@ class Controller:
         loop = self._wakeups.get((namespace, name))
         try:
             await self._end_workers(body, loop)
-        except LET_THROUGH:
-            raise
-        except BaseException:
+        except BaseException as error:
+            if not is_fault(error):
+                raise
             # a time-out, a call that is refused: whatever it is, the workers then end with the resource
             log.exception("%s/%s: its workers end with it", namespace, name)
         await remove_keys(self._redis_url, namespace, name)

@@ -5,8 +5,8 @@ from typing import Protocol
 
 import aiohttp
 
-from argosy_api import labels, net
-from argosy_api.worker_status import MAX_BYTES, WorkerStatus
+from argosy_api import labels, limits, net
+from argosy_api.worker_status import WorkerStatus
 
 STATE_TIMEOUT_S = 1.0
 
@@ -32,6 +32,6 @@ class HttpWorkerProbe:
                 asyncio.timeout(STATE_TIMEOUT_S),
                 self._session.get(f"http://{net.address(ip, labels.METRICS_PORT)}/state") as response,
             ):
-                return WorkerStatus.parse(await response.content.read(MAX_BYTES))
+                return WorkerStatus.parse(await response.content.read(limits.MAX_STATE_BYTES))
         except (TimeoutError, aiohttp.ClientError, OSError):
             return None

@@ -7,6 +7,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from argosy_api.faults import is_fault
+
 log = logging.getLogger(__name__)
 
 AGAIN_S = 1.0
@@ -17,9 +19,9 @@ async def keep_running(name: str, work: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             await work()
-        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit):
-            raise
-        except BaseException:
+        except BaseException as error:
+            if not is_fault(error):
+                raise
             log.exception("%s failed; it begins anew in %g s", name, AGAIN_S)
             await asyncio.sleep(AGAIN_S)
         else:

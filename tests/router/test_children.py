@@ -15,7 +15,6 @@ from waiting import eventually
 from argosy_api import blocks, limits
 from argosy_api.errors import InvalidArgumentError, ModelInvalidError, OverloadedError, UnavailableError
 from argosy_api.v1 import worker_pb2 as pb
-from argosy_router.children import child as child_module
 from argosy_router.children.child import Child, JobFailedError, JobKilledError, JobRefusedError
 from argosy_router.children.frames import Unpacker, pack
 from argosy_router.fronts.bodies import HERE_VALUES, Bodies
@@ -181,7 +180,7 @@ async def test_a_child_knows_no_secret(library, monkeypatch):
 
 async def test_too_many_jobs_are_refused(monkeypatch):
     """The line is bounded; jobs whose callers left are not even sent."""
-    monkeypatch.setattr(child_module, "MAX_WAITING", 3)
+    monkeypatch.setattr(limits, "MAX_CHILD_JOBS", 3)
     child = Child("argosy_router.text.work", job_s=30)
     tasks = [asyncio.ensure_future(child.call({"op": "none"})) for _ in range(3)]
     await asyncio.sleep(0)

@@ -648,7 +648,7 @@ class ModelInfo(_message.Message):
     epoch: _builtins.int
     served_name: _builtins.str
     fingerprint: _builtins.str
-    """hex; weights, compute type and tokenizer: the root of the block ids"""
+    """hex; weights, tokenizer and the bits that are computed: the root of the block ids"""
     block_hash_version: _builtins.int
     block_size: _builtins.int
     total_blocks: _builtins.int

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class WorkerStub:
-    """One engine. Only the router and the operator call it.
+    """One engine. Only routers call it.
     """
 
     def __init__(self, channel):
@@ -58,7 +58,7 @@ class WorkerStub:
 
 
 class WorkerServicer:
-    """One engine. Only the router and the operator call it.
+    """One engine. Only routers call it.
     """
 
     def Generate(self, request, context):
@@ -122,7 +122,7 @@ def add_WorkerServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Worker:
-    """One engine. Only the router and the operator call it.
+    """One engine. Only routers call it.
     """
 
     @staticmethod

@@ -30,7 +30,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class WorkerStub:
-    """One engine. Only the router and the operator call it."""
+    """One engine. Only routers call it."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -49,7 +49,7 @@ class WorkerStub:
 
 @_typing.type_check_only
 class WorkerAsyncStub(WorkerStub):
-    """One engine. Only the router and the operator call it."""
+    """One engine. Only routers call it."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_worker_pb2.GenerateRequest, _worker_pb2.GenerateChunk]  # type: ignore[assignment]
@@ -64,7 +64,7 @@ class WorkerAsyncStub(WorkerStub):
     """
 
 class WorkerServicer(metaclass=_abc_1.ABCMeta):
-    """One engine. Only the router and the operator call it."""
+    """One engine. Only routers call it."""
 
     @_abc_1.abstractmethod
     def Generate(

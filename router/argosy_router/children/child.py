@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from argosy_api import limits
 from argosy_api.backoff import Backoff
 from argosy_api.errors import OverloadedError, UnavailableError
 from argosy_router.children.frames import Frame, pack
@@ -23,8 +24,6 @@ from argosy_router.children.link import Link
 
 log = logging.getLogger(__name__)
 
-MAX_WAITING = 1024
-"""Jobs that wait for one child."""
 DEPTH = {"short": 8, "long": 1}
 """Jobs sent ahead of their answers: a job of a client that has left costs nothing while it is not sent."""
 BACKOFF = Backoff(first=0.1, cap=5.0)
@@ -117,7 +116,7 @@ class Child:
             raise UnavailableError("the router is shutting down")
         name = "long" if long else "short"
         lane = self._lanes[name]
-        if len(lane.waiting) >= MAX_WAITING:
+        if len(lane.waiting) >= limits.MAX_CHILD_JOBS:
             raise OverloadedError("too many requests wait for text work")
         loop = asyncio.get_running_loop()
         self.used_at = loop.time()

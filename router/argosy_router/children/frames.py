@@ -13,8 +13,6 @@ from typing import Any
 _HEAD = struct.Struct(">II")
 """Length of the object; length of all byte strings together."""
 
-MAX_FRAME = 256 * 1024 * 1024
-
 Frame = tuple[dict[str, Any], list[bytes]]
 
 

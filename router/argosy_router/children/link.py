@@ -4,7 +4,8 @@ import asyncio
 import logging
 from typing import Any, Protocol, cast
 
-from argosy_router.children.frames import MAX_FRAME, Unpacker
+from argosy_api import limits
+from argosy_router.children.frames import Unpacker
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ class Link(asyncio.Protocol):
 
     def __init__(self, child: "Listener") -> None:
         self._child: Listener | None = child
-        self._frames = Unpacker(limit=MAX_FRAME)
+        self._frames = Unpacker(limit=limits.MAX_CHILD_FRAME)
         self.transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

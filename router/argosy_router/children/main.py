@@ -19,8 +19,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from argosy_api import limits
 from argosy_router.children import RefusedError
-from argosy_router.children.frames import MAX_FRAME, Frame, Unpacker, pack
+from argosy_router.children.frames import Frame, Unpacker, pack
 
 MIB = 1024 * 1024
 START_BYTES = 1024 * MIB
@@ -42,7 +43,7 @@ def main() -> None:
     link = socket.socket(fileno=fd)
     lock = threading.Lock()
     long = ThreadPoolExecutor(1, initializer=_yielding)
-    frames = Unpacker(limit=MAX_FRAME)
+    frames = Unpacker(limit=limits.MAX_CHILD_FRAME)
     limited = False
     limit_memory(START_BYTES)
 

@@ -12,13 +12,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Protocol
 
+from argosy_api import limits
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.membership import Membership
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.1
-MAX_FILE_BYTES = 64 * 1024 * 1024
 
 
 class MembershipSource(Protocol):
@@ -56,8 +56,9 @@ class FileSource:
                 stat = os.stat(self._path)  # noqa: PTH116 - a local stat takes microseconds
                 mark = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
                 if mark != seen:
-                    if stat.st_size > MAX_FILE_BYTES:
-                        raise ValueError(f"has {stat.st_size} bytes; at most {MAX_FILE_BYTES} are read")  # noqa: TRY301
+                    if stat.st_size > limits.MAX_MEMBERSHIP_BYTES:
+                        most = limits.MAX_MEMBERSHIP_BYTES
+                        raise ValueError(f"has {stat.st_size} bytes; at most {most} are read")  # noqa: TRY301
                     text = self._path.read_text(encoding="utf-8")
                     view = Membership.from_json(text)
                     seen = mark

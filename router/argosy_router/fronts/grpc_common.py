@@ -13,7 +13,7 @@ OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.so_reuseport", 0),  # a taken port is an error, not a second server behind the same port
     ("grpc.max_send_message_length", limits.MAX_GRPC_MESSAGE),
     ("grpc.max_receive_message_length", limits.MAX_GRPC_MESSAGE),
-    ("grpc.max_concurrent_streams", 1024),
+    ("grpc.max_concurrent_streams", limits.MAX_CALLS),
     ("grpc.max_metadata_size", limits.MAX_METADATA_BYTES),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),

@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
+from argosy_api import limits
 from argosy_api.errors import ArgosyError, InternalError, InvalidArgumentError, NotFoundError
 from argosy_api.grpc_status import errors_to_status
 from argosy_api.inference import inference_pb2 as oip
@@ -29,10 +30,6 @@ from argosy_router.service import Request, Service
 log = logging.getLogger(__name__)
 
 NAME = "argosy"
-MAX_CONCURRENT = 64
-"""Requests of one ModelStreamInfer stream that run at once; more wait in the stream."""
-MAX_BUFFERED = 256
-"""Answers of one stream that wait for a slow reader."""
 FINAL = "triton_final_response"
 EMPTY_FINAL = "triton_enable_empty_final_response"
 _SAMPLING = "sampling_parameters."
@@ -106,7 +103,7 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
         self, requests: AsyncIterator[oip.ModelInferRequest], context: Context
     ) -> AsyncIterator[oip.ModelStreamInferResponse]:
         """Many requests, each with its own answers and errors; they run side by side."""
-        queue: asyncio.Queue[oip.ModelStreamInferResponse | None] = asyncio.Queue(MAX_BUFFERED)
+        queue: asyncio.Queue[oip.ModelStreamInferResponse | None] = asyncio.Queue(limits.MAX_STREAM_ANSWERS)
         reader = asyncio.create_task(self._serve_stream(requests, context, queue))
         try:
             while not (reader.done() and queue.empty()) and (answer := await queue.get()) is not None:
@@ -122,7 +119,7 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
         context: Context,
         queue: "asyncio.Queue[oip.ModelStreamInferResponse | None]",
     ) -> None:
-        places = asyncio.Semaphore(MAX_CONCURRENT)
+        places = asyncio.Semaphore(limits.MAX_STREAM_REQUESTS)
         try:
             async with asyncio.TaskGroup() as group:
                 async for request in requests:

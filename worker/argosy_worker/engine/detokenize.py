@@ -12,7 +12,7 @@ from functools import lru_cache
 from tokenizers import Tokenizer
 
 from argosy_api.errors import InternalError, ModelInvalidError
-from argosy_worker.faults import is_fault
+from argosy_api.faults import is_fault
 
 log = logging.getLogger(__name__)
 

@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import merge
 
+from argosy_api import limits
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_worker.core.line import Place
 from argosy_worker.core.scheduler import Scheduler
-
-MAX_QUEUE = 256
-"""Entries of the queue that are reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +36,7 @@ class LoadView:
     prefilling: Sequence[Place] = ()
     """Running requests whose prompt is not computed yet, in order."""
     line: Sequence[Place] = ()
-    """The first MAX_QUEUE waiting ones, in order."""
+    """The first MAX_REPORTED waiting ones, in order."""
     uncached_tokens: int = 0
     decode_tokens: int = 0
 
@@ -59,7 +57,7 @@ class LoadView:
         `accepted`: all submissions so far. `unseen`: those that the engine thread has not seen yet; they wait as well.
         """
         known = [Queued(place.uncached_tokens, place.arrival) for place in merge(self.prefilling, self.line)]
-        queue = [*known, *unseen][:MAX_QUEUE]
+        queue = [*known, *unseen][: limits.MAX_REPORTED]
         return pb.Load(
             worker_id=worker_id,
             epoch=epoch,
@@ -97,7 +95,7 @@ def view_of(scheduler: Scheduler, *, accepted: int, prefill_rate: float) -> Load
         used_blocks=pool.used,
         prefill_rate=prefill_rate,
         prefilling=prefilling,
-        line=scheduler.line.head(MAX_QUEUE),
+        line=scheduler.line.head(limits.MAX_REPORTED),
         uncached_tokens=scheduler.line.uncached_tokens + sum(place.uncached_tokens for place in prefilling),
         decode_tokens=sum(r.computed for r in scheduler.running.values() if r.decoding),
     )

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 
 from argosy_api.errors import ArgosyError, InternalError, UnavailableError
+from argosy_api.faults import is_fault
 from argosy_worker.core.batch import Runner, StepOutput
 from argosy_worker.core.blocks import BlockPool, CacheChange
 from argosy_worker.core.request import Finish, Request
@@ -26,7 +27,6 @@ from argosy_worker.engine.rate import PrefillRate
 from argosy_worker.engine.reply import Reply
 from argosy_worker.engine.report import LoadView, view_of
 from argosy_worker.engine.stream import Piece, Stream
-from argosy_worker.faults import is_fault
 
 log = logging.getLogger(__name__)
 

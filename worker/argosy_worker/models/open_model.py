@@ -9,8 +9,8 @@ from tokenizers import Tokenizer
 
 from argosy_api import limits
 from argosy_api.errors import ModelInvalidError
+from argosy_api.faults import is_fault
 from argosy_worker.core.facts import TokenizerFacts
-from argosy_worker.faults import is_fault
 from argosy_worker.models.gguf import GgufFile
 from argosy_worker.models.gguf_tokenizer import read_tokenizer
 from argosy_worker.models.gguf_weights import GgufWeights

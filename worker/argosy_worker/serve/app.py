@@ -16,12 +16,12 @@ import grpc
 from argosy_api import net, process
 from argosy_api.ending import end
 from argosy_api.errors import ModelError, ModelInvalidError
+from argosy_api.faults import is_fault
 from argosy_api.keys import Keys
 from argosy_api.process import EXIT_CONFIG, EXIT_FAULT, EXIT_OK, Termination
 from argosy_api.worker_status import Phase
 from argosy_worker.engine.client import Engine
 from argosy_worker.engine.metrics import WorkerMetrics
-from argosy_worker.faults import is_fault
 from argosy_worker.kv_events.log import KvEventLog
 from argosy_worker.kv_events.publish import RedisPublisher
 from argosy_worker.serve.lifecycle import Lifecycle
