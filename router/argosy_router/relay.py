@@ -22,18 +22,14 @@ from argosy_api.errors import (
     InternalError,
     UnavailableError,
 )
-from argosy_api.grpc_status import error_of
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.clock import now
 from argosy_router.fleet.peer import ACQUAINTANCE_S
+from argosy_router.lost import Lost, meaning
 from argosy_router.metrics import Metrics
 from argosy_router.routing.dispatch import Assignment, Decision, Dispatcher, Job, no_worker
 
 log = logging.getLogger(__name__)
-
-Code = grpc.StatusCode
-_LOST = frozenset({Code.UNAVAILABLE, Code.CANCELLED, Code.UNKNOWN})
-"""What a call ends with when its worker dies, drains or is cut off; nobody but us cancels our calls."""
 
 AGAIN_S = 0.1
 """Before a worker is tried again, where there is no other."""
@@ -107,7 +103,7 @@ class Flight:
                 async with self._patience():
                     while not self._first or not (self._first[-1].token_ids or self._finished):
                         self._first.append(await self._read())
-            except _Lost as lost:
+            except Lost as lost:
                 self._excluded |= {self.decision.worker}
                 self._give_up(lost)
                 if self._attempt >= self._attempts:
@@ -143,7 +139,7 @@ class Flight:
             async with asyncio.timeout(limit):
                 yield
         except TimeoutError:
-            raise _Lost("slow", f"no token within {limit:.0f} s", eject=False) from None
+            raise Lost("slow", f"no token within {limit:.0f} s", eject=False) from None
 
     def _abandon(self) -> None:
         """The worker hangs: end the attempt, if another may do better (`_awaited` takes it for a lost worker)."""
@@ -154,19 +150,19 @@ class Flight:
         return self._dispatcher.others(self.job, self._excluded | {self.decision.worker})
 
     async def _awaited(self, answer: Awaitable[T]) -> T:
-        """What the call answers; its end becomes `_Lost`, or the error that the worker meant."""
+        """What the call answers; its end becomes `Lost`, or the error that the worker meant."""
         try:
             return await answer
         except grpc.aio.AioRpcError as error:
-            raise self._translate(error) from None
+            raise meaning(error, self.job.request_id) from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling() or self._call is None:
                 raise
             # grpc.aio raises this for a CANCELLED status of the peer, too: a server that is shut down
-            raise _Lost("unavailable", "CANCELLED by the worker, or found hanging") from None
+            raise Lost("unavailable", "CANCELLED by the worker, or found hanging") from None
 
-    def _give_up(self, lost: "_Lost") -> None:
+    def _give_up(self, lost: Lost) -> None:
         assignment = self._assignment
         if assignment is None:
             return
@@ -189,38 +185,22 @@ class Flight:
         while True:
             chunk = await self._awaited(call.read())
             if not isinstance(chunk, pb.GenerateChunk):  # grpc.aio.EOF
-                raise _Lost("closed", "the stream ended before it was finished")
+                raise Lost("closed", "the stream ended before it was finished")
             if chunk.attempt != self._attempt:
                 continue  # of an attempt that is over
             count = len(chunk.token_ids)
             if count:
                 if chunk.index != self._received:
-                    raise _Lost("sequence", f"sent token {chunk.index} instead of {self._received}")
+                    raise Lost("sequence", f"sent token {chunk.index} instead of {self._received}")
                 self._received += count
                 assignment.tokens(count)
             if chunk.HasField("usage"):
                 self.cached_tokens = chunk.usage.cached_tokens
             if chunk.finish_reason == pb.FINISH_REASON_ABORT:
-                raise _Lost("aborted", "aborted the request (it is draining)")
+                raise Lost("aborted", "aborted the request (it is draining)")
             if chunk.finish_reason != pb.FINISH_REASON_UNSPECIFIED:
                 self._finished = True
             return chunk
-
-    def _translate(self, error: grpc.aio.AioRpcError) -> Exception:
-        code, details = error.code(), error.details() or ""
-        if code is Code.DEADLINE_EXCEEDED:
-            return DeadlineError("the deadline passed")
-        if code is Code.RESOURCE_EXHAUSTED:
-            full = error_of(code, details or "the worker's queue is full", error.trailing_metadata())
-            return _Lost("full", details, error=full, eject=False)
-        if code in _LOST:
-            return _Lost("unavailable", f"{code.name}: {details}")
-        if code is Code.INTERNAL and "RST_STREAM" in details:
-            return _Lost("reset", details)
-        if code in (Code.INTERNAL, Code.UNIMPLEMENTED, Code.DATA_LOSS):
-            log.error("request %s: worker failed: %s: %s", self.job.request_id, code.name, details)
-            return InternalError(f"the worker failed (request {self.job.request_id})")
-        return error_of(code, details)
 
     def __aiter__(self) -> Self:
         """Chunks, in order, each once."""
@@ -240,7 +220,7 @@ class Flight:
         else:
             try:
                 chunk = await self._read()
-            except _Lost as lost:
+            except Lost as lost:
                 self._give_up(lost)
                 raise UnavailableError(
                     f"the worker was lost after {self.delivered} tokens were delivered; the rest was not generated"
@@ -293,13 +273,3 @@ def _number(metadata: Iterable[Any] | None, key: str) -> int | None:
     """A whole number from metadata; None for anything else."""
     text = next((value for name, value in metadata or () if name == key), None)
     return int(text) if isinstance(text, str) and len(text) < 20 and text.isascii() and text.isdigit() else None
-
-
-class _Lost(Exception):  # noqa: N818 - no error that a client sees
-    """The attempt is over, and another worker may do better. `error` is what to tell if none does."""
-
-    def __init__(self, why: str, message: str, *, error: ArgosyError | None = None, eject: bool = True) -> None:
-        super().__init__(message)
-        self.why = why
-        self.error = error
-        self.eject = eject
