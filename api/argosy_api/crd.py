@@ -1,4 +1,4 @@
-"""The CustomResourceDefinition, generated from `argosy_api.resource` and `argosy_api.rules`."""
+"""The CustomResourceDefinition, generated from `argosy_api.resource`, `argosy_api.status` and `argosy_api.rules`."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import yaml
 from pydantic import BaseModel
 
 from argosy_api import resource, rules
+from argosy_api.status import InferenceDeploymentStatus
 
 Schema = dict[str, Any]
 _KEPT = (
@@ -77,7 +78,7 @@ def crd() -> dict[str, Any]:
 
 def crd_yaml() -> str:
     """The definition as it is committed in the chart."""
-    head = "# Generated from api/argosy_api/resource.py and rules.py by `make generate`; do not edit.\n"
+    head = "# Generated from api/argosy_api/resource.py, status.py and rules.py by `make generate`; do not edit.\n"
     return head + yaml.safe_dump(crd(), sort_keys=False, width=120, allow_unicode=True)
 
 
@@ -87,7 +88,7 @@ def _column(name: str, path: str, priority: int = 0) -> dict[str, Any]:
 
 
 def _status() -> Schema:
-    status = _structural(resource.InferenceDeploymentStatus)
+    status = _structural(InferenceDeploymentStatus)
     conditions = status["properties"]["conditions"]
     conditions |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
     conditions["items"]["required"] = ["type", "status", "reason", "lastTransitionTime"]

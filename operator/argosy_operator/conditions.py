@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from argosy_api import labels, limits
-from argosy_api.resource import Condition, InferenceDeploymentStatus, ModelStatus
+from argosy_api.status import Condition, InferenceDeploymentStatus, ModelStatus
 from argosy_api.worker_status import ServedModel, WorkerStatus
 from argosy_operator import uniformity
 from argosy_operator.diagnose import Problem, Reason, diagnose, worst

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from argosy_api import limits
-from argosy_api.resource import API_VERSION, KIND, Condition, InferenceDeploymentStatus
+from argosy_api.resource import API_VERSION, KIND
+from argosy_api.status import Condition, InferenceDeploymentStatus
 from argosy_operator.conditions import READY
 from argosy_operator.diagnose import Reason
 from argosy_operator.words import clip

@@ -19,7 +19,8 @@ from typing import Any
 import kopf
 
 from argosy_api.backoff import Backoff
-from argosy_api.resource import GROUP, PLURAL, VERSION, Condition
+from argosy_api.resource import GROUP, PLURAL, VERSION
+from argosy_api.status import Condition
 from argosy_kube.access import Access
 from argosy_operator import conditions
 from argosy_operator.controller import Controller

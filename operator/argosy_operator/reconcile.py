@@ -12,7 +12,8 @@ from typing import Any
 from argosy_api import resource as resource_types
 from argosy_api.backoff import Backoff
 from argosy_api.errors import ArgosyError
-from argosy_api.resource import Condition, InferenceDeployment, InferenceDeploymentStatus, ModelStatus
+from argosy_api.resource import InferenceDeployment
+from argosy_api.status import Condition, InferenceDeploymentStatus, ModelStatus
 from argosy_operator import conditions, manifests, uniformity
 from argosy_operator.asking import Told, ask_again, ask_serving, ask_starting
 from argosy_operator.carry_out import OWN_ECHO_S, Made, carry_out

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable, Mapping
 
-from argosy_api.resource import ModelStatus
+from argosy_api.status import ModelStatus
 from argosy_api.worker_status import ServedModel
 from argosy_operator.diagnose import Reason
 from argosy_operator.words import quote, some_of

@@ -5,7 +5,7 @@ import json
 import fakecluster
 import pytest
 
-from argosy_api.resource import Condition
+from argosy_api.status import Condition
 from argosy_api.worker_status import Phase, WorkerStatus
 from argosy_operator.conditions import Facts, Failure, RouterFacts, status_of
 from argosy_operator.events import Announcer

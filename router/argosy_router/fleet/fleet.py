@@ -112,7 +112,7 @@ def _largest(workers: list[Peer]) -> list[Peer]:
 
 
 class Fleet:
-    """All deployments. `on_worker` is called for each new worker and returns the task that watches it."""
+    """All deployments. `watch` is called for each new worker and `feed` for each deployment; both return their task."""
 
     def __init__(
         self,

@@ -1,0 +1,65 @@
+"""The status of an InferenceDeployment: written by the operator, and part of the CRD like the types in `resource`."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic.alias_generators import to_camel
+
+
+class Condition(BaseModel):
+    """As in Kubernetes (metav1.Condition)."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True)
+
+    type: Annotated[str, Field(max_length=316)]
+    status: Literal["True", "False", "Unknown"]
+    reason: Annotated[str, Field(max_length=1024)]
+    """CamelCase word for programs."""
+    message: Annotated[str, Field(max_length=32_768)] = ""
+    """Sentence for people: what is the case, and what to do about it."""
+    observed_generation: int = 0
+    last_transition_time: Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
+
+
+class ModelStatus(BaseModel):
+    """What the workers found in the model's files."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True)
+
+    architecture: str = ""
+    quantization: str = ""
+    compute: str = ""
+    device: str = ""
+    max_model_len: int = 0
+    kv_blocks_per_replica: int = 0
+
+
+class InferenceDeploymentStatus(BaseModel):
+    """What is the case, written by the operator."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True)
+
+    observed_generation: int = 0
+    """Generation of the spec that this status is about."""
+    replicas: int = 0
+    """Worker pods that exist and are not terminating."""
+    ready_replicas: int = 0
+    """Workers that are ready, of any revision."""
+    updated_replicas: int = 0
+    """Workers of the current revision."""
+    routable_replicas: int = 0
+    """Workers of the current revision that the router can reach."""
+    ready: str = ""
+    """Routable and wanted replicas, as 1/2."""
+    selector: str = ""
+    """Label selector of the worker pods, for the scale subresource."""
+    revision: str = ""
+    """Hash of what the worker pods are made of."""
+    reason: str = ""
+    """Reason of the Ready condition."""
+    endpoint: str = ""
+    """Where to send requests, inside the cluster."""
+    model: ModelStatus | None = None
+    """What the workers found in the model's files."""
+    conditions: list[Condition] = []
+    """Ready, Progressing, Scheduled, ModelLoaded, RouterSynced, Uniform, NameTaken."""
