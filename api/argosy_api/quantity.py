@@ -4,7 +4,10 @@ Source: https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/q
 """
 
 import re
+from collections.abc import Mapping
 from decimal import Decimal
+
+from argosy_api.errors import InvalidArgumentError
 
 _SUFFIX = {
     "": Decimal(1), "m": Decimal("0.001"),
@@ -30,3 +33,18 @@ def parse(quantity: str | int) -> Decimal:
 def parse_bytes(quantity: str | int) -> int:
     """A quantity as whole bytes, rounded down."""
     return int(parse(quantity))
+
+
+def check(quantities: Mapping[str, str | int | None]) -> None:
+    """Refuse what is no quantity; keys are paths of fields.
+
+    Raises:
+        InvalidArgumentError: with the path of the first that is wrong.
+
+    """
+    for path, value in quantities.items():
+        try:
+            if value is not None:
+                parse(value)
+        except ValueError as error:
+            raise InvalidArgumentError(path, str(error)) from None

@@ -4,7 +4,6 @@ These types are the one source: `argosy_api.crd` generates the CustomResourceDef
 embedded mode read resources with them. What concerns one field is declared here; what concerns several is in `rules`.
 """
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
@@ -281,7 +280,7 @@ def parse(document: Any) -> InferenceDeployment:
     except ValidationError as error:
         raise first_problem(error, InferenceDeployment, "resource") from None
     spec = resource.spec
-    check_quantities(
+    quantity.check(
         {
             "spec.engine.kvCacheMemory": spec.engine.kv_cache_memory,
             "spec.resources.cpu": spec.resources.cpu,
@@ -291,18 +290,3 @@ def parse(document: Any) -> InferenceDeployment:
     )
     rules.check(resource.model_dump(by_alias=True, exclude_none=True))
     return resource
-
-
-def check_quantities(quantities: Mapping[str, str | int | None]) -> None:
-    """Refuse what is no quantity; keys are paths of fields.
-
-    Raises:
-        InvalidArgumentError: with the path of the first that is wrong.
-
-    """
-    for path, value in quantities.items():
-        try:
-            if value is not None:
-                quantity.parse(value)
-        except ValueError as error:
-            raise InvalidArgumentError(path, str(error)) from None

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from argosy_api import resource, rules
+from argosy_api import quantity, rules
 from argosy_api.checking import first_problem
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.resource import DrainSpec, EngineSpec, InferenceDeployment, ModelSpec, Strict
@@ -56,7 +56,7 @@ class WorkerSpec(Strict):
             raise first_problem(error, cls, "worker's spec") from None
         if spec.model.served_name is None:
             raise InvalidArgumentError("model.servedName", "is needed: the name that clients ask for")
-        resource.check_quantities({"engine.kvCacheMemory": spec.engine.kv_cache_memory})
+        quantity.check({"engine.kvCacheMemory": spec.engine.kv_cache_memory})
         document = spec.model_dump(by_alias=True, exclude_none=True)
         for part in ("model", "engine"):
             rules.check_part(f"spec.{part}", document[part], as_path=part)
