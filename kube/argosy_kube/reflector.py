@@ -95,7 +95,9 @@ class Reflector(Generic[T]):
             except WatchError as error:
                 if error.status == 410:
                     self._version = None
-                    continue
+                    if not failures:  # a list is due, at once; one 410 after another must not become a hail of lists
+                        failures = 1
+                        continue
                 self.problem = str(error)
             except Exception as error:
                 log.exception("%s: it is listed anew", self.path)

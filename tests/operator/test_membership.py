@@ -217,6 +217,24 @@ def at_none(name):
     return ObjectKey("", name)
 
 
+async def test_lists_that_are_gone_at_once_are_not_asked_for_in_a_hail(monkeypatch):
+    """A server that answers 410 to every list is asked again once, and then more and more seldom."""
+    pauses = []
+
+    class Counted(reflector.Backoff):
+        def jittered(self, failures):
+            pauses.append(failures)
+            return 0.001
+
+    monkeypatch.setattr(reflector, "BACKOFF", Counted(first=0.001, cap=0.01))
+    server = Strange(*[reflector.WatchError(410, "expired") for _ in range(20)])
+    made = Reflector(server, PODS, lambda body: body["metadata"]["name"], lambda *_: None)
+    task = asyncio.create_task(made.run())
+    await eventually(made.synced.is_set)
+    assert pauses == list(range(2, 21))
+    task.cancel()
+
+
 async def test_a_source_whose_watch_ends_for_good_begins_it_anew(world, monkeypatch):
     """Even by what is no Exception, as a panic of a library."""
     monkeypatch.setattr(tasks, "AGAIN_S", 0.01)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from argosy_api import redis_acl
+from argosy_api.ending import end
 from argosy_api.keys import BATCH_FIELD, LEASE_TTL_S, Keys
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_worker.core.blocks import CacheChange
@@ -155,6 +156,27 @@ async def test_the_user_of_its_namespace_may_do_all_that_a_worker_does(valkey, c
     used = {name.removeprefix("cmdstat_") for name in client.info("commandstats")}
     granted = {rule[1:] for rule in redis_acl.worker_rules("ns", "pw") if rule.startswith("+")}
     assert granted - used <= {"ping", "select"}, "a right that no worker needs"
+
+
+async def test_what_nobody_foresaw_does_not_end_the_publishing(valkey, client, eventually):
+    """A fault of ours or of the library costs a moment."""
+    log = KvEventLog(7)
+    log.append(change([1]))
+    asked = []
+
+    def load():
+        asked.append(1)
+        if len(asked) < 3:
+            raise LookupError("a fault")
+        return pb.Load(worker_id="w-0", epoch=7)
+
+    publisher = make_publisher(valkey.url, log)
+    publisher._load = load
+    task = asyncio.create_task(publisher.run())
+    await eventually(believes(valkey, [1]))
+    await eventually(lambda: client.exists(KEYS.lease("w-0")))
+    await end(task)
+    await publisher.forget()
 
 
 async def test_the_lease_is_renewed(valkey, client, eventually):

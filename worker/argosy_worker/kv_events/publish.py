@@ -83,6 +83,11 @@ class RedisPublisher:
                 up = False
                 self._metrics.redis_up.set(0)
                 await self._redis.connection_pool.disconnect()
+            except Exception:
+                log.exception("publishing KV events failed; it begins anew")
+                up = None
+                self._metrics.redis_up.set(0)
+                await self._redis.connection_pool.disconnect()
             failures = 1 if time.monotonic() - began > _BACKOFF.cap else failures + 1
             await asyncio.sleep(_BACKOFF.jittered(failures))
 
