@@ -191,6 +191,25 @@ async def test_too_many_jobs_are_refused(monkeypatch):
     await child.close()
 
 
+async def test_a_job_whose_caller_left_takes_no_place_and_no_memory():
+    """While another job is long under way: what waits behind it goes with whoever asked for it."""
+    library = ModelLibrary(job_s=600)
+    text = await text_of(library, info(only_when_asked(ENDLESS)))
+    (child,) = library._children.values()
+    lane = child._lanes["short"]
+    busy = asyncio.ensure_future(text.render([{"role": "user", "content": "now"}], WANTED, field="messages"))
+    await eventually(lambda: len(lane.sent) == 1)
+    waiting = [asyncio.ensure_future(text.encode("x", WANTED, field="prompt")) for _ in range(20)]
+    await eventually(lambda: len(lane.waiting) == 21 - lane.depth)
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)
+    assert not lane.waiting
+    await library.close()
+    with pytest.raises(UnavailableError):
+        await busy
+
+
 async def test_failures_are_told_apart():
     """A refusal, a failure that nobody foresaw, and a killed job."""
     child = Child(

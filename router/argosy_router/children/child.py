@@ -124,7 +124,11 @@ class Child:
         job = Job(number, pack({**header, "id": number, "lane": name}, blobs), loop.create_future())
         lane.waiting.append(job)
         self._pump()
-        return await job.future
+        try:
+            return await job.future
+        except asyncio.CancelledError:
+            lane.forget(job)
+            raise
 
     def sleep(self) -> None:
         """End the process if it has nothing to do; the next job starts a new one."""

@@ -1,6 +1,7 @@
 """Jobs for a child process, in lanes: what waits, what was sent, and how long the first one may take."""
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Iterator
 
@@ -35,6 +36,11 @@ class Lane:
             if not job.future.done():
                 self.sent.append(job)
                 yield job
+
+    def forget(self, job: Job) -> None:
+        """Nobody waits for it any more. What was not sent takes no place and no memory; else its answer is awaited."""
+        with contextlib.suppress(ValueError):
+            self.waiting.remove(job)
 
     def stop_timer(self) -> None:
         """The first job has its answer, or its process is gone."""
