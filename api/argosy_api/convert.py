@@ -1,6 +1,6 @@
 """Between protobuf messages and the plain types of the contracts."""
 
-from argosy_api.params import SamplingParams
+from argosy_api.params import SamplingParams, check_stops
 from argosy_api.v1 import worker_pb2 as pb
 
 ACCEPTED_KEY = "argosy-accepted"
@@ -8,7 +8,13 @@ ACCEPTED_KEY = "argosy-accepted"
 
 
 def params_from_proto(message: pb.SamplingParams, *, default_max_tokens: int = 16) -> SamplingParams:
-    """Unset fields get their defaults. Nothing is checked here: call `SamplingParams.check`."""
+    """Unset fields get their defaults. Only what is copied is checked here: call `SamplingParams.check`.
+
+    Raises:
+        InvalidArgumentError: there are too many stop strings or ids; a message has room for millions.
+
+    """
+    check_stops(len(message.stop), len(message.stop_token_ids))
     return SamplingParams(
         max_tokens=message.max_tokens if message.HasField("max_tokens") else default_max_tokens,
         min_tokens=message.min_tokens,

@@ -17,6 +17,12 @@ MAX_RETURNED_IDS = 1 << 20
 """Prompt token ids in one answer, over all choices."""
 MAX_PROMPT_IDS = 1 << 20
 """Token ids in the prompts of one request."""
+MAX_SAMPLING_BYTES = 64 * 1024
+"""The JSON text in a `sampling_parameters` tensor."""
+MAX_PARAMETERS = 64
+"""Parameters of one request of the Open Inference Protocol."""
+MAX_DIMENSIONS = 8
+"""Numbers in the shape of a tensor."""
 MAX_BRACKETS = 1 << 19
 """Opening brackets and braces in one JSON body, in texts or not: each may be an array that takes 20 times its bytes."""
 MAX_PARTS = 4096

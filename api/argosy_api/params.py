@@ -58,19 +58,22 @@ class SamplingParams:
             _integer("logprobs", self.logprobs, 0, limits.MAX_LOGPROBS)
         if self.prompt_logprobs is not None:
             _integer("prompt_logprobs", self.prompt_logprobs, 0, limits.MAX_LOGPROBS)
-        if len(self.stop) > limits.MAX_STOP_STRINGS:
-            raise InvalidArgumentError("stop", f"has {len(self.stop)} strings; at most {limits.MAX_STOP_STRINGS}")
+        check_stops(len(self.stop), len(self.stop_token_ids))
         for i, text in enumerate(self.stop):
             size = len(text.encode("utf-8", "surrogatepass"))
             if not 0 < size <= limits.MAX_STOP_BYTES:
                 raise InvalidArgumentError(f"stop[{i}]", f"has {size} bytes; must have 1 to {limits.MAX_STOP_BYTES}")
-        if len(self.stop_token_ids) > limits.MAX_STOP_IDS:
-            raise InvalidArgumentError(
-                "stop_token_ids", f"has {len(self.stop_token_ids)} ids; at most {limits.MAX_STOP_IDS}"
-            )
         top = (vocab_size or limits.MAX_VOCAB) - 1
         for i, token in enumerate(self.stop_token_ids):
             _integer(f"stop_token_ids[{i}]", token, 0, top)
+
+
+def check_stops(strings: int, ids: int) -> None:
+    """Refuse more stop strings, or stop token ids, than a request may have. Raises InvalidArgumentError."""
+    if strings > limits.MAX_STOP_STRINGS:
+        raise InvalidArgumentError("stop", f"has {strings} strings; at most {limits.MAX_STOP_STRINGS}")
+    if ids > limits.MAX_STOP_IDS:
+        raise InvalidArgumentError("stop_token_ids", f"has {ids} ids; at most {limits.MAX_STOP_IDS}")
 
 
 def check_prompt(tokens: Sequence[int], *, vocab_size: int, max_model_len: int) -> None:

@@ -2,15 +2,18 @@
 
 import asyncio
 import json
+import socket
 
+import aiohttp
 import pytest
+from aiohttp import web
 from router_kit import FakeWorker, decode, encode, events_of
 from waiting import eventually
 
 from argosy_api import limits
 from argosy_api.errors import OverloadedError, TooLargeError
 from argosy_router.admission import Admission
-from argosy_router.fronts import http_body
+from argosy_router.fronts import http, http_body
 from argosy_router.fronts.connections import Connections
 
 HELLO = {"model": "m", "prompt": "hello", "max_tokens": 8}
@@ -223,3 +226,58 @@ async def test_too_many_connections_are_closed_at_once(rig):
     assert b" 200 " in await asyncio.wait_for(reader.readline(), 30)
     for _, writer in opened:
         writer.close()
+
+
+# --- slow readers
+
+
+async def quiet_client(rig, request: dict[str, object]) -> socket.socket:
+    """Sends a request, and reads nothing of the answer."""
+    raw = json.dumps(request).encode()
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    made.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(made, ("127.0.0.1", rig.router.http_port))
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(raw)}\r\n\r\n"
+    await loop.sock_sendall(made, head.encode() + raw)
+    return made
+
+
+def waiting_to_be_sent(rig) -> int:
+    return sum(g.transport.get_write_buffer_size() for g in rig.router.connections._guards.values())
+
+
+async def test_a_whole_answer_that_nobody_takes_is_held_and_given_up(rig, monkeypatch):
+    """What waits for a slow reader counts as held, as while it was collected, and does not wait for ever."""
+    monkeypatch.setattr(limits, "MAX_LOGPROB_ENTRIES", 1 << 20)
+    request = {**HELLO, "prompt": "x" * 3000, "prompt_logprobs": 20, "n": 4, "max_tokens": 1}
+    monkeypatch.setattr(http, "WRITE_S", 600)
+    client = await quiet_client(rig, request)
+    await eventually(lambda: waiting_to_be_sent(rig) > 1_000_000)
+    assert rig.router.service.admission.held > 1_000_000
+    client.close()
+    await eventually(lambda: rig.router.service.admission.held == 0)
+    monkeypatch.setattr(http, "WRITE_S", 0.1)
+    monkeypatch.setattr(http, "SLOWEST", 1e9)
+    client = await quiet_client(rig, request)
+    await eventually(lambda: sum(len(w.requests) for w in rig.workers) == 8)
+    await eventually(lambda: rig.router.service.admission.held == 0 and not waiting_to_be_sent(rig))
+    await eventually(lambda: len(rig.router.connections) == 0)
+    client.close()
+
+
+async def test_the_end_of_a_stream_that_nobody_takes_is_given_up(rig, monkeypatch):
+    """Its last bytes may be those that wait for the reader."""
+    real = web.StreamResponse.write_eof
+
+    async def waits(self: web.StreamResponse, data: bytes = b"") -> None:
+        if type(self) is web.StreamResponse:
+            await asyncio.Event().wait()
+        await real(self, data)
+
+    monkeypatch.setattr(web.StreamResponse, "write_eof", waits)
+    monkeypatch.setattr(http, "WRITE_S", 0.1)
+    with pytest.raises(aiohttp.ClientPayloadError):
+        await rig.post("/v1/completions", {**HELLO, "stream": True})
+    await eventually(rig.idle)

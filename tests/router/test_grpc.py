@@ -13,10 +13,13 @@ from router_kit import answer_of, decode, encode
 from waiting import eventually
 
 from argosy_api import limits
+from argosy_api.errors import InvalidArgumentError
 from argosy_api.inference import inference_pb2 as oip
 from argosy_api.inference import inference_pb2_grpc as oip_rpc
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc as rpc
+from argosy_router.fronts import native as native_front
+from argosy_router.fronts import oip_tensors
 
 TEXT = decode(answer_of(encode("hello"), 8))
 
@@ -151,7 +154,7 @@ async def test_reflection_lists_the_services(rig, channel):
 def bytes_tensor(request, name, value: bytes, *, raw: bool):
     tensor = request.inputs.add(name=name, datatype="BYTES", shape=[1])
     if raw:
-        request.raw_input_contents.append(struct.pack("<I", len(value)) + value)
+        request.raw_input_contents.append(_element(value))
     else:
         tensor.contents.bytes_contents.append(value)
 
@@ -197,6 +200,60 @@ async def test_infer(rig, channel, raw):
     assert outputs(answer) == {"text_output": TEXT, "output_ids": answer_of(encode("hello"), 8)}
     prefixed = await stub.ModelInfer(infer(raw=raw, exclude=None))
     assert outputs(prefixed)["text_output"] == "hello" + TEXT
+
+
+def _element(value: bytes) -> bytes:
+    return struct.pack("<I", len(value)) + value
+
+
+def too_much() -> dict[str, tuple[oip.ModelInferRequest, str]]:
+    """Requests whose parts are many, each within the size of a message: what is wrong, and how it is said."""
+    json_text, empty, ids, inputs, raw, outs, parameters, shape = (infer() for _ in range(8))
+    json_text.raw_input_contents[1] = _element(b'{"a": [' + b"[]," * 100_000 + b"[]]}")
+    empty.raw_input_contents[0] = bytes(4 * 100_000)
+    del ids.inputs[0], ids.raw_input_contents[0]
+    ids.inputs.add(name="input_ids", datatype="INT32", shape=[limits.MAX_PROMPT_IDS + 1])
+    ids.raw_input_contents.append(bytes(4 * (limits.MAX_PROMPT_IDS + 1)))
+    for _ in range(100_000):
+        inputs.inputs.add(name="text_input")
+        outs.outputs.add(name="text_output")
+    raw.raw_input_contents.extend([b""] * 100_000)
+    for i in range(1000):
+        parameters.parameters[str(i)].int64_param = 1
+    shape.inputs[0].shape.extend([1] * 100_000)
+    return {
+        "sampling_parameters": (json_text, r"sampling_parameters: has \d+ bytes; at most 65536"),
+        "text_input": (empty, "text_input: has several elements; at most 1"),
+        "input_ids": (ids, "input_ids: has 1048577 elements; at most 1048576"),
+        "inputs": (inputs, r"inputs: has \d+ entries"),
+        "raw_input_contents": (raw, r"raw_input_contents: has \d+ entries"),
+        "outputs": (outs, r"outputs: has \d+ entries"),
+        "parameters": (parameters, "parameters: has 1000 entries; at most 64"),
+        "shape": (shape, "text_input: has 100001 dimensions; at most 8"),
+    }
+
+
+@pytest.mark.parametrize("what", too_much())
+def test_what_is_too_much_is_counted_and_not_read(what):
+    """Millions of anything fit into a message; none is walked through on the event loop."""
+    request, problem = too_much()[what]
+
+    def read() -> None:
+        oip_tensors.read(request)
+        oip_tensors.parameters(request)
+
+    with pytest.raises(InvalidArgumentError, match=problem):
+        read()
+
+
+def test_a_native_request_is_counted_before_it_is_copied():
+    for request, problem in (
+        (pb.InferenceRequest(tokens=pb.TokenIds(ids=[1] * (limits.MAX_PROMPT_IDS + 1))), "tokens.ids: has 1048577"),
+        (pb.InferenceRequest(text="x", sampling=pb.SamplingParams(stop=["x"] * 100_000)), "stop: has 100000"),
+        (pb.InferenceRequest(text="x", sampling=pb.SamplingParams(stop_token_ids=[1] * 100_000)), "ids: has 100000"),
+    ):
+        with pytest.raises(InvalidArgumentError, match=problem):
+            native_front._ask(request)
 
 
 async def test_infer_ids_and_chosen_outputs(rig, channel):

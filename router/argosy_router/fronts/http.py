@@ -16,7 +16,7 @@ from argosy_router.ask import Caller
 from argosy_router.fronts import oai_format as fmt
 from argosy_router.fronts.bodies import Bodies
 from argosy_router.fronts.connections import Connections
-from argosy_router.fronts.http_body import read_body
+from argosy_router.fronts.http_body import SLOWEST, read_body
 from argosy_router.fronts.oai_answer import SSE_DONE, Answer, sse
 from argosy_router.fronts.request_ids import request_id
 from argosy_router.routing.dispatch import Job
@@ -26,7 +26,7 @@ from argosy_router.volley import Volley
 log = logging.getLogger(__name__)
 
 WRITE_S = 30.0
-"""A client that reads nothing for so long is gone."""
+"""A client that reads nothing for so long is gone; one that takes a whole answer has a second more for each SLOWEST."""
 REQUEST_ID = web.RequestKey("request_id", str)
 
 
@@ -98,12 +98,12 @@ class HttpFront:
             headers = {"x-request-id": http[REQUEST_ID]}
             if request.stream:
                 return await self._stream(http, answer, prepared.jobs, headers)
-            return await self._whole(taken, answer, prepared.jobs, headers)
+            return await self._whole(http, taken, answer, prepared.jobs, headers)
 
     # --- whole answers
 
     async def _whole(
-        self, taken: Request, answer: Answer, jobs: Sequence[Job], headers: dict[str, str]
+        self, http: web.Request, taken: Request, answer: Answer, jobs: Sequence[Job], headers: dict[str, str]
     ) -> web.Response:
         keep_ids = answer.request.return_token_ids
         if len(jobs) == 1:
@@ -112,7 +112,13 @@ class HttpFront:
             results = await volley.each(jobs, lambda job: self._gather(taken, job, keep_ids=keep_ids))
         headers.update(results[0][1])
         document = await answer.whole([g for g, _ in results])
-        return web.Response(body=orjson.dumps(document), content_type="application/json", headers=headers)
+        body = orjson.dumps(document)
+        response = web.Response(body=body, content_type="application/json", headers=headers)
+        # sent here, not by aiohttp after us: what waits for a slow reader still counts as held, and not for ever
+        async with asyncio.timeout(WRITE_S + len(body) / SLOWEST):
+            await response.prepare(http)
+            await response.write_eof()
+        return response
 
     async def _gather(self, taken: Request, job: Job, *, keep_ids: bool) -> tuple[fmt.Gathered, dict[str, str]]:
         gathered = fmt.Gathered(keep_ids=keep_ids)
@@ -143,7 +149,8 @@ class HttpFront:
             except ArgosyError as error:
                 await _write(response, sse(fmt.error_object(error)))
                 raise _StreamedError(response, error) from None
-            await response.write_eof()
+            async with asyncio.timeout(WRITE_S):
+                await response.write_eof()
             return response
 
     async def _events(self, response: web.StreamResponse, answer: Answer, flights: Volley) -> None:

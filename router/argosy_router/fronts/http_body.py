@@ -11,7 +11,7 @@ from argosy_api.errors import InvalidArgumentError, TooLargeError
 GRACE_S = 10.0
 """Time for a body's first bytes, and its slack later."""
 SLOWEST = 64 * 1024
-"""Bytes per second that a sender must reach, beyond the grace."""
+"""Bytes per second that a sender must reach, beyond the grace; and a reader."""
 
 
 async def read_body(request: web.Request, take: Callable[[int], None]) -> bytes:

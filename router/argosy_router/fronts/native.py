@@ -47,7 +47,7 @@ def _ask(request: pb.InferenceRequest) -> Ask:
     if kind == "text":
         field, prompts = "text", [request.text]
     elif kind == "tokens":
-        field, prompts = "tokens.ids", [list(request.tokens.ids)]
+        field, prompts = "tokens.ids", [_ids(request.tokens)]
     elif kind == "chat":
         field, messages = "chat.messages", _messages(request.chat)
     else:
@@ -61,6 +61,13 @@ def _ask(request: pb.InferenceRequest) -> Ask:
         fill_context=kind == "chat" and not request.sampling.HasField("max_tokens"),
         cache_salt=request.cache_salt,
     )
+
+
+def _ids(tokens: pb.TokenIds) -> list[int]:
+    count = len(tokens.ids)
+    if count > limits.MAX_PROMPT_IDS:
+        raise InvalidArgumentError("tokens.ids", f"has {count} token ids; at most {limits.MAX_PROMPT_IDS}")
+    return list(tokens.ids)
 
 
 def _messages(chat: pb.Chat) -> list[Message]:

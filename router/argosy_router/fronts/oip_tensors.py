@@ -1,4 +1,7 @@
-"""Tensors of the Open Inference Protocol: reading the few that a text model has, strictly, and writing its answers."""
+"""Tensors of the Open Inference Protocol: reading the few that a text model has, strictly, and writing its answers.
+
+A message of 32 MB has room for millions of anything, so everything is counted before it is walked through.
+"""
 
 import struct
 from collections.abc import Sequence
@@ -42,6 +45,9 @@ def read(request: oip.ModelInferRequest) -> Inputs:
         InvalidArgumentError: an unknown, doubled, missing or malformed tensor, by its name.
 
     """
+    _count("inputs", len(request.inputs), len(DATATYPES))
+    _count("raw_input_contents", len(request.raw_input_contents), len(DATATYPES))
+    _count("outputs", len(request.outputs), len(OUTPUTS))
     raw = list(request.raw_input_contents)
     if raw and len(raw) != len(request.inputs):
         raise InvalidArgumentError("raw_input_contents", f"has {len(raw)} entries for {len(request.inputs)} inputs")
@@ -60,7 +66,7 @@ def read(request: oip.ModelInferRequest) -> Inputs:
         text=_utf8("text_input", _one("text_input", values["text_input"])) if "text_input" in values else None,
         ids=values.get("input_ids"),
         stream=bool(_one("stream", values["stream"])) if "stream" in values else False,
-        sampling=_utf8("sampling_parameters", _one("sampling_parameters", values.get("sampling_parameters", [b"{}"]))),
+        sampling=_sampling(values.get("sampling_parameters", [b"{}"])),
         exclude_input=bool(_one("exclude_input_in_output", values["exclude_input_in_output"]))
         if "exclude_input_in_output" in values
         else None,
@@ -75,6 +81,7 @@ def parameters(request: oip.ModelInferRequest) -> dict[str, Any]:
         InvalidArgumentError: a parameter of a tensor (there are none here), or one without a value.
 
     """
+    _count("parameters", len(request.parameters), limits.MAX_PARAMETERS)
     for kind, tensors in (("inputs", request.inputs), ("outputs", request.outputs)):
         for tensor in tensors:
             for name in tensor.parameters:
@@ -106,6 +113,8 @@ def _values(tensor: Any, raw: bytes | None) -> list[Any]:
     name, datatype = tensor.name, tensor.datatype
     if datatype not in DATATYPES[name]:
         raise InvalidArgumentError(name, f"has datatype {datatype[:20]!r}; must be {' or '.join(DATATYPES[name])}")
+    if len(tensor.shape) > limits.MAX_DIMENSIONS:
+        raise InvalidArgumentError(name, f"has {len(tensor.shape)} dimensions; at most {limits.MAX_DIMENSIONS}")
     wanted = 1
     for size in tensor.shape:
         if not 0 <= size <= limits.MAX_GRPC_MESSAGE:
@@ -115,7 +124,9 @@ def _values(tensor: Any, raw: bytes | None) -> list[Any]:
         filled = [field.name for field, _ in tensor.contents.ListFields()]
         if filled and filled != [_CONTENTS[datatype]]:
             raise InvalidArgumentError(name, f"has {', '.join(filled)}; a {datatype} tensor has {_CONTENTS[datatype]}")
-        values = list(getattr(tensor.contents, _CONTENTS[datatype]))
+        found = getattr(tensor.contents, _CONTENTS[datatype])
+        _check_elements(name, len(found))
+        values = list(found)
     elif tensor.HasField("contents"):
         raise InvalidArgumentError(name, "has both contents and raw_input_contents")
     else:
@@ -133,13 +144,16 @@ def _unpack(name: str, datatype: str, raw: bytes) -> list[Any]:
     letter, width = _FORMATS[datatype]
     if len(raw) % width:
         raise InvalidArgumentError(name, f"has {len(raw)} raw bytes; {datatype} elements have {width}")
+    _check_elements(name, len(raw) // width)
     return list(struct.unpack(f"<{len(raw) // width}{letter}", raw))
 
 
 def _unpack_bytes(name: str, raw: bytes) -> list[bytes]:
     """Elements, each after its length as little-endian u32."""
-    values, at = [], 0
+    values: list[bytes] = []
+    at = 0
     while at < len(raw):
+        _check_elements(name, len(values) + 1)
         if at + 4 > len(raw):
             raise InvalidArgumentError(name, "is cut off within a length")
         (size,) = struct.unpack_from("<I", raw, at)
@@ -149,6 +163,24 @@ def _unpack_bytes(name: str, raw: bytes) -> list[bytes]:
         values.append(raw[at : at + size])
         at += size
     return values
+
+
+def _count(field: str, count: int, most: int) -> None:
+    if count > most:
+        raise InvalidArgumentError(field, f"has {count} entries; at most {most}")
+
+
+def _check_elements(name: str, count: int) -> None:
+    most = limits.MAX_PROMPT_IDS if name == "input_ids" else 1
+    if count > most:
+        raise InvalidArgumentError(name, f"has {count if most > 1 else 'several'} elements; at most {most}")
+
+
+def _sampling(values: Sequence[bytes]) -> str:
+    raw = _one("sampling_parameters", values)
+    if len(raw) > limits.MAX_SAMPLING_BYTES:
+        raise InvalidArgumentError("sampling_parameters", f"has {len(raw)} bytes; at most {limits.MAX_SAMPLING_BYTES}")
+    return _utf8("sampling_parameters", raw)
 
 
 def _one(name: str, values: Sequence[Any]) -> Any:
