@@ -72,8 +72,6 @@ MAX_CALLS = 1024
 """gRPC calls of one connection to the router at once."""
 MAX_STREAM_REQUESTS = 64
 """Requests of one ModelStreamInfer stream that run at once; more wait in the stream."""
-MAX_STREAM_ANSWERS = 256
-"""Answers of one ModelStreamInfer stream that wait for a slow reader."""
 MAX_CHILD_JOBS = 1024
 """Jobs that wait in each lane of a child process."""
 

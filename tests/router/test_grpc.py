@@ -330,7 +330,7 @@ async def test_stream_cancel_frees_the_worker(rig, channel):
 
 
 async def test_stream_of_a_slow_reader_who_leaves_is_freed(rig, channel):
-    """A client that reads nothing, with more answers waiting than the buffer takes, leaves nothing behind when it goes."""
+    """A client that reads nothing, with an answer of each of its requests waiting, leaves nothing behind when it goes."""
     request = infer(stream=True, sampling={"max_tokens": 4000})
     request.id = "x" * 100
 
@@ -346,20 +346,41 @@ async def test_stream_of_a_slow_reader_who_leaves_is_freed(rig, channel):
     async def filled() -> bool:
         frames = [t.get_stack() for t in asyncio.all_tasks() - before]
         queues = [f[0].f_locals.get("queue") for f in frames if f and f[0].f_code.co_name == "_serve_stream"]
-        return any(q is not None and q.full() for q in queues)
+        return any(q is not None and q.qsize() == 7 for q in queues)
 
     for _ in range(3000):
         if await filled():
             break
         await asyncio.sleep(0.01)
     else:
-        raise AssertionError("the buffer of answers was never full")
+        raise AssertionError("the answers were never waiting")
     call.cancel()
     await eventually(lambda: rig.router.service.running == 0)
     await eventually(lambda: all(not w.running for w in rig.workers))
     await eventually(
         lambda: not [t for t in asyncio.all_tasks() - before if "_serve" in repr(t) or "ModelStream" in repr(t)],
     )
+
+
+async def test_answers_that_wait_for_a_slow_reader_are_held(rig):
+    """The workers are done, and the requests still hold what they held: until their answers were taken."""
+    for worker in rig.workers:
+        worker.script.tokens_per_chunk = 100
+    options = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 64 * 1024)]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{rig.router.grpc_port}", options=options) as channel:
+        requests = [infer("x" * 3000, exclude=None, sampling={"max_tokens": 1000}) for _ in range(60)]
+
+        async def ask():
+            for request in requests:
+                yield request
+
+        call = oip_rpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(ask())
+        await eventually(lambda: sum(len(w.ended) for w in rig.workers) == 60 and rig.idle())
+        service = rig.router.service
+        assert service.running > 0
+        assert service.admission.held > 10_000 * service.running
+        assert len([answer async for answer in call]) == 60
+        assert (service.running, service.admission.held) == (0, 0)
 
 
 async def test_parameters_are_honoured(rig, channel):

@@ -6,7 +6,6 @@ answered once for each chunk; `triton_final_response` marks the last answer.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
@@ -35,6 +34,9 @@ EMPTY_FINAL = "triton_enable_empty_final_response"
 _SAMPLING = "sampling_parameters."
 
 Send = Callable[[oip.ModelInferResponse], Awaitable[None]]
+Outgoing = asyncio.Queue[tuple[oip.ModelStreamInferResponse, asyncio.Event] | None]
+"""Answers of one stream, each with what is set when it has been sent; None after the last. Only then a request puts its
+next answer, or gives back what it holds: so a slow reader lets no more than one of each request wait, and it counts."""
 
 
 class OipFront(rpc.GRPCInferenceServiceServicer):
@@ -103,11 +105,13 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
         self, requests: AsyncIterator[oip.ModelInferRequest], context: Context
     ) -> AsyncIterator[oip.ModelStreamInferResponse]:
         """Many requests, each with its own answers and errors; they run side by side."""
-        queue: asyncio.Queue[oip.ModelStreamInferResponse | None] = asyncio.Queue(limits.MAX_STREAM_ANSWERS)
+        queue: Outgoing = asyncio.Queue()
         reader = asyncio.create_task(self._serve_stream(requests, context, queue))
         try:
-            while not (reader.done() and queue.empty()) and (answer := await queue.get()) is not None:
+            while (item := await queue.get()) is not None:
+                answer, sent = item
                 yield answer
+                sent.set()
             await reader
         finally:
             reader.cancel()
@@ -117,7 +121,7 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
         self,
         requests: AsyncIterator[oip.ModelInferRequest],
         context: Context,
-        queue: "asyncio.Queue[oip.ModelStreamInferResponse | None]",
+        queue: Outgoing,
     ) -> None:
         places = asyncio.Semaphore(limits.MAX_STREAM_REQUESTS)
         try:
@@ -127,27 +131,29 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
                     task = group.create_task(self._serve_one(request, context, queue))
                     task.add_done_callback(lambda _: places.release())
         finally:
-            # wakes the one who waits for an answer; where the queue is full nobody waits, and a client that has left
-            # never makes room again, so this must not wait
-            with contextlib.suppress(asyncio.QueueFull):
-                queue.put_nowait(None)
+            queue.put_nowait(None)
 
     async def _serve_one(
         self,
         request: oip.ModelInferRequest,
         context: Context,
-        queue: "asyncio.Queue[oip.ModelStreamInferResponse | None]",
+        queue: Outgoing,
     ) -> None:
+        async def put(answer: oip.ModelStreamInferResponse) -> None:
+            sent = asyncio.Event()
+            queue.put_nowait((answer, sent))
+            await sent.wait()
+
         async def send(answer: oip.ModelInferResponse) -> None:
-            await queue.put(oip.ModelStreamInferResponse(infer_response=answer))
+            await put(oip.ModelStreamInferResponse(infer_response=answer))
 
         try:
             await self._infer(request, context, send, streaming=True)
         except ArgosyError as error:
-            await queue.put(_failed(request, error))
+            await put(_failed(request, error))
         except Exception:
             log.exception("request %s of a stream failed", request.id)
-            await queue.put(_failed(request, InternalError("internal error")))
+            await put(_failed(request, InternalError("internal error")))
 
     async def _infer(
         self, request: oip.ModelInferRequest, context: Context, send: Send, *, streaming: bool
