@@ -80,6 +80,8 @@ MAX_WAITING = 1024
 """Requests that wait in one worker; more are refused with RESOURCE_EXHAUSTED."""
 MAX_REPORTED = 256
 """Requests that a worker's report names; those beyond are told as one sum."""
+MAX_LOAD_BYTES = 64 * 1024
+"""A worker's load as it stands in Redis: room for the MAX_REPORTED, and more."""
 MAX_STREAM_CHUNKS = 8192
 """Chunks buffered for one slow reader before its request is aborted."""
 MAX_SUBSCRIBERS = 64

@@ -12,6 +12,8 @@ from waiting import eventually
 from argosy_api import limits, redis_acl
 from argosy_api.keys import BATCH_FIELD, Keys
 from argosy_api.membership import RoutingPolicy
+from argosy_api.v1 import worker_pb2 as pb
+from argosy_router.fleet.index_source import parse_lease, parse_load
 from argosy_router.fleet.redis_link import CALL_S
 
 PREFIX = "a common beginning of several blocks, " * 4
@@ -265,11 +267,19 @@ async def test_lost_lease_means_asking_the_worker(redis_rig):
     assert cached(body) > 0
 
 
+def test_numbers_and_reports_of_any_length_are_refused():
+    """More digits than Python reads; and a load that would take long to parse."""
+    assert [parse_lease(raw) for raw in (None, b"", b"x", b"9" * 5000)] == [None] * 4
+    assert parse_lease(b"17") == 17
+    load = pb.Load(queue=[pb.QueuedWork(uncached_tokens=1, waited_seconds=1)] * limits.MAX_REPORTED)
+    assert parse_load(load.SerializeToString()) == load
+    load.queue.extend(list(load.queue) * 30)
+    assert [parse_load(raw) for raw in (load.SerializeToString(), b"\xff")] == [None, None]
+
+
 async def test_hostile_values_in_redis_do_no_harm(redis_rig):
     """Garbage in the stream, the lease and the load; numbers from the far future: the worker's own word counts."""
     rig, client, worker = redis_rig.rig, redis_rig.client, redis_rig.rig.workers[0]
-    from argosy_api.v1 import worker_pb2 as pb
-
     far = pb.KvEventBatch(epoch=2**63, seq=5, snapshot=True, stored=[b"x" * 16])
     await client.xadd(KEYS.events("w0"), {BATCH_FIELD: b""})  # a batch of epoch 0: stale
     for value in (far.SerializeToString(), b"\xff\xff"):

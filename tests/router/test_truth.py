@@ -8,6 +8,7 @@ import pytest
 from router_kit import FakeWorker, encode
 from waiting import eventually
 
+from argosy_api import limits
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router import relay
 from argosy_router.clock import now
@@ -57,6 +58,15 @@ async def test_absurd_numbers_are_ignored(rig, field, value):
     before = peer.load
     peer.take_load(pb.Load(epoch=1, sequence=2**40, **{field: value}), now())
     assert peer.load is before or peer.load.sequence < 2**40
+
+
+async def test_a_report_that_names_more_than_any_worker_does_is_ignored(rig):
+    """It would be walked through at each decision."""
+    peer = rig.state.workers["w0"]
+    for count, news in ((limits.MAX_REPORTED + 1, False), (limits.MAX_REPORTED, True)):
+        report = pb.Load(epoch=1, sequence=2**40, queue=[pb.QueuedWork(uncached_tokens=1)] * count)
+        peer.take_load(report, now())
+        assert (peer.load == report) is news
 
 
 async def test_the_workers_number_of_a_request_reaches_the_books(rig):

@@ -267,6 +267,13 @@ async def test_a_later_attempt_replaces_the_earlier_one(make_rig, oracle, eventu
         await eventually(lambda: rig.engine.view.used_blocks == 0, "blocks free")
 
 
+async def test_what_nobody_asks_for_is_not_kept(rig):
+    """Without a router that reads the load, what was submitted is forgotten all the same."""
+    for i in range(20):
+        await collect(rig.engine.submit(f"r{i}", 1, PROMPT, GREEDY))
+    assert len(rig.engine._unseen) <= 2
+
+
 async def test_too_many_requests_are_refused(make_rig):
     async with make_rig("sim://slow?decode_ms=5", max_running=1, max_waiting=2) as rig:
         for i in range(3):

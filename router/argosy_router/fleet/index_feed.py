@@ -19,7 +19,6 @@ from typing import Any
 
 import grpc
 import redis.asyncio as redis
-from google.protobuf.message import DecodeError
 from redis.exceptions import RedisError
 
 from argosy_api.backoff import Backoff
@@ -28,7 +27,7 @@ from argosy_api.keys import Keys
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.clock import now
 from argosy_router.fleet.fleet import DeploymentState
-from argosy_router.fleet.index_source import Source, parse
+from argosy_router.fleet.index_source import Source, parse, parse_lease, parse_load
 from argosy_router.fleet.redis_bounds import ReplyTooLargeError
 from argosy_router.fleet.redis_link import CALL_S, READ_S, RedisLink
 from argosy_router.metrics import Metrics
@@ -137,20 +136,20 @@ class IndexFeed:
             source = self._sources.get(worker_id)
             if source is None:
                 continue
-            if load is not None:
-                with contextlib.suppress(DecodeError):
-                    source.worker.take_load(pb.Load.FromString(load), time, age=TICK_S / 2)
+            if load is not None and (report := parse_load(load)) is not None:
+                source.worker.take_load(report, time, age=TICK_S / 2)
             await self._look_at_lease(source, lease, time)
 
     async def _look_at_lease(self, source: Source, lease: bytes | None, time: float) -> None:
         worker_id = source.worker.worker_id
-        if lease is None or not lease.isdigit():
+        epoch = parse_lease(lease)
+        if epoch is None:
             source.missed += 1
             if source.stream_id is not None and source.missed >= MISSED_LEASES:
                 self._repair(source, "reconnect")
             return
         source.missed = 0
-        if not self._same_epoch(source, int(lease)):
+        if not self._same_epoch(source, epoch):
             return
         if source.stream_id is not None:
             source.worker.index_heard_at = time

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from argosy_api import limits
 from argosy_api.keys import LEASE_TTL_S
 from argosy_api.membership import Worker
 from argosy_api.v1 import worker_pb2 as pb
@@ -46,9 +47,11 @@ class Peer:
     def take_load(self, load: pb.Load, now: float, *, age: float = 0.0) -> None:
         """A report, from the worker or through Redis, about `age` seconds old.
 
-        One that was seen before is no news, however often it is read; one of another process, or with absurd numbers,
-        is ignored.
+        One that was seen before is no news, however often it is read; one of another process, with absurd numbers, or
+        that names more requests than any worker does, is ignored.
         """
+        if len(load.queue) > limits.MAX_REPORTED:
+            return
         numbers = [
             load.prefill_tokens_per_second, load.decode_tokens, load.uncached_tokens, load.last_step_age_seconds
         ]  # fmt: skip

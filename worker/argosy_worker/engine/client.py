@@ -115,6 +115,7 @@ class Engine:
             self.cancel(former)
         self._submitted += 1
         stream = self._active[request_id] = Stream(request_id, attempt, number=self._submitted)
+        self._forget_seen()
         self._unseen.append((self._submitted, Queued(len(prompt), now)))
         self._thread.ask(lambda: self._thread.accept(request, stream))
         if not self._thread.alive:  # it died at this moment, and may not have seen the command
@@ -189,9 +190,7 @@ class Engine:
 
     def load(self, *, worker_id: str, epoch: int) -> pb.Load:
         """The report for routers. Event loop only."""
-        view = self.view
-        while self._unseen and self._unseen[0][0] <= view.accepted:
-            self._unseen.popleft()
+        view = self._forget_seen()
         self._reports += 1
         return view.to_proto(
             worker_id=worker_id,
@@ -205,6 +204,13 @@ class Engine:
         )
 
     # --- inside
+
+    def _forget_seen(self) -> LoadView:
+        """The engine thread's view, and only what it has not seen yet kept beside it, whether anybody asks or not."""
+        view = self.view
+        while self._unseen and self._unseen[0][0] <= view.accepted:
+            self._unseen.popleft()
+        return view
 
     def _check_open(self, request_id: str, attempt: int) -> None:
         if not self.alive:
