@@ -63,6 +63,22 @@ class HttpTransport:
             raise WatchError(0, str(error) or type(error).__name__) from error
 
 
+async def body_of(response: aiohttp.ClientResponse, *, most: int) -> bytes:
+    """The whole body. (`content.read(n)` gives what has come by then.)
+
+    Raises:
+        ValueError: it has more than `most` bytes.
+
+    """
+    parts, size = list[bytes](), 0
+    async for part in response.content.iter_any():
+        size += len(part)
+        if size > most:
+            raise ValueError(f"an answer of more than {most} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
 async def _check(response: aiohttp.ClientResponse) -> None:
     if response.status >= 400:
         text = (await response.content.read(_MAX_ERROR)).decode(errors="replace")

@@ -12,6 +12,7 @@ import aiohttp
 
 from argosy_api import limits, net
 from argosy_api.routes import Routes
+from argosy_kube.http import body_of
 from argosy_operator.conditions import RouterFacts
 
 log = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ class Routers:
             async with asyncio.timeout(TIMEOUT_S), self._session.get(url) as response:
                 if response.status != 200:
                     return f"status {response.status}"
-                return ready_workers(Routes.parse(await response.content.read(limits.MAX_ROUTES_BYTES)))
+                return ready_workers(Routes.parse(await body_of(response, most=limits.MAX_ROUTES_BYTES)))
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             return str(error) or type(error).__name__
 

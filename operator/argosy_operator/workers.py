@@ -7,6 +7,7 @@ import aiohttp
 
 from argosy_api import labels, limits, net
 from argosy_api.worker_status import WorkerStatus
+from argosy_kube.http import body_of
 
 STATE_TIMEOUT_S = 1.0
 
@@ -32,6 +33,6 @@ class HttpWorkerProbe:
                 asyncio.timeout(STATE_TIMEOUT_S),
                 self._session.get(f"http://{net.address(ip, labels.METRICS_PORT)}/state") as response,
             ):
-                return WorkerStatus.parse(await response.content.read(limits.MAX_STATE_BYTES))
-        except (TimeoutError, aiohttp.ClientError, OSError):
+                return WorkerStatus.parse(await body_of(response, most=limits.MAX_STATE_BYTES))
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError):
             return None

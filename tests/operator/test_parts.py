@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 from waiting import eventually
 
+from argosy_api import limits
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.keys import Keys
 from argosy_api.net import PageServer
@@ -117,6 +118,29 @@ async def test_the_routers_are_asked_and_changes_are_told():
         finally:
             task.cancel()
             await runner.cleanup()
+
+
+async def test_a_long_answer_is_read_to_its_end_and_one_too_long_is_none(monkeypatch):
+    """Ten thousand workers take more than what comes at once."""
+    names = [f"w{i}" for i in range(10_000)]
+
+    async def routes(_):
+        return web.json_response(_routes(*((name, "ready") for name in names)))
+
+    app = web.Application()
+    app.router.add_get("/routes", routes)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        async with aiohttp.ClientSession() as session:
+            routers = Routers(session, "http://unused/routes", lambda _: None)
+            ask = ("127.0.0.1", runner.addresses[0][1], "/routes")
+            assert await routers._ask(*ask) == {("n", "m"): frozenset(names)}
+            monkeypatch.setattr(limits, "MAX_ROUTES_BYTES", 1000)
+            assert await routers._ask(*ask) == "an answer of more than 1000 bytes"
+    finally:
+        await runner.cleanup()
 
 
 async def test_without_an_address_nobody_is_asked():
