@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from argosy_api.errors import InvalidArgumentError
 
@@ -37,6 +38,23 @@ EXIT_FAULT = 1
 """Starting again may help."""
 EXIT_CONFIG = 78
 """EX_CONFIG: starting again would fail the same way, until somebody changes something."""
+
+
+def redis_url(environment: Mapping[str, str]) -> str:
+    """The URL of Redis; empty where there is none.
+
+    Raises:
+        InvalidArgumentError: it is none. The message does not repeat it: it may hold a password.
+
+    """
+    url = environment.get(REDIS_URL, "")
+    if url and not url.startswith(("redis://", "rediss://", "unix://")):
+        raise InvalidArgumentError(REDIS_URL, "must begin with redis://, rediss:// or unix://")
+    try:
+        urlsplit(url).port  # noqa: B018 - computed when asked for
+    except ValueError:
+        raise InvalidArgumentError(REDIS_URL, "has a port that is no number from 0 to 65535") from None
+    return url
 
 
 def port(environment: Mapping[str, str], variable: str, default: int) -> int:

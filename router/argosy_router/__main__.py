@@ -15,8 +15,8 @@ from argosy_router.fleet import membership
 
 def main() -> int:
     """Runs until a signal; returns the exit code."""
-    chosen = settings.parse()
     try:
+        chosen = settings.parse()
         logs.configure(os.environ)
         source = membership.source(chosen.membership)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from argosy_api import net
-from argosy_api.process import REDIS_URL
+from argosy_api.process import redis_url
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str]
     scheme, _, rest = values["membership"].partition(":")
     if not (values["membership"] == "kubernetes" or (scheme == "file" and rest)):
         parser.error(f"--membership: {values['membership']!r} is neither file:PATH nor kubernetes")
-    return Settings(**values, redis_url=environment.get(REDIS_URL) or None)
+    return Settings(**values, redis_url=redis_url(environment) or None)
 
 
 def _boolean(text: str) -> bool:

@@ -39,6 +39,15 @@ async def test_a_taken_port_is_a_clear_error(tmp_path, which):
     assert "Traceback" not in err.decode()
 
 
+async def test_a_wrong_redis_url_is_a_clear_error_and_never_shown(tmp_path):
+    """A slash in a password makes what stands before it a port."""
+    process = await spawn("--membership", f"file:{tmp_path}/m.json", env={"ARGOSY_REDIS_URL": "redis://:pass/word@h:1"})
+    _, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 78
+    assert "ARGOSY_REDIS_URL: has a port" in err.decode()
+    assert "pass" not in err.decode()
+
+
 @pytest.mark.parametrize("loopback", ["127.0.0.1", "::1"])
 async def test_all_servers_listen_on_both_families(make_rig, loopback, has_ipv6):
     if loopback == "::1" and not has_ipv6:

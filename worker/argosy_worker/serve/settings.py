@@ -5,10 +5,8 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from argosy_api import net, process, worker_spec
-from argosy_api.errors import InvalidArgumentError
 from argosy_api.model_uri import ModelUri
 from argosy_api.resource import EngineSpec
 from argosy_api.worker_spec import WorkerSpec
@@ -69,18 +67,6 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         host=environment.get(process.HOST) or net.EVERYWHERE,
         grpc_port=process.port(environment, process.GRPC_PORT, 9000),
         metrics_port=process.port(environment, process.METRICS_PORT, 9001),
-        redis_url=_redis_url(environment),
+        redis_url=process.redis_url(environment),
         model_cache=Path(environment.get(process.MODEL_CACHE) or Path.home() / ".cache" / "argosy"),
     )
-
-
-def _redis_url(environment: Mapping[str, str]) -> str:
-    url = environment.get(process.REDIS_URL, "")
-    # neither message repeats it: it may hold a password
-    if url and not url.startswith(("redis://", "rediss://", "unix://")):
-        raise InvalidArgumentError(process.REDIS_URL, "must begin with redis://, rediss:// or unix://")
-    try:
-        urlsplit(url).port  # noqa: B018 - computed when asked for
-    except ValueError:
-        raise InvalidArgumentError(process.REDIS_URL, "has a port that is no number from 0 to 65535") from None
-    return url
