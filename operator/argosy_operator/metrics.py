@@ -39,7 +39,9 @@ class Metrics:
             metric_names.OPERATOR_RESOURCES, "Resources by readiness", ["ready"], registry=self.registry
         )
         self.last_pass_age = Gauge(
-            metric_names.OPERATOR_LAST_PASS_AGE, "Seconds since the last pass", registry=self.registry
+            metric_names.OPERATOR_LAST_PASS_AGE,
+            "Seconds since the last pass; 0 while there is no resource to pass over",
+            registry=self.registry,
         )
         self.redis_users_up = Gauge(
             metric_names.OPERATOR_REDIS_USERS_UP,
@@ -48,7 +50,7 @@ class Metrics:
         )
         self._ready: dict[tuple[str, str], bool] = {}
         self._last_pass = time.monotonic()
-        self.last_pass_age.set_function(lambda: time.monotonic() - self._last_pass)
+        self.last_pass_age.set_function(lambda: time.monotonic() - self._last_pass if self._ready else 0.0)
 
     def passed(self, result: str, seconds: float) -> None:
         """A pass has ended: result is ok, retry or failed."""

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 from waiting import eventually
 
-from argosy_api import limits
+from argosy_api import limits, metric_names
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.keys import Keys
 from argosy_api.net import PageServer
@@ -229,3 +229,17 @@ async def test_the_status_server():
 )
 def test_what_may_pass_by_itself(status, passing):
     assert ApiError(status, "R", "m").passing is passing
+
+
+def test_an_operator_without_resources_is_not_stuck():
+    """The alert looks at the age of the last pass; with nothing to pass over it would go off by itself."""
+    metrics = Metrics()
+
+    def age():
+        return metrics.registry.get_sample_value(metric_names.OPERATOR_LAST_PASS_AGE)
+
+    assert age() == 0
+    metrics.set_ready("default", "m", ready=False)
+    assert age() > 0
+    metrics.set_ready("default", "m", ready=None)
+    assert age() == 0
