@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from argosy_api import limits
 from argosy_api.errors import ArgosyError, InternalError, InvalidArgumentError, UnavailableError
 from argosy_api.params import SamplingParams, check_prompt
+from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.admission import Account, Admission
 from argosy_router.ask import Ask, Caller
 from argosy_router.clock import now
@@ -29,6 +30,8 @@ TOKEN_BYTES = 36
 CHOICE_TOKEN_BYTES = 4
 COLLECTED_FACTOR = 4
 """What a chunk takes as objects, as a multiple of its message."""
+LOGPROBS_FACTOR = 36
+"""The same of one with log-probabilities: as the objects of an answer, and those as JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +54,10 @@ class Request:
         self.code = "OK"
         self.account = account
 
-    def collect(self, size: int) -> None:
-        """A chunk of `size` bytes is kept until the answer is whole. Raises TooLargeError, OverloadedError."""
-        self.account.take(COLLECTED_FACTOR * size, "max_tokens")
+    def collect(self, chunk: pb.GenerateChunk) -> None:
+        """A chunk is kept until the answer is whole. Raises TooLargeError, OverloadedError."""
+        factor = LOGPROBS_FACTOR if chunk.logprobs or chunk.prompt_logprobs else COLLECTED_FACTOR
+        self.account.take(factor * chunk.ByteSize(), "max_tokens")
 
 
 class Service:

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import socket
+import tracemalloc
+from array import array
 
 import aiohttp
 import pytest
@@ -12,9 +14,12 @@ from waiting import eventually
 
 from argosy_api import limits
 from argosy_api.errors import OverloadedError, TooLargeError
+from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.admission import Admission
-from argosy_router.fronts import http, http_body
+from argosy_router.fronts import http, http_body, oai_logprobs
 from argosy_router.fronts.connections import Connections
+from argosy_router.service import Request
+from argosy_router.text.vocabulary import Vocabulary
 
 HELLO = {"model": "m", "prompt": "hello", "max_tokens": 8}
 
@@ -77,6 +82,41 @@ async def test_a_collected_answer_is_counted(rig, monkeypatch):
     assert (response.status, json.loads(body)["error"]["param"]) == (413, "max_tokens")
     response, body = await rig.post("/v1/completions", {**request, "stream": True})
     assert events_of(body)[-1]["choices"][0]["finish_reason"] == "length"
+    await eventually(lambda: rig.router.service.admission.held == 0)
+
+
+@pytest.mark.parametrize("form", ["chat", "prompt", "legacy"])
+async def test_log_probabilities_count_as_what_is_made_of_them(form):
+    """Their message is a small part of the objects and the text that an answer with them takes."""
+    words = [f"tok{i:05d}".encode() for i in range(5000)]
+    vocabulary = Vocabulary(array("I", map(len, words)), b"".join(words), [])
+    entries = [
+        pb.TokenLogprob(
+            token=t, logprob=-0.5 - t / 7, top=[pb.Alternative(token=t * 7 + i, logprob=-i / 7) for i in range(20)]
+        )
+        for t in range(500)
+    ]
+    taken = Request(Admission().account())
+    taken.collect(pb.GenerateChunk(logprobs=entries))
+    tracemalloc.start()
+    try:
+        made = {
+            "chat": lambda: oai_logprobs.chat(vocabulary, entries, 20),
+            "prompt": lambda: oai_logprobs.prompt(vocabulary, [0] * 501, entries),
+            "legacy": lambda: oai_logprobs.LegacyLogprobs(vocabulary, 20).take(entries),
+        }
+        document = await made[form]()
+        size = tracemalloc.get_traced_memory()[0] + len(json.dumps(document))
+    finally:
+        tracemalloc.stop()
+    assert taken.account.held > 0.9 * size
+
+
+async def test_log_probabilities_of_a_prompt_are_counted_in_a_stream_too(rig, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_REQUEST_BYTES", 400_000)
+    request = {**HELLO, "prompt": "x" * 2000, "prompt_logprobs": 10, "max_tokens": 1, "stream": True}
+    _, body = await rig.post("/v1/completions", request)
+    assert events_of(body)[-1]["error"]["param"] == "max_tokens"
     await eventually(lambda: rig.router.service.admission.held == 0)
 
 
@@ -251,6 +291,7 @@ def waiting_to_be_sent(rig) -> int:
 async def test_a_whole_answer_that_nobody_takes_is_held_and_given_up(rig, monkeypatch):
     """What waits for a slow reader counts as held, as while it was collected, and does not wait for ever."""
     monkeypatch.setattr(limits, "MAX_LOGPROB_ENTRIES", 1 << 20)
+    monkeypatch.setattr(limits, "MAX_REQUEST_BYTES", 1 << 28)
     request = {**HELLO, "prompt": "x" * 3000, "prompt_logprobs": 20, "n": 4, "max_tokens": 1}
     monkeypatch.setattr(http, "WRITE_S", 600)
     client = await quiet_client(rig, request)

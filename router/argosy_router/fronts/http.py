@@ -97,7 +97,7 @@ class HttpFront:
             answer = Answer(request, prepared)
             headers = {"x-request-id": http[REQUEST_ID]}
             if request.stream:
-                return await self._stream(http, answer, prepared.jobs, headers)
+                return await self._stream(http, taken, answer, prepared.jobs, headers)
             return await self._whole(http, taken, answer, prepared.jobs, headers)
 
     # --- whole answers
@@ -124,7 +124,7 @@ class HttpFront:
         gathered = fmt.Gathered(keep_ids=keep_ids)
         async with self._service.flying(job) as flight:
             async for chunk in flight:
-                taken.collect(chunk.ByteSize())
+                taken.collect(chunk)
                 gathered.add(chunk)
             gathered.cached = flight.cached_tokens
             return gathered, dict(self._service.headers(flight))
@@ -132,7 +132,7 @@ class HttpFront:
     # --- streams
 
     async def _stream(
-        self, http: web.Request, answer: Answer, jobs: Sequence[Job], headers: dict[str, str]
+        self, http: web.Request, taken: Request, answer: Answer, jobs: Sequence[Job], headers: dict[str, str]
     ) -> web.StreamResponse:
         async with Volley(self._service, jobs) as flights:
             # the first have their first token before the status is sent: until then an error is a proper HTTP error
@@ -145,7 +145,7 @@ class HttpFront:
             response = web.StreamResponse(headers=headers)
             await response.prepare(http)
             try:
-                await self._events(response, answer, flights)
+                await self._events(response, taken, answer, flights)
             except ArgosyError as error:
                 await _write(response, sse(fmt.error_object(error)))
                 raise _StreamedError(response, error) from None
@@ -153,10 +153,12 @@ class HttpFront:
                 await response.write_eof()
             return response
 
-    async def _events(self, response: web.StreamResponse, answer: Answer, flights: Volley) -> None:
+    async def _events(self, response: web.StreamResponse, taken: Request, answer: Answer, flights: Volley) -> None:
         opening = b"".join(answer.opening(i) for i in range(len(flights.jobs)))
         async with aclosing(flights.chunks()) as chunks:
             async for i, chunk in chunks:
+                if chunk.prompt_logprobs:  # all at once, as in an answer that is not streamed
+                    taken.collect(chunk)
                 event = opening + await answer.event(i, chunk)
                 opening = b""
                 if event:

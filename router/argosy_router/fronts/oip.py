@@ -204,7 +204,7 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
         async with self._service.flying(job) as flight:
             async for chunk in flight:
                 if not inputs.stream:
-                    taken.collect(chunk.ByteSize())
+                    taken.collect(chunk)
                 texts.append(chunk.text)
                 ids.extend(chunk.token_ids)
                 if inputs.stream and not chunk.finish_reason and (chunk.text or chunk.token_ids):
