@@ -191,6 +191,27 @@ async def test_a_panic_of_the_thread_itself_is_noticed_by_everybody(make_rig, mo
             rig.engine.submit("b", 1, PROMPT, GREEDY)
 
 
+async def test_a_panic_among_the_commands_of_a_dead_thread_leaves_no_stream_open(make_rig):
+    async with make_rig("sim://slow?decode_ms=5") as rig:
+        thread = rig.engine._thread
+
+        def panics():
+            raise Panic("a bug")
+
+        def dies():
+            thread.ask(panics)
+            thread.ask(told.set)
+            raise Panic("a bug")
+
+        told = threading.Event()
+        stream = rig.engine.submit("a", 1, PROMPT, SamplingParams(temperature=0, max_tokens=900))
+        await anext(stream)
+        thread.ask(dies)
+        with pytest.raises(InternalError):
+            await asyncio.wait_for(collect(stream), 30)
+        assert told.is_set()
+
+
 async def test_a_request_that_comes_as_the_thread_dies_ends_too(make_rig, monkeypatch):
     async with make_rig() as rig:
         thread = rig.engine._thread

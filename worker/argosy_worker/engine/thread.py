@@ -235,7 +235,9 @@ class EngineThread:
                 command = self._inbox.get_nowait()
                 try:
                     command()
-                except Exception:
+                except BaseException as fault:
+                    if not is_fault(fault):
+                        raise
                     log.exception("a command failed while the engine was ending")
         for request_id in list(self._replies):
             self.scheduler.remove(request_id)
