@@ -86,6 +86,8 @@ MAX_STREAM_CHUNKS = 8192
 """Chunks buffered for one slow reader before its request is aborted."""
 MAX_SUBSCRIBERS = 64
 """Streams of KV events that a worker serves at a time: one for each router that has no Redis."""
+MAX_WORKER_BLOCKS = 1_500_000
+"""Blocks of one worker's KV cache: a snapshot of them fits a MAX_GRPC_MESSAGE."""
 MAX_PROMISED_BLOCKS = 1_000_000
 """Blocks of one deployment that a router expects to be computed; beyond it siblings may scatter."""
 MAX_REMEMBERED_PROMPTS = 1024

@@ -135,6 +135,16 @@ async def test_a_broken_tokenizer_is_the_models_error(library, tokenizer):
     assert not pids(library)
 
 
+async def test_more_blocks_than_a_worker_may_have_are_refused(library):
+    """What a worker claims is what the index would hold of it."""
+    message = info()
+    message.total_blocks = limits.MAX_WORKER_BLOCKS + 1
+    with pytest.raises(ModelInvalidError, match="total_blocks is 1500001; at most 1500000"):
+        await library.facts(message)
+    message.total_blocks -= 1
+    await library.facts(message)
+
+
 async def test_a_child_that_dies_is_replaced(library):
     """Whatever ends it: the next request starts another, and those under way are done by it."""
     text = await text_of(library, info())

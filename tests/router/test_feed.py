@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from types import SimpleNamespace
 
 import pytest
 import pytest_asyncio
@@ -13,8 +14,10 @@ from argosy_api import limits, redis_acl
 from argosy_api.keys import BATCH_FIELD, Keys
 from argosy_api.membership import RoutingPolicy
 from argosy_api.v1 import worker_pb2 as pb
+from argosy_router.fleet.index_feed import IndexFeed
 from argosy_router.fleet.index_source import parse_lease, parse_load
 from argosy_router.fleet.redis_link import CALL_S
+from argosy_router.routing.index import SLICE, KvIndex, Outcome
 
 PREFIX = "a common beginning of several blocks, " * 4
 KEYS = Keys("default", "m")
@@ -59,6 +62,22 @@ async def test_events_before_the_router_count(make_rig):
     response, body = await ask(rig)
     assert response.headers["x-argosy-worker"] == "w1"
     assert cached(body) > 0
+
+
+async def test_others_have_their_turn_while_a_large_snapshot_is_taken():
+    index = KvIndex()
+    index.join("w", 10 * SLICE)
+    state = SimpleNamespace(index=index, name="m", spec=SimpleNamespace(namespace="default", name="m"))
+    feed = IndexFeed(state, None, None)
+    stored = [i.to_bytes(16, "big") for i in range(10 * SLICE)]
+    batch = pb.KvEventBatch(epoch=1, seq=1, snapshot=True, stored=stored)
+    taking = asyncio.create_task(feed._apply("w", batch))
+    turns = 0
+    while not taking.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert taking.result() is Outcome.APPLIED
+    assert turns >= 10
 
 
 async def test_siblings_of_a_burst_stay_together(rig):

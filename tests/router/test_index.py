@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from argosy_router.routing.index import KvIndex, Outcome
+from argosy_router.routing.index import SLICE, KvIndex, Outcome
 from argosy_router.routing.predictions import Predictions
 
 
@@ -20,6 +20,92 @@ def batch(epoch, seq, *, stored=(), removed=(), snapshot=False):
         epoch=epoch, seq=seq, snapshot=snapshot,
         stored=[block(i) for i in stored], removed=[block(i) for i in removed],
     )  # fmt: skip
+
+
+def swept(index):
+    return sum(1 for _ in index.sweep())
+
+
+def taken(steps):
+    """Number of pauses, and the outcome."""
+    pauses = 0
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return pauses, end.value
+        pauses += 1
+
+
+def test_a_large_batch_is_taken_in_slices():
+    """Each slice is one turn of the event loop; it counts as whole at the end alone."""
+    index = KvIndex()
+    index.join("a", 10 * SLICE)
+    steps = index.applying("a", batch(1, 7, stored=range(10 * SLICE), snapshot=True))
+    next(steps)
+    assert (index.position("a"), index.held("a")) == ((1, 0, False), SLICE)
+    assert taken(steps) == (8 + 9, Outcome.APPLIED)  # and once more through all, for what it no longer names
+    assert index.position("a") == (1, 7, True)
+    assert taken(index.applying("a", batch(1, 8, stored=range(5), snapshot=True))) == (9, Outcome.APPLIED)
+    assert (index.held("a"), len(index)) == (5, 5)
+    assert taken(index.applying("a", batch(1, 9, stored=range(9 * SLICE), removed=[1]))) == (8, Outcome.APPLIED)
+    index.leave("a")
+    assert index.match([block(1)], ["a"]) == {}
+    assert swept(index) == 9
+    assert len(index) == 0
+
+
+@pytest.mark.parametrize("event", ["leaves", "is another", "restarts", "tells more", "is given up"])
+def test_what_comes_in_a_pause(event):
+    """Whatever it is: the rest of the batch is not believed, and a snapshot makes it whole."""
+    index = KvIndex()
+    index.join("a", 10 * SLICE)
+    index.apply("a", batch(1, 1, stored=[1]))
+    steps = index.applying("a", batch(1, 2, stored=range(3 * SLICE)))
+    next(steps)
+    expected = Outcome.GAP
+    if event in ("leaves", "is another"):
+        index.leave("a")
+        expected = Outcome.STALE
+    if event == "is another":
+        index.join("a", 10)
+    if event == "restarts":
+        assert index.new_epoch("a", 2)
+    if event == "tells more":
+        assert index.apply("a", batch(1, 4, stored=[3, 4], snapshot=True)) is Outcome.APPLIED
+    if event == "is given up":
+        steps.close()
+    else:
+        assert taken(steps) == (0, expected)
+    swept(index)
+    if event == "is given up":
+        assert index.position("a") == (1, 1, False)
+        assert index.apply("a", batch(1, 3)) is Outcome.GAP
+    elif event == "tells more":
+        assert (index.position("a"), index.blocks_of("a")) == ((1, 4, True), {block(3), block(4)})
+    else:
+        assert (len(index), index.held("a")) == (0, 0)
+    if event != "leaves":
+        assert index.apply("a", batch(3, 1, stored=[9], snapshot=True)) is Outcome.APPLIED
+        assert (index.blocks_of("a"), len(index)) == ({block(9)}, 1)
+
+
+def test_too_many_blocks_are_not_even_read():
+    """Their number alone tells."""
+
+    class Unread(list):
+        def __iter__(self):
+            raise AssertionError("read")
+
+    index = KvIndex()
+    index.join("a", 3)
+    index.apply("a", batch(1, 1, stored=[1]))
+    for snapshot in (False, True):
+        many = batch(1, 2, snapshot=snapshot)
+        many.stored = Unread([block(i) for i in range(4)])
+        index.apply("a", batch(1, 1, stored=[1], snapshot=True))
+        assert index.apply("a", many) is Outcome.OVERFLOW
+        assert (len(index), index.position("a")) == (0, (1, 1, False))
 
 
 def test_applies_in_order_and_matches_leading_blocks():
@@ -102,7 +188,11 @@ def test_a_place_is_used_again_without_inheriting():
     index.join("b", 10)
     assert index.match([block(1)], ["b"]) == {"b": 0}
     assert index.apply("a", batch(1, 2, stored=[2])) is Outcome.STALE
+    swept(index)
     assert len(index) == 0
+    index.join("c", 10)
+    assert index.bit("c") == 1
+    assert index.match([block(1)], ["c"]) == {"c": 0}
 
 
 class ModelCache:
@@ -168,6 +258,7 @@ def test_any_history_converges_to_the_caches(steps, seed):
         if not (synced and (epoch, seq) == (cache.epoch, cache.seq)):
             assert index.apply(worker, cache.snapshot()) is Outcome.APPLIED
         assert index.blocks_of(worker) == {block(i) for i in cache.held}
+    swept(index)
     assert len(index) == len(set().union(*(c.held for c in caches.values())))
     ids = list(range(13))
     rng.shuffle(ids)

@@ -104,6 +104,7 @@ def test_size_of_the_cache():
     ("more", "words"),
     [
         ({"kvCacheMemory": 1000}, "holds no block"),
+        ({"kvCacheMemory": 1_500_001 * 16 * 1024}, "1500001 blocks; at most"),
         ({"maxModelLen": 801}, "the model's context is 800"),
         ({"maxModelLen": 200, "kvCacheMemory": 10 * 16 * 1024}, "holds 160 tokens"),
     ],

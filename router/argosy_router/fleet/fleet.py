@@ -59,7 +59,9 @@ class DeploymentState:
             covered = self.indexed(worker)
             if covered and worker.facts is not None:
                 self.index.join(worker.worker_id, worker.facts.total_blocks + CAPACITY_SLACK)
-                self.index.new_epoch(worker.worker_id, worker.facts.epoch)
+                bit = self.index.bit(worker.worker_id)
+                if self.index.new_epoch(worker.worker_id, worker.facts.epoch):
+                    self.predictions.forget(bit)
             else:
                 self.forget(worker.worker_id)
                 if worker.facts is not None and worker.covered is not False:

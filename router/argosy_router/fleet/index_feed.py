@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 import random
+from itertools import islice
 from typing import Any
 
 import grpc
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.25
 """How often leases, loads and new workers are looked at."""
+SWEPT_A_TICK = 64
+"""Slices of what workers held that have left: leases are looked at in between."""
 READ_BLOCK_MS = 500
 READ_COUNT = 256
 MISSED_LEASES = 3
@@ -68,6 +71,8 @@ class IndexFeed:
             while True:
                 self._state.changed.clear()
                 self._follow_workers()
+                for _ in islice(self._state.index.sweep(), SWEPT_A_TICK):
+                    await asyncio.sleep(0)
                 await self._look_at_leases()
                 for source in self._sources.values():
                     self._ensure(source)
@@ -228,20 +233,33 @@ class IndexFeed:
                 if source.stream_id is None:
                     break
                 source.stream_id = entry_id
-                batch = parse(fields)
-                self._take(source, batch, streams[key])
+                await self._take(source, parse(fields), streams[key])
 
-    def _take(self, source: Source, batch: "pb.KvEventBatch | None", since: bytes) -> None:
+    async def _take(self, source: Source, batch: "pb.KvEventBatch | None", since: bytes) -> None:
         if batch is None:
             outcome = Outcome.GAP
         elif not self._same_epoch(source, batch.epoch):
             facts = source.worker.facts
             outcome = Outcome.EPOCH if facts is not None and batch.epoch > facts.epoch else Outcome.STALE
         else:
-            outcome = self._state.index.apply(source.worker.worker_id, batch)
+            outcome = await self._apply(source.worker.worker_id, batch)
+        if self._sources.get(source.worker.worker_id) is not source or source.stream_id is None:
+            return  # it left, or is asked already: others had their turn meanwhile
         if outcome in (Outcome.GAP, Outcome.EPOCH, Outcome.OVERFLOW):
             # read from its very beginning, a stream that does not begin with what we want was cut there
             self._repair(source, "epoch" if outcome is Outcome.EPOCH else "trimmed" if since == b"0-0" else "gap")
+
+    async def _apply(self, worker_id: str, batch: pb.KvEventBatch) -> Outcome:
+        """A snapshot of a million blocks takes a second in all: others have their turn in between, and after each."""
+        steps = self._state.index.applying(worker_id, batch)
+        outcome: Outcome | None = None
+        while outcome is None:
+            try:
+                next(steps)
+            except StopIteration as end:
+                outcome = end.value
+            await asyncio.sleep(0)
+        return outcome
 
     # --- the worker itself
 
@@ -260,7 +278,7 @@ class IndexFeed:
             try:
                 async for batch in call:
                     failures = 0
-                    if self._state.index.apply(worker_id, batch) in (Outcome.GAP, Outcome.EPOCH, Outcome.OVERFLOW):
+                    if await self._apply(worker_id, batch) in (Outcome.GAP, Outcome.EPOCH, Outcome.OVERFLOW):
                         source.why = "gap"
                         break
             except grpc.aio.AioRpcError as error:

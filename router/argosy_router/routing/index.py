@@ -8,13 +8,17 @@ not seen from its start, makes it unsynced: batches are then skipped until a sna
 one) makes it whole again. What was known before a gap stays usable meanwhile.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import islice
 from typing import Protocol
 
 from argosy_api.blocks import ID_BYTES
 from argosy_router.routing.predictions import Predictions
+
+SLICE = 4096
+"""Ids that are taken in one turn of the event loop: a few milliseconds."""
 
 
 class Batch(Protocol):
@@ -46,13 +50,15 @@ class Outcome(Enum):
     """The worker claims more blocks than it can have: its entries are dropped, a repair is needed."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Record:
     bit: int
     capacity: int
     epoch: int = 0
     seq: int = 0
     synced: bool = False
+    turn: int = 0
+    """Counts what was begun; what was begun before and paused since then is given up."""
     held: set[bytes] = field(default_factory=set)
 
 
@@ -62,6 +68,8 @@ class KvIndex:
     def __init__(self) -> None:
         self._masks: dict[bytes, int] = {}
         self._records: dict[str, _Record] = {}
+        self._retired: list[_Record] = []
+        """What workers held that left or began anew. Their bits are taken until it is swept."""
 
     # --- workers
 
@@ -70,15 +78,26 @@ class KvIndex:
         if worker in self._records:
             self._records[worker].capacity = capacity
             return
-        used = {record.bit for record in self._records.values()}
-        bit = next(1 << i for i in range(len(used) + 1) if 1 << i not in used)
-        self._records[worker] = _Record(bit=bit, capacity=capacity)
+        self._records[worker] = _Record(bit=self._free_bit(), capacity=capacity)
 
     def leave(self, worker: str) -> None:
-        """Forgets a worker and all that it holds."""
+        """Forgets a worker at once; what it held no longer counts, and goes with `sweep`."""
         record = self._records.pop(worker, None)
         if record is not None:
-            self._drop(record, record.held)
+            self._retired.append(record)
+
+    def sweep(self) -> Iterator[None]:
+        """Drops what nobody holds any more, with a pause after each `SLICE` ids."""
+        while self._retired:
+            record = self._retired[0]
+            yield from self._drop(record, list(record.held))
+            if not record.held:
+                self._retired.remove(record)
+            yield
+
+    def _free_bit(self) -> int:
+        used = {record.bit for record in (*self._records.values(), *self._retired)}
+        return next(1 << i for i in range(len(used) + 1) if 1 << i not in used)
 
     def position(self, worker: str) -> tuple[int, int, bool]:
         """Epoch, last applied sequence number, and whether nothing is missing up to it; zeros for an unknown worker."""
@@ -88,17 +107,39 @@ class KvIndex:
         return record.epoch, record.seq, record.synced
 
     def new_epoch(self, worker: str, epoch: int) -> bool:
-        """The worker runs in `epoch`; a later one than known voids all that it said. Returns whether it was later."""
+        """The worker runs in `epoch`; a later one than known voids all that it said. Returns whether it was later.
+
+        It may then have another `bit`: its predictions, made with the former, are void too.
+        """
         record = self._records.get(worker)
         if record is None or epoch <= record.epoch:
             return False
-        self._void(record, epoch)
+        if record.held:
+            self._retired.append(_Record(bit=record.bit, capacity=0, held=record.held))
+            record.bit, record.held = self._free_bit(), set()
+        record.turn += 1
+        record.epoch, record.seq, record.synced = epoch, 0, False
         return True
 
     # --- events
 
     def apply(self, worker: str, batch: Batch) -> Outcome:
         """Takes one batch; unknown workers are ignored (they have just left)."""
+        steps = self.applying(worker, batch)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                outcome: Outcome = end.value
+                return outcome
+
+    def applying(self, worker: str, batch: Batch) -> Generator[None, None, Outcome]:
+        """As `apply`, with a pause after each `SLICE` ids of a larger batch, so that others get their turn.
+
+        At a pause, and where it is given up there, the worker is not synced and its position is that of before; what
+        is known then is what was known before and what the batch tells, never blocks of two epochs. What happens to the
+        worker in a pause (it leaves, restarts, another batch) ends this with STALE or GAP.
+        """
         record = self._records.get(worker)
         if record is None or batch.epoch < record.epoch:
             return Outcome.STALE
@@ -106,50 +147,78 @@ class KvIndex:
         if batch.snapshot:
             if not fresh and record.synced and batch.seq < record.seq:
                 return Outcome.STALE
-            wanted = {i for i in batch.stored if len(i) == ID_BYTES}
-            record.epoch, record.seq, record.synced = batch.epoch, batch.seq, True
-            self._drop(record, record.held - wanted)
-            return self._store(record, wanted)
-        if fresh:
-            self._void(record, batch.epoch)
-            if batch.seq != 1:
-                return Outcome.EPOCH
-            record.synced = True
-        elif batch.seq <= record.seq:
+        elif not fresh and batch.seq <= record.seq:
             return Outcome.STALE
-        elif not record.synced or batch.seq != record.seq + 1:
+        elif not fresh and (not record.synced or batch.seq != record.seq + 1):
             record.synced = False
             return Outcome.GAP
-        record.seq = batch.seq
-        self._drop(record, batch.removed)
-        return self._store(record, batch.stored)
+        record.turn, record.synced = record.turn + 1, False
+        turn = record.turn
+        if fresh:
+            record.epoch, record.seq = batch.epoch, 0
+        writing = self._write(record, batch, fresh=fresh)
+        outcome: Outcome | None = None
+        while outcome is None:
+            try:
+                next(writing)
+            except StopIteration as end:
+                outcome = end.value
+            else:
+                yield
+                if self._records.get(worker) is not record:
+                    return Outcome.STALE
+                if record.turn != turn:
+                    return Outcome.GAP
+        if outcome is Outcome.APPLIED:
+            record.seq, record.synced = batch.seq, True
+        return outcome
 
-    def _void(self, record: _Record, epoch: int) -> None:
-        self._drop(record, record.held)
-        record.epoch, record.seq, record.synced = epoch, 0, False
-
-    def _store(self, record: _Record, ids: Iterable[bytes]) -> Outcome:
-        masks, held, bit = self._masks, record.held, record.bit
-        for block in ids:
-            if len(block) == ID_BYTES and block not in held:
-                held.add(block)
-                masks[block] = masks.get(block, 0) | bit
-        if len(held) > record.capacity:
-            self._drop(record, held)
-            record.synced = False
+    def _write(self, record: _Record, batch: Batch, *, fresh: bool) -> Generator[None, None, Outcome]:
+        """Bring the entries to what `batch` says, with a pause between slices."""
+        too_many = len(batch.stored) > record.capacity
+        if fresh or too_many:
+            yield from self._drop(record, list(record.held))
+        if too_many:
+            return Outcome.OVERFLOW
+        if fresh and not batch.snapshot and batch.seq != 1:
+            return Outcome.EPOCH
+        if batch.snapshot:
+            wanted: set[bytes] = set()
+            yield from self._store(record, batch.stored, wanted)
+            yield from self._drop(record, list(record.held), keep=wanted)
+        else:
+            yield from self._drop(record, batch.removed)
+            yield from self._store(record, batch.stored)
+        if len(record.held) > record.capacity:
+            yield from self._drop(record, list(record.held))
             return Outcome.OVERFLOW
         return Outcome.APPLIED
 
-    def _drop(self, record: _Record, ids: Iterable[bytes]) -> None:
+    def _store(self, record: _Record, ids: Iterable[bytes], told: set[bytes] | None = None) -> Iterator[None]:
         masks, held, bit = self._masks, record.held, record.bit
-        for block in list(ids):
-            if block in held:
-                held.discard(block)
-                rest = masks[block] & ~bit
-                if rest:
-                    masks[block] = rest
-                else:
-                    del masks[block]
+        for pause, part in _slices(ids):
+            if pause:
+                yield
+            for block in part:
+                if len(block) == ID_BYTES and block not in held:
+                    held.add(block)
+                    masks[block] = masks.get(block, 0) | bit
+            if told is not None:
+                told.update(part)
+
+    def _drop(self, record: _Record, ids: Iterable[bytes], keep: Container[bytes] = ()) -> Iterator[None]:
+        masks, held, bit = self._masks, record.held, record.bit
+        for pause, part in _slices(ids):
+            if pause:
+                yield
+            for block in part:
+                if block in held and block not in keep:
+                    held.discard(block)
+                    rest = masks[block] & ~bit
+                    if rest:
+                        masks[block] = rest
+                    else:
+                        del masks[block]
 
     # --- questions
 
@@ -194,6 +263,14 @@ class KvIndex:
         """The worker's bit, for `Predictions`; 0 when it is not known."""
         record = self._records.get(worker)
         return record.bit if record else 0
+
+
+def _slices(ids: Iterable[bytes]) -> Iterator[tuple[bool, list[bytes]]]:
+    """`ids` in parts, with whether a pause is due before each: before all but the first."""
+    rest, pause = iter(ids), False
+    while part := list(islice(rest, SLICE)):
+        yield pause, part
+        pause = True
 
 
 def _note(found: dict[str, int], names: dict[int, str], bits: int, depth: int) -> None:

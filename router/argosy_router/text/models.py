@@ -86,9 +86,12 @@ class ModelLibrary:
         """What a worker says about its model; starts the model's child process if it is a new one.
 
         Raises:
-            ModelInvalidError: a tokenizer that cannot be read, or takes more time or memory than it may.
+            ModelInvalidError: a tokenizer that cannot be read, or takes more time or memory than it may; more blocks
+                than a worker may have.
 
         """
+        if info.total_blocks > limits.MAX_WORKER_BLOCKS:
+            raise ModelInvalidError(f"total_blocks is {info.total_blocks}; at most {limits.MAX_WORKER_BLOCKS}")
         key = await asyncio.to_thread(_key, info)
         async with self._loading.setdefault(key, asyncio.Lock()):
             if key not in self._loaded:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from argosy_api import limits
 from argosy_api.errors import ModelUnsupportedError
 from argosy_api.worker_status import Phase
 from argosy_worker import sim
@@ -113,6 +114,14 @@ def size_cache(model: LoadedModel, settings: Settings) -> tuple[int, int]:
     num_blocks = memory // per_block
     if num_blocks < 1:
         raise ModelUnsupportedError(f"a KV cache of {memory} bytes holds no block; one block takes {per_block} bytes")
+    if num_blocks > limits.MAX_WORKER_BLOCKS:
+        if asked is not None:
+            raise ModelUnsupportedError(
+                f"engine.kvCacheMemory is {asked} bytes, {num_blocks} blocks; "
+                f"at most {limits.MAX_WORKER_BLOCKS * per_block} bytes, {limits.MAX_WORKER_BLOCKS} blocks"
+            )
+        num_blocks = limits.MAX_WORKER_BLOCKS
+        log.warning("the KV cache has %d blocks, the most that a worker may have", num_blocks)
     room, context = num_blocks * block_size, model.facts.context_length
     if wanted is not None and wanted > context:
         raise ModelUnsupportedError(f"model.maxModelLen is {wanted}; the model's context is {context} tokens")
