@@ -43,7 +43,9 @@ MAX_MODEL_NAME = 253
 MAX_BODY_BYTES = 10 * 1024 * 1024
 """HTTP body."""
 MAX_GRPC_MESSAGE = 32 * 1024 * 1024
-"""Large enough for 1 M token ids and for the tokenizer of a 256 k vocabulary."""
+"""Between routers and workers: large enough for 1 M token ids and for the tokenizer of a 256 k vocabulary."""
+MAX_CLIENT_MESSAGE = MAX_BODY_BYTES
+"""What a client may send in one gRPC message: it is in memory before it can be counted."""
 MAX_METADATA_BYTES = 8 * 1024
 MAX_STATE_BYTES = 64 * 1024
 """What is read of a worker's `/state`."""
@@ -70,6 +72,8 @@ MAX_CONNECTIONS = 8192
 """HTTP connections to the router."""
 MAX_CALLS = 1024
 """gRPC calls of one connection to the router at once."""
+MAX_ALL_CALLS = 4096
+"""gRPC calls to the router at once, over all connections; more are refused before their message is read."""
 MAX_STREAM_REQUESTS = 64
 """Requests of one ModelStreamInfer stream that run at once; more wait in the stream."""
 MAX_CHILD_JOBS = 1024

@@ -14,7 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from argosy_api import net
+from argosy_api import limits, net
 from argosy_api.ending import end
 from argosy_api.inference import inference_pb2, inference_pb2_grpc
 from argosy_api.v1 import worker_pb2, worker_pb2_grpc
@@ -130,7 +130,7 @@ class Router:
         return int(runner.addresses[0][1])
 
     async def _listen_grpc(self) -> int:
-        server = grpc.aio.server(options=grpc_common.OPTIONS)
+        server = grpc.aio.server(options=grpc_common.OPTIONS, maximum_concurrent_rpcs=limits.MAX_ALL_CALLS)
         worker_pb2_grpc.add_InferenceServicer_to_server(NativeFront(self.service), server)
         inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(OipFront(self.service), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

@@ -105,6 +105,43 @@ async def test_native_bad_input(rig, channel, request_, code, words):
     assert all(not w.requests for w in rig.workers)
 
 
+async def test_a_message_is_as_long_as_a_body_at_most(rig, channel):
+    """Beyond it nothing is read; below it the field's own bound tells."""
+    for size, code, words in (
+        (limits.MAX_BODY_BYTES - 100, "INVALID_ARGUMENT", "text: has"),
+        (limits.MAX_BODY_BYTES + 1, "RESOURCE_EXHAUSTED", f"larger than max .* {limits.MAX_BODY_BYTES}"),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError, match=words) as caught:
+            await native(channel, pb.InferenceRequest(model="m", text="x" * size))
+        assert caught.value.code().name == code
+    assert rig.idle()
+
+
+async def test_calls_beyond_those_that_there_may_be_are_refused(make_rig, monkeypatch):
+    """Over all connections; a call that ends makes room."""
+    monkeypatch.setattr(limits, "MAX_ALL_CALLS", 2)
+    rig = await make_rig()
+    address = f"127.0.0.1:{rig.router.grpc_port}"
+    everything = health_pb2.HealthCheckRequest()
+    async with grpc.aio.insecure_channel(address) as one, grpc.aio.insecure_channel(address) as two:
+        watching = [health_pb2_grpc.HealthStub(channel).Watch(everything) for channel in (one, two)]
+        for call in watching:
+            await call.read()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await health_pb2_grpc.HealthStub(two).Check(everything)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        watching[0].cancel()
+
+        async def room() -> bool:
+            try:
+                await health_pb2_grpc.HealthStub(two).Check(everything)
+            except grpc.aio.AioRpcError:
+                return False
+            return True
+
+        await eventually(room)
+
+
 # --- health and reflection
 
 

@@ -12,7 +12,7 @@ from argosy_router.fronts.request_ids import check_request_id, request_id
 OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.so_reuseport", 0),  # a taken port is an error, not a second server behind the same port
     ("grpc.max_send_message_length", limits.MAX_GRPC_MESSAGE),
-    ("grpc.max_receive_message_length", limits.MAX_GRPC_MESSAGE),
+    ("grpc.max_receive_message_length", limits.MAX_CLIENT_MESSAGE),
     ("grpc.max_concurrent_streams", limits.MAX_CALLS),
     ("grpc.max_metadata_size", limits.MAX_METADATA_BYTES),
     ("grpc.keepalive_time_ms", 20_000),

@@ -117,7 +117,7 @@ def _values(tensor: Any, raw: bytes | None) -> list[Any]:
         raise InvalidArgumentError(name, f"has {len(tensor.shape)} dimensions; at most {limits.MAX_DIMENSIONS}")
     wanted = 1
     for size in tensor.shape:
-        if not 0 <= size <= limits.MAX_GRPC_MESSAGE:
+        if not 0 <= size <= limits.MAX_CLIENT_MESSAGE:
             raise InvalidArgumentError(name, f"has shape {list(tensor.shape)[:8]}")
         wanted *= size
     if raw is None:
