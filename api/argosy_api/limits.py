@@ -114,6 +114,8 @@ MAX_EVENT_MESSAGE = 1000
 # --- model files
 MAX_TOKENIZER_BYTES = MAX_GRPC_MESSAGE - 2 * 1024 * 1024
 """A tokenizer's document: it travels in one message with the chat template and the rest of a model's description."""
+MAX_KEPT_TEXT_BYTES = 256 * 1024 * 1024
+"""Tokenizers, templates and vocabularies that a router keeps, of all models together."""
 MAX_GGUF_METADATA = 1 << 16
 MAX_GGUF_TENSORS = 1 << 16
 MAX_GGUF_STRING = 64 * 1024 * 1024

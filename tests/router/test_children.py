@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 
 import pytest
 from hypothesis import given
@@ -52,7 +53,7 @@ async def text_of(library, message: pb.ModelInfo):
 
 
 def pids(library) -> list[int]:
-    return [c.pid for c in library._children.values() if c.pid is not None]
+    return [c.pid for c in library._children if c.pid is not None]
 
 
 # --- frames
@@ -167,6 +168,44 @@ async def test_one_child_for_equal_models_and_sleep_beyond_the_limit(library, mo
     await eventually(lambda: len(pids(library)) == 2)
 
 
+async def test_tokenizers_are_kept_within_a_number_of_bytes(library, monkeypatch):
+    """The one that was used least lately goes; a deployment that has it yet can still use it."""
+    templates = [c + "{{ messages[0].content }}" for c in "abc"]
+    first = await text_of(library, info(templates[0]))
+    (kept,) = library._loaded.values()
+    assert kept.size >= len(TOKENIZER_JSON) + len(templates[0])
+    monkeypatch.setattr(limits, "MAX_KEPT_TEXT_BYTES", 2 * kept.size)
+    second = await text_of(library, info(templates[1]))
+    await first.render(USER, WANTED, field="messages")
+    third = await text_of(library, info(templates[2]))
+    assert [one.text for one in library._loaded.values()] == [first, third]
+    assert len(pids(library)) == 2
+    assert (await second.render(USER, WANTED, field="messages")).tokens == encode("bhi")
+    ended = pids(library)
+    await library.close()
+    assert len(ended) == 3
+    assert not pids(library)
+
+
+async def test_a_busy_child_that_is_given_up_sleeps_once_it_is_idle(monkeypatch):
+    """It answers what it was asked, and no process is left of it."""
+    library = ModelLibrary(job_s=600)
+    monkeypatch.setattr("argosy_router.text.models.KEPT_MODELS", 1)
+    first = await text_of(library, info("x{{ messages[0].content }}"))
+    (child,) = library._children
+    process = child._process
+    os.kill(process.pid, signal.SIGSTOP)
+    asked = asyncio.ensure_future(first.encode("hi", WANTED, field="prompt"))
+    await eventually(lambda: child.busy)
+    await text_of(library, info())
+    assert child.pid == process.pid
+    os.kill(process.pid, signal.SIGCONT)
+    assert (await asked).tokens == encode("hi")
+    assert child.pid is None
+    await asyncio.wait_for(process.wait(), 30)
+    await library.close()
+
+
 async def test_the_end_leaves_no_process():
     """Closed: all children are gone, and who still asks is told."""
     library = ModelLibrary()
@@ -205,7 +244,7 @@ async def test_a_job_whose_caller_left_takes_no_place_and_no_memory():
     """While another job is long under way: what waits behind it goes with whoever asked for it."""
     library = ModelLibrary(job_s=600)
     text = await text_of(library, info(only_when_asked(ENDLESS)))
-    (child,) = library._children.values()
+    (child,) = library._children
     lane = child._lanes["short"]
     busy = asyncio.ensure_future(text.render([{"role": "user", "content": "now"}], WANTED, field="messages"))
     await eventually(lambda: len(lane.sent) == 1)

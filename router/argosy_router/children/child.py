@@ -70,6 +70,7 @@ class Child:
         self._reaping: set[asyncio.Task[int]] = set()
         self._failures = 0
         self._closed = False
+        self._sleepy = False
         self.used_at = 0.0
         """When it got its last job; seconds of the loop's clock."""
 
@@ -131,8 +132,12 @@ class Child:
             raise
 
     def sleep(self) -> None:
-        """End the process if it has nothing to do; the next job starts a new one."""
-        if not self.busy and self._starting is None:
+        """End the process as soon as it has nothing to do; the next job after that starts a new one."""
+        self._sleepy = True
+        self._sleep_if_idle()
+
+    def _sleep_if_idle(self) -> None:
+        if self._sleepy and not self.busy and self._starting is None:
             self._end()
 
     async def close(self) -> None:
@@ -192,6 +197,7 @@ class Child:
                 if not job.future.done():
                     self._settle(job.future, header, blobs)
                 self._pump()
+                self._sleep_if_idle()
                 return
         raise ValueError("an answer to nothing that was asked")
 
@@ -224,6 +230,7 @@ class Child:
         finally:
             self._starting = None
         self._pump_if_needed()
+        self._sleep_if_idle()
 
     def _pump_if_needed(self) -> None:
         if self.busy:
@@ -276,6 +283,7 @@ class Child:
 
     def _end(self) -> None:
         process, self._process = self._process, None
+        self._sleepy = False
         for lane in self._lanes.values():
             lane.stop_timer()
         self._ready = False

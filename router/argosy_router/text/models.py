@@ -4,9 +4,10 @@ import asyncio
 import hashlib
 import logging
 from array import array
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from weakref import WeakSet
 
 from argosy_api import blocks, limits
 from argosy_api.errors import ModelInvalidError
@@ -20,7 +21,7 @@ from argosy_router.text.vocabulary import Vocabulary
 log = logging.getLogger(__name__)
 
 KEPT_MODELS = 64
-"""Models (by tokenizer and template) whose description is kept."""
+"""Models (by tokenizer and template) whose description is kept, within MAX_KEPT_TEXT_BYTES."""
 AWAKE_MODELS = 16
 """Of these, how many have a running child process; the others' start at their next request."""
 JOB_S = 10.0
@@ -73,13 +74,22 @@ class ModelCard:
         return Wanted(most=self.facts.max_model_len, root=root, block_size=self.facts.block_size, offsets=offsets)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Loaded:
+    text: ModelText
+    child: Child
+    size: int
+    """Bytes that it takes here."""
+
+
 class ModelLibrary:
     """The text work of all models: a child process for each tokenizer and template, whoever of the workers has it."""
 
     def __init__(self, *, job_s: float = JOB_S) -> None:
         self._job_s = job_s
-        self._loaded: OrderedDict[str, ModelText] = OrderedDict()
-        self._children: dict[str, Child] = {}
+        self._loaded: dict[str, _Loaded] = {}
+        self._children: WeakSet[Child] = WeakSet()
+        """All that run or may be woken: those of kept models, and of such that a deployment's card alone still has."""
         self._loading: dict[str, asyncio.Lock] = {}
 
     async def facts(self, info: pb.ModelInfo) -> ServedModel:
@@ -95,12 +105,9 @@ class ModelLibrary:
         key = await asyncio.to_thread(_key, info)
         async with self._loading.setdefault(key, asyncio.Lock()):
             if key not in self._loaded:
-                self._loaded[key] = await self._load(key, info)
+                self._loaded[key] = await self._load(info)
         self._loading.pop(key, None)
-        self._loaded.move_to_end(key)
-        while len(self._loaded) > KEPT_MODELS:
-            gone, _ = self._loaded.popitem(last=False)
-            self._children.pop(gone).sleep()  # a deployment that still has its card wakes it
+        self._make_room(key)
         return ServedModel(
             worker_id=info.worker_id,
             epoch=info.epoch,
@@ -130,13 +137,13 @@ class ModelLibrary:
         best = max(known, key=lambda f: (count[f.fingerprint, f.tokenizer_key, f.block_size], f.epoch))
         # what fits one replica is understood; who can hold it is asked for each request
         longest = max(f.max_model_len for f in known if f.tokenizer_key == best.tokenizer_key)
-        return ModelCard(facts=replace(best, max_model_len=longest), text=self._loaded[best.tokenizer_key])
+        return ModelCard(facts=replace(best, max_model_len=longest), text=self._loaded[best.tokenizer_key].text)
 
     async def close(self) -> None:
         """Ends all child processes."""
-        await asyncio.gather(*(child.close() for child in self._children.values()))
+        await asyncio.gather(*(child.close() for child in list(self._children)))
 
-    async def _load(self, key: str, info: pb.ModelInfo) -> ModelText:
+    async def _load(self, info: pb.ModelInfo) -> _Loaded:
         if len(info.tokenizer_json) > limits.MAX_TOKENIZER_BYTES:
             raise ModelInvalidError(
                 f"the tokenizer has {len(info.tokenizer_json)} bytes; at most {limits.MAX_TOKENIZER_BYTES}"
@@ -154,12 +161,22 @@ class ModelLibrary:
         except (JobRefusedError, JobFailedError, JobKilledError, ValueError, KeyError, TypeError) as error:
             await child.close()
             raise ModelInvalidError(f"the worker's tokenizer or template cannot be used: {error}") from error
-        self._children[key] = child
-        return text
+        self._children.add(child)
+        size = sum(map(len, parts)) + text.vocabulary.size
+        return _Loaded(text=text, child=child, size=size)
+
+    def _make_room(self, latest: str) -> None:
+        """Gives up the models that were used least lately: too many, or too large together. `latest` stays."""
+        kept = self._loaded
+        while len(kept) > 1 and (
+            len(kept) > KEPT_MODELS or sum(one.size for one in kept.values()) > limits.MAX_KEPT_TEXT_BYTES
+        ):
+            gone = min((key for key in kept if key != latest), key=lambda key: kept[key].child.used_at)
+            kept.pop(gone).child.sleep()  # a deployment that still has its card wakes it
 
     def _woken(self, child: Child) -> None:
         """One more child runs: where there are too many, the one that was used least lately is put to sleep."""
-        awake = sorted((c for c in self._children.values() if c.awake and c is not child), key=lambda c: c.used_at)
+        awake = sorted((c for c in self._children if c.awake and c is not child), key=lambda c: (c.busy, c.used_at))
         for one in awake[: max(0, len(awake) + 1 - AWAKE_MODELS)]:
             one.sleep()
 

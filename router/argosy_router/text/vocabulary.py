@@ -14,6 +14,8 @@ class Vocabulary:
         self._data = data
         if self._ends[-1] != len(data):
             raise ValueError("the lengths of the tokens do not add up")
+        self.size = len(data) + self._ends.itemsize * len(self._ends)
+        """Bytes that it takes."""
         self.special = frozenset(special)
         """Control tokens, which an answer's text does not show."""
         self.token_text = lru_cache(maxsize=65_536)(self._token_text)
