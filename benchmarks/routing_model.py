@@ -28,8 +28,8 @@ from argosy_router.fleet.fleet import DeploymentState
 from argosy_router.fleet.peer import Peer
 from argosy_router.metrics import Metrics
 from argosy_router.routing import policy
-from argosy_router.routing.books import Discipline, Order, Waiting
 from argosy_router.routing.dispatch import Assignment, Dispatcher, Job
+from argosy_router.routing.line import Discipline, Line, Order, Waiting
 from argosy_router.text.model_text import ModelText
 from argosy_router.text.models import ModelCard, ServedModel
 from argosy_worker.core.batch import StepOutput
@@ -110,10 +110,12 @@ class Simulated:
             draining=False,
         )  # fmt: skip
 
-    def line(self, now: float) -> list[Waiting]:
-        """What waits here, in the engine's order."""
+    def line(self, now: float) -> Line:
+        """What waits here."""
         places = merge(self.scheduler.prefilling(), self.scheduler.line.head(len(self.scheduler.line)))
-        return [Waiting(place.uncached_tokens, now - place.arrival) for place in places]
+        waiting = (Waiting(place.uncached_tokens, now - place.arrival) for place in places)
+        setting = self.setting
+        return Line.of(waiting, setting.rate, Discipline(Order(setting.order), setting.ageing), now)
 
 
 @dataclass
@@ -202,8 +204,8 @@ class Replay:
             candidates.append(
                 policy.Candidate(
                     worker=worker.name, cached=min(sum(1 for _ in held), most) * setting.block_size,
-                    queue=worker.line(now), discipline=Discipline(Order(setting.order), setting.ageing),
-                    rate=setting.rate, capacity=setting.blocks * setting.block_size, held_blocks=pool.cached,
+                    queue=worker.line(now), rate=setting.rate, capacity=setting.blocks * setting.block_size,
+                    held_blocks=pool.cached,
                 )
             )  # fmt: skip
         return self.workers[policy.kv_aware(candidates, len(ask.tokens), rng=self.rng).worker]

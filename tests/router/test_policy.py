@@ -8,10 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from argosy_router.routing import policy
-from argosy_router.routing.books import REPORT_GOOD_S, Books, Discipline, Order, Report, Waiting, reported_line
+from argosy_router.routing.books import REPORT_GOOD_S, Books, Report, reported_line
+from argosy_router.routing.line import RESOURCE_DEFAULTS, Discipline, Line, Order, Waiting
 from argosy_router.routing.policy import Candidate, HashRing
 
 RNG = random.Random(0)
+
+
+def line(*waiting, rate=1000.0, discipline=RESOURCE_DEFAULTS):
+    return Line.of(waiting, rate, discipline)
 
 
 def pick(*candidates, prompt=1000):
@@ -26,24 +31,25 @@ def test_cost_of_an_idle_worker_is_its_own_work():
 
 def test_short_request_does_not_wait_for_a_long_one():
     """The engine computes the least remaining work first; the long one is delayed by the short one's work."""
-    long_queue = Candidate(worker="a", queue=[Waiting(10_000)], rate=1000.0, discipline=Discipline(ageing=0.0))
+    queue = line(Waiting(10_000), discipline=Discipline(ageing=0.0))
+    long_queue = Candidate(worker="a", queue=queue, rate=1000.0)
     assert policy.cost(long_queue, 100) == pytest.approx(0.1 * (1 + policy.BETA))
     assert policy.cost(long_queue, 20_000) == pytest.approx(10 + 20)
 
 
 def test_ageing_puts_an_old_long_request_first():
     """Waited long enough, a long request is ahead of a short one."""
-    queue = [Waiting(10_000, 100.0)]
-    old = Candidate(worker="a", queue=queue, rate=1000.0)
+    waiting = Waiting(10_000, 100.0)
+    old = Candidate(worker="a", queue=line(waiting), rate=1000.0)
     assert policy.cost(old, 100) == pytest.approx(10 + 0.1)
-    patient = Candidate(worker="a", queue=queue, rate=1000.0, discipline=Discipline(ageing=0.01))
+    patient = Candidate(worker="a", queue=line(waiting, discipline=Discipline(ageing=0.01)), rate=1000.0)
     assert policy.cost(patient, 100) == pytest.approx(0.1 * (1 + policy.BETA))
 
 
 def test_first_come_first_served_puts_all_ahead():
     """A short request waits for everything that was there before it, and delays nobody."""
-    queue = [Waiting(10_000, 0.0), Waiting(500, 3.0)]
-    fcfs = Candidate(worker="a", queue=queue, rate=1000.0, discipline=Discipline(order=Order.FCFS))
+    queue = line(Waiting(10_000, 0.0), Waiting(500, 3.0), discipline=Discipline(order=Order.FCFS))
+    fcfs = Candidate(worker="a", queue=queue, rate=1000.0)
     assert policy.cost(fcfs, 100) == pytest.approx(10.5 + 0.1)
 
 
@@ -65,7 +71,7 @@ def test_load_beats_a_small_prefix_continuously():
     """More work queued at the holder: at some point, and from there on, another worker is the cheaper one."""
     chosen = []
     for queued in range(0, 5000, 250):
-        holder = Candidate(worker="a", cached=512, queue=[Waiting(queued, 1000.0)] if queued else [], rate=1000.0)
+        holder = Candidate(worker="a", cached=512, queue=line(Waiting(queued, 1000.0)), rate=1000.0)
         chosen.append(pick(holder, Candidate(worker="b", rate=1000.0)).worker)
     assert chosen[0] == "a"
     assert chosen[-1] == "b"
@@ -86,7 +92,7 @@ def test_kv_pressure_is_avoided():
 
 def test_bound_takes_out_the_overloaded():
     """Above 1.25 x the mean, and above the floor, a worker gets nothing."""
-    busy = Candidate(worker="a", cached=900, queue=[Waiting(50_000)], rate=1000.0)
+    busy = Candidate(worker="a", cached=900, queue=line(Waiting(50_000)), rate=1000.0)
     idle = [Candidate(worker=w, rate=1000.0) for w in "bcd"]
     assert {c.worker for c in policy.within_bound([busy, *idle], 1000)} == {"b", "c", "d"}
 
@@ -94,15 +100,14 @@ def test_bound_takes_out_the_overloaded():
 def test_work_ahead_is_weighed_against_the_prefix():
     """The holder of most of the prompt is left where its line would cost more than computing the prompt anew."""
     for order, reason in ((Order.FCFS, "load"), (Order.LEAST_WORK, "prefix")):  # there the short rest goes first
-        busy = Candidate(
-            worker="a", cached=900, queue=[Waiting(50_000)], rate=1000.0, discipline=Discipline(order=order)
-        )
+        queue = line(Waiting(50_000), discipline=Discipline(order=order))
+        busy = Candidate(worker="a", cached=900, queue=queue, rate=1000.0)
         assert pick(busy, *(Candidate(worker=w, rate=1000.0) for w in "bcd")).reason == reason
 
 
 def test_bound_never_leaves_nobody():
     """All above the bound: all stay."""
-    all_busy = [Candidate(worker=w, queue=[Waiting(10_000)], rate=1.0) for w in "ab"]
+    all_busy = [Candidate(worker=w, queue=line(Waiting(10_000), rate=1.0), rate=1.0) for w in "ab"]
     assert policy.within_bound(all_busy, 10) == all_busy
 
 
@@ -124,7 +129,9 @@ def test_ties_prefer_the_emptier():
             Candidate,
             worker=st.uuids().map(str),
             cached=st.integers(0, 1000),
-            queue=st.lists(st.builds(Waiting, st.floats(0, 1e5), st.floats(0, 1e3), st.integers(1, 9)), max_size=5),
+            queue=st.lists(st.builds(Waiting, st.floats(0, 1e5), st.floats(0, 1e3), st.integers(1, 9)), max_size=5).map(
+                lambda waiting: line(*waiting)
+            ),
             rate=st.floats(1, 1e5),
             decode=st.floats(0, 1e6),
             capacity=st.integers(0, 10**6),
@@ -165,7 +172,7 @@ def test_prefix_hash_is_stable_and_bounded():
     first, second = itertools.islice(ring.walk(b"key"), 2)
     candidates = [Candidate(worker=w, rate=1000.0) for w in "abcd"]
     assert {policy.prefix_hash(candidates, 100, b"key", ring).worker for _ in range(5)} == {first}
-    loaded = [Candidate(worker=w, rate=1000.0, queue=[Waiting(90_000)] if w == first else ()) for w in "abcd"]
+    loaded = [Candidate(worker=w, rate=1000.0, queue=line(*[Waiting(90_000)] * (w == first))) for w in "abcd"]
     choice = policy.prefix_hash(loaded, 100, b"key", ring)
     assert (choice.worker, choice.reason) == (second, "bound")
 
@@ -203,18 +210,18 @@ def test_books_balance():
 IN_ORDER = Discipline(order=Order.FCFS)
 
 
-def tokens(line):
-    return sum(w.tokens * w.requests for w in line)
+def tokens(waiting):
+    return sum(w.tokens * w.requests for w in waiting)
 
 
 def test_line_without_a_good_report_is_the_books():
     """No report, or an old one, says nothing: a worker that hangs does not look idle."""
     books = Books()
     books.open(uncached=100, prompt=100, now=1.0)
-    assert books.line(10.0, IN_ORDER, 3.0) == [Waiting(100, 2.0)]
+    assert books.line(10.0, IN_ORDER, 3.0).waiting() == [Waiting(100, 2.0)]
     books.take(Report(accepted=0, line=[Waiting(9999.0)], at=0.0))
     now = REPORT_GOOD_S + 1e-6
-    assert books.line(10.0, IN_ORDER, now) == [Waiting(100, now - 1.0)]
+    assert books.line(10.0, IN_ORDER, now).waiting() == [Waiting(100, now - 1.0)]
 
 
 def test_what_a_report_contains_is_as_it_says_and_the_rest_counts_on_top():
@@ -222,28 +229,29 @@ def test_what_a_report_contains_is_as_it_says_and_the_rest_counts_on_top():
     books = Books()
     first, second = (books.open(uncached=100, prompt=100, now=1.0) for _ in range(2))
     unanswered = books.open(uncached=100, prompt=100, now=0.5)
-    first.number, second.number = 7, 8
+    books.accepted(first, 7)
+    books.accepted(second, 8)
     books.take(Report(accepted=7, line=[Waiting(40.0, 1.0)], at=2.0))
-    assert tokens(books.line(10.0, IN_ORDER, 2.0)) == pytest.approx(40 + 100 + 100)
-    unanswered.number = 6
-    assert tokens(books.line(10.0, IN_ORDER, 2.0)) == pytest.approx(40 + 100)
+    assert books.line(10.0, IN_ORDER, 2.0).tokens == pytest.approx(40 + 100 + 100)
+    books.accepted(unanswered, 6)
+    assert books.line(10.0, IN_ORDER, 2.0).tokens == pytest.approx(40 + 100)
 
 
 def test_what_others_sent_counts():
     """Above our own: other routers'."""
     books = Books()
-    books.open(uncached=100, prompt=100, now=1.0).number = 1
+    books.accepted(books.open(uncached=100, prompt=100, now=1.0), 1)
     books.take(Report(accepted=9, line=[Waiting(100.0, 1.0), Waiting(300.0, 0.5)], at=2.0))
-    assert tokens(books.line(10.0, IN_ORDER, 2.0)) == pytest.approx(400)
+    assert books.line(10.0, IN_ORDER, 2.0).tokens == pytest.approx(400)
 
 
 def test_the_line_moves_on_at_the_workers_rate():
     """Half a second after the report half a second's work is done, in the engine's order; ours beyond it comes later."""
     books = Books()
     books.take(Report(accepted=0, line=[Waiting(300.0, 2.0), Waiting(100.0, 1.0)], at=2.0))
-    assert books.line(1000.0, IN_ORDER, 2.25) == [Waiting(50.0, 2.25), Waiting(100.0, 1.25)]
+    assert books.line(1000.0, IN_ORDER, 2.25).waiting() == [Waiting(50.0, 2.25), Waiting(100.0, 1.25)]
     books.open(uncached=180, prompt=200, now=2.25)
-    assert books.line(1000.0, IN_ORDER, 2.5) == [Waiting(80.0, 0.25)]  # those before it took 0.4 s of 0.5
+    assert books.line(1000.0, IN_ORDER, 2.5).waiting() == [Waiting(80.0, 0.25)]  # those before it took 0.4 s of 0.5
 
 
 def test_the_line_does_not_move_before_it_is_there():
@@ -251,17 +259,18 @@ def test_the_line_does_not_move_before_it_is_there():
     books = Books()
     books.take(Report(accepted=0, line=[], at=2.0))
     books.open(uncached=500, prompt=500, now=2.9)
-    assert tokens(books.line(1000.0, IN_ORDER, 3.0)) == pytest.approx(400)
+    assert books.line(1000.0, IN_ORDER, 3.0).tokens == pytest.approx(400)
 
 
 def test_a_first_token_says_that_the_prompt_is_computed():
     """Of what the report contains no more can be left than ours without a token and what others sent."""
     books = Books()
     done, waits = (books.open(uncached=n, prompt=n, now=1.0) for n in (5000, 700))
-    done.number, waits.number = 1, 2
+    books.accepted(done, 1)
+    books.accepted(waits, 2)
     books.take(Report(accepted=2, line=[Waiting(4000.0, 1.0), Waiting(700.0, 1.0)], at=2.0))
     books.tokens(done, 1)
-    assert tokens(books.line(100.0, IN_ORDER, 2.0)) == pytest.approx(700)
+    assert books.line(100.0, IN_ORDER, 2.0).tokens == pytest.approx(700)
 
 
 def test_totals_beyond_the_named_requests_count():
@@ -278,7 +287,7 @@ def test_a_new_process_has_an_empty_line():
     books = Books()
     books.take(Report(accepted=5, line=[Waiting(4000.0)], at=2.0))
     books.take(None)
-    assert books.line(100.0, IN_ORDER, 2.0) == []
+    assert books.line(100.0, IN_ORDER, 2.0).waiting() == []
 
 
 @given(
@@ -292,14 +301,14 @@ def test_a_line_is_never_longer_than_what_is_known(sent, reported, discipline, r
     """Moving on takes off at most what the rate allows, and adds nothing."""
     books = Books()
     for n, (uncached, at, contained) in enumerate(sorted(sent, key=lambda s: s[1])):
-        books.open(uncached=uncached, prompt=uncached, now=at).number = n if contained else 1_000_000
+        books.accepted(books.open(uncached=uncached, prompt=uncached, now=at), n if contained else 1_000_000)
     books.take(Report(accepted=1000, line=reported, at=10.0))
     now = 10.0 + age
-    line = books.line(rate, discipline, now)
+    left = books.line(rate, discipline, now).waiting()
     most = tokens(reported) + sum(u for u, _, contained in sent if not contained)
-    assert all(w.tokens > 0 for w in line)
-    assert tokens(line) <= most * (1 + 1e-9)
+    assert all(w.tokens > 0 for w in left)
+    assert tokens(left) <= most * (1 + 1e-9)
     began = 10.0 if reported else min((at for _, at, contained in sent if not contained), default=now)
     mine = sum(u for u, _, contained in sent if contained)
     kept = min(tokens(reported), max(0.0, tokens(reported) - mine) + mine)
-    assert tokens(line) >= kept + most - tokens(reported) - rate * (now - began) - 1e-3
+    assert tokens(left) >= kept + most - tokens(reported) - rate * (now - began) - 1e-3

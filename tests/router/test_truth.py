@@ -13,14 +13,15 @@ from argosy_api.v1 import worker_pb2 as pb
 from argosy_router import relay
 from argosy_router.clock import now
 from argosy_router.fleet.peer import HUNG_S
-from argosy_router.routing.books import REPORT_GOOD_S, Discipline, Order
+from argosy_router.routing.books import REPORT_GOOD_S
+from argosy_router.routing.line import Discipline, Order
 
 HELLO = {"model": "m", "prompt": "hello", "max_tokens": 5}
 DISCIPLINE = Discipline()
 
 
 def queued(peer, time):
-    return sum(w.tokens * w.requests for w in peer.books.line(1000.0, DISCIPLINE, time))
+    return peer.books.line(1000.0, DISCIPLINE, time).tokens
 
 
 async def test_a_report_read_again_is_no_news(rig):

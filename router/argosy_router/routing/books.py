@@ -9,42 +9,13 @@ Pure: the caller gives the time (monotonic seconds).
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import NamedTuple
 
 from argosy_api import limits
+from argosy_router.routing.line import Discipline, Line, Ordered, Piece, Rest, Waiting, moved_on
 
 REPORT_GOOD_S = 3.0
 """An older report says nothing any more: a worker that hangs must not look idle for ever."""
-
-
-class Order(StrEnum):
-    """In which order an engine computes the prompts in its line."""
-
-    LEAST_WORK = "leastWork"
-    FCFS = "fcfs"
-
-
-class Discipline(NamedTuple):
-    """How an engine orders its line. `ageing`: seconds of work that one second of waiting outweighs."""
-
-    order: Order = Order.LEAST_WORK
-    ageing: float = 0.25
-
-    def rank(self, seconds: float, waited: float) -> float:
-        """The least goes first. `seconds`: the work that is left of a prompt."""
-        return -waited if self.order is Order.FCFS else seconds - self.ageing * waited
-
-
-RESOURCE_DEFAULTS = Discipline()
-
-
-class Waiting(NamedTuple):
-    """Prompts in a worker's line: `requests` of them, of `tokens` uncached tokens each, which waited for so long."""
-
-    tokens: float
-    waited: float = 0.0
-    requests: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,27 +49,47 @@ def _nothing() -> None: ...
 
 
 class Books:
-    """Requests in flight at one worker. Every `open` has its `close`."""
+    """Requests in flight at one worker. Every `open` has its `close`.
+
+    What a decision asks for is kept ready: a change costs as much as the line is long, a question does not.
+    """
 
     def __init__(self) -> None:
         self._entries: dict[Entry, None] = {}
+        self._later: dict[Entry, None] = {}
+        """Those without a token that the report does not contain."""
+        self._contained = 0
+        """Tokens of those without a token that it contains."""
         self._report: Report | None = None
         self._others = 0.0
         self._done: list[tuple[float, int]] = []
         """(sent at, tokens) of requests beyond the report that have got their first token."""
         self.decode = 0
         """Context tokens of the requests that generate."""
+        self._known: Ordered | None = None
+        self._own: _Own | None = None
 
     def open(self, *, uncached: int, prompt: int, now: float, abandon: Callable[[], object] = _nothing) -> Entry:
-        """A request is sent."""
+        """A request is sent. `uncached` is 1 or more."""
         entry = Entry(uncached=uncached, prompt=prompt, sent_at=now, abandon=abandon)
         self._entries[entry] = None
+        self._later[entry] = None
+        self._own = None
         return entry
+
+    def accepted(self, entry: Entry, number: int) -> None:
+        """The worker has taken the request, as its submission with this number."""
+        entry.number = number
+        if entry in self._later and self._reported(entry):
+            del self._later[entry]
+            self._contained += entry.uncached
+            self._own = None
 
     def tokens(self, entry: Entry, count: int) -> None:
         """`count` tokens came; with the first ones the prompt is computed."""
-        if entry.uncached and not self._contained(entry) and len(self._done) < limits.MAX_REMEMBERED_PROMPTS:
+        if entry.uncached and not self._reported(entry) and len(self._done) < limits.MAX_REMEMBERED_PROMPTS:
             self._done.append((entry.sent_at, entry.uncached))
+        self._waits_no_more(entry)
         added = count if entry.decode else entry.prompt + count
         entry.uncached = 0
         entry.decode += added
@@ -107,6 +98,7 @@ class Books:
     def close(self, entry: Entry) -> None:
         """The request ended, in whatever way. A second call does nothing."""
         if entry in self._entries:
+            self._waits_no_more(entry)
             del self._entries[entry]
             self.decode -= entry.decode
 
@@ -121,58 +113,68 @@ class Books:
         """The worker's newest report; None when its process is another one now, so that nothing is known."""
         self._report, self._others = report, 0.0
         self._done.clear()
+        self._known = self._own = None
+        own = self.waiting()
+        self._later = {e: None for e in own if not self._reported(e)}
+        self._contained = sum(e.uncached for e in own if e not in self._later)
         if report is not None:
-            mine = sum(e.uncached for e in self.waiting() if self._contained(e))
-            self._others = max(0.0, sum(w.tokens * w.requests for w in report.line) - mine)
+            self._others = max(0.0, sum(w.tokens * w.requests for w in report.line) - self._contained)
 
-    def _contained(self, entry: Entry) -> bool:
+    def line(self, rate: float, discipline: Discipline, now: float) -> Line:
+        """What waits at the worker now, for all that is known. `rate`: prompt tokens that it computes in a second."""
+        report = self._report
+        if report is None or now - report.at > REPORT_GOOD_S:
+            return Line(now, (Rest(self._ours(rate, discipline, beyond=None).ordered),))
+        known, own = self._sorted(report, rate, discipline), self._ours(rate, discipline, beyond=report)
+        began = now if own.began is None else own.began
+        budget = max(0.0, rate * (now - began) - own.done)
+        # what was sent later cannot have been computed since the report
+        most_fresh = rate * max(0.0, now - own.ordered.earliest)
+        left, fresh = moved_on(known, own.ordered, budget, most_fresh)
+        # of what the report contains there cannot be more than our own without a token and what others sent
+        return Line(now, (left.upto(self._others + self._contained), fresh))
+
+    def _reported(self, entry: Entry) -> bool:
         report = self._report
         return report is not None and entry.number is not None and entry.number <= report.accepted
 
-    def line(self, rate: float, discipline: Discipline, now: float) -> list[Waiting]:
-        """What waits at the worker now, for all that is known. `rate`: prompt tokens that it computes in a second."""
-        report, own = self._report, self.waiting()
-        if report is None or now - report.at > REPORT_GOOD_S:
-            return [Waiting(e.uncached, now - e.sent_at) for e in own]
-        age = now - report.at
-        known = [Waiting(w.tokens, w.waited + age, w.requests) for w in report.line]
-        later = [e for e in own if not self._contained(e)]
-        fresh = [Waiting(e.uncached, now - e.sent_at) for e in later]
-        began = report.at if known else min((e.sent_at for e in later), default=now)
-        done = sum(tokens for sent_at, tokens in self._done if sent_at >= began)
-        known, fresh = _moved_on(known, fresh, rate, discipline, max(0.0, rate * (now - began) - done))
-        # of what the report contains there cannot be more than our own without a token and what others sent
-        most = self._others + sum(e.uncached for e in own if self._contained(e))
-        return _scaled(known, most) + fresh
+    def _waits_no_more(self, entry: Entry) -> None:
+        if entry.uncached and entry in self._entries:
+            if entry in self._later:
+                del self._later[entry]
+            else:
+                self._contained -= entry.uncached
+            self._own = None
+
+    def _sorted(self, report: Report, rate: float, discipline: Discipline) -> Ordered:
+        known = self._known
+        if known is None or (known.rate, known.discipline) != (rate, discipline):
+            pieces = (Piece(w.tokens, report.at - w.waited, w.requests) for w in report.line)
+            known = self._known = Ordered(pieces, rate, discipline)
+        return known
+
+    def _ours(self, rate: float, discipline: Discipline, *, beyond: Report | None) -> "_Own":
+        """Our own in the line: those that the report does not contain, or all of them."""
+        own = self._own
+        if own is None or own.beyond is not beyond or (own.ordered.rate, own.ordered.discipline) != (rate, discipline):
+            entries = self.waiting() if beyond is None else list(self._later)
+            first = min((e.sent_at for e in entries), default=None)
+            began = beyond.at if beyond is not None and beyond.line else first
+            done = sum(tokens for sent_at, tokens in self._done if began is not None and sent_at >= began)
+            ordered = Ordered((Piece(e.uncached, e.sent_at) for e in entries), rate, discipline)
+            own = self._own = _Own(ordered, beyond, began, done)
+        return own
 
 
-def _moved_on(
-    known: Sequence[Waiting], fresh: Sequence[Waiting], rate: float, discipline: Discipline, budget: float
-) -> tuple[list[Waiting], list[Waiting]]:
-    """Takes the `budget` of computed tokens off the line, in the engine's order; what is not begun keeps its length."""
-    order = sorted(
-        [(discipline.rank(w.tokens / rate, w.waited), False, w) for w in known]
-        + [(discipline.rank(w.tokens / rate, w.waited), True, w) for w in fresh],
-        key=lambda item: item[0],
-    )
-    newest = max((w.waited for w in fresh), default=0.0)
-    most_fresh = rate * newest  # what was sent later cannot have been computed since the report
-    left: tuple[list[Waiting], list[Waiting]] = ([], [])
-    for _, is_fresh, waiting in order:
-        whole = waiting.tokens * waiting.requests
-        taken = min(whole, budget, most_fresh) if is_fresh else min(whole, budget)
-        budget -= taken
-        most_fresh -= taken if is_fresh else 0.0
-        if taken < whole:
-            left[is_fresh].append(waiting._replace(tokens=(whole - taken) / waiting.requests))
-    return left
+class _Own(NamedTuple):
+    """Our own requests without a token, sorted."""
 
-
-def _scaled(line: list[Waiting], most: float) -> list[Waiting]:
-    total = sum(w.tokens * w.requests for w in line)
-    if total <= most:
-        return line
-    return [w._replace(tokens=w.tokens * most / total) for w in line] if most > 0 else []
+    ordered: Ordered
+    beyond: Report | None
+    began: float | None
+    """Since when the line moves on; None when nothing is in it."""
+    done: int
+    """Tokens of the prompts that were computed since, and are in no line any more."""
 
 
 def reported_line(queue: Iterable[tuple[float, float]], *, total: float, requests: int) -> list[Waiting]:

@@ -12,7 +12,8 @@ from argosy_router.fleet.fleet import DeploymentState
 from argosy_router.fleet.peer import Peer
 from argosy_router.metrics import Metrics
 from argosy_router.routing import policy
-from argosy_router.routing.books import RESOURCE_DEFAULTS, Entry
+from argosy_router.routing.books import Entry
+from argosy_router.routing.line import RESOURCE_DEFAULTS
 from argosy_router.routing.predictions import Predictions, Promise
 
 
@@ -75,7 +76,7 @@ class Assignment:
 
     def accepted(self, number: int) -> None:
         """The worker has taken the request, as its submission with this number."""
-        self.entry.number = number
+        self.worker.books.accepted(self.entry, number)
 
     def tokens(self, count: int) -> None:
         """`count` tokens came."""
@@ -180,7 +181,6 @@ class Dispatcher:
                     worker=worker.worker_id,
                     cached=min(matched.get(worker.worker_id, 0), most) * size,
                     queue=worker.books.line(rate, discipline, time),
-                    discipline=discipline,
                     rate=rate,
                     decode=max(worker.books.decode, load.decode_tokens if load else 0.0),
                     capacity=total * size,

@@ -21,7 +21,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from argosy_router.routing.books import RESOURCE_DEFAULTS, Discipline, Waiting
+from argosy_router.routing.line import Line
 
 BETA = 2.0
 """Of 0 to 3 the best means and tails in the replays of `benchmarks/routing_model.py`."""
@@ -40,6 +40,8 @@ TIE_SHARE = 0.1
 """Costs within this share of the least are equal: measured rates are not better known than that."""
 HASHED_BLOCKS = 8
 VIRTUAL_NODES = 256
+NOBODY = Line(0.0)
+"""The line of a worker where nothing waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,10 +51,8 @@ class Candidate:
     worker: str
     cached: int = 0
     """Of this request's prompt, in the worker's prefix cache (whole blocks, never the last token)."""
-    queue: Sequence[Waiting] = ()
+    queue: Line = NOBODY
     """The requests whose prompt is not computed yet."""
-    discipline: Discipline = RESOURCE_DEFAULTS
-    """How its engine orders them."""
     rate: float = DEFAULT_RATE
     """Prefill tokens per second."""
     decode: float = 0.0
@@ -66,7 +66,7 @@ class Candidate:
     @property
     def inflight(self) -> float:
         """Uncached tokens still to compute."""
-        return sum(w.tokens * w.requests for w in self.queue)
+        return self.queue.tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,15 +83,7 @@ def cost(candidate: Candidate, prompt: int) -> float:
     """Seconds, as in the module's formula. `prompt` is the request's length in tokens."""
     rate = candidate.rate
     own = max(1, prompt - candidate.cached) / rate
-    ahead = 0.0
-    behind = 0
-    rank = candidate.discipline.rank
-    mine = rank(own, 0.0)
-    for tokens, waited, count in candidate.queue:
-        if rank(tokens / rate, waited) <= mine:
-            ahead += tokens * count
-        else:
-            behind += count
+    ahead, behind = candidate.queue.split(own)
     decode = DECODE_S * candidate.decode / candidate.capacity if candidate.capacity else 0.0
     pressure = PRESSURE_S * max(0.0, candidate.used - PRESSURE_FROM) / (1 - PRESSURE_FROM)
     return ahead / rate + own * (1 + BETA * behind) + decode + pressure
