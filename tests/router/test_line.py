@@ -128,7 +128,7 @@ WORKERS = st.builds(
 CHANGES = st.tuples(st.sampled_from(["send", "token", "token", "close"]), st.integers(0, 20), LENGTHS)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(
     st.lists(WORKERS, min_size=1, max_size=4),
     st.lists(st.tuples(CHANGES, eighths(1), LENGTHS), min_size=1, max_size=12),
