@@ -28,7 +28,7 @@ demo: setup  ## one resource becomes two replicas, a streamed answer, and a pref
 	$(BIN)/argosy demo
 
 test: setup  ## all tests that a laptop should run (no cluster, no GPU)
-	$(BIN)/pytest -q -m "not cluster and not gpu"
+	$(BIN)/pytest -q -m "not cluster and not gpu" -n 2 --dist loadfile
 	@echo "The tests on a Kubernetes cluster were left out; run them with: make images test-cluster (see docs/install.md)"
 
 check: setup  ## ruff, mypy, import contracts, generated code up to date
