@@ -12,7 +12,7 @@ from argosy_router.text.models import ServedModel
 
 EJECT_S = 1.0
 """How long a worker that failed is passed over, unless a probe finds it well before."""
-ACQUAINTANCE_S = 5.0
+ACQUAINTANCE_S = 10.0
 """A request that finds no worker but new ones, whose model the router does not know yet, waits for so long: after the
 router's start, and when the last of the old workers leaves at the moment at which the new ones come."""
 HUNG_S = 10.0
