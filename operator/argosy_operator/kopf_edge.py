@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 FINALIZER = f"{GROUP}/operator"
 _TRIES = 100
-_OURS = Backoff(first=0.5, cap=15.0)
+_OURS = Backoff(first=0.5, cap=3.0)
 _KOPFS = Backoff(first=0.2, cap=5.0)
 
 Start = Callable[[Coroutine[Any, Any, None]], None]
@@ -82,8 +82,9 @@ class _Finalizer:
                 self._unguarded.add(uid)
                 self._start(self._put_on(metadata))
         elif has_it:
-            self._going.add(uid)
-            self._start(self._nudge(metadata))
+            if uid not in self._going:
+                self._going.add(uid)
+                self._start(self._nudge(metadata))
         else:
             self.gone(uid)  # somebody else's finalizer keeps it
 
@@ -105,7 +106,11 @@ class _Finalizer:
                 return
 
     async def _nudge(self, metadata: Mapping[str, Any]) -> None:
-        """See to it that Kopf lets go of a resource: make the event that it waits for."""
+        """See to it that Kopf lets go of a resource: make the event that it waits for, until the resource is gone.
+
+        One event is not enough: Kopf's next call may be refused as well, and a write within the same second as the one
+        before changes nothing, so that no event comes of it.
+        """
         async for _ in _tries():
             if metadata["uid"] not in self._going:
                 return
@@ -119,8 +124,6 @@ class _Finalizer:
                 await self._api.apply_status(metadata, status)
             except ApiError as error:
                 log.debug("%s/%s: %s", metadata["namespace"], metadata["name"], error.message)
-            else:
-                return  # the event that follows brings us here again, should that be needed
 
 
 async def _tries() -> AsyncIterator[int]:

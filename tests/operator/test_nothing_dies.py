@@ -1,6 +1,8 @@
 """Nothing ends without anybody noticing: not by an exception, and not by the panic of a library."""
 
 import asyncio
+import datetime as dt
+import itertools
 
 import fakecluster
 import pytest
@@ -133,6 +135,33 @@ async def test_a_finalizer_that_was_refused_is_put_on_later(world):
     world.server.hooks.clear()
     world.delete("m")
     await eventually(lambda: world.key("m") not in world.server.objects and not world.children())
+
+
+async def test_a_finalizer_whose_removal_was_refused_twice_is_taken_off(world, monkeypatch):
+    """Also when a write that should make Kopf try again changes nothing, as within one second: no event comes of it."""
+    moments = itertools.chain([0, 0], itertools.count(1))
+
+    class Clock(dt.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return dt.datetime(2026, 1, 1, tzinfo=tz) + dt.timedelta(seconds=next(moments))
+
+    await world.operator()
+    world.apply(document())
+    await eventually(world.is_ready)
+    monkeypatch.setattr("argosy_operator.kopf_edge.datetime", Clock)
+    refused = []
+
+    async def refuse(request, phase):
+        kopfs = phase == "before" and request.method == "PATCH" and "json-patch" in request.content_type
+        if kopfs and len(refused) < 2:
+            refused.append(request.path)
+            raise ApiError(409, "Conflict", "injected")
+
+    world.server.hooks.append(refuse)
+    world.delete("m")
+    await eventually(lambda: world.key("m") not in world.server.objects and not world.children())
+    assert len(refused) == 2
 
 
 async def test_nothing_is_made_for_a_resource_that_is_gone(world):
