@@ -59,9 +59,11 @@ async def test_what_returns_is_done():
 
 async def test_an_object_that_nobody_expected_ends_no_watch(world, monkeypatch):
     real = store_module.PodView.from_body.__func__
+    met = []
 
     def from_body(cls, body):
         if body["metadata"]["name"] == "odd":
+            met.append("odd")
             raise KeyError("labels")
         return real(cls, body)
 
@@ -72,7 +74,7 @@ async def test_an_object_that_nobody_expected_ends_no_watch(world, monkeypatch):
     labels = {"app.kubernetes.io/managed-by": "argosy-operator", "serving.argosy.dev/name": "m"}
     key = Key(fakecluster.PODS, "default", "odd")
     world.server.create(key, {"metadata": {"name": "odd", "labels": labels}})
-    await asyncio.sleep(0.5)
+    await eventually(lambda: met)
     world.server.delete(key)
     world.scale("m", 2)
     await eventually(lambda: world.is_ready() and len(world.controllers.pods("m")) == 2)
