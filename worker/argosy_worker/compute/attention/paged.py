@@ -159,25 +159,26 @@ class PagedTorch:
     def _chunk(self, q: Tensor, out: Tensor, layer: int, chunk: PrefillRows, tile: int) -> None:
         kv_heads, dim = self.cache.spec.kv_heads, self.cache.spec.head_dim
         per = q.shape[1] // kv_heads
-        keys = self.cache.pages(layer, chunk.keys).view(chunk.tiles, kv_heads, tile, dim).transpose(2, 3)
-        values = self.cache.pages(layer, chunk.values).view(chunk.tiles, kv_heads, tile, dim)
+        # [tiles * kv_heads, ...]: all products of a block in one call, which keeps all threads busy
+        keys = self.cache.pages(layer, chunk.keys).view(-1, tile, dim).transpose(1, 2)
+        values = self.cache.pages(layer, chunk.values).view(-1, tile, dim)
         for block in chunk.blocks:
-            count, used = block.tokens, block.tokens * per
+            count, used, products = block.tokens, block.tokens * per, block.tiles * kv_heads
             rows = slice(block.first, block.first + count)
             queries = q.new_zeros((kv_heads, self._rows.padded(used), dim))
             queries[:, :used] = q[rows].view(count, kv_heads, per, dim).transpose(0, 1).reshape(kv_heads, used, dim)
-            scores = q.new_empty((block.tiles, kv_heads, queries.shape[1], tile))
-            for j in range(block.tiles):
-                torch.bmm(queries, keys[j], out=scores[j])
-            scores = scores.float()
-            scores[:, :, :used].view(block.tiles, kv_heads, count, per, tile).masked_fill_(block.masked, -torch.inf)
+            scores = torch.bmm(queries.repeat(block.tiles, 1, 1), keys[:products]).float()
+            scores = scores.view(block.tiles, kv_heads, -1, tile)
+            partly = scores[block.tiles - len(block.masked) :, :, :used]
+            partly.view(-1, kv_heads, count, per, tile).masked_fill_(block.masked, -torch.inf)
             weights = _weights(scores, scores.amax(-1, keepdim=True).amax(0, keepdim=True))
             norms = weights.sum(-1, keepdim=True)
-            weights = weights.to(q.dtype)
-            total, norm = torch.bmm(weights[0], values[0]).float(), norms[0]
-            for j in range(1, block.tiles):
-                total += torch.bmm(weights[j], values[j])
-                norm = norm + norms[j]
+            parts = torch.bmm(weights.view(products, -1, tile).to(q.dtype), values[:products]).float()
+            parts = parts.view(block.tiles, kv_heads, -1, dim)
+            total, norm = parts[0], norms[0]
+            for part, share in zip(parts[1:], norms[1:], strict=True):
+                total += part
+                norm += share
             result = (total / norm)[:, :used].view(kv_heads, count, per, dim).transpose(0, 1)
             out[rows] = result.reshape(count, kv_heads * per, dim)
 

@@ -54,7 +54,7 @@ class ChunkBlock:
     tiles: int
     """Key tiles that the last token of the block can see."""
     masked: Tensor
-    """bool [tiles, 1, tokens, 1, tile]: keys after the query's own position."""
+    """bool [n, 1, tokens, 1, tile], of the last n tiles: keys after the query's own position. Others hide none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,8 @@ class _Maker:
         for begin in range(first, after, query_block):
             positions = self._layout.positions[begin : min(begin + query_block, after)]
             tiles = -(-int(positions[-1] + 1) // self._tile)
-            masked = np.arange(tiles * self._tile).reshape(tiles, 1, self._tile) > positions[:, None]
+            whole = int(positions[0] + 1) // self._tile * self._tile
+            masked = np.arange(whole, tiles * self._tile).reshape(-1, 1, self._tile) > positions[:, None]
             blocks.append(
                 ChunkBlock(
                     first=begin, tokens=len(positions), tiles=tiles, masked=self.put(masked)[:, None, :, None, :]
