@@ -1,13 +1,14 @@
 """The promise of exactness, with a real model under the real scheduler: equal tokens, however they were computed."""
 
 import pytest
+from proposing import Proposing
 from tokenizers import Tokenizer
 
 from argosy_api.blocks import root_id
 from argosy_api.params import SamplingParams
 from argosy_worker.core.blocks import BlockPool
 from argosy_worker.core.request import Request
-from argosy_worker.core.scheduler import Scheduler, SchedulerConfig, no_draft
+from argosy_worker.core.scheduler import Scheduler, SchedulerConfig
 from argosy_worker.models import load_model
 
 BLOCK = 16
@@ -28,10 +29,10 @@ def model(smollm_path):
 class Line:
     """A scheduler over the real model, without threads and sockets."""
 
-    def __init__(self, model, *, budget, blocks, propose=no_draft):
+    def __init__(self, model, *, budget, blocks, drafter=None):
         self.model = model
         self.pool = BlockPool(blocks)
-        self.scheduler = Scheduler(SchedulerConfig(max_batch_tokens=budget, max_running=16), self.pool, propose)
+        self.scheduler = Scheduler(SchedulerConfig(max_batch_tokens=budget, max_running=16), self.pool, drafter)
         self.runner = model.make_runner(blocks, BLOCK)
         self.preempted = 0
 
@@ -115,5 +116,5 @@ def test_drafts_right_or_wrong_do_not_change_the_answers(model, jobs, alone):
         drafted.append(len(draft[:most]))
         return draft[:most]
 
-    assert Line(model, budget=64, blocks=256, propose=propose).answers(jobs) == alone
+    assert Line(model, budget=64, blocks=256, drafter=Proposing(propose)).answers(jobs) == alone
     assert sum(drafted) > 50

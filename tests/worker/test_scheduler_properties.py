@@ -5,6 +5,7 @@ from collections import Counter, deque
 from dataclasses import replace
 
 import pytest
+from proposing import Proposing
 
 from argosy_api.blocks import block_ids, root_id
 from argosy_api.errors import InvalidArgumentError, OverloadedError
@@ -16,7 +17,7 @@ from argosy_worker.core.line import Order
 from argosy_worker.core.request import Finish, Request
 from argosy_worker.core.scheduler import Scheduler, SchedulerConfig
 
-HISTORIES = 1200
+HISTORIES = 2000
 SALTS = ("", "tenant")
 
 
@@ -71,7 +72,8 @@ class History:
         self.pool = BlockPool(self.total, caching=draw.random() < 0.8)
         self.drafts = draw.random() < 0.5
         self.overlap = draw.random() < 0.5
-        self.scheduler = Scheduler(self.config, self.pool, self.propose)
+        self.drafter = Proposing(self.propose, lambda n: draw.randint(0, n) if draw.random() < 0.2 else n)
+        self.scheduler = Scheduler(self.config, self.pool, self.drafter)
         self.out = deque()
         self.answers: dict[str, list[int]] = {}
         self.live: dict[str, Request] = {}
@@ -222,6 +224,7 @@ class History:
             self.collect()
         assert not self.scheduler.has_work
         assert self.pool.used == 0
+        assert not self.drafter.requests, "an ended request is remembered"
         self.check_outputs()
 
     def check_outputs(self) -> None:

@@ -187,7 +187,14 @@ class Request:
     def rollback(self, count: int) -> tuple[int, ...]:
         """The last `count` computed tokens were not the right ones; returns the blocks that are free of use now."""
         self.computed -= count
-        keep = -(-self.scheduled // self.block_size)
+        return self._cut(self.scheduled)
+
+    def trim(self, count: int) -> tuple[int, ...]:
+        """Of a draft only `count` tokens will be tried; returns the blocks that are free of use now."""
+        return self._cut(len(self.tokens) + count)
+
+    def _cut(self, positions: int) -> tuple[int, ...]:
+        keep = -(-positions // self.block_size)
         self.table, tail = self.table[:keep], self.table[keep:]
         return tail
 

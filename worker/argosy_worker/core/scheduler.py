@@ -21,13 +21,14 @@ it sampled for a preempted request still counts, since computing it again would 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from argosy_api import limits
 from argosy_api.errors import InvalidArgumentError, OverloadedError
 from argosy_worker.core.batch import SequenceSlice, StepBatch, StepOutput, TokenLogprob
 from argosy_worker.core.blocks import BlockPool
+from argosy_worker.core.drafts import Drafter, NoDrafts, drafts_of
 from argosy_worker.core.line import Line, Order, Place
 from argosy_worker.core.request import Finish, Request, check_fits
 
@@ -50,16 +51,6 @@ class SchedulerConfig:
     def max_requests(self) -> int:
         """Requests here at a time. A bound on the waiting alone would refuse a burst that finds an idle engine."""
         return self.max_running + self.max_waiting
-
-
-Proposer = Callable[[Request, int], Sequence[int]]
-"""(request, most) -> at most so many tokens that may follow its known ones. Right or wrong, they never change the
-answer; each that is right saves a step."""
-
-
-def no_draft(request: Request, most: int) -> Sequence[int]:  # noqa: ARG001 - the signature is Proposer's
-    """Propose nothing."""
-    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +83,10 @@ class Advance:
 class Scheduler:
     """Owns the line, the running requests and the block pool. Called by one thread."""
 
-    def __init__(self, config: SchedulerConfig, pool: BlockPool, propose: Proposer = no_draft) -> None:
+    def __init__(self, config: SchedulerConfig, pool: BlockPool, drafter: Drafter | None = None) -> None:
         self.config = config
         self.pool = pool
-        self._propose = propose
+        self._drafter = NoDrafts() if drafter is None else drafter
         self._out = 0  # steps that are out
         self.prefill_rate = NOMINAL_PREFILL_RATE
         self.running: dict[str, Request] = {}
@@ -130,6 +121,7 @@ class Scheduler:
             self.pool.release(request.table)
             request.table = ()
             request.ended = True
+            self._drafter.ended(request)
         return request
 
     @property
@@ -157,8 +149,7 @@ class Scheduler:
         decoding = [r for r in decoding if r.request_id in self.running]  # a victim may be among them
         budget -= len(decoding)
         slices: list[SequenceSlice] = []
-        for request in decoding:
-            draft = self._draft(request, budget)
+        for request, draft in zip(decoding, drafts_of(decoding, self._drafter, self.pool, budget), strict=True):
             slices.append(request.next_slice(1, draft))
             budget -= len(draft)
 
@@ -251,18 +242,6 @@ class Scheduler:
         victim.restart()
         del self.running[victim.request_id]
         self.line.add(victim)
-
-    def _draft(self, request: Request, budget: int) -> Sequence[int]:
-        """Tokens to try after the newest one, within the budget and what blocks are to be had; nobody makes room."""
-        if request.awaited:  # the newest token is not known yet
-            return ()
-        room = (len(request.table) + self.pool.available) * request.block_size - len(request.tokens)
-        most = min(budget, room, request.most_draft)
-        draft = self._propose(request, most)[:most] if most > 0 else ()
-        missing = -(-(len(request.tokens) + len(draft)) // request.block_size) - len(request.table)
-        if missing > 0:
-            request.table += tuple(self.pool.allocate(missing))
-        return draft
 
     def _advance(self, request: Request, piece: SequenceSlice, output: StepOutput, *, lost: bool) -> Advance:
         if output.error is not None or (piece.sample_rows and not output.tokens):

@@ -1,0 +1,72 @@
+"""Who proposes tokens for the scheduler to try, and how a step gets the slots for them."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from argosy_worker.core.blocks import BlockPool
+from argosy_worker.core.request import Request
+
+
+class Drafter(Protocol):
+    """Proposes tokens that may follow requests' known ones.
+
+    Right or wrong, they never change an answer; each that is right saves its request a step.
+    """
+
+    def plan(self, requests: Sequence[Request], most: Sequence[int], budget: int) -> Sequence[int]:
+        """How many tokens to try for each of the requests that generate in this step.
+
+        At most `most[i]` for requests[i], and at most `budget` for all together.
+        """
+        ...
+
+    def draft(self, requests: Sequence[Request], lengths: Sequence[int]) -> Sequence[Sequence[int]]:
+        """The tokens: at most `lengths[i]` for requests[i], whose table has slots for so many by now."""
+        ...
+
+    def ended(self, request: Request) -> None:
+        """A request has left the scheduler."""
+        ...
+
+
+class NoDrafts:
+    """Proposes nothing."""
+
+    def plan(self, requests: Sequence[Request], most: Sequence[int], budget: int) -> Sequence[int]:
+        """Nothing."""
+        del most, budget
+        return [0] * len(requests)
+
+    def draft(self, requests: Sequence[Request], lengths: Sequence[int]) -> Sequence[Sequence[int]]:
+        """Nothing."""
+        del lengths
+        return [()] * len(requests)
+
+    def ended(self, request: Request) -> None:
+        """Nothing to forget."""
+
+
+def drafts_of(requests: Sequence[Request], drafter: Drafter, pool: BlockPool, budget: int) -> Sequence[Sequence[int]]:
+    """What to try after each request's newest token, within the budget and the blocks that are to be had.
+
+    Nobody is made to give blocks up for a draft.
+    """
+    # where the newest token is awaited, nothing can follow it yet
+    most = [0 if r.awaited else r.most_draft for r in requests]
+    wanted = drafter.plan(requests, most, budget)
+    if not any(wanted):
+        return [()] * len(requests)
+    lengths = []
+    for request, asked, limit in zip(requests, wanted, most, strict=True):
+        room = (len(request.table) + pool.available) * request.block_size - len(request.tokens)
+        length = max(0, min(asked, limit, room, budget))
+        missing = -(-(len(request.tokens) + length) // request.block_size) - len(request.table)
+        if length and missing > 0:
+            request.table += tuple(pool.allocate(missing))
+        lengths.append(length)
+        budget -= length
+    drafts = drafter.draft(requests, lengths)
+    for request, length, draft in zip(requests, lengths, drafts, strict=True):
+        if len(draft) < length:
+            pool.release(request.trim(len(draft)))
+    return drafts
