@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -43,10 +43,22 @@ T = TypeVar("T")
 Call = grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateChunk]
 
 
+def _nothing(decision: Decision) -> None: ...
+
+
 class Flight:
     """One job on its way. `start` it, iterate over its chunks, `close` it (or use it as a context manager)."""
 
-    def __init__(self, job: Job, dispatcher: Dispatcher, metrics: Metrics, *, attempts: int) -> None:
+    def __init__(
+        self,
+        job: Job,
+        dispatcher: Dispatcher,
+        metrics: Metrics,
+        *,
+        attempts: int,
+        taken: Callable[[Decision], object] = _nothing,
+    ) -> None:
+        """`taken` is called when a worker has taken the job, which may be before its first token; again for another."""
         self.job = job
         self.delivered = 0
         """Tokens handed on."""
@@ -55,6 +67,7 @@ class Flight:
         self._dispatcher = dispatcher
         self._metrics = metrics
         self._attempts = attempts
+        self._taken = taken
         self._attempt = 0
         self._excluded: frozenset[str] = frozenset()
         self._assignment: Assignment | None = None
@@ -100,9 +113,7 @@ class Flight:
                 await asyncio.sleep(AGAIN_S)
                 continue
             try:
-                async with self._patience():
-                    while not self._first or not (self._first[-1].token_ids or self._finished):
-                        self._first.append(await self._read())
+                await self._read_first()
             except Lost as lost:
                 self._excluded |= {self.decision.worker}
                 self._give_up(lost)
@@ -126,18 +137,17 @@ class Flight:
         if self._attempt == 1 and self.job.received_at:
             self._metrics.added.observe(now() - self.job.received_at)
         self._call = self._assignment.worker.stub.Generate(self._request, timeout=remaining)
-        self._listener = asyncio.ensure_future(_note_acceptance(self._call, self._assignment))
+        self._listener = asyncio.ensure_future(_note_acceptance(self._call, self._assignment, self._taken))
 
-    @contextlib.asynccontextmanager
-    async def _patience(self) -> AsyncIterator[None]:
-        """Bounds the wait for the first token, where another worker could do better."""
-        if self._attempt >= self._attempts or not self._others():
-            yield
-            return
-        limit = max(FIRST_TOKEN_S, FIRST_TOKEN_FACTOR * self.decision.cost_s)
+    async def _read_first(self) -> None:
+        """Chunks up to the first token; within bounds, where another worker could do better."""
+        limit: float | None = None
+        if self._attempt < self._attempts and self._others():
+            limit = max(FIRST_TOKEN_S, FIRST_TOKEN_FACTOR * self.decision.cost_s)
         try:
             async with asyncio.timeout(limit):
-                yield
+                while not self._first or not (self._first[-1].token_ids or self._finished):
+                    self._first.append(await self._read())
         except TimeoutError:
             raise Lost("slow", f"no token within {limit:.0f} s", eject=False) from None
 
@@ -257,7 +267,7 @@ class Flight:
         self.close()
 
 
-async def _note_acceptance(call: Call, assignment: Assignment) -> None:
+async def _note_acceptance(call: Call, assignment: Assignment, taken: Callable[[Decision], object]) -> None:
     """Learns the submission's number, which the worker tells as soon as it has taken the request.
 
     Beside the wait for the first token, which often comes at once and must not wait for this.
@@ -267,6 +277,7 @@ async def _note_acceptance(call: Call, assignment: Assignment) -> None:
         number = _number(await call.initial_metadata(), ACCEPTED_KEY)
         if number is not None:
             assignment.accepted(number)
+            taken(assignment.decision)
 
 
 def _number(metadata: Iterable[Any] | None, key: str) -> int | None:

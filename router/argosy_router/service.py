@@ -6,7 +6,7 @@ A front opens a `request`, parses what came into an `Ask`, has it prepared (`pre
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from argosy_api import limits
@@ -20,7 +20,7 @@ from argosy_router.fleet.fleet import DeploymentState, Fleet
 from argosy_router.fleet.peer import ACQUAINTANCE_S
 from argosy_router.metrics import UNKNOWN_MODEL, Metrics
 from argosy_router.relay import Flight
-from argosy_router.routing.dispatch import Dispatcher, Job, no_worker
+from argosy_router.routing.dispatch import Decision, Dispatcher, Job, no_worker
 from argosy_router.text.messages import Prompt
 from argosy_router.text.model_text import Encoded
 from argosy_router.text.models import ModelCard
@@ -206,17 +206,17 @@ class Service:
 
     # --- fly
 
-    def headers(self, flight: Flight) -> list[tuple[str, str]]:
+    def headers(self, decision: Decision) -> list[tuple[str, str]]:
         """What a client is told about where its request went."""
-        return flight.decision.headers(reasons=self._tell_decisions)
+        return decision.headers(reasons=self._tell_decisions)
 
     @contextlib.asynccontextmanager
-    async def flying(self, job: Job) -> AsyncIterator[Flight]:
-        """A started flight, with its metrics; closed on every way out."""
+    async def flying(self, job: Job, taken: Callable[[Decision], object] = lambda _: None) -> AsyncIterator[Flight]:
+        """A started flight, with its metrics; closed on every way out. `taken`: see `Flight`."""
         name = job.deployment.name
         inflight = self.metrics.inflight.labels(name)
         inflight.inc()
-        flight = Flight(job, self._dispatcher, self.metrics, attempts=self._attempts)
+        flight = Flight(job, self._dispatcher, self.metrics, attempts=self._attempts, taken=taken)
         try:
             await flight.start()
             if job.received_at:

@@ -56,6 +56,24 @@ async def test_native_streams_the_workers_chunks(rig, channel, kind):
     assert rig.idle()
 
 
+async def test_native_headers_come_before_the_first_token(rig, channel):
+    """Who took the request is told at once; who answered, when that is another one, at the end."""
+    for worker in rig.workers:
+        worker.script.hang_accepted = True
+    request = pb.InferenceRequest(model="m", text="hello", sampling=pb.SamplingParams(max_tokens=8))
+    call = rpc.InferenceStub(channel).Generate(request)
+    first = dict(await call.initial_metadata())["x-argosy-worker"]
+    lost = next(w for w in rig.workers if w.worker_id == first)
+    other = next(w for w in rig.workers if w is not lost)
+    other.script.hang_accepted = False
+    lost.script.die_after = 0
+    lost.script.release.set()
+    assert "".join([chunk.text async for chunk in call]) == TEXT
+    assert dict(await call.trailing_metadata())["x-argosy-worker"] == other.worker_id
+    assert (len(lost.requests), len(other.requests)) == (1, 1)
+    assert rig.idle()
+
+
 async def test_native_chat(rig, channel):
     """A chat is rendered with the model's template."""
     chat = pb.Chat(messages=[pb.ChatMessage(role="user", content="hi")])

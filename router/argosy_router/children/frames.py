@@ -5,10 +5,11 @@
 A child works on what strangers wrote, so nothing that it says is ever unpickled or trusted further than JSON.
 """
 
-import json
 import struct
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+import orjson
 
 _HEAD = struct.Struct(">II")
 """Length of the object; length of all byte strings together."""
@@ -18,7 +19,7 @@ Frame = tuple[dict[str, Any], list[bytes]]
 
 def pack(header: dict[str, Any], blobs: Sequence[bytes] = ()) -> bytes:
     """One frame as bytes."""
-    raw = json.dumps({**header, "sizes": [len(b) for b in blobs]}).encode()
+    raw = orjson.dumps({**header, "sizes": [len(b) for b in blobs]})
     return b"".join([_HEAD.pack(len(raw), sum(map(len, blobs))), raw, *blobs])
 
 
@@ -50,7 +51,7 @@ class Unpacker:
 
 
 def _frame(frame: bytes, head: int) -> Frame:
-    header = json.loads(frame[:head])
+    header = orjson.loads(frame[:head])
     if not isinstance(header, dict) or not isinstance(sizes := header.get("sizes"), list):
         raise ValueError("a frame without sizes")  # noqa: TRY004 - what came is wrong, not how we were called
     blobs, at = [], head

@@ -1,13 +1,16 @@
 """What the gRPC services share."""
 
-from collections.abc import Sequence
-from typing import Any
+import asyncio
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Self
 
 import grpc
 
 from argosy_api import limits
 from argosy_router.clock import now
 from argosy_router.fronts.request_ids import check_request_id, request_id
+from argosy_router.routing.dispatch import Decision
 
 OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.so_reuseport", 0),  # a taken port is an error, not a second server behind the same port
@@ -37,3 +40,44 @@ def metadata_request_id(context: Context, given: str = "") -> str:
         return check_request_id(given, field="request_id")
     found = dict(context.invocation_metadata() or ()).get("x-request-id", "")
     return request_id(found if isinstance(found, str) else found.decode("latin-1"))
+
+
+class Heading:
+    """A call's initial metadata, sent beside the wait for the first token: sending it takes a fifth of a millisecond.
+
+    It names the worker that took the request. Where another one answers, because that one was lost before its first
+    token, the trailing metadata names it. Use it as a context manager inside of what sends errors: nothing else may be
+    sent while this is on its way.
+    """
+
+    def __init__(self, context: Context, headers: Callable[[Decision], Sequence[tuple[str, str]]]) -> None:
+        self._context, self._headers = context, headers
+        self._told: Decision | None = None
+        self._sending: asyncio.Future[None] | None = None
+
+    def taken(self, decision: Decision) -> None:
+        """A worker has taken the request."""
+        if self._sending is None:
+            self._told = decision
+            self._sending = asyncio.ensure_future(self._context.send_initial_metadata(tuple(self._headers(decision))))
+
+    async def answered(self, decision: Decision) -> None:
+        """The first token has come: messages may be sent after this."""
+        self.taken(decision)
+        if self._sending is not None:
+            await self._sending
+        if self._told is not None and self._told.worker != decision.worker:
+            self._context.set_trailing_metadata(tuple(self._headers(decision)))
+
+    async def __aenter__(self) -> Self:
+        """Nothing is sent yet."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing is on its way after this."""
+        if self._sending is not None:
+            await asyncio.wait([self._sending])
+            if not self._sending.cancelled():
+                self._sending.exception()  # seen: `answered` raised it, or the call has failed for another reason

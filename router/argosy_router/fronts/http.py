@@ -127,7 +127,7 @@ class HttpFront:
                 taken.collect(chunk)
                 gathered.add(chunk)
             gathered.cached = flight.cached_tokens
-            return gathered, dict(self._service.headers(flight))
+            return gathered, dict(self._service.headers(flight.decision))
 
     # --- streams
 
@@ -136,7 +136,7 @@ class HttpFront:
     ) -> web.StreamResponse:
         async with Volley(self._service, jobs) as flights:
             # the first have their first token before the status is sent: until then an error is a proper HTTP error
-            headers.update(self._service.headers(await flights.start()))
+            headers.update(self._service.headers((await flights.start()).decision))
             headers |= {
                 "content-type": "text/event-stream; charset=utf-8",
                 "cache-control": "no-cache",

@@ -1,6 +1,6 @@
 """The native gRPC front: argosy.v1.Inference.Generate, which streams the worker's own chunks."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from argosy_api import limits
 from argosy_api.convert import params_from_proto
@@ -9,7 +9,8 @@ from argosy_api.grpc_status import errors_to_status
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc as rpc
 from argosy_router.ask import Ask, Caller
-from argosy_router.fronts.grpc_common import Context, call_deadline, metadata_request_id
+from argosy_router.fronts.grpc_common import Context, Heading, call_deadline, metadata_request_id
+from argosy_router.routing.dispatch import Decision
 from argosy_router.service import Service
 from argosy_router.text.messages import ROLES, Message, Prompt
 
@@ -31,10 +32,15 @@ class NativeFront(rpc.InferenceServicer):
                     request_id=metadata_request_id(context, request.request_id), deadline=call_deadline(context)
                 )
                 prepared = await self._service.prepare(taken, _ask(request), caller)
-                async with self._service.flying(prepared.jobs[0]) as flight:
-                    await context.send_initial_metadata(
-                        (("x-request-id", caller.request_id), *self._service.headers(flight))
-                    )
+
+                def headers(decision: Decision) -> Sequence[tuple[str, str]]:
+                    return (("x-request-id", caller.request_id), *self._service.headers(decision))
+
+                async with (
+                    Heading(context, headers) as head,
+                    self._service.flying(prepared.jobs[0], head.taken) as flight,
+                ):
+                    await head.answered(flight.decision)
                     async for chunk in flight:
                         chunk.request_id = caller.request_id
                         yield chunk

@@ -210,7 +210,7 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
                 if inputs.stream and not chunk.finish_reason and (chunk.text or chunk.token_ids):
                     await send(made("".join(texts), ids, final=False))
                     texts, ids = [], []
-            headers = (("x-request-id", job.request_id), *self._service.headers(flight))
+            headers = (("x-request-id", job.request_id), *self._service.headers(flight.decision))
         await send(made(prefix + "".join(texts), ids, final=not empty_final))
         if empty_final:
             last = oip.ModelInferResponse(model_name=request.model_name, model_version="1", id=request.id)

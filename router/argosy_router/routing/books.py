@@ -125,6 +125,8 @@ class Books:
         report = self._report
         if report is None or now - report.at > REPORT_GOOD_S:
             return Line(now, (Rest(self._ours(rate, discipline, beyond=None).ordered),))
+        if not report.line and not self._later:
+            return Line(now)  # an idle worker, the usual case, costs nothing
         known, own = self._sorted(report, rate, discipline), self._ours(rate, discipline, beyond=report)
         began = now if own.began is None else own.began
         budget = max(0.0, rate * (now - began) - own.done)
