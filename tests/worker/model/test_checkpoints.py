@@ -3,6 +3,7 @@
 import json
 import shutil
 import struct
+from contextlib import ExitStack
 
 import numpy as np
 import psutil
@@ -22,8 +23,10 @@ from transformers import (
 
 from argosy_api.errors import ModelInvalidError, ModelNotFoundError, ModelUnsupportedError
 from argosy_api.params import SamplingParams
+from argosy_worker.compute.quant.fp32_cpu import Fp32Tiles
 from argosy_worker.core.batch import SequenceSlice, StepBatch
 from argosy_worker.models import load_model
+from argosy_worker.models.build import assemble, open_model
 
 VOCAB = 96
 SHAPE = {
@@ -278,3 +281,15 @@ def test_the_context_that_a_file_claims_costs_nothing(checkpoint):
     assert psutil.Process().memory_info().rss - before < 1 << 30  # tables of all positions would take 2 GiB
     assert loaded.facts.context_length == 1 << 24
     assert torch.allclose(ours(loaded, PROMPT), theirs(model, PROMPT), atol=2e-4, rtol=0)
+
+
+def test_an_open_model_with_kernels_of_choice(checkpoint):
+    """What is assembled outlives the files, and its linears are of the kernels that were given."""
+    folder, _ = checkpoint()
+    with ExitStack() as stack:
+        model = assemble(open_model(folder, stack), compute="fp32", device="cpu", threads=1, kernels=(Fp32Tiles(),))
+    assert {role: report.split()[0] for role, report in model.kernels.items() if role in {"qkv", "head"}} == {
+        "qkv": "fp32-tiles",
+        "head": "fp32-tiles",
+    }
+    assert model.make_runner(2, 16).launch(StepBatch([])).result() == []

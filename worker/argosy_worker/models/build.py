@@ -20,7 +20,7 @@ from argosy_worker.compute.loaded import LoadedModel, attention_shape
 from argosy_worker.compute.quant.formats import QuantTensor
 from argosy_worker.compute.quant.int8_cpu import sums_are_exact
 from argosy_worker.compute.quant.isa import cpu_features, instruction_set
-from argosy_worker.compute.quant.linear import Linear, LinearSpec
+from argosy_worker.compute.quant.linear import Linear, LinearKernel, LinearSpec
 from argosy_worker.compute.quant.packer import KERNELS, Packer
 from argosy_worker.compute.rope import frequencies
 from argosy_worker.core.facts import ModelFacts
@@ -66,16 +66,40 @@ def load_model(
         ModelNotFoundError, ModelInvalidError, ModelUnsupportedError: with what is wrong, and where.
 
     """
+    progress("open", 0.0)
+    with ExitStack() as stack:
+        return assemble(
+            open_model(path, stack),
+            compute=compute,
+            device=device,
+            threads=threads,
+            block_size=block_size,
+            progress=progress,
+        )
+
+
+def assemble(
+    model: OpenModel,
+    *,
+    compute: str = "auto",
+    device: str = "auto",
+    threads: int = 0,
+    block_size: int = DEFAULT_BLOCK_SIZE,
+    progress: Progress = _silent,
+    kernels: Sequence[LinearKernel] = KERNELS,
+) -> LoadedModel:
+    """Build an open model; its files may be closed afterwards. Arguments and errors are those of `load_model`.
+
+    `kernels` are those that its linears may choose from.
+    """
     target = _device(device)
     mode = _compute(compute, target)
     workers = threads if threads > 0 else usable_cores()
     torch.set_num_threads(workers)
-    progress("open", 0.0)
-    with ExitStack() as stack, torch.inference_mode():
-        model = _open(path, stack)
+    with torch.inference_mode():
         progress("tokenizer", 0.02)
         check = Check(workers) if target == "cpu" else None
-        builder = _Builder(model.weights, mode, torch.device(target), check, progress)
+        builder = _Builder(model.weights, mode, torch.device(target), check, progress, kernels=kernels)
         decoder = builder.build()
         if check is not None:
             check.attention(attention_shape(decoder.config, block_size))
@@ -109,7 +133,8 @@ def _compute(compute: str, device: str) -> str:
     return "int8" if cpu_features() & {"avx512_vnni", "amx_tile"} and sums_are_exact() else "fp32"
 
 
-def _open(path: Path, stack: ExitStack) -> OpenModel:
+def open_model(path: Path, stack: ExitStack) -> OpenModel:
+    """Open a GGUF file, or a folder; `stack` closes it. Raises ModelErrors."""
     if path.is_dir():
         files = sorted(path.glob("*.gguf"))
         if len(files) > 1:
@@ -126,10 +151,17 @@ class _Builder:
     """Builds a decoder from a source, and keeps the reasons for its kernels."""
 
     def __init__(
-        self, source: WeightSource, compute: str, device: torch.device, check: Check | None, progress: Progress
+        self,
+        source: WeightSource,
+        compute: str,
+        device: torch.device,
+        check: Check | None,
+        progress: Progress,
+        *,
+        kernels: Sequence[LinearKernel] = KERNELS,
     ) -> None:
         self._source, self._compute, self._device, self._progress = source, compute, device, progress
-        self._packer = Packer(KERNELS, check)
+        self._packer = Packer(kernels, check)
         self._dtype = _DTYPES[compute]
         self._isa = cpu_features()
         self.reports = self._packer.reports
