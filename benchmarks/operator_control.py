@@ -72,7 +72,7 @@ class Cluster:
     async def call(self, method: str, path: str, body=None, kind: str = "application/json"):
         headers = {"Content-Type": kind, **self.access.headers()}
         async with self.http.request(method, self.access.server + path, json=body, headers=headers) as response:
-            if response.status >= 400 and response.status not in (404, 409):
+            if response.status >= 400 and response.status not in (404, 409, 429):
                 raise RuntimeError(f"{method} {path}: {response.status} {await response.text()}")
             # a path that the API server does not serve yet is answered in plain text
             return response.status, await response.json() if response.content_type == "application/json" else {}
@@ -261,7 +261,7 @@ async def main() -> None:
         await cluster.call("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition)
         await cluster.call("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
         status = 404
-        while status == 404:
+        while status in (404, 429):  # 429: "storage is (re)initializing", for a moment after a definition was made
             status, _ = await cluster.call("GET", RESOURCES)
             await asyncio.sleep(0.2)
         tasks = [asyncio.create_task(reflector.run()) for reflector in cluster.reflectors]
