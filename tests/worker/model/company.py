@@ -78,7 +78,7 @@ def main(compute):
             layers=1, blocks=16 * len(LENGTHS), block_size=BLOCK, kv_heads=3, head_dim=64, dtype=torch.float32,
             device=torch.device("cpu"),
         )  # fmt: skip
-        return PagedTorch(cache, rows)
+        return PagedTorch(cache, rows, CONFIG.layer_specs())
 
     alone = {}
     for i, n in enumerate(LENGTHS):

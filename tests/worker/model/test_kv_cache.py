@@ -5,12 +5,15 @@ import mmap
 
 import pytest
 import torch
+from layers import layer_spec
 
 from argosy_api.errors import InvalidArgumentError
 from argosy_worker.compute.attention.paged import PagedKvCache, PagedTorch
 from argosy_worker.compute.attention.rows import Rows
 from argosy_worker.core.batch import SequenceSlice
 from argosy_worker.core.layout import make_layout
+
+SPECS = (layer_spec(heads=4, kv_heads=2, head_dim=16),) * 2
 
 
 def cache(blocks=6, layers=2, **more):
@@ -33,7 +36,7 @@ def step(attention, start, count, table):
 
 def test_exported_blocks_answer_in_another_cache():
     """A sequence's blocks move to other places of another cache, and its next rows get the same answers."""
-    source, target = PagedTorch(cache(), Rows(4, 64)), PagedTorch(cache(), Rows(4, 64))
+    source, target = (PagedTorch(cache(), Rows(4, 64), SPECS) for _ in range(2))
     step(source, 0, 16, [3, 1])
     for block, place in ((3, 6), (1, 2)):
         content = source.cache.export(block)

@@ -1,15 +1,19 @@
 """Attention against a plain implementation, isolation of faulty rows, memory figures, and the choice of kernels."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
+from layers import layer_spec
 
 from argosy_api.errors import ModelUnsupportedError
 from argosy_api.params import SamplingParams
 from argosy_worker.compute import loaded
+from argosy_worker.compute.attention import paged
 from argosy_worker.compute.attention.paged import PagedKvCache, PagedTorch
 from argosy_worker.compute.attention.rows import Rows
+from argosy_worker.compute.config import Window
 from argosy_worker.compute.quant.int8_cpu import sums_are_exact
 from argosy_worker.compute.quant.linear import LinearSpec, choose
 from argosy_worker.compute.quant.packer import KERNELS
@@ -43,7 +47,7 @@ def test_attention_equals_plain_softmax(block_size, heads, kv_heads, rows):
         dtype=torch.float32,
         device=torch.device("cpu"),
     )
-    attention = PagedTorch(cache, rows)
+    attention = PagedTorch(cache, rows, [layer_spec(heads=heads, kv_heads=kv_heads, head_dim=dim)])
     k, v = ([torch.randn(sum(size), kv_heads, dim) for size in lengths] for _ in range(2))
 
     def step(parts):
@@ -142,3 +146,14 @@ def test_kernel_choice_gives_reasons():
     assert choose(spec(compute="bf16", device="cuda"), KERNELS).kernel.name == "float-cublas"
     with pytest.raises(ModelUnsupportedError, match="VNNI"):
         choose(spec(isa=frozenset()), KERNELS)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"attention": Window(64)}, "Window"), ({"softcap": 30.0}, "soft-cap"), ({"sinks": True}, "sinks")],
+)
+def test_attention_that_nothing_computes_is_refused_by_name(change, named):
+    plain = layer_spec(heads=4, kv_heads=2, head_dim=16)
+    assert paged.report([plain])
+    with pytest.raises(ModelUnsupportedError, match=named):
+        paged.report([plain, dataclasses.replace(plain, **change)])

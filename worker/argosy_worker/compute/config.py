@@ -64,6 +64,12 @@ class LayerSpec:
     rms_eps: float
     qk_norm: bool
     attention: Full | Window
+    scale: float
+    """Factor of the scores: queries times keys."""
+    softcap: float = 0.0
+    """Bound of the scores: s becomes `softcap * tanh(s / softcap)`, before the mask; 0 for none."""
+    sinks: bool = False
+    """Whether each head has a learned score more, which takes its part of the weights and adds nothing."""
     mlp: Dense | Experts
 
 
@@ -105,6 +111,7 @@ class DecoderConfig:
             rms_eps=self.rms_eps,
             qk_norm=self.qk_norm,
             attention=attention,
+            scale=self.head_dim**-0.5,
             mlp=mlp,
         )
         return (one,) * self.layers

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from argosy_api.errors import ModelUnsupportedError
 from argosy_worker.compute.attention.backend import AttentionBackend
-from argosy_worker.compute.config import Dense, Full, LayerSpec
+from argosy_worker.compute.config import Dense, LayerSpec
 from argosy_worker.compute.elementwise import aligned
 from argosy_worker.compute.quant.linear import Linear, Verdict
 from argosy_worker.compute.rope import Rotation, rotate
@@ -101,9 +101,7 @@ class TorchLayers:
     name = "layer-torch"
 
     def can_run(self, spec: LayerSpec) -> Verdict:
-        """Run full attention with a dense feed-forward part."""
-        if not isinstance(spec.attention, Full):
-            return Verdict(ok=False, reason=f"attends to all positions only, asked for {spec.attention}")
+        """Run layers with a dense feed-forward part."""
         if not isinstance(spec.mlp, Dense):
             return Verdict(ok=False, reason=f"has dense feed-forward layers only, asked for {spec.mlp}")
         return Verdict(ok=True, reason="torch operations around the linears")

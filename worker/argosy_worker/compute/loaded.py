@@ -73,7 +73,7 @@ class LoadedModel:
             touch=touch,
         )
         found, _ = rows.choose(attention_shape(config, block_size), self.threads)
-        return TorchRunner(self.decoder, PagedTorch(cache, found), threads=self.threads)
+        return TorchRunner(self.decoder, PagedTorch(cache, found, config.layer_specs()), threads=self.threads)
 
 
 def attention_shape(config: DecoderConfig, block_size: int) -> rows.Shape:

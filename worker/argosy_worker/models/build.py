@@ -12,6 +12,7 @@ from torch import Tensor
 
 from argosy_api.blocks import DEFAULT_BLOCK_SIZE
 from argosy_api.errors import ModelNotFoundError, ModelUnsupportedError
+from argosy_worker.compute.attention import paged
 from argosy_worker.compute.config import DecoderConfig
 from argosy_worker.compute.decoder import Decoder
 from argosy_worker.compute.exactness import EXACT, Check
@@ -168,6 +169,7 @@ class _Builder:
 
     def build(self) -> Decoder:
         config, source = self._source.config, self._source
+        self.reports["attention"] = paged.report(config.layer_specs())
         layers = []
         for i, spec in enumerate(config.layer_specs()):
             kernel, report = choose_layer(spec)
@@ -178,7 +180,6 @@ class _Builder:
         head_matrix = embed if config.tied else source.matrix("head")
         head = self._linear("head", [head_matrix], config.hidden)
         self._progress("weights", 0.95)
-        self.reports["attention"] = "paged-torch (reference; the only one for this device)"
         self.reports["kv_cache"] = f"{str(self._dtype).removeprefix('torch.')} (as the activations)"
         return Decoder(
             config,

@@ -1,4 +1,8 @@
-"""What attention is to the rest: a cache of keys and values, and a way to attend over it."""
+"""What attention is to the rest: a cache of keys and values, and a way to attend over it.
+
+How the rows of a layer attend is in its `LayerSpec`: `attention`, `scale`, `softcap`, `sinks`. A back end is made with
+the specs of all layers; what it cannot compute is refused when a model is loaded (`paged.refusal`).
+"""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -61,9 +65,10 @@ class AttentionBackend(Protocol):
         """Take up a step: what the layers share is computed here, once."""
         ...
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None = None) -> Tensor:
         """Store the rows' keys and values, and attend: q [rows, heads, head_dim], k and v [rows, kv_heads, head_dim].
 
+        `sinks` are fp32 [heads], for layers whose spec has them: softmax over a row's scores and the head's sink.
         Returns [rows, heads, head_dim] in the type of q. Rows are those of the layout that was prepared last.
         """
         ...

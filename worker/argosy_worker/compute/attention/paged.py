@@ -13,14 +13,17 @@ Slices of one token are worked on together, longer ones one by one. Scores of a 
 that is sequences x heads x context, for prefill query block x heads x context.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from argosy_api.errors import InvalidArgumentError
+from argosy_api.errors import InvalidArgumentError, ModelUnsupportedError
 from argosy_worker.compute.attention.backend import KvSpec
 from argosy_worker.compute.attention.rows import Rows
 from argosy_worker.compute.attention.tiles import PrefillRows, SingleGroup, Tiles, make_tiles
+from argosy_worker.compute.config import Full, LayerSpec
 from argosy_worker.compute.elementwise import aligned
 from argosy_worker.core.layout import StepLayout
 
@@ -102,25 +105,50 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     return torch.zeros(shape, dtype=dtype, device=device)
 
 
-class PagedTorch:
-    """An `AttentionBackend` over a `PagedKvCache`."""
+def refusal(spec: LayerSpec) -> str | None:
+    """Why `PagedTorch` cannot compute the attention of a layer; None where it can."""
+    if not isinstance(spec.attention, Full):
+        return f"attends to all positions only, asked for {spec.attention}"
+    if spec.softcap:
+        return f"has no soft-cap, asked for {spec.softcap}"
+    if spec.sinks:
+        return "has no attention sinks"
+    return None
 
-    def __init__(self, cache: PagedKvCache, rows: Rows) -> None:
+
+def report(specs: Sequence[LayerSpec]) -> str:
+    """What computes the attention of these layers, and why.
+
+    Raises:
+        ModelUnsupportedError: nothing does; the message has the reason.
+
+    """
+    for spec in specs:
+        if reason := refusal(spec):
+            raise ModelUnsupportedError(f"nothing computes the model's attention: paged-torch ({reason})")
+    return "paged-torch (reference; the only one for this device)"
+
+
+class PagedTorch:
+    """An `AttentionBackend` over a `PagedKvCache`, for layers of these specs."""
+
+    def __init__(self, cache: PagedKvCache, rows: Rows, specs: Sequence[LayerSpec]) -> None:
         self.cache = cache
-        self._rows = rows
+        self._rows, self._specs = rows, specs
         self._tiles: Tiles | None = None
 
     def prepare(self, layout: StepLayout) -> None:
         """Make the step's index tensors."""
         self._tiles = make_tiles(layout, kv_heads=self.cache.spec.kv_heads, rows=self._rows, device=self.cache.device)
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None = None) -> Tensor:
         """Store keys and values and attend, as the protocol says."""
+        del sinks  # `refusal` keeps out layers that have them
         if self._tiles is None:
             raise RuntimeError("attend before prepare")
         tiles, out = self._tiles, torch.empty_like(q)
         self.cache.write(layer, tiles.writes, torch.cat((k, v), 1))
-        scaled = q * q.shape[-1] ** -0.5
+        scaled = q * self._specs[layer].scale
         if tiles.singles is not None:
             self._singles(scaled, out, layer, tiles.singles, tiles.tile)
         for chunk in tiles.chunks:
