@@ -96,6 +96,14 @@ class EngineSpec(Strict):
     """Tokens that one step of the engine computes at most; longer prompts are computed in chunks of it."""
     max_running: Annotated[int, Field(ge=1, le=4096)] = 64
     """Requests that one worker runs at the same time at most; others wait."""
+    batching: Literal["continuous", "dynamic", "static"] = "continuous"
+    """When requests join the running ones. continuous: in any step, as there is room. The others compute a batch to its
+    end before the next one begins: dynamic, when batchSize requests wait or the first has waited batchWaitSeconds;
+    static, when batchSize requests wait, or none has come for batchWaitSeconds."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """For dynamic and static: requests of a batch. Default: 8, or maxRunning where that is less."""
+    batch_wait_seconds: Annotated[float, Field(ge=0, le=60)] | None = None
+    """For dynamic and static: how long a batch that is not full is waited with. Default: 0.1."""
     kv_cache_memory: Quantity | None = None
     """Memory of a worker's KV cache, as 512Mi; taken at start, or refused where it does not fit. Default: half of what
     a memory limit leaves beside the model; without one up to a quarter of the free memory."""

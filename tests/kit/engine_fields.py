@@ -18,8 +18,13 @@ def another(field):
     return 32 if field.default != 32 else 64
 
 
+def companions(name):
+    """What a field needs beside it to be valid."""
+    return {"batching": "dynamic"} if name in {"batchSize", "batchWaitSeconds"} else {}
+
+
 def everything_else():
-    """By the names of the resource; each is valid by itself."""
+    """By the names of the resource; each is valid by itself, but for its companions."""
     found = {field.alias: another(field) for field in EngineSpec.model_fields.values()}
     # the last choices are those of GPUs, and one of them alone is refused on a CPU
-    return found | {"compute": "fp32", "maxRunning": 5, "maxBatchTokens": 512, "queueAgeing": 0.5}
+    return found | {"compute": "fp32", "maxRunning": 5, "maxBatchTokens": 512, "queueAgeing": 0.5, "batchSize": 5}

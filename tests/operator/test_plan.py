@@ -242,6 +242,7 @@ def test_pods_are_restricted(made):
 
 _FULL = {
     "model": {"uri": "hf://org/repo", "servedName": "served", "maxModelLen": 100, "tokenSecretRef": {"name": "s", "key": "k"}},
+    "engine": {"batching": "dynamic"},
     "resources": {"gpu": {"count": 1, "resourceName": "nvidia.com/gpu"}},
     "placement": {"tolerations": [{"key": "k", "operator": "Equal", "value": "v", "effect": "NoExecute", "tolerationSeconds": 5}]},
     "modelCache": {"type": "emptyDir", "size": "1Gi"},

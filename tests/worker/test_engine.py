@@ -14,6 +14,7 @@ from argosy_api.params import SamplingParams
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_worker import sim
 from argosy_worker.core.batch import Finished, StepOutput
+from argosy_worker.core.batching import Batching, Forming
 from argosy_worker.core.line import Order
 from argosy_worker.core.request import Finish
 from argosy_worker.engine.rate import PrefillRate
@@ -59,6 +60,17 @@ async def test_many_at_once_answer_as_each_alone(make_rig, oracle):
             load = await rig.load()
             assert (load.used_blocks, load.running, load.waiting) == (0, 0, 0)
             assert load.free_blocks + load.cached_blocks == load.total_blocks
+
+
+@pytest.mark.parametrize("mode", [Batching.DYNAMIC, Batching.STATIC])
+async def test_batches_that_wait_for_more_answer_as_each_request_alone(make_rig, oracle, mode):
+    """The thread sleeps until a batch is due: also the last few, who are too few, are answered."""
+    forming = Forming(mode=mode, size=4, wait_s=0.05)
+    async with make_rig(forming=forming, num_blocks=40) as rig:
+        streams = [rig.engine.submit(f"r{i}", 1, PROMPT[: 9 + i], GREEDY) for i in range(10)]
+        answers = await asyncio.gather(*map(collect, streams))
+        for i, chunks in enumerate(answers):
+            assert tokens_of(chunks) == oracle(PROMPT[: 9 + i], 20)
 
 
 async def test_chunks_are_numbered_and_say_what_was_cached(rig):

@@ -12,6 +12,7 @@ from argosy_api.errors import InvalidArgumentError, OverloadedError
 from argosy_api.params import SamplingParams
 from argosy_worker import sim
 from argosy_worker.core.batch import PLACEHOLDER, StepBatch
+from argosy_worker.core.batching import Batching, Forming
 from argosy_worker.core.blocks import BlockPool
 from argosy_worker.core.line import Order
 from argosy_worker.core.request import Finish, Request
@@ -65,6 +66,9 @@ class History:
             max_waiting=draw.choice([0, 3, 50]),
             order=draw.choice(list(Order)),
             ageing=draw.choice([0.0, 0.25, 10.0]),
+            forming=Forming(
+                mode=draw.choice([Batching.CONTINUOUS, *Batching]), size=draw.randint(1, 9), wait_s=draw.choice([0, 3])
+            ),
         )
         spec = sim.SimSpec(decode_ms=0, prefill_tps=0, check=1, eos_every=draw.choice([0, 7]))
         self.eos_every = spec.eos_every
@@ -148,6 +152,9 @@ class History:
             assert not self.live
             return
         self.now += self.random.random()
+        if not self.out and self.scheduler.due > self.now:
+            self.seen["gathering"] += 1
+            self.now = self.scheduler.due
         admitted_before = {r.request_id for r in self.live.values() if r.admitted_at is not None}
         step = self.scheduler.schedule(self.now)
         assert step.batch.num_tokens + bool(self.out) > 0
@@ -275,6 +282,7 @@ def test_random_histories(part):
         "drafted",
         "several tokens",
         "min_tokens",
+        "gathering",
         Finish.STOP,
         Finish.LENGTH,
     ):

@@ -118,6 +118,11 @@ class Line:
         place = self._places[0]
         return self._waiters[self._names[place.number]].request, place.rank
 
+    def arrivals(self) -> tuple[float, float]:
+        """The oldest and the newest arrival. Walks through the line, which must not be empty."""
+        found = [waiter.request.arrival for waiter in self._waiters.values()]
+        return min(found), max(found)
+
     def head(self, count: int) -> Sequence[Place]:
         """The first `count` places."""
         return self._places[:count]

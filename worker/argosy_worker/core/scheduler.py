@@ -8,7 +8,8 @@ One token budget for each step, spent in this order:
 The line is ordered by least (seconds of work left - ageing x seconds waited): short work first, but whoever waits long
 enough gets his turn. `Order.FCFS` is first come, first served. Because each step asks anew who is first, a short prompt
 overtakes a long one between two of its chunks. The order decides when a token is computed, never which token. What a
-step costs the scheduler depends on who runs, not on how many wait (`line.py`).
+step costs the scheduler depends on who runs, not on how many wait (`line.py`). Whether anybody may join those who run
+is for `batching.py` to say; by default anybody may.
 
 A request is admitted only when all its known tokens fit, and takes their blocks at once. So only a request that has
 generated since its admission can run out of blocks, and every preemption has a new token behind it: there is no thrash
@@ -22,11 +23,13 @@ it sampled for a preempted request still counts, since computing it again would 
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import inf
 
 from argosy_api import limits
 from argosy_api.errors import InvalidArgumentError, OverloadedError
 from argosy_worker.core.batch import SequenceSlice, StepBatch, StepOutput, TokenLogprob
+from argosy_worker.core.batching import Forming
 from argosy_worker.core.blocks import BlockPool
 from argosy_worker.core.drafts import Drafter, NoDrafts, drafts_of
 from argosy_worker.core.line import Line, Order, Place
@@ -46,6 +49,8 @@ class SchedulerConfig:
     order: Order = Order.LEAST_WORK
     ageing: float = 0.25
     """Seconds of work that one second of waiting outweighs."""
+    forming: Forming = field(default_factory=Forming)
+    """How batches form."""
 
     @property
     def max_requests(self) -> int:
@@ -93,6 +98,7 @@ class Scheduler:
         """Holding blocks; in order of admission."""
         self.line = Line(pool, order=config.order, ageing=config.ageing, rate=NOMINAL_PREFILL_RATE)
         """Waiting for admission."""
+        self._places = 0  # of the batch under way, for those who wait; unused where batches are continuous
         self._watermark = pool.total // 64  # slack, so that an admission is not at once followed by a preemption
 
     # --- requests come and go
@@ -112,6 +118,8 @@ class Scheduler:
             raise OverloadedError(
                 f"this worker has all the {self.config.max_requests} requests that it takes at a time"
             )
+        if not self.line:
+            self._places = 0  # a batch that nobody waits for any more is complete
         self.line.add(request)
 
     def remove(self, request_id: str) -> Request | None:
@@ -126,8 +134,23 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        """Whether a step would compute anything."""
+        """Whether there is a request."""
         return bool(self.running or self.line)
+
+    @property
+    def due(self) -> float:
+        """When a step has something to compute, in monotonic seconds: minus infinity for at once, infinity for never.
+
+        In between, requests wait for others to form a batch with.
+        """
+        if self.running:
+            return -inf
+        first = self.line.first()
+        if first is None:
+            return inf
+        if self._places or first[0].preemptions:
+            return -inf
+        return self.config.forming.begins_at(len(self.line), *self.line.arrivals())
 
     # --- a step
 
@@ -135,7 +158,7 @@ class Scheduler:
         """Choose what the next step computes, take the blocks for it, and note it as in flight until `update`.
 
         At most one earlier step may be out. `now`: monotonic seconds. Without a step that is out, an empty batch is
-        returned only when there is no request at all.
+        returned only before `due`.
 
         Raises:
             RuntimeError: two steps are out.
@@ -154,6 +177,9 @@ class Scheduler:
             budget -= len(draft)
 
         chosen = list(decoding)
+        self._places = self.config.forming.places(
+            len(self.line), left=self._places, running=bool(self.running), begins=now >= self.due
+        )
         prompts = self._prompts(now, admitting=preempted == 0)  # else whom we admit is the next victim
         while budget and (prompt := next(prompts, None)) is not None:
             count = min(prompt.remaining, budget)
@@ -208,7 +234,8 @@ class Scheduler:
                 return
 
     def _admit(self, request: Request, now: float) -> bool:
-        if len(self.running) >= self.config.max_running:
+        again = request.preemptions > 0  # it has had a place
+        if len(self.running) >= self.config.max_running or not (self._places or again):
             return False
         hits = self.pool.match(request.ids, request.usable_blocks)
         missing = request.blocks_wanted - len(hits)
@@ -224,6 +251,7 @@ class Scheduler:
             request.cached_tokens = request.computed
         self.line.remove(request.request_id)
         self.running[request.request_id] = request
+        self._places -= not again
         return True
 
     def _make_room(self, request: Request) -> int:

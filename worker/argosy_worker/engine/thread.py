@@ -157,15 +157,15 @@ class EngineThread:
 
     def _turn(self) -> None:
         self._beat = time.monotonic()
-        self._take_commands(wait=not self.scheduler.has_work)
-        if self.scheduler.has_work:
+        self._take_commands(wait_s=min(self.scheduler.due - self._beat, _IDLE_S))
+        if self.scheduler.due <= time.monotonic():
             self._step()
         self._flush()
 
-    def _take_commands(self, *, wait: bool) -> None:
+    def _take_commands(self, *, wait_s: float) -> None:
         with contextlib.suppress(queue.Empty):
-            if wait:
-                self._inbox.get(timeout=_IDLE_S)()
+            if wait_s > 0:
+                self._inbox.get(timeout=wait_s)()
             while True:
                 self._inbox.get_nowait()()
 

@@ -7,9 +7,11 @@ from typing import Protocol
 
 from argosy_api import limits
 from argosy_api.errors import ModelUnsupportedError
+from argosy_api.resource import EngineSpec
 from argosy_api.worker_status import Phase
 from argosy_worker import sim
 from argosy_worker.core.batch import Runner
+from argosy_worker.core.batching import Batching, Forming
 from argosy_worker.core.facts import ModelFacts
 from argosy_worker.core.line import Order
 from argosy_worker.core.scheduler import SchedulerConfig
@@ -90,9 +92,21 @@ def load(settings: Settings, state: Lifecycle) -> Loaded:
             max_running=engine.max_running,
             order=Order(engine.queue_order),
             ageing=engine.queue_ageing,
+            forming=forming(engine),
         ),
     )
     return Loaded(model.facts, dict(model.kernels), runner, config)
+
+
+def forming(engine: EngineSpec) -> Forming:
+    """How batches form, with the defaults of what is not set."""
+    usual = Forming()
+    size, wait_s = engine.batch_size, engine.batch_wait_seconds
+    return Forming(
+        mode=Batching(engine.batching),
+        size=min(usual.size, engine.max_running) if size is None else size,
+        wait_s=usual.wait_s if wait_s is None else wait_s,
+    )
 
 
 def size_cache(model: LoadedModel, settings: Settings) -> tuple[int, int]:
