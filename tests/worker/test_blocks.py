@@ -1,8 +1,10 @@
 """The block pool: in which order blocks are given away, and what is said about it."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from argosy_worker.core.blocks import NULL_BLOCK, BlockPool
+from argosy_worker.core.blocks import NULL_BLOCK, BlockPool, blocks_of_window
 
 
 def fill(pool, *ids):
@@ -73,6 +75,50 @@ def test_a_match_ends_at_the_first_unknown_block():
     assert pool.match([b"x", b"b"], 2) == []
 
 
+@pytest.mark.parametrize(
+    ("known", "window", "expected"),
+    [
+        ("abcdef", 2, (4, 6)),
+        ("cdef", 2, (4, 6)),  # what is out of the window may be lost
+        ("abcde", 2, (3, 5)),
+        ("abc ef", 2, (4, 6)),
+        ("abc e", 2, (1, 3)),  # d is missing in every longer one
+        ("bc e", 3, (0, 0)),  # near the start the window has the start in it
+        ("ab", 3, (0, 2)),
+        ("f", 1, (5, 6)),
+        ("a", 0, (6, 6)),  # a row that sees itself alone needs nothing
+        ("", 4, (0, 0)),
+        ("abc ef", None, (0, 3)),
+        ("abcdef", None, (0, 6)),
+    ],
+)
+def test_a_window_needs_the_last_blocks_of_a_hit(known, window, expected):
+    pool = BlockPool(6, window_blocks=window)
+    fill(pool, *(letter.encode() for letter in known.replace(" ", "")))
+    ids = [letter.encode() for letter in "abcdef"]
+    assert pool.hit(ids, 6) == expected
+    first, end = expected
+    table = pool.match(ids, 6)
+    assert table[:first] == [NULL_BLOCK] * first
+    assert [pool._id_of[block] for block in table[first:]] == ids[first:end]
+
+
+@given(st.sets(st.integers(0, 19)), st.integers(0, 8), st.integers(0, 20))
+def test_no_longer_hit_was_possible(known, window, most):
+    pool = BlockPool(20, window_blocks=window)
+    fill(pool, *(bytes([i]) for i in known))
+    first, end = pool.hit([bytes([i]) for i in range(20)], most)
+    usable = [n for n in range(most + 1) if known.issuperset(range(max(0, n - window), n))]
+    assert (first, end) == (max(0, usable[-1] - window), usable[-1])
+
+
+@given(st.integers(1, 200), st.integers(1, 33), st.integers(0, 300))
+def test_a_row_finds_its_window_in_so_many_blocks(window, size, position):
+    kept = blocks_of_window(window, size)
+    assert position // size - kept <= max(0, position - window + 1) // size
+    assert blocks_of_window(0, size) is None
+
+
 def test_changes_are_net():
     pool = BlockPool(2)
     first = fill(pool, b"a", b"b")
@@ -110,6 +156,7 @@ def test_check_notices_a_leak():
     pool = BlockPool(3)
     table = pool.allocate(2)
     pool.check([table])
-    for wrong in ([], [table[:1]], [table, table], [[NULL_BLOCK, *table]]):
+    pool.check([[NULL_BLOCK, *table]])
+    for wrong in ([], [table[:1]], [table, table], [[NULL_BLOCK, *table[1:]]]):
         with pytest.raises(AssertionError):
             pool.check(wrong)

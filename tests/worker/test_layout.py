@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from argosy_api.params import SamplingParams
 from argosy_worker.core.batch import SequenceSlice
-from argosy_worker.core.layout import NULL_BLOCK, make_layout
+from argosy_worker.core.blocks import NULL_BLOCK
+from argosy_worker.core.layout import make_layout
 
 
 @st.composite

@@ -6,7 +6,7 @@ from argosy_api.blocks import root_id
 from argosy_api.errors import InvalidArgumentError, OverloadedError
 from argosy_api.params import SamplingParams
 from argosy_worker import sim
-from argosy_worker.core.blocks import BlockPool
+from argosy_worker.core.blocks import BlockPool, blocks_of_window
 from argosy_worker.core.line import Order
 from argosy_worker.core.request import Finish, Request
 from argosy_worker.core.scheduler import Scheduler, SchedulerConfig
@@ -15,10 +15,10 @@ SIZE = 4
 
 
 class World:
-    def __init__(self, blocks=100, *, caching=True, **config):
-        self.pool = BlockPool(blocks, caching=caching)
+    def __init__(self, blocks=100, *, caching=True, window=0, **config):
+        self.pool = BlockPool(blocks, caching=caching, window_blocks=blocks_of_window(window, SIZE))
         self.scheduler = Scheduler(SchedulerConfig(**config), self.pool)
-        self.runner = sim.SimRunner(sim.SimSpec(decode_ms=0, prefill_tps=0, check=1), blocks, SIZE)
+        self.runner = sim.SimRunner(sim.SimSpec(decode_ms=0, prefill_tps=0, check=1, window=window), blocks, SIZE)
         self.now = 0.0
 
     def add(self, name, length, *, first=0, max_tokens=50, arrival=0.0, **params):
@@ -218,3 +218,32 @@ def test_what_would_end_a_request_is_barred_for_its_min_tokens(ignore_eos, ends)
         request.accept([1])
     drafted = request.next_slice(1, [3, 4])
     assert [set(drafted.barred_at(row)) for row in drafted.sample_rows] == [ends, set(), set()]
+
+
+def test_blocks_out_of_the_window_are_let_go_while_the_request_runs():
+    """A window of 10 positions and one block that is being written: 4 blocks of 4 at most, once the prompt is computed."""
+    world = World(window=10, max_batch_tokens=16)
+    request = world.add("a", 40, max_tokens=30)
+    world.step()
+    assert (world.pool.used, world.pool.cached) == (9, 1)  # admission takes blocks for the whole prompt
+    while not request.ended:
+        world.step()
+        assert world.pool.used <= 4 or request.computed < 40
+    assert request.tokens[40:] == sim.oracle(request.prompt, 30, request.params)
+
+
+def test_a_window_hits_where_the_beginning_is_lost():
+    world = World(blocks=16, window=10, max_batch_tokens=64)
+    world.add("a", 40, max_tokens=1)
+    world.step()
+    world.add("b", 24, first=100, max_tokens=20)  # takes the 6 free blocks, and the oldest cached ones
+    while world.scheduler.has_work:
+        world.step()
+    request = world.add("c", 41, max_tokens=3)
+    assert not all(map(world.pool.knows, request.ids[:7]))
+    assert world.step() == {"c": 1}
+    assert request.cached_tokens == 40
+    assert request.table[:7] == (0,) * 7
+    while world.scheduler.has_work:
+        world.step()
+    assert request.tokens[41:] == sim.oracle(request.prompt, 3, request.params)

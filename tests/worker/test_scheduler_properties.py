@@ -13,7 +13,7 @@ from argosy_api.params import SamplingParams
 from argosy_worker import sim
 from argosy_worker.core.batch import PLACEHOLDER, StepBatch
 from argosy_worker.core.batching import Batching, Forming
-from argosy_worker.core.blocks import BlockPool
+from argosy_worker.core.blocks import NULL_BLOCK, BlockPool, blocks_of_window
 from argosy_worker.core.line import Order
 from argosy_worker.core.request import Finish, Request
 from argosy_worker.core.scheduler import Scheduler, SchedulerConfig
@@ -70,10 +70,12 @@ class History:
                 mode=draw.choice([Batching.CONTINUOUS, *Batching]), size=draw.randint(1, 9), wait_s=draw.choice([0, 3])
             ),
         )
-        spec = sim.SimSpec(decode_ms=0, prefill_tps=0, check=1, eos_every=draw.choice([0, 7]))
+        self.window = draw.choice([0, 0, draw.randint(2, 3 * self.size + 2)])
+        spec = sim.SimSpec(decode_ms=0, prefill_tps=0, check=1, eos_every=draw.choice([0, 7]), window=self.window)
         self.eos_every = spec.eos_every
         self.runner = Late(sim.SimRunner(spec, self.total, self.size))
-        self.pool = BlockPool(self.total, caching=draw.random() < 0.8)
+        self.kept = blocks_of_window(self.window, self.size)
+        self.pool = BlockPool(self.total, caching=draw.random() < 0.8, window_blocks=self.kept)
         self.drafts = draw.random() < 0.5
         self.overlap = draw.random() < 0.5
         self.drafter = Proposing(self.propose, lambda n: draw.randint(0, n) if draw.random() < 0.2 else n)
@@ -160,6 +162,10 @@ class History:
         assert step.batch.num_tokens + bool(self.out) > 0
         assert step.batch.num_tokens <= self.config.max_batch_tokens
         assert len(self.scheduler.running) <= self.config.max_running
+        for request in step.requests:
+            if request.request_id not in admitted_before and request.passed:
+                lost = not all(map(self.pool.knows, request.ids[: request.passed]))
+                self.seen["hit behind lost blocks"] += lost
         if self.out and step.requests:
             self.seen["overlapped"] += 1
         if step.preempted:
@@ -207,6 +213,10 @@ class History:
             assert request.computed <= len(request.tokens)
             assert len(request.table) >= -(-request.scheduled // self.size)
             assert len(request.table) <= max(request.most_blocks, request.blocks_wanted)
+            assert request.passed == request.table.count(NULL_BLOCK)
+            if self.kept is not None:
+                assert request.passed == max(0, request.computed // self.size - self.kept)
+                self.seen["passed"] += request.passed
             if not self.out:
                 assert (request.in_flight, request.awaited, request.drafted) == (0, 0, False)
 
@@ -283,6 +293,8 @@ def test_random_histories(part):
         "several tokens",
         "min_tokens",
         "gathering",
+        "passed",
+        "hit behind lost blocks",
         Finish.STOP,
         Finish.LENGTH,
     ):

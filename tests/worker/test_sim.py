@@ -41,7 +41,8 @@ def run(runner, *pieces):
 
 def test_address_with_everything():
     spec = parse(
-        "sim://m?prefill_tps=1.5&decode_ms=2&step_ms=3&load_s=4&kv_blocks=5&max_model_len=6&vocab=700&eos_every=8&check=1"
+        "sim://m?prefill_tps=1.5&decode_ms=2&step_ms=3&load_s=4&kv_blocks=5&max_model_len=6&vocab=700&eos_every=8"
+        "&window=9&check=1"
     )
     assert spec == sim.SimSpec(
         name="m",
@@ -53,6 +54,7 @@ def test_address_with_everything():
         max_model_len=6,
         vocab=700,
         eos_every=8,
+        window=9,
         check=1,
     )
     assert parse("sim://m") == sim.SimSpec(name="m")
@@ -71,6 +73,7 @@ def test_address_with_everything():
         ("sim://m?kv_blocks=0", "kv_blocks is 0; must be at least 1"),
         ("sim://m?vocab=258", "vocab is 258; must be at least 259"),
         ("sim://m?max_model_len=1", "max_model_len"),
+        ("sim://m?window=1", "window is 1; must be 0, for all, or at least 2"),
     ],
 )
 def test_wrong_address_is_refused_with_the_reason(uri, words):
@@ -103,6 +106,18 @@ def test_a_broken_block_table_is_noticed(runner, table):
     run(runner, piece(prompt, 0, [1, 2, 3]))
     run(runner, piece(list(range(50, 59)), 0, [6, 7, 8]))
     assert run(runner, piece([42], 9, table))[0].error is not None
+
+
+@pytest.mark.parametrize(
+    ("table", "fine"),
+    [([0, 2, 3], True), ([1, 2, 3], True), ([7, 2, 3], True), ([0, 0, 3], False), ([0, 1, 3], False), ([0], False)],
+)
+def test_with_a_window_the_blocks_in_it_count(table, fine):
+    """A row at position 9 that sees 5 positions begins in the second block."""
+    runner = sim.SimRunner(sim.SimSpec(decode_ms=0, prefill_tps=0, check=1, window=5), 8, 4)
+    run(runner, piece(list(range(9)), 0, [1, 2, 3]))
+    output = run(runner, piece([42], 9, table))[0]
+    assert (output.error is None) == fine
 
 
 def test_the_seed_counts_only_when_sampling(oracle):

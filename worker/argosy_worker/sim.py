@@ -1,13 +1,14 @@
 """The simulated model: the next token is a hash of all tokens before it, at a set speed.
 
     sim://NAME?prefill_tps=20000&decode_ms=10&step_ms=0&load_s=0
-              &kv_blocks=4096&max_model_len=8192&vocab=259&eos_every=0&check=0
+              &kv_blocks=4096&max_model_len=8192&vocab=259&eos_every=0&window=0&check=0
 
 It runs under the real scheduler, block pool, events and server, without torch and without a GPU. It is also an oracle:
 it keeps a "KV cache" of its own, one running hash for each (physical block, slot), and reads the hash of the position
 before through the block table. A wrong table, a block handed out twice, a stale block taken for a prefix hit or a chunk
 computed twice changes the tokens, and then they are not those of `oracle`, which needs no blocks at all. With `check=1`
-it also verifies in each step that all blocks of a table follow each other, and fails the request if they do not.
+it also verifies in each step that all blocks of a table follow each other, and fails the request if they do not; with
+`window` those that lie in it.
 
 Tokens are bytes: ids 0 to 255, then three special tokens. Generated ones are printable ASCII.
 """
@@ -24,6 +25,7 @@ from argosy_api.errors import ModelInvalidError
 from argosy_api.model_uri import ModelUri
 from argosy_api.params import SamplingParams
 from argosy_worker.core.batch import Finished, SequenceSlice, StepBatch, StepOutput, TokenLogprob, accepted
+from argosy_worker.core.blocks import NULL_BLOCK
 from argosy_worker.core.facts import ModelFacts
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -59,6 +61,8 @@ class SimSpec:
     """Ids from 259 on may stand in prompts; they have no text and are never generated."""
     eos_every: int = 0
     """On average every so many tokens is an end of sequence; 0: never."""
+    window: int = 0
+    """Pretended positions that a row sees, so that blocks before them are let go; 0: all."""
     check: int = 0
     """1: verify the whole block table in each step."""
 
@@ -79,6 +83,8 @@ class SimSpec:
             values[key] = _number(uri, key, text, whole=kinds[key] is int)
         spec = cls(name=uri.place, **values)  # type: ignore[arg-type]  # each value has the type of its field
         lows = {"kv_blocks": 1, "max_model_len": 2, "vocab": 256 + len(SPECIAL_TOKENS)}
+        if spec.window == 1:
+            raise ModelInvalidError(f"{uri}: window is 1; must be 0, for all, or at least 2")
         for key, low in lows.items():
             if getattr(spec, key) < low:
                 raise ModelInvalidError(f"{uri}: {key} is {getattr(spec, key)}; must be at least {low}")
@@ -197,12 +203,14 @@ class SimRunner:
         """Why the cache does not hold one unbroken sequence up to `start`, if so."""
         size, table = self._block_size, piece.table
         end = piece.start + len(piece.tokens)
-        needed = table[: -(-end // size)]
-        if len(needed) * size < end or 0 in needed or len(set(needed)) != len(needed):
+        first = max(0, piece.start + 1 - self._spec.window) // size if self._spec.window else 0
+        needed = table[first : -(-end // size)]
+        if (first + len(needed)) * size < end or NULL_BLOCK in needed or len(set(needed)) != len(needed):
             return f"block table {list(needed)} cannot hold positions up to {end}"
-        past = table[: -(-piece.start // size)]
+        past = table[first : -(-piece.start // size)]
         befores = [self._before[block] for block in past]
-        if befores != [START, *(self._after[block][-1] for block in past[:-1])][: len(past)]:
+        begin = START if first == 0 else befores[0] if befores else b""
+        if befores != [begin, *(self._after[block][-1] for block in past[:-1])][: len(past)]:
             return f"blocks {list(past)} do not follow each other"
         return None
 
@@ -231,6 +239,7 @@ class SimModel:
             device="cpu",
             vocab_size=spec.vocab,
             context_length=spec.max_model_len,
+            window=spec.window,
             bos_token_id=None,
             eos_token_ids=ENDS,
             add_bos=False,

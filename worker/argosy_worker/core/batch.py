@@ -30,7 +30,8 @@ class SequenceSlice:
     start: int
     """Position of the first token; equals the number of tokens computed before this step."""
     table: Sequence[int]
-    """Physical block numbers; position p lives in table[p // block_size], slot p % block_size."""
+    """Physical block numbers; position p lives in table[p // block_size], slot p % block_size. Blocks that no row
+    of the slice reads, since they are out of every layer's window, may be the null block."""
     sample_rows: range
     """Rows (indices into `tokens`) after which a token is sampled: none while the slice does not reach the end of the
     known tokens, else the row of the last known token and those of the draft."""

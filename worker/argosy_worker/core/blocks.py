@@ -7,7 +7,11 @@ Each block is in exactly one state, so `free + cached + used == total` holds aft
              first
     used     in the block table of at least one request (it may hold a known full block too)
 
-Physical block 0 is the null block: padding points at it, it is never handed out and not counted.
+Physical block 0 is the null block: padding points at it, and tables have it in the place of blocks that no row needs
+any more; it is never handed out and not counted.
+
+Where every layer of a model sees a window of positions only, `window_blocks` says how many blocks before its own a row
+may still read. A hit then needs the last so many of its blocks, whatever became of those before.
 """
 
 from collections.abc import Sequence
@@ -16,6 +20,11 @@ from dataclasses import dataclass
 from argosy_api.blocks import BlockId
 
 NULL_BLOCK = 0
+
+
+def blocks_of_window(window: int, block_size: int) -> int | None:
+    """Blocks before its own that a row reads which sees `window` positions, its own too; None for all (window 0)."""
+    return -(-(window - 1) // block_size) if window else None
 
 
 class _Line:
@@ -69,11 +78,13 @@ class CacheChange:
 class BlockPool:
     """All physical blocks of one KV cache. Owned by one thread."""
 
-    def __init__(self, total: int, *, caching: bool = True) -> None:
+    def __init__(self, total: int, *, caching: bool = True, window_blocks: int | None = None) -> None:
         if total < 1:
             raise ValueError(f"a pool needs at least one block, not {total}")
         self.total = total
         self.caching = caching
+        self.window_blocks = window_blocks
+        """Blocks before its own that a row reads; None: all."""
         self._refs = [0] * (total + 1)
         self._id_of: list[BlockId | None] = [None] * (total + 1)
         self._block_of: dict[BlockId, int] = {}
@@ -110,14 +121,27 @@ class BlockPool:
     # --- prefix cache
 
     def match(self, ids: Sequence[BlockId], most: int) -> list[int]:
-        """Physical blocks of the longest known prefix of `ids[:most]`. Takes no reference: call `acquire` next."""
-        blocks = []
-        for i in range(most):
-            block = self._block_of.get(ids[i])
-            if block is None:
-                break
-            blocks.append(block)
-        return blocks
+        """Physical blocks of the longest usable prefix of `ids[:most]`. Takes no reference: call `acquire` next.
+
+        Blocks that nobody will read, those out of the window, are null blocks: known or not.
+        """
+        first, end = self.hit(ids, most)
+        return [NULL_BLOCK] * first + [self._block_of[i] for i in ids[first:end]]
+
+    def hit(self, ids: Sequence[BlockId], most: int) -> tuple[int, int]:
+        """(first block needed, blocks) of the longest usable prefix of `ids[:most]`: all from the first one are known.
+
+        Looks at each id twice at most; where nothing is known, at one in a window's length.
+        """
+        window, end = most if self.window_blocks is None else self.window_blocks, most
+        while True:
+            first = max(0, end - window)
+            unknown = next((i for i in range(first, end) if ids[i] not in self._block_of), None)
+            if unknown is None:
+                return first, end
+            if first == 0:
+                return 0, unknown
+            end = unknown  # no prefix that needs this block will do
 
     def knows(self, block_id: BlockId) -> bool:
         """Whether some block holds `block_id`."""
@@ -125,11 +149,13 @@ class BlockPool:
 
     def evictable(self, blocks: Sequence[int]) -> int:
         """How many of `blocks` nobody uses: acquiring them lowers `available` by as many."""
-        return sum(1 for block in blocks if self._refs[block] == 0)
+        return sum(1 for block in blocks if block != NULL_BLOCK and self._refs[block] == 0)
 
     def acquire(self, blocks: Sequence[int]) -> None:
         """Take one more reference to each of `blocks`, which `match` has just returned."""
         for block in blocks:
+            if block == NULL_BLOCK:
+                continue
             if self._refs[block] == 0:
                 self._cached.remove(block)
             self._refs[block] += 1
@@ -163,11 +189,13 @@ class BlockPool:
         return [self._take_one() for _ in range(count)]
 
     def release(self, table: Sequence[int]) -> None:
-        """Give up one reference to each block of a request's table.
+        """Give up one reference to each block of a request's table, null blocks aside.
 
         In reverse, so that a tail is evicted before the prefix it depends on.
         """
         for block in reversed(table):
+            if block == NULL_BLOCK:
+                continue
             self._refs[block] -= 1
             if self._refs[block] == 0:
                 (self._free if self._id_of[block] is None else self._cached).append(block)
@@ -215,12 +243,11 @@ class BlockPool:
         refs = [0] * (self.total + 1)
         for table in tables:
             for block in table:
-                refs[block] += 1
+                refs[block] += block != NULL_BLOCK
         free, cached = self._free.to_list(), self._cached.to_list()
         used = [block for block in range(1, self.total + 1) if refs[block]]
         problems = {
             "reference counts": refs != self._refs,
-            "the null block is in a table": refs[NULL_BLOCK] != 0,
             "free + cached + used != total": self.free + self.cached + self.used != self.total,
             "states do not partition the blocks": sorted(free + cached + used) != list(range(1, self.total + 1)),
             "counts": (len(free), len(cached), len(used)) != (self.free, self.cached, self.used),

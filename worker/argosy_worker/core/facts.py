@@ -44,6 +44,8 @@ class ModelFacts(TokenizerFacts):
     fingerprint: str
     """Hex digest of the tensor table, sampled tensor contents, tokenizer, compute, and of what this machine computes
     from fixed numbers: replicas have the same one only where they compute the same bits. Part of every block id."""
+    window: int = 0
+    """Positions up to its own that a row sees in any layer; 0: all of them. Blocks that lie before are let go."""
     exactness: str = "exact"
     """`exact`, or why answers may depend on a request's company on this machine."""
     instruction_set: str = ""

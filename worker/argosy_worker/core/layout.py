@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from argosy_worker.core.batch import SequenceSlice
+from argosy_worker.core.blocks import NULL_BLOCK
 
-NULL_BLOCK = 0
-"""Block that nobody owns; fills up tables."""
 Ints = npt.NDArray[np.int32]
 
 
@@ -27,7 +26,8 @@ class StepLayout:
     context_lens: Ints
     """[S]: tokens of each sequence after the step; its rows are the last ones."""
     block_table: Ints
-    """[S, most blocks]: physical blocks of each sequence, filled up with the null block."""
+    """[S, most blocks]: physical blocks of each sequence, filled up with the null block; where a window has passed,
+    it stands in the place of blocks."""
     slots: Ints
     """[R]: where each row's keys and values go: block x block size + place in the block."""
     block_size: int

@@ -179,6 +179,8 @@ class Line:
         Blocks of a chain are nearly always forgotten from its end, so a bisection finds where the known ones end.
         """
         ids, usable, hit = request.ids, request.usable_blocks, min(request.likely_hit, request.usable_blocks)
+        if self._pool.window_blocks is not None:  # what is known need not begin at the start
+            return self._pool.hit(ids, usable)[1]
         if (hit == 0 or self._pool.knows(ids[hit - 1])) and (hit == usable or not self._pool.knows(ids[hit])):
             return hit
         return bisect_left(range(usable), True, key=lambda i: not self._pool.knows(ids[i]))

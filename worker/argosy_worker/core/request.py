@@ -17,6 +17,7 @@ from argosy_api.blocks import BlockId, block_ids, next_id
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.params import SamplingParams
 from argosy_worker.core.batch import PLACEHOLDER, SequenceSlice, TokenLogprob
+from argosy_worker.core.blocks import NULL_BLOCK
 
 
 class Finish(StrEnum):
@@ -54,7 +55,10 @@ class Request:
     drafted: bool = field(init=False, default=False)
     """Whether a step that is out carries a draft of this request."""
     table: tuple[int, ...] = field(init=False, default=())
-    """Physical blocks; position p is in table[p // block_size]. Never changed in place: slices share it."""
+    """Physical blocks; position p is in table[p // block_size]. Never changed in place: slices share it. The null block
+    stands where the window of all layers has passed."""
+    passed: int = field(init=False, default=0)
+    """Leading blocks of `table` that were let go, because no row to come reads them."""
     stored: int = field(init=False, default=0)
     """Leading blocks of `table` whose ids the pool was told (or that came from it)."""
     ids: list[BlockId] = field(init=False)
@@ -198,9 +202,21 @@ class Request:
         self.table, tail = self.table[:keep], self.table[keep:]
         return tail
 
+    def let_go(self, window_blocks: int) -> tuple[int, ...]:
+        """Rows to come read so many blocks before their own; returns the blocks that they do not read any more.
+
+        Rows that are in flight have their own table, and are computed before anybody writes to a block of it.
+        """
+        passed = max(self.passed, self.computed // self.block_size - window_blocks)
+        gone = self.table[self.passed : passed]
+        self.table = (*[NULL_BLOCK] * passed, *self.table[passed:]) if gone else self.table
+        self.passed = passed
+        return gone
+
     def restart(self) -> None:
         """Forget all that was computed (its blocks are gone) and all that is in flight; the known tokens stay."""
         self.table = ()
+        self.passed = 0
         self.computed = self.in_flight = self.awaited = 0
         self.drafted = False
         self.stored = 0

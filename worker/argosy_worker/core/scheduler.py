@@ -30,7 +30,7 @@ from argosy_api import limits
 from argosy_api.errors import InvalidArgumentError, OverloadedError
 from argosy_worker.core.batch import SequenceSlice, StepBatch, StepOutput, TokenLogprob
 from argosy_worker.core.batching import Forming
-from argosy_worker.core.blocks import BlockPool
+from argosy_worker.core.blocks import NULL_BLOCK, BlockPool
 from argosy_worker.core.drafts import Drafter, NoDrafts, drafts_of
 from argosy_worker.core.line import Line, Order, Place
 from argosy_worker.core.request import Finish, Request, check_fits
@@ -246,6 +246,7 @@ class Scheduler:
         request.table = (*hits, *self.pool.allocate(missing))
         request.stored = len(hits)
         request.computed = len(hits) * request.block_size
+        request.passed = hits.count(NULL_BLOCK)
         if request.admitted_at is None:
             request.admitted_at = now
             request.cached_tokens = request.computed
@@ -288,6 +289,8 @@ class Scheduler:
             for index, block in self._newly_full(request):
                 self.pool.store(block, request.ids[index])
                 self.line.stored(request.ids[index])
+            if self.pool.window_blocks is not None:
+                self.pool.release(request.let_go(self.pool.window_blocks))
         if not taken:
             return Advance(request)
         finish, stop_reason = request.finish_after_last_token() or (None, "")

@@ -13,4 +13,6 @@ class EngineConfig:
     block_size: int = 16
     max_model_len: int = 8192
     prefix_caching: bool = True
+    window: int = 0
+    """Positions up to its own that a row sees in any layer of the model; 0: all of them."""
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from argosy_api.errors import ArgosyError, InternalError, UnavailableError
 from argosy_api.faults import is_fault
 from argosy_worker.core.batch import Runner, StepOutput
-from argosy_worker.core.blocks import BlockPool, CacheChange
+from argosy_worker.core.blocks import BlockPool, CacheChange, blocks_of_window
 from argosy_worker.core.request import Finish, Request
 from argosy_worker.core.scheduler import Advance, Scheduler, Step
 from argosy_worker.engine.config import EngineConfig
@@ -38,6 +38,11 @@ Outbox = list[tuple[Stream, Piece | ArgosyError]]
 Deliver = Callable[[Outbox, CacheChange], object]
 
 
+def _pool(config: EngineConfig) -> BlockPool:
+    window = blocks_of_window(config.window, config.block_size)
+    return BlockPool(config.num_blocks, caching=config.prefix_caching, window_blocks=window)
+
+
 class EngineThread:
     """`run` is the thread. `ask`, `stop` and what is only read are for everybody; the rest are commands to ask for."""
 
@@ -51,7 +56,7 @@ class EngineThread:
         deliver: Deliver,
     ) -> None:
         """`deliver` is called by the thread, with what the step brought for the streams and the KV event log."""
-        self.scheduler = Scheduler(config.scheduler, BlockPool(config.num_blocks, caching=config.prefix_caching))
+        self.scheduler = Scheduler(config.scheduler, _pool(config))
         self.view = LoadView(total_blocks=config.num_blocks, free_blocks=config.num_blocks)
         """Replaced as a whole after each step; any thread may read it."""
         self.failure = ""

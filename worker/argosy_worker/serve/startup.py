@@ -87,6 +87,7 @@ def load(settings: Settings, state: Lifecycle) -> Loaded:
         block_size=engine.block_size,
         max_model_len=max_model_len,
         prefix_caching=engine.prefix_caching,
+        window=model.facts.window,
         scheduler=SchedulerConfig(
             max_batch_tokens=engine.max_batch_tokens,
             max_running=engine.max_running,

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from argosy_worker.compute.attention.rows import Rows
-from argosy_worker.core.layout import NULL_BLOCK, Ints, StepLayout
+from argosy_worker.core.blocks import NULL_BLOCK
+from argosy_worker.core.layout import Ints, StepLayout
 
 TILE = 128
 """Keys that are multiplied at once. Tiles lie at absolute positions, which is what makes results independent of how a
