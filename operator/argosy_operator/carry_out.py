@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from argosy_api.resource import KIND
@@ -21,18 +21,28 @@ from argosy_operator.plan import DEPLOYMENT, ChildRef, Owner, Plan, child_ref
 from argosy_operator.words import some_of
 
 OWN_ECHO_S = 1.0
-"""After our own apply, what the watch shows may still be what was before it."""
+"""After our own apply, what the watch shows may still be from before it."""
+LATE_ECHO_S = 10.0
+"""The same while the watch shows just what it showed then: with hundreds of new resources it is seconds behind."""
 SECRET_S = 10.0
 """How often the Secret is looked at while a container misses one: nobody watches Secrets."""
 _DELETE_TRIES = 5
 
 
+_Content = tuple[str, str]
+"""Uid and fingerprint of an object."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Applied:
     intent: str
-    fingerprint: str
-    uid: str
+    content: _Content
+    """Of the object as it was made."""
     at: float
+    before: _Content | None
+    """What the watch showed then."""
+    echoed: bool = False
+    """The watch has shown `content` since."""
 
 
 @dataclass(slots=True)
@@ -61,8 +71,8 @@ class _Task:
     ref: ChildRef
     digest: str
     manifest: Object
-    uid: str
-    """Of the object that is there and ours, as far as a watch has told; empty: none that we know of."""
+    shown: _Content | None
+    """What a watch shows of an object that is there and ours; None: none that we know of."""
     as_made: str
     """Fingerprint of what this very intent made before; empty: it did not."""
 
@@ -123,17 +133,21 @@ def _tasks(intent: Plan, children: Children, made: Made, resync_s: float) -> tup
     for manifest in intent.apply:
         ref, digest = child_ref(manifest), _digest(manifest)
         seen, done = children.children.get(ref), made.applied.get(ref)
+        shown = None if seen is None else (seen.uid, seen.fingerprint)
         if done is not None and done.intent == digest:
             if ref.kind == "Secret":
                 as_it_was = now - done.at < (SECRET_S if secret_missing else resync_s / 2)
+            elif shown == done.content:
+                as_it_was = True
+                made.applied[ref] = replace(done, echoed=True)
+            elif not done.echoed and now - done.at < (LATE_ECHO_S if shown == done.before else OWN_ECHO_S):
+                echo = as_it_was = True
             else:
-                as_it_was = seen is not None and (seen.uid, seen.fingerprint) == (done.uid, done.fingerprint)
-                if not as_it_was and now - done.at < OWN_ECHO_S:
-                    echo = as_it_was = True
+                as_it_was = False
             if as_it_was:
                 continue
-        as_made = done.fingerprint if done is not None and done.intent == digest else ""
-        tasks.append(_Task(ref, digest, manifest, "" if seen is None else seen.uid, as_made))
+        as_made = done.content[1] if done is not None and done.intent == digest else ""
+        tasks.append(_Task(ref, digest, manifest, shown, as_made))
     return tasks, echo
 
 
@@ -145,13 +159,14 @@ async def _apply(api: KubeApi, owner: Owner, task: _Task, made: Made) -> ApiErro
         return _about(task.ref, error)
     made.progress = True
     made.absent.discard(task.ref)
-    made.applied[task.ref] = _Applied(task.digest, fingerprint(result), result["metadata"]["uid"], time.monotonic())
+    content = (result["metadata"]["uid"], fingerprint(result))
+    made.applied[task.ref] = _Applied(task.digest, content, time.monotonic(), before=task.shown)
     return None
 
 
 async def _make(api: KubeApi, owner: Owner, task: _Task) -> Object:
     """Create the object, or change the one that is ours."""
-    uid = task.uid
+    uid = "" if task.shown is None else task.shown[0]
     if task.ref.kind == "Secret" and (found := await api.get(task.ref, owner.namespace)) is not None:
         if fingerprint(found) == task.as_made and controller_of(found) == owner.uid:
             return found
