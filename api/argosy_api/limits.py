@@ -105,6 +105,16 @@ MAX_REDIS_REPLY = 32 * 1024 * 1024
 MAX_CHAT_TEMPLATE_BYTES = 256 * 1024
 MAX_RENDERED_CHAT_BYTES = 8 * 1024 * 1024
 
+# --- speculation
+MAX_DRAFT = 16
+"""Tokens that are guessed ahead for one request in one step."""
+MAX_SEARCHED_TOKENS = 16_384
+"""Last tokens of a request in which a guess looks for what came before."""
+MAX_RECENT_TOKENS = 8_192
+"""Lately generated tokens that a guess may draw on, of one tenant (cache salt). Twice as many are kept at most."""
+MAX_RECENT_TENANTS = 32
+"""Tenants whose generated tokens are kept for that; the one unused for longest goes."""
+
 # --- what the operator writes
 MAX_CONDITION_MESSAGE = 4096
 """Characters; the API server takes 32,768."""

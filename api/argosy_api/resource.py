@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
-from argosy_api import model_uri, quantity, rules
+from argosy_api import limits, model_uri, quantity, rules
 from argosy_api.checking import first_problem
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.model_uri import ModelUri
@@ -62,14 +62,17 @@ class SecretKeyRef(Strict):
     """Key in the Secret."""
 
 
+Uri = Annotated[
+    str,
+    Field(max_length=model_uri.MAX_LENGTH, json_schema_extra={"pattern": model_uri.PATTERN}),
+    AfterValidator(_model_uri),
+]
+
+
 class ModelSpec(Strict):
     """Which model is served, and under which name."""
 
-    uri: Annotated[
-        str,
-        Field(max_length=model_uri.MAX_LENGTH, json_schema_extra={"pattern": model_uri.PATTERN}),
-        AfterValidator(_model_uri),
-    ]
+    uri: Uri
     """Where the model is: hf://org/repo@revision, pvc://claim/path, package://python_package/file, file:///path, or
     sim://name?options for the simulated model. A .gguf file, or a folder with safetensors."""
     served_name: (
@@ -81,6 +84,18 @@ class ModelSpec(Strict):
     """Longest prompt and answer together, in tokens. Default: the context length of the model."""
     token_secret_ref: SecretKeyRef | None = None
     """Access token for hf:// repositories that need one."""
+
+
+class SpeculativeSpec(Strict):
+    """Tokens that are guessed ahead and checked by the model in one step. No answer changes by it."""
+
+    method: Literal["auto", "draft", "ngram", "off"] = "auto"
+    """ngram looks up what followed the last tokens before; draft asks a smaller model; auto does either (draft only
+    with a model). All of them guess less, down to nothing, where it does not pay."""
+    model: Uri | None = None
+    """The smaller model, for draft and auto: where it is, as in model.uri. Its vocabulary must be the same."""
+    max_draft: Annotated[int, Field(ge=1, le=limits.MAX_DRAFT)] = 8
+    """Tokens guessed for one request in one step at most."""
 
 
 class EngineSpec(Strict):
@@ -116,6 +131,8 @@ class EngineSpec(Strict):
     """For leastWork: seconds of work that one second of waiting outweighs. More favours the tail, less the median."""
     threads: Annotated[int, Field(ge=1, le=512)] | None = None
     """CPU threads of the engine. Default: the cores that the worker may use."""
+    speculative: SpeculativeSpec = SpeculativeSpec()
+    """Tokens that are guessed ahead and checked by the model in one step. No answer changes by it."""
 
     @property
     def kv_cache_bytes(self) -> int | None:
@@ -264,6 +281,12 @@ class InferenceDeployment(Strict):
     kind: Literal["InferenceDeployment"]
     metadata: Metadata
     spec: InferenceDeploymentSpec
+
+    @property
+    def model_uris(self) -> tuple[ModelUri, ...]:
+        """Where the models that a worker loads are: the one that is served, and the one that guesses ahead, if any."""
+        texts = (self.spec.model.uri, self.spec.engine.speculative.model)
+        return tuple(ModelUri.parse(text) for text in texts if text is not None)
 
     @property
     def served_name(self) -> str:

@@ -40,6 +40,17 @@ def _scheme(spec: Document) -> str:
     return ModelUri.parse(spec["model"]["uri"]).scheme
 
 
+def _has_hub_model(spec: Document) -> bool:
+    draft = spec["engine"]["speculative"].get("model", "")
+    return _scheme(spec) == "hf" or draft.startswith("hf://")
+
+
+_HUB_MODEL = (
+    "self.model.uri.startsWith('hf://') || "
+    "(has(self.engine.speculative.model) && self.engine.speculative.model.startsWith('hf://'))"
+)
+
+
 def _size(at: str, field: str) -> Rule:
     """A size comes to a byte at least: 512m is half a byte, where 512Mi was meant."""
     this = f"self.{field}"
@@ -81,15 +92,15 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "spec", "model.tokenSecretRef",
-        "!has(self.model.tokenSecretRef) || self.model.uri.startsWith('hf://')",
+        f"!has(self.model.tokenSecretRef) || {_HUB_MODEL}",
         "is only for hf:// models",
-        lambda s: "tokenSecretRef" not in s["model"] or _scheme(s) == "hf",
+        lambda s: "tokenSecretRef" not in s["model"] or _has_hub_model(s),
     ),
     Rule(
         "spec", "modelCache",
-        "!has(self.modelCache) || self.model.uri.startsWith('hf://')",
+        f"!has(self.modelCache) || {_HUB_MODEL}",
         "is only for hf:// models, which are downloaded; others are read where they are",
-        lambda s: "modelCache" not in s or _scheme(s) == "hf",
+        lambda s: "modelCache" not in s or _has_hub_model(s),
     ),
     Rule(
         "spec", "resources.gpu",
@@ -146,6 +157,24 @@ RULES: tuple[Rule, ...] = (
         lambda e: "batchWaitSeconds" not in e or e["batching"] != "continuous",
     ),
     _size("spec.engine", "kvCacheMemory"),
+    Rule(
+        "spec.engine.speculative", "model",
+        "self.method != 'draft' || has(self.model)",
+        "is needed with method draft: the smaller model that guesses ahead",
+        lambda s: s["method"] != "draft" or "model" in s,
+    ),
+    Rule(
+        "spec.engine.speculative", "model",
+        "!has(self.model) || self.method in ['auto', 'draft']",
+        "is only for methods auto and draft",
+        lambda s: "model" not in s or s["method"] in ("auto", "draft"),
+    ),
+    Rule(
+        "spec.engine.speculative", "model",
+        "!has(self.model) || !self.model.contains('%00')",
+        "holds a null character",
+        lambda s: "%00" not in s.get("model", ""),
+    ),
     _size("spec.resources", "memory"),
     _size("spec.modelCache", "size"),
     Rule(
@@ -183,25 +212,25 @@ def check(document: Document) -> None:
 
     """
     for rule in RULES:
-        part: Any = document
-        for key in filter(None, rule.at.split(".")):
-            part = part.get(key) if isinstance(part, dict) else None
-        if part is not None:
-            _hold(rule, part, rule.at)
+        _hold(rule, document, rule.at, rule.at)
 
 
 def check_part(at: str, part: Document, *, as_path: str) -> None:
-    """Hold one object of a resource against the rules about it alone; `as_path` is what the caller calls it.
+    """Hold one object of a resource against the rules about it and its parts; `as_path` is what the caller calls it.
 
     Raises:
         InvalidArgumentError: with the path of the field to blame.
 
     """
     for rule in RULES:
-        if rule.at == at:
-            _hold(rule, part, as_path)
+        if f"{rule.at}.".startswith(f"{at}."):
+            inside = rule.at.removeprefix(at)
+            _hold(rule, part, inside, as_path + inside)
 
 
-def _hold(rule: Rule, part: Document, path: str) -> None:
-    if not rule.holds(part):
+def _hold(rule: Rule, document: Document, inside: str, path: str) -> None:
+    part: Any = document
+    for key in filter(None, inside.split(".")):
+        part = part.get(key) if isinstance(part, dict) else None
+    if part is not None and not rule.holds(part):
         raise InvalidArgumentError(f"{path}.{rule.field}".lstrip("."), rule.message)

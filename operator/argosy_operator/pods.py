@@ -3,7 +3,6 @@
 from typing import Any
 
 from argosy_api import labels, net, process
-from argosy_api.model_uri import ModelUri
 from argosy_api.resource import InferenceDeployment, InferenceDeploymentSpec
 from argosy_api.worker_spec import WorkerSpec
 
@@ -32,7 +31,7 @@ def pod_spec(
 ) -> Manifest:
     """Spec of a worker pod (core/v1 PodSpec). `redis` is the environment entry with its URL, if any."""
     spec = resource.spec
-    volumes, mounts = _volumes(spec)
+    volumes, mounts = _volumes(resource)
     pod: Manifest = {
         "serviceAccountName": service_account,
         "automountServiceAccountToken": False,
@@ -99,7 +98,7 @@ def _environment(
         process.TERMINATION_LOG: TERMINATION_LOG,
         "HOME": "/tmp",  # noqa: S108 - an emptyDir of the pod's own: the root is read-only
     }
-    if ModelUri.parse(model.uri).scheme == "hf":
+    if any(uri.scheme == "hf" for uri in resource.model_uris):
         fixed[process.MODEL_CACHE] = CACHE_PATH
     env: list[Manifest] = [
         {"name": process.WORKER_ID, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
@@ -133,15 +132,16 @@ def _resources(spec: InferenceDeploymentSpec) -> Manifest:
     return {"requests": requests, "limits": limits}
 
 
-def _volumes(spec: InferenceDeploymentSpec) -> tuple[list[Manifest], list[Manifest]]:
+def _volumes(resource: InferenceDeployment) -> tuple[list[Manifest], list[Manifest]]:
+    spec = resource.spec
     volumes: list[Manifest] = [{"name": "tmp", "emptyDir": {}}]
     mounts: list[Manifest] = [{"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108 - in the pod
-    uri = ModelUri.parse(spec.model.uri)
-    if uri.scheme == "pvc":
-        source = {"claimName": uri.place, "readOnly": True}
-        volumes.append({"name": "model", "persistentVolumeClaim": source})
-        mounts.append({"name": "model", "mountPath": f"{labels.MODELS_PATH}/{uri.place}", "readOnly": True})
-    if uri.scheme == "hf":
+    claims = dict.fromkeys(uri.place for uri in resource.model_uris if uri.scheme == "pvc")
+    for name, claim in zip(("model", "draft-model"), claims, strict=False):
+        source = {"claimName": claim, "readOnly": True}
+        volumes.append({"name": name, "persistentVolumeClaim": source})
+        mounts.append({"name": name, "mountPath": f"{labels.MODELS_PATH}/{claim}", "readOnly": True})
+    if any(uri.scheme == "hf" for uri in resource.model_uris):
         cache = spec.model_cache
         if cache is not None and cache.type == "pvc":
             volumes.append({"name": "cache", "persistentVolumeClaim": {"claimName": cache.claim_name}})

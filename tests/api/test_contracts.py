@@ -64,6 +64,7 @@ def test_what_equals_its_default_is_not_sent():
         ({"engine": {"blockSize": 12}}, "engine.blockSize", "must be 8, 16"),
         ({"engine": {"maxRunning": 64, "maxBatchTokens": 32}}, "engine.maxBatchTokens", "at least maxRunning"),
         ({"engine": {"kvCacheMemory": "much"}}, "engine.kvCacheMemory", "quantity"),
+        ({"engine": {"speculative": {"method": "draft"}}}, "engine.speculative.model", "is needed"),
         ({"drain": {"timeoutSeconds": -1}}, "drain.timeoutSeconds", "greater than or equal to 0"),
         ({"model": {"uri": "sim://m"}}, "model.servedName", "is needed"),
         ({"model": {"uri": "hf://a/b@$(TOKEN)", "servedName": "m"}}, "model.uri", "no hf:// source"),

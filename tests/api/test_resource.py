@@ -90,6 +90,15 @@ REFUSED = [
     ({"engine__queueOrder": "lifo"}, "spec.engine.queueOrder"),
     ({"engine__queueAgeing": -1}, "spec.engine.queueAgeing"),
     ({"engine__threads": 0}, "spec.engine.threads"),
+    ({"engine__speculative": {"method": "medusa"}}, "spec.engine.speculative.method"),
+    ({"engine__speculative": {"method": "draft"}}, "spec.engine.speculative.model"),
+    ({"engine__speculative": {"method": "ngram", "model": "sim://d"}}, "spec.engine.speculative.model"),
+    ({"engine__speculative": {"method": "off", "model": "sim://d"}}, "spec.engine.speculative.model"),
+    ({"engine__speculative": {"model": "http://d"}}, "spec.engine.speculative.model"),
+    ({"engine__speculative": {"model": "file:///a%00"}}, "spec.engine.speculative.model"),
+    ({"engine__speculative": {"maxDraft": 0}}, "spec.engine.speculative.maxDraft"),
+    ({"engine__speculative": {"maxDraft": 17}}, "spec.engine.speculative.maxDraft"),
+    ({"engine__speculative": {"model": "sim://d"}, "modelCache": {}}, "spec.modelCache"),
     ({"resources__cpu": 1.5}, "spec.resources.cpu"),
     ({"resources__memory": "lots"}, "spec.resources.memory"),
     ({"resources__gpu": {}}, "spec.resources.gpu"),
@@ -141,6 +150,13 @@ def test_defaults():
     assert parsed.spec.engine.block_size == 16
     assert parsed.spec.routing.policy == "kvAware"
     assert parsed.spec.rollout.max_unavailable == 0
+
+
+def test_a_model_that_guesses_ahead_may_be_what_is_downloaded():
+    made = document(
+        model__tokenSecretRef={"name": "s"}, modelCache={"size": "1Gi"}, engine__speculative={"model": "hf://a/b"}
+    )
+    assert [uri.scheme for uri in resource.parse(made).model_uris] == ["sim", "hf"]
 
 
 def test_what_the_api_server_adds_is_ignored():

@@ -27,4 +27,12 @@ def everything_else():
     """By the names of the resource; each is valid by itself, but for its companions."""
     found = {field.alias: another(field) for field in EngineSpec.model_fields.values()}
     # the last choices are those of GPUs, and one of them alone is refused on a CPU
-    return found | {"compute": "fp32", "maxRunning": 5, "maxBatchTokens": 512, "queueAgeing": 0.5, "batchSize": 5}
+    found |= {"compute": "fp32", "maxRunning": 5, "maxBatchTokens": 512, "queueAgeing": 0.5, "batchSize": 5}
+    return found | {"speculative": {"method": "draft", "model": "sim://draft", "maxDraft": 3}}
+
+
+def single_fields():
+    """The same, by the path of each field."""
+    fields = everything_else()
+    del fields["speculative"]
+    return fields | {"speculative.method": "off", "speculative.model": "sim://draft", "speculative.maxDraft": 3}

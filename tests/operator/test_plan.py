@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import kube_models
 import pytest
-from engine_fields import everything_else
+from engine_fields import single_fields
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from operator_kit import document
@@ -89,6 +89,8 @@ def resources(draw):
         engine["kvCacheMemory"] = draw(st.sampled_from(["512Mi", "1G", 1000, "0.5Gi"]))
     if draw(st.booleans()):
         engine["threads"] = draw(st.integers(1, 512))
+    drafts = [{"method": "off"}, {"model": "pvc://claim/d.gguf"}, {"model": "pvc://other/d"}, {"model": "hf://a/b"}]
+    engine["speculative"] = draw(st.sampled_from(drafts))
     spec["engine"] = engine
     if draw(st.booleans()):
         spec["placement"] = {
@@ -252,7 +254,7 @@ _CHANGES = {
     "model.uri": "hf://org/other", "model.servedName": "another", "model.maxModelLen": 200,
     "model.tokenSecretRef.name": "t", "model.tokenSecretRef.key": "l",
     "replicas": 5,
-    **{f"engine.{name}": value for name, value in everything_else().items()},
+    **{f"engine.{name}": value for name, value in single_fields().items()},
     "resources.cpu": "3", "resources.memory": "7Gi", "resources.gpu.resourceName": "amd.com/gpu",
     "image": "mine:1",
     "placement.nodeSelector": {"a": "b"}, "placement.tolerations.0.key": "other", "placement.tolerations.0.value": "w",
@@ -314,6 +316,27 @@ def test_no_field_is_ignored(path):
 
 
 # ------------------------------------------------------------------ particular decisions
+
+
+@pytest.mark.parametrize(
+    ("model", "draft", "mounts"),
+    [
+        ("sim://m", "sim://d", []),
+        ("pvc://a/m.gguf", "pvc://b/d.gguf", ["/models/a", "/models/b"]),
+        ("pvc://a/m.gguf", "pvc://a/d.gguf", ["/models/a"]),
+        ("pvc://a/m.gguf", "hf://o/r", ["/models/a", "/var/cache/argosy"]),
+        ("file:///m.gguf", "hf://o/r", ["/var/cache/argosy"]),
+        ("hf://o/m", "hf://o/d", ["/var/cache/argosy"]),
+    ],
+)
+def test_the_model_that_guesses_ahead_is_where_the_worker_looks_for_it(model, draft, mounts):
+    resource = _resource(model={"uri": model}, engine={"speculative": {"model": draft}})
+    container, pod = _container(resource), _pod(resource)
+    assert [m["mountPath"] for m in container["volumeMounts"]] == ["/tmp", *mounts]
+    assert [m["name"] for m in container["volumeMounts"]] == [v["name"] for v in pod["volumes"]]
+    assert ("ARGOSY_MODEL_CACHE" in _env(resource)) == ("/var/cache/argosy" in mounts)
+    told = WorkerSpec.parse(container["args"][0].partition("=")[2])
+    assert told.engine.speculative.model == draft
 
 
 def test_what_belongs_to_a_resource():

@@ -24,6 +24,8 @@ from argosy_worker.kv_events.log import KvEventLog
 from argosy_worker.serve.lifecycle import Lifecycle
 from argosy_worker.serve.messages import model_info
 from argosy_worker.serve.server import Serving, make_server
+from argosy_worker.speculation.config import SpeculationConfig
+from argosy_worker.speculation.draft_model import DraftModel
 
 EPOCH = 77
 
@@ -95,6 +97,8 @@ async def running_rig(
     max_model_len: int = 1024,
     caching: bool = True,
     tokenizer_json: bytes | None = None,
+    speculation: SpeculationConfig | None = None,
+    draft: str | None = None,
     **scheduler,
 ) -> AsyncIterator[Rig]:
     spec = sim.SimSpec.parse(ModelUri.parse(uri))
@@ -103,6 +107,16 @@ async def running_rig(
     metrics = WorkerMetrics(model="test", worker="w")
     state = Lifecycle()
     events = KvEventLog(EPOCH)
+    guesses = None
+    if draft is not None:
+        smaller = sim.SimModel(sim.SimSpec.parse(ModelUri.parse(draft)))
+        guesses = DraftModel(
+            smaller.make_runner(num_blocks, block_size),
+            facts=smaller.facts,
+            target=model.facts,
+            num_blocks=num_blocks,
+            block_size=block_size,
+        )
     engine = Engine(
         facts=replace(model.facts, tokenizer_json=tokenizer_json) if tokenizer_json else model.facts,
         runner=runner(real) if runner else real,
@@ -112,7 +126,9 @@ async def running_rig(
             max_model_len=max_model_len,
             prefix_caching=caching,
             scheduler=SchedulerConfig(**scheduler),
+            speculation=speculation or SpeculationConfig(),
         ),
+        draft=guesses,
         metrics=metrics,
         on_cache_change=events.append,
         loop=asyncio.get_running_loop(),

@@ -5,7 +5,7 @@ from collections import Counter, deque
 from dataclasses import replace
 
 import pytest
-from proposing import Proposing
+from proposing import Everything, Proposing
 
 from argosy_api.blocks import block_ids, root_id
 from argosy_api.errors import InvalidArgumentError, OverloadedError
@@ -17,6 +17,9 @@ from argosy_worker.core.blocks import NULL_BLOCK, BlockPool, blocks_of_window
 from argosy_worker.core.line import Order
 from argosy_worker.core.request import Finish, Request
 from argosy_worker.core.scheduler import Scheduler, SchedulerConfig
+from argosy_worker.speculation.config import Method, SpeculationConfig
+from argosy_worker.speculation.draft_model import DraftModel
+from argosy_worker.speculation.speculator import Speculator
 
 HISTORIES = 2000
 SALTS = ("", "tenant")
@@ -77,9 +80,22 @@ class History:
         self.kept = blocks_of_window(self.window, self.size)
         self.pool = BlockPool(self.total, caching=draw.random() < 0.8, window_blocks=self.kept)
         self.drafts = draw.random() < 0.5
+        self.speculator = None
         self.overlap = draw.random() < 0.5
         self.drafter = Proposing(self.propose, lambda n: draw.randint(0, n) if draw.random() < 0.2 else n)
-        self.scheduler = Scheduler(self.config, self.pool, self.drafter)
+        if self.drafts and draw.random() < 0.4:  # a draft model, and what it learns from the outputs
+            model = sim.SimModel(replace(spec, accept=draw.choice([0.0, 0.5, 1.0])))
+            draft = DraftModel(
+                model.make_runner(self.total, self.size),
+                facts=model.facts,
+                target=model.facts,
+                num_blocks=self.total,
+                block_size=self.size,
+            )
+            config = SpeculationConfig(method=Method.AUTO, max_draft=draw.randint(1, 8))
+            policy = draw.choice([Everything(), None])
+            self.speculator = Speculator(config, model=draft, policy=policy)
+        self.scheduler = Scheduler(self.config, self.pool, self.speculator or self.drafter)
         self.out = deque()
         self.answers: dict[str, list[int]] = {}
         self.live: dict[str, Request] = {}
@@ -187,6 +203,8 @@ class History:
             if request.ended or life != request.preemptions:
                 self.seen["void"] += 1
             self.seen["drafted"] += piece.draft
+        if self.speculator is not None:
+            self.seen["by a draft model"] += self.speculator.learn(step, outputs, self.random.random()).accepted
         before = {r.request_id: len(r.tokens) for r in self.live.values()}
         for progress in self.scheduler.update(step, outputs):
             request = progress.request
@@ -242,6 +260,9 @@ class History:
         assert not self.scheduler.has_work
         assert self.pool.used == 0
         assert not self.drafter.requests, "an ended request is remembered"
+        if self.speculator is not None:
+            kept = (self.speculator._guesses, self.speculator._tried, self.speculator._model._seen)
+            assert kept == ({}, {}, {}), "an ended request is remembered"
         self.check_outputs()
 
     def check_outputs(self) -> None:
@@ -290,6 +311,7 @@ def test_random_histories(part):
         "overlapped",
         "void",
         "drafted",
+        "by a draft model",
         "several tokens",
         "min_tokens",
         "gathering",

@@ -42,7 +42,7 @@ def run(runner, *pieces):
 def test_address_with_everything():
     spec = parse(
         "sim://m?prefill_tps=1.5&decode_ms=2&step_ms=3&load_s=4&kv_blocks=5&max_model_len=6&vocab=700&eos_every=8"
-        "&window=9&check=1"
+        "&window=9&check=1&accept=0.5"
     )
     assert spec == sim.SimSpec(
         name="m",
@@ -56,6 +56,7 @@ def test_address_with_everything():
         eos_every=8,
         window=9,
         check=1,
+        accept=0.5,
     )
     assert parse("sim://m") == sim.SimSpec(name="m")
 
@@ -71,6 +72,7 @@ def test_address_with_everything():
         ("sim://m?decode_ms=", "decode_ms"),
         ("sim://m?kv_blocks=1.5", "kv_blocks must be an integer"),
         ("sim://m?kv_blocks=0", "kv_blocks is 0; must be at least 1"),
+        ("sim://m?accept=1.5", "accept is 1.5; must be at most 1"),
         ("sim://m?vocab=258", "vocab is 258; must be at least 259"),
         ("sim://m?max_model_len=1", "max_model_len"),
         ("sim://m?window=1", "window is 1; must be 0, for all, or at least 2"),

@@ -1,7 +1,7 @@
 """The simulated model: the next token is a hash of all tokens before it, at a set speed.
 
     sim://NAME?prefill_tps=20000&decode_ms=10&step_ms=0&load_s=0
-              &kv_blocks=4096&max_model_len=8192&vocab=259&eos_every=0&window=0&check=0
+              &kv_blocks=4096&max_model_len=8192&vocab=259&eos_every=0&window=0&check=0&accept=1
 
 It runs under the real scheduler, block pool, events and server, without torch and without a GPU. It is also an oracle:
 it keeps a "KV cache" of its own, one running hash for each (physical block, slot), and reads the hash of the position
@@ -65,6 +65,8 @@ class SimSpec:
     """Pretended positions that a row sees, so that blocks before them are let go; 0: all."""
     check: int = 0
     """1: verify the whole block table in each step."""
+    accept: float = 1.0
+    """Share of the tokens that are those of the plain simulated model; the others are wrong. For draft models."""
 
     @classmethod
     def parse(cls, uri: ModelUri) -> "SimSpec":
@@ -88,6 +90,8 @@ class SimSpec:
         for key, low in lows.items():
             if getattr(spec, key) < low:
                 raise ModelInvalidError(f"{uri}: {key} is {getattr(spec, key)}; must be at least {low}")
+        if spec.accept > 1:
+            raise ModelInvalidError(f"{uri}: accept is {spec.accept}; must be at most 1")
         return spec
 
 
@@ -121,6 +125,14 @@ def pick(state: State, params: SamplingParams, eos_every: int, barred: Collectio
         if token not in barred:
             return token
         key += b"again"
+
+
+def astray(state: State, token: int, accept: float, barred: Collection[int] = ()) -> int:
+    """`token`, or with probability 1 - `accept` another one that may be sampled; fixed by the sequence."""
+    drawn = int.from_bytes(blake2b(state + b"accept", digest_size=8).digest(), "little")
+    if drawn < accept * 2**64:
+        return token
+    return next(other for i in range(1, 95) if (other := 32 + (token + i) % 95) != token and other not in barred)
 
 
 def oracle(prompt: Sequence[int], count: int, params: SamplingParams, *, eos_every: int = 0) -> list[int]:
@@ -193,6 +205,9 @@ class SimRunner:
             if row in piece.sample_rows:
                 ends.append((state, piece.barred_at(row)))
         sampled = [pick(end, piece.params, self._spec.eos_every, barred) for end, barred in ends]
+        if self._spec.accept < 1:
+            pairs = zip(ends, sampled, strict=True)
+            sampled = [astray(end, token, self._spec.accept, barred) for (end, barred), token in pairs]
         tokens = sampled[: accepted(piece.tokens[len(piece.tokens) - piece.draft :], sampled)]
         scores: list[TokenLogprob] = []
         if piece.params.logprobs is not None:
@@ -226,6 +241,12 @@ def _logprob(state: State, token: int, count: int) -> TokenLogprob:
 # --- the model
 
 
+def _fingerprint(spec: SimSpec) -> str:
+    """Of what decides the tokens."""
+    parts = f"sim/{spec.name}/{spec.vocab}/{spec.eos_every}" + (f"/{spec.accept}" if spec.accept < 1 else "")
+    return blake2b(parts.encode(), digest_size=16).hexdigest()
+
+
 class SimModel:
     """A `LoadedModel` over a `SimSpec`."""
 
@@ -246,7 +267,7 @@ class SimModel:
             special_tokens={"eos_token": "<|im_end|>"},
             chat_template=CHAT_TEMPLATE,
             tokenizer_json=tokenizer_json(),
-            fingerprint=blake2b(f"sim/{spec.name}/{spec.vocab}/{spec.eos_every}".encode(), digest_size=16).hexdigest(),
+            fingerprint=_fingerprint(spec),
         )
         self.kernels: Mapping[str, str] = {"model": "sim: simulated, as the model's address asks"}
 

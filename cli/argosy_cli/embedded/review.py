@@ -36,13 +36,13 @@ def review(loaded: Sequence[Loaded], machine: Machine, environment: Mapping[str,
 
 def _refusals(resource: InferenceDeployment, machine: Machine, environment: Mapping[str, str]) -> list[tuple[str, str]]:
     spec, found = resource.spec, []
-    uri = ModelUri.parse(spec.model.uri)
-    if uri.scheme == "pvc":
-        root = environment.get(PVC_ROOT)
-        if not root:
-            found.append(("spec.model.uri", _NO_CLAIMS))
-        elif not (Path(root) / uri.place).is_dir():
-            found.append(("spec.model.uri", f"the claim {uri.place!r} is no folder in {PVC_ROOT}={root}"))
+    for path, uri in zip(("spec.model.uri", "spec.engine.speculative.model"), resource.model_uris, strict=False):
+        if uri.scheme == "pvc":
+            root = environment.get(PVC_ROOT)
+            if not root:
+                found.append((path, _NO_CLAIMS))
+            elif not (Path(root) / uri.place).is_dir():
+                found.append((path, f"the claim {uri.place!r} is no folder in {PVC_ROOT}={root}"))
     if spec.model.token_secret_ref is not None and not environment.get(HF_TOKEN):
         found.append(
             ("spec.model.tokenSecretRef", f"there are no Secrets outside a cluster; set {HF_TOKEN} to the token")

@@ -35,6 +35,7 @@ from argosy_worker.engine.metrics import WorkerMetrics
 from argosy_worker.engine.report import LoadView, Queued
 from argosy_worker.engine.stream import Stream
 from argosy_worker.engine.thread import DEAD, EngineThread, Outbox
+from argosy_worker.speculation.draft_model import DraftModel
 
 _ABORT_S = 5.0
 """How long draining waits for its aborts, at most."""
@@ -52,6 +53,7 @@ class Engine:
         metrics: WorkerMetrics,
         on_cache_change: Callable[[CacheChange], None],
         loop: asyncio.AbstractEventLoop,
+        draft: DraftModel | None = None,
     ) -> None:
         """May be called in any thread.
 
@@ -74,6 +76,7 @@ class Engine:
             config=config,
             vocabulary=vocabulary(facts.tokenizer_json),
             metrics=metrics,
+            draft=draft,
             deliver=lambda outbox, change: loop.call_soon_threadsafe(self._deliver, outbox, change),
         )
         self.run = self._thread.run

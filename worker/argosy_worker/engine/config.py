@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from argosy_worker.core.scheduler import SchedulerConfig
+from argosy_worker.speculation.config import SpeculationConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,3 +17,4 @@ class EngineConfig:
     window: int = 0
     """Positions up to its own that a row sees in any layer of the model; 0: all of them."""
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    speculation: SpeculationConfig = field(default_factory=SpeculationConfig)

@@ -11,6 +11,7 @@ from prometheus_client.process_collector import ProcessCollector
 from argosy_api import metric_names as names
 from argosy_worker.core.request import Finish
 from argosy_worker.engine.report import LoadView
+from argosy_worker.speculation.speculator import Counts
 
 _LATENCY = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 _GAPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
@@ -64,6 +65,11 @@ class WorkerMetrics:
         self._ttft = self._histogram(names.WORKER_TTFT_SECONDS, "From arrival to the first token", _LATENCY)
         self._itl = self._histogram(names.WORKER_ITL_SECONDS, "Between two tokens of a request", _GAPS)
         self._queue = self._histogram(names.WORKER_QUEUE_SECONDS, "From arrival to admission", _LATENCY)
+        self._drafts = self._counter(names.WORKER_DRAFTS, "Guesses ahead, one for each request and step that had one")
+        self._drafted = self._counter(names.WORKER_DRAFTED_TOKENS, "Tokens guessed ahead")
+        self._accepted = self._counter(names.WORKER_ACCEPTED_TOKENS, "Of these, right")
+        self._accepted_length = self._gauge(names.WORKER_ACCEPTED_LENGTH, "Right tokens of a guess, mean of the latest")
+        self._saved = self._gauge(names.WORKER_SPECULATION_SAVED, "Time that guesses saved, less what they cost")
         self.events_dropped = self._counter(names.WORKER_EVENTS_DROPPED, "KV event batches that Redis never got")
         self.redis_up = self._gauge(names.WORKER_REDIS_UP, "1 while Redis takes our events")
 
@@ -73,6 +79,14 @@ class WorkerMetrics:
         self._step_tokens.observe(tokens)
         if preempted:
             self._preemptions.inc(preempted)
+
+    def speculation(self, counts: Counts, accepted_length: float, saved_s: float) -> None:
+        """What came of a step's drafts, and of all so far."""
+        self._drafts.inc(counts.drafts)
+        self._drafted.inc(counts.drafted)
+        self._accepted.inc(counts.accepted)
+        self._accepted_length.set(accepted_length)
+        self._saved.set(saved_s)
 
     def first_token(self, *, queued_s: float, ttft_s: float, prompt_tokens: int, cached_tokens: int) -> None:
         """A request got its first token."""

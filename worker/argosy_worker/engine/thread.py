@@ -27,6 +27,8 @@ from argosy_worker.engine.rate import PrefillRate
 from argosy_worker.engine.reply import Reply
 from argosy_worker.engine.report import LoadView, view_of
 from argosy_worker.engine.stream import Piece, Stream
+from argosy_worker.speculation.draft_model import DraftModel
+from argosy_worker.speculation.speculator import Speculator
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +56,11 @@ class EngineThread:
         vocabulary: TextVocabulary,
         metrics: WorkerMetrics,
         deliver: Deliver,
+        draft: DraftModel | None = None,
     ) -> None:
         """`deliver` is called by the thread, with what the step brought for the streams and the KV event log."""
-        self.scheduler = Scheduler(config.scheduler, _pool(config))
+        self._speculator = Speculator(config.speculation, model=draft, share=config.prefix_caching)
+        self.scheduler = Scheduler(config.scheduler, _pool(config), self._speculator)
         self.view = LoadView(total_blocks=config.num_blocks, free_blocks=config.num_blocks)
         """Replaced as a whole after each step; any thread may read it."""
         self.failure = ""
@@ -187,7 +191,7 @@ class EngineThread:
                 self._end(request.request_id, InternalError("the engine failed in a step of this request"))
             return
         now = time.monotonic()
-        self._measure(step, now - began)
+        self._measure(step, outputs, now - began)
         for progress in self.scheduler.update(step, outputs):
             self._answer(progress, now)
 
@@ -213,12 +217,14 @@ class EngineThread:
             )  # a stop string or a fault ended it; else it is gone already
             del self._replies[reply.request.request_id]
 
-    def _measure(self, step: Step, seconds: float) -> None:
+    def _measure(self, step: Step, outputs: list[StepOutput], seconds: float) -> None:
         rows = sum(len(piece.tokens) for piece in step.batch.slices[: step.generating])
         self._rate.add(step.batch.num_tokens - rows, step.generating, seconds)
         if self._rate.measured:
             self.scheduler.prefill_rate = self._rate.measured
         self._metrics.step(seconds, step.batch.num_tokens, step.preempted)
+        counts = self._speculator.learn(step, outputs, seconds)
+        self._metrics.speculation(counts, self._speculator.accepted_length, self._speculator.saved)
 
     def _flush(self) -> None:
         """Hand everything over: one delivery, however many requests the step had."""

@@ -131,6 +131,7 @@ class _EngineThread:
             return Engine(
                 facts=loaded.facts,
                 runner=loaded.runner,
+                draft=loaded.draft,
                 config=loaded.config,
                 metrics=metrics,
                 on_cache_change=events.append,

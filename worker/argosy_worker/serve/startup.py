@@ -7,6 +7,7 @@ from typing import Protocol
 
 from argosy_api import limits
 from argosy_api.errors import ModelUnsupportedError
+from argosy_api.model_uri import ModelUri
 from argosy_api.resource import EngineSpec
 from argosy_api.worker_status import Phase
 from argosy_worker import sim
@@ -19,6 +20,9 @@ from argosy_worker.engine.config import EngineConfig
 from argosy_worker.machine import usable_cores
 from argosy_worker.serve.lifecycle import Lifecycle
 from argosy_worker.serve.settings import Settings
+from argosy_worker.speculation.config import Method, SpeculationConfig
+from argosy_worker.speculation.draft_model import DraftModel
+from argosy_worker.speculation.vocabulary import check_vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +70,7 @@ class Loaded:
     kernels: dict[str, str]
     runner: Runner
     config: EngineConfig
+    draft: DraftModel | None = None
 
 
 def load(settings: Settings, state: Lifecycle) -> Loaded:
@@ -75,10 +80,28 @@ def load(settings: Settings, state: Lifecycle) -> Loaded:
         ModelError: the model cannot be served; the message says why.
 
     """
-    model, engine = _load_model(settings, state), settings.engine
-    num_blocks, max_model_len = size_cache(model, settings)
+    engine, speculative = settings.engine, settings.engine.speculative
+    model = _load_model(settings.model_uri, settings, state)
+    draft = None
+    if speculative.model is not None:
+        draft = _load_model(ModelUri.parse(speculative.model), settings, state, what="the draft model")
+        check_vocabulary(model.facts, draft.facts)
+    num_blocks, max_model_len = size_cache(model, settings, draft)
     # what was asked for in so many bytes is taken now, so that it cannot be missing in the middle of an answer
-    runner = model.make_runner(num_blocks, engine.block_size, touch=engine.kv_cache_bytes is not None)
+    touch = engine.kv_cache_bytes is not None
+    runner = model.make_runner(num_blocks, engine.block_size, touch=touch)
+    kernels = dict(model.kernels)
+    guesses = None
+    if draft is not None:
+        facts = draft.facts
+        guesses = DraftModel(
+            draft.make_runner(num_blocks, engine.block_size, touch=touch),
+            facts=facts,
+            target=model.facts,
+            num_blocks=num_blocks,
+            block_size=engine.block_size,
+        )
+        kernels["draft_model"] = f"{facts.architecture}, {facts.quantization}, computed in {facts.compute}"
     log.info(
         "KV cache: %d blocks of %d tokens; longest sequence %d tokens", num_blocks, engine.block_size, max_model_len
     )
@@ -95,8 +118,9 @@ def load(settings: Settings, state: Lifecycle) -> Loaded:
             ageing=engine.queue_ageing,
             forming=forming(engine),
         ),
+        speculation=SpeculationConfig(method=Method(speculative.method), max_draft=speculative.max_draft),
     )
-    return Loaded(model.facts, dict(model.kernels), runner, config)
+    return Loaded(model.facts, kernels, runner, config, guesses)
 
 
 def forming(engine: EngineSpec) -> Forming:
@@ -110,15 +134,17 @@ def forming(engine: EngineSpec) -> Forming:
     )
 
 
-def size_cache(model: LoadedModel, settings: Settings) -> tuple[int, int]:
+def size_cache(model: LoadedModel, settings: Settings, draft: LoadedModel | None = None) -> tuple[int, int]:
     """Number of blocks, and the longest sequence that both the model and the blocks allow.
+
+    A block has room for the keys and values of the draft model, too.
 
     Raises:
         ModelUnsupportedError: not even one block fits, or a size or length that was asked for is not possible.
 
     """
     block_size, wanted = settings.engine.block_size, settings.spec.model.max_model_len
-    per_block = model.kv_bytes_per_block(block_size)
+    per_block = sum(m.kv_bytes_per_block(block_size) for m in (model, draft) if m is not None)
     asked = settings.engine.kv_cache_bytes
     memory = model.memory_for_kv() if asked is None else asked
     left = model.memory_left()
@@ -150,18 +176,18 @@ def size_cache(model: LoadedModel, settings: Settings) -> tuple[int, int]:
     return num_blocks, length
 
 
-def _load_model(settings: Settings, state: Lifecycle) -> LoadedModel:
-    uri, engine = settings.model_uri, settings.engine
+def _load_model(uri: ModelUri, settings: Settings, state: Lifecycle, what: str = "the model") -> LoadedModel:
+    engine = settings.engine
     if uri.scheme == "sim":
-        state.enter(Phase.LOADING, "loading the simulated model")
+        state.enter(Phase.LOADING, f"loading {what}, which is simulated")
         return sim.load(uri, state.progress)
     # Imported only here: a simulated worker needs neither torch nor the hub's client, and starts much faster.
     from argosy_worker.fetch.uri import resolve  # noqa: PLC0415
     from argosy_worker.models import load_model  # noqa: PLC0415
 
-    state.enter(Phase.DOWNLOADING, "fetching the model")
+    state.enter(Phase.DOWNLOADING, f"fetching {what}")
     path = resolve(uri, cache_dir=settings.model_cache, progress=state.progress)
-    state.enter(Phase.LOADING, "loading the model")
+    state.enter(Phase.LOADING, f"loading {what}")
     threads = engine.threads or usable_cores()
     model: LoadedModel = load_model(
         path,

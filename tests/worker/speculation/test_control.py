@@ -1,0 +1,231 @@
+"""What is tried is what pays, by measured cost and acceptance; what is lost by it stays bounded."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from argosy_worker.speculation.acceptance import Prior, Rates, survival
+from argosy_worker.speculation.control import INCOME, LEAST, START, Controller
+from argosy_worker.speculation.cost import REFRESH, StepCost
+from argosy_worker.speculation.draft_model import Spent
+from argosy_worker.speculation.lengths import MARGIN, NOTHING, Costs, Offer, best_lengths
+
+
+def costs(requests=1, plain=1.0, row=0.1, model=0.0):
+    return Costs(requests, plain, lambda d: row * d, lambda together: model)
+
+
+def powers(p, count):
+    return [p ** (i + 1) for i in range(count)]
+
+
+# ------------------------------------------------------------------ lengths
+
+
+@pytest.mark.parametrize(
+    ("p", "row", "length"),
+    [(0.9, 0.1, 8), (0.9, 0.2, 7), (0.5, 0.1, 2), (0.1, 0.2, 0), (0.9, 1.0, 0), (0.0, 0.0, 0), (1.0, 0.0, 8)],
+)
+def test_a_draft_is_as_long_as_it_pays(p, row, length):
+    assert best_lengths([Offer(powers(p, 8))], costs(row=row), 100) == [length]
+
+
+def test_the_draft_models_own_time_counts():
+    offer = Offer(powers(0.7, 8), by_model=True)
+    lengths = [best_lengths([offer], costs(row=0.01, model=share), 100)[0] for share in (0.01, 0.05, 0.1, 0.3, 0.8)]
+    assert lengths == sorted(lengths, reverse=True)
+    assert (lengths[0] >= 5, lengths[-1]) == (True, 0)
+    behind = Offer(powers(0.7, 8), by_model=True, catching_up=3.0)
+    assert best_lengths([behind], costs(row=0.01, model=0.01), 100) == [0]
+
+
+def test_in_company_only_the_promising_ones_are_tried():
+    offers = [Offer(powers(0.95, 8)), Offer(powers(0.2, 8)), NOTHING, Offer(powers(0.6, 8))]
+    first, second, third, fourth = best_lengths(offers, costs(requests=4, row=0.1), 100)
+    assert first > fourth > second == third == 0
+
+
+@given(
+    st.lists(st.lists(st.floats(0, 1), max_size=8), min_size=1, max_size=8),
+    st.floats(0.001, 1),
+    st.floats(0, 0.5),
+    st.integers(0, 20),
+)
+def test_the_chosen_lengths_are_the_best_of_all_prefixes(chances, plain, row, budget):
+    offers = [Offer(survival(Prior(chance.__getitem__), range(len(chance)))) for chance in chances]
+    cost = costs(len(offers), plain, row)
+    lengths = best_lengths(offers, cost, budget)
+    assert sum(lengths) <= budget
+    assert all(n <= len(o.survival) for n, o in zip(lengths, offers, strict=True))
+
+    def rate(tried):
+        gain = sum(sum(o.survival[:n]) for o, n in zip(offers, tried, strict=True))
+        return (len(offers) + gain) / (plain + row * sum(tried))
+
+    best = rate(lengths)
+    if any(lengths):
+        assert best > MARGIN * rate([0] * len(offers))
+        for i, n in enumerate(lengths):
+            for other in {max(0, n - 1), min(n + 1, len(offers[i].survival))}:
+                tried = [*lengths[:i], other, *lengths[i + 1 :]]
+                if sum(tried) <= budget and any(tried):
+                    assert rate(tried) <= best * (1 + 1e-9)
+
+
+# ------------------------------------------------------------------ acceptance
+
+
+def test_rates_follow_what_happens_and_begin_with_the_parents_word():
+    worker = Rates(Prior(lambda _: 0.5), trust=4, keep=0.99)
+    for _ in range(200):
+        worker.add(3, right=True)
+    mine = Rates(worker, trust=3, keep=0.9)
+    assert mine.of(3) == worker.of(3) > 0.9
+    assert mine.of(4) == 0.5
+    for _ in range(20):
+        mine.add(3, right=False)
+    assert mine.of(3) < 0.35
+    for _ in range(20):
+        mine.add(3, right=True)
+    assert mine.of(3) > 0.8
+
+
+# ------------------------------------------------------------------ cost
+
+
+def test_cost_is_learnt_from_noisy_steps():
+    rng, cost = random.Random(1), StepCost()
+    for _ in range(300):
+        for n in (1, 16):
+            drafted = rng.choice([0, 0, 1, 2, 4, 8])
+            seconds = 0.018 + 0.002 * (n - 1) + (0.003 + 0.002 * drafted if drafted else 0.0)
+            cost.add(n, drafted, seconds * rng.uniform(0.95, 1.05) * (5 if rng.random() < 0.01 else 1))
+    for n, plain in ((1, 0.018), (16, 0.048)):
+        assert cost.plain(n) == pytest.approx(plain, rel=0.1)
+        assert cost.added(n, plain)(4) == pytest.approx(0.011, rel=0.35)
+    assert cost.added(1, 0.018)(0) == 0
+
+
+def test_what_was_not_measured_is_not_known():
+    cost = StepCost()
+    assert cost.plain(1) is None
+    cost.add(1, 0, 0.02)
+    cost.add(16, 0, 0.05)
+    assert (cost.plain(1), cost.plain(2), cost.plain(15), cost.plain(8)) == (0.02, None, 0.05, None)
+    assert cost.added(1, 0.02)(8) == pytest.approx(0.02)  # until measured, a row is taken to cost an eighth of a step
+
+
+def test_an_old_measurement_is_made_anew():
+    cost = StepCost()
+    cost.add(1, 0, 0.02)
+    for _ in range(REFRESH):
+        assert not cost.stale(1)
+        cost.add(1, 4, 0.03)
+    assert cost.stale(1)
+    cost.add(1, 0, 0.02)
+    assert not cost.stale(1)
+
+
+# ------------------------------------------------------------------ the whole, against a machine that is simulated
+
+
+class Machine:
+    """Steps that take what they take, and drafts that are right as often as is said; time is counted, not spent."""
+
+    def __init__(self, seed, *, row=0.1, model=0.0, by_model=False):
+        self.rng, self.row, self.model, self.by_model = random.Random(seed), row, model, by_model
+        self.control = Controller()
+        self.worker = Rates(Prior(lambda _: 0.7), trust=4, keep=0.99)
+        self.seconds = self.plain_seconds = 0.0
+        self.drafted = 0
+
+    def step(self, requests, right, *, noise=0.1):
+        """`requests` streams, whose tokens are guessed right with this probability."""
+        plain = 1.0 + 0.05 * (requests - 1)
+        lengths = [0] * requests
+        if self.control.open_to(requests):
+            offers = [Offer(survival(self.worker, range(8)), by_model=self.by_model)] * requests
+            lengths = self.control.lengths(offers, 64)
+        hits = 0
+        for length in lengths:
+            for j in range(length):
+                hit = self.rng.random() < right
+                self.worker.add(j, right=hit)
+                if not hit:
+                    break
+                hits += 1
+        guessing = max(lengths) * self.model if self.by_model else 0.0
+        for _ in range(max(lengths) if self.by_model else 0):
+            self.control.model_steps.add(requests, 0, self.model)
+        seconds = (plain + self.row * sum(lengths)) * self.rng.uniform(1 - noise, 1 + noise) + guessing
+        self.control.learn(requests, sum(lengths), hits, seconds, spent=Spent(guessing), alone=True)
+        self.seconds += seconds
+        self.plain_seconds += plain * (1 + hits / requests)
+        self.drafted += sum(lengths)
+
+    @property
+    def speed(self):
+        """Against the same tokens without drafts."""
+        return self.plain_seconds / self.seconds
+
+
+@pytest.mark.parametrize("requests", [1, 4, 16])
+@pytest.mark.parametrize("right", [0.0, 0.05, 0.2])
+@pytest.mark.parametrize("row", [0.1, 0.5])
+def test_where_it_does_not_pay_hardly_anything_is_lost(requests, right, row):
+    machine = Machine(1, row=row)
+    for _ in range(1000):
+        machine.step(requests, right)
+    assert machine.speed > 0.97
+
+
+def test_a_draft_model_as_slow_as_the_model_itself_is_left_alone():
+    machine = Machine(2, row=0.02, model=1.0, by_model=True)
+    for _ in range(1000):
+        machine.step(1, 1.0)
+    assert machine.speed > 0.97
+    assert machine.drafted < 30
+
+
+def test_where_it_pays_it_is_used():
+    machine = Machine(3)
+    for _ in range(300):
+        machine.step(1, 0.9)
+    assert machine.speed > 2
+    machine = Machine(3, row=0.01, model=0.03, by_model=True)
+    for _ in range(300):
+        machine.step(1, 0.7)
+    assert machine.speed > 2
+
+
+def test_a_change_for_the_better_is_noticed_and_one_for_the_worse_too():
+    machine = Machine(4)
+    for _ in range(500):
+        machine.step(1, 0.0)
+    before = machine.drafted
+    for _ in range(500):
+        machine.step(1, 0.95)
+    assert machine.drafted - before > 1000
+    before, lost = machine.drafted, machine.seconds - machine.plain_seconds
+    for _ in range(500):
+        machine.step(1, 0.0)
+    assert machine.drafted - before < 500
+    assert (machine.seconds - machine.plain_seconds) - lost < 60
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 8), st.floats(0.5, 2)), max_size=60))
+def test_the_purse_bounds_what_can_be_lost(history):
+    """However wrong the estimates: drafts end where the purse is empty, and it is filled by what they brought."""
+    control, spent, steps = Controller(), 0.0, 0
+    for requests, drafted, seconds in history:
+        tried = drafted if control.open_to(requests) else 0
+        control.learn(requests, tried, 0, seconds, spent=Spent(), alone=True)
+        plain = control.steps.plain(requests)
+        steps += 1
+        if tried and plain:
+            spent += control.steps.added(requests, plain)(tried) / plain
+    assert control.purse <= START + INCOME * steps + 1e-9
+    if control.purse < LEAST:
+        assert not any(control.open_to(n) for n in (1, 2, 3, 4))

@@ -1,0 +1,216 @@
+"""Drafts by a smaller model with the same vocabulary.
+
+Its keys and values lie in the same blocks as those of the model that is served: block number b stands for room in both
+caches, so tables, prefix hits and preemption need no second bookkeeping, and one number of bytes per block accounts for
+both. (The arrays are two, since the models' shapes differ.) What of a block the draft model has computed is known by
+the block's id: a block that came from the prefix cache with the draft model's part is used, one without is computed. A
+mistake here would cost right guesses, never a right answer.
+
+The draft model draws with the request's own sampling settings and the same (seed, position) numbers, so that what is
+likely under both models is drawn by both.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from argosy_api import limits
+from argosy_api.blocks import BlockId
+from argosy_api.params import SamplingParams
+from argosy_worker.core.batch import Runner, SequenceSlice, StepBatch, StepOutput
+from argosy_worker.core.blocks import NULL_BLOCK
+from argosy_worker.core.facts import ModelFacts
+from argosy_worker.core.request import Request
+from argosy_worker.speculation.cost import StepCost
+
+CHUNK = 256
+"""Rows that the draft model computes in a step to catch up with a request, at most."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What the draft model has computed of a request."""
+
+    params: SamplingParams
+    life: int
+    """The request's preemptions at the time: each takes its blocks away."""
+    computed: int = 0
+    """Leading tokens that the cache surely holds."""
+    marked: int = 0
+    """Leading blocks whose ids are noted."""
+    known: int = 0
+    """Known tokens when the last draft was made."""
+    draft: list[int] = field(default_factory=list)
+    """That draft; all but its last token were computed, too."""
+    broken: bool = False
+    """The draft model cannot go on with this request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Seconds of one call."""
+
+    guessing: float = 0.0
+    catching_up: float = 0.0
+
+
+class DraftModel:
+    """Guesses for many requests at once. Owned by the engine's thread."""
+
+    def __init__(
+        self, runner: Runner, *, facts: ModelFacts, target: ModelFacts, num_blocks: int, block_size: int
+    ) -> None:
+        """`runner` computes the draft model. Its vocabulary is the target's, but for the padding of either."""
+        self._runner = runner
+        self._block_size = block_size
+        self._context, self._vocab, self._target_vocab = facts.context_length, facts.vocab_size, target.vocab_size
+        # whether the target's pool keeps all blocks that this model reads, where it lets go of some
+        self._windowed = 0 < facts.window <= target.window
+        self._holds: list[BlockId | None] = [None] * (num_blocks + 1)
+        self._seen: dict[Request, _Seen] = {}
+
+    def behind(self, request: Request) -> int | None:
+        """Rows to compute before the next guess, at least 1; None where the draft model cannot guess."""
+        if len(request.tokens) + limits.MAX_DRAFT > self._context:
+            return None
+        seen = self._look(request)
+        fresh = request.tokens[seen.computed :]
+        if seen.broken or not request.table:
+            return None
+        if request.table[seen.computed // self._block_size] == NULL_BLOCK or (
+            request.table[0] == NULL_BLOCK and not self._windowed
+        ):
+            return None  # blocks that it would need were let go
+        if max(fresh) >= self._vocab:  # a padded embedding has more rows than the other one
+            seen.broken = True
+            return None
+        return len(fresh)
+
+    def draft(
+        self, requests: Sequence[Request], lengths: Sequence[int], cost: StepCost
+    ) -> tuple[list[list[int]], Spent]:
+        """Up to `lengths[i]` tokens for requests[i], none where it must catch up first; notes its times in `cost`."""
+        drafts: list[list[int]] = [[] for _ in requests]
+        spent = Spent()
+        room, first = CHUNK, []
+        behind = [self.behind(request) if length else None for request, length in zip(requests, lengths, strict=True)]
+        for rows, i in sorted((rows, i) for i, rows in enumerate(behind) if rows is not None):
+            if room:
+                first.append((i, min(rows, room)))
+                room -= min(rows, room)
+        if not first:
+            return drafts, spent
+        pieces = [self._catch_up(requests[i], count) for i, count in first]
+        outputs, seconds = self._run(pieces)
+        plain = cost.plain(len(pieces))
+        cost.add(len(pieces), sum(len(p.tokens) - 1 for p in pieces), seconds)
+        guessing = min(seconds, plain or seconds)
+        spent = Spent(guessing, seconds - guessing)
+        going = self._take(first, pieces, outputs, requests, drafts)
+        while going := [i for i in going if len(drafts[i]) < lengths[i]]:
+            pieces = [self._next(requests[i], drafts[i]) for i in going]
+            outputs, seconds = self._run(pieces)
+            cost.add(len(pieces), 0, seconds)
+            spent = Spent(spent.guessing + seconds, spent.catching_up)
+            going = self._take([(i, 1) for i in going], pieces, outputs, requests, drafts)
+        for i, _ in first:
+            seen = self._seen[requests[i]]
+            seen.known, seen.draft = len(requests[i].tokens), drafts[i]
+        return drafts, spent
+
+    def ended(self, request: Request) -> None:
+        """Forget a request."""
+        self._seen.pop(request, None)
+
+    # --- how
+
+    def _look(self, request: Request) -> _Seen:
+        """What is known of a request, brought up to date."""
+        seen = self._seen.get(request)
+        if seen is None:
+            plain = replace(request.params, logprobs=None, prompt_logprobs=None)
+            seen = self._seen[request] = _Seen(plain, life=-1)
+        if seen.life != request.preemptions:  # it has other blocks now, maybe some that came with our part
+            seen.life, seen.draft = request.preemptions, []
+            held = 0
+            for block, block_id in zip(request.table, request.ids, strict=False):
+                if self._holds[block] != block_id and not (block == NULL_BLOCK and self._windowed):
+                    break
+                held += 1
+            seen.marked = held
+            seen.computed = held * self._block_size
+        elif seen.draft:
+            right = 0
+            for token, known in zip(seen.draft[:-1], request.tokens[seen.known :], strict=False):
+                if token != known:
+                    break
+                right += 1
+            seen.computed, seen.draft = seen.known + right, []
+            self._mark(request, seen)
+        seen.computed = min(seen.computed, len(request.tokens) - 1)
+        return seen
+
+    def _catch_up(self, request: Request, count: int) -> SequenceSlice:
+        seen = self._seen[request]
+        begin, end = seen.computed, seen.computed + count
+        return self._slice(request, request.tokens[begin:end], begin, sample=end == len(request.tokens))
+
+    def _next(self, request: Request, draft: Sequence[int]) -> SequenceSlice:
+        return self._slice(request, draft[-1:], len(request.tokens) + len(draft) - 1, sample=True)
+
+    def _slice(self, request: Request, tokens: Sequence[int], start: int, *, sample: bool) -> SequenceSlice:
+        size, rows = self._block_size, len(tokens)
+        for place in range(start // size, (start + rows - 1) // size + 1):
+            self._holds[request.table[place]] = None
+        barred = request.params.min_tokens > start + rows - len(request.prompt)
+        return SequenceSlice(
+            request_id=request.request_id,
+            tokens=tuple(tokens),
+            start=start,
+            table=request.table,
+            sample_rows=range(rows - 1, rows) if sample else range(0),
+            params=self._seen[request].params,
+            barred=request.enders if barred else (),
+            barred_rows=1 if barred else 0,
+        )
+
+    def _run(self, pieces: Sequence[SequenceSlice]) -> tuple[list[StepOutput], float]:
+        began = time.monotonic()
+        outputs = self._runner.launch(StepBatch(pieces)).result()
+        return outputs, time.monotonic() - began
+
+    def _take(
+        self,
+        rows: Sequence[tuple[int, int]],
+        pieces: Sequence[SequenceSlice],
+        outputs: Sequence[StepOutput],
+        requests: Sequence[Request],
+        drafts: list[list[int]],
+    ) -> list[int]:
+        """Take in a step of the draft model; whose guesses may go on."""
+        going = []
+        for (i, _), piece, output in zip(rows, pieces, outputs, strict=True):
+            request = requests[i]
+            seen = self._seen[request]
+            if output.error is not None:
+                seen.broken, drafts[i] = True, []
+                continue
+            end = piece.start + len(piece.tokens)
+            if end <= len(request.tokens):
+                seen.computed = end
+                self._mark(request, seen)
+            token = next(iter(output.tokens), None)
+            if token is None or token >= self._target_vocab:
+                continue
+            drafts[i].append(token)
+            if token not in request.enders:  # nothing follows an end
+                going.append(i)
+        return going
+
+    def _mark(self, request: Request, seen: _Seen) -> None:
+        """Note the full blocks that are computed."""
+        full = min(seen.computed // self._block_size, len(request.table), len(request.ids))
+        for place in range(min(seen.marked, full), full):
+            if request.table[place] != NULL_BLOCK:
+                self._holds[request.table[place]] = request.ids[place]
+        seen.marked = max(seen.marked, full) if full else 0
