@@ -99,6 +99,7 @@ def test_nobody_counts_on_the_way_out(told):
             {"phase": "Failed", "reason": "Crashed", "message": "killed by SIGKILL", "retry_s": 0.2},
             "Failed (Crashed): killed by SIGKILL; next start in 0.2 s",
         ),
+        ({"phase": "Failed", "reason": "ModelInvalid", "message": "cut"}, "ModelLoaded=False ModelInvalid: cut"),
     ],
 )
 def test_a_process_in_words(fields, text):

@@ -284,7 +284,7 @@ def test_a_model_that_cannot_be_loaded_says_why_and_does_not_loop(up, tmp_path):
 def _failed(one, index):
     """The state of a resource's one replica, if it is between two tries."""
     replica = one.state.resources[index].replicas[0]
-    return replica if replica.phase == "Failed" else None
+    return replica if replica.phase == "Failed" and replica.retry_s else None
 
 
 def _refused(one, model, reason):

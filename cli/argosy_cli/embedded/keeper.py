@@ -67,6 +67,7 @@ class Keeper:
             healthy_s = 0.0
             try:
                 self._process = await Process.start(self._job.command())
+                self.state.retry_s = 0.0
                 self._update(states.STARTING, pid=self._process.pid)
                 code, healthy_s = await self._live(self._process)
                 kind, reason, message = self._job.verdict(code)

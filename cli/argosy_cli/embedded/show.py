@@ -142,7 +142,8 @@ def describe(process: ProcessState) -> str:
             if process.reason.startswith("Model")
             else f"Failed ({process.reason})"
         )
-        return f"{what}: {process.message}; next start in {process.retry_s:g} s"
+        # while a worker that has said why it failed still ends, its next start is not known
+        return f"{what}: {process.message}" + (f"; next start in {process.retry_s:g} s" if process.retry_s else "")
     text = process.phase
     if process.progress and process.phase != states.READY:
         text += f" {process.progress:.0%}"

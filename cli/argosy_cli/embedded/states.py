@@ -27,7 +27,7 @@ class ProcessState:
     progress: float = 0.0
     """0 to 1, of what the phase does."""
     retry_s: float = 0.0
-    """While Failed: the delay before the next start, in seconds."""
+    """While Failed: the delay before the next start, in seconds; 0 until the process has ended."""
     restarts: int = 0
     pid: int = 0
     """0 while there is no process."""
