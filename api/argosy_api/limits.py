@@ -90,6 +90,18 @@ MAX_STREAM_CHUNKS = 8192
 """Chunks buffered for one slow reader before its request is aborted."""
 MAX_SUBSCRIBERS = 64
 """Streams of KV events that a worker serves at a time: one for each router that has no Redis."""
+MAX_TRANSFERS = 4
+"""Workers that a worker sends blocks to at a time; and as many it fetches from."""
+MAX_TRANSFER_BLOCKS = 1 << 16
+"""Blocks in one transfer: their ids are 1 MiB."""
+MAX_TRANSFER_BYTES = 4 * 1024 * 1024 * 1024
+"""Content of the blocks in one transfer; what is beyond is computed."""
+TRANSFER_PART_BYTES = 1024 * 1024
+"""Of a block's content in one message."""
+TRANSFER_S = 30.0
+"""Seconds that one transfer takes at most."""
+MAX_ADDRESS = 255
+"""Characters of a worker's address in a request."""
 MAX_WORKER_BLOCKS = 1_500_000
 """Blocks of one worker's KV cache: a snapshot of them fits a MAX_GRPC_MESSAGE."""
 MAX_PROMISED_BLOCKS = 1_000_000

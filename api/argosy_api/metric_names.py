@@ -23,6 +23,10 @@ WORKER_DRAFTED_TOKENS = "argosy_worker_drafted_tokens"  # counter
 WORKER_ACCEPTED_TOKENS = "argosy_worker_accepted_draft_tokens"  # counter
 WORKER_ACCEPTED_LENGTH = "argosy_worker_accepted_draft_length_tokens"  # gauge: mean of the latest drafts
 WORKER_SPECULATION_SAVED = "argosy_worker_speculation_saved_seconds"  # gauge: sum since the start, losses taken off
+WORKER_BLOCKS_EXPORTED = "argosy_worker_kv_blocks_exported"  # counter: to other workers
+WORKER_BLOCKS_IMPORTED = "argosy_worker_kv_blocks_imported"  # counter: from other workers
+WORKER_IMPORTS = "argosy_worker_kv_imports"  # counter: result=whole|part|failed|refused
+WORKER_TRANSFER_RATE = "argosy_worker_kv_transfer_bytes_per_second"  # gauge
 WORKER_EVENTS_DROPPED = "argosy_worker_kv_event_batches_dropped"  # counter
 WORKER_REDIS_UP = "argosy_worker_redis_up"  # gauge
 WORKER_LAST_STEP_AGE = "argosy_worker_last_step_age_seconds"  # gauge

@@ -102,7 +102,7 @@ def disruption_budget(resource: InferenceDeployment) -> Manifest:
 
 
 def network_policy(resource: InferenceDeployment, settings: PlanSettings) -> Manifest | None:
-    """Limits who may talk to the workers: they have no other lock."""
+    """Limits who may talk to the workers, who have no other lock: those of the installation, and they to each other."""
     if settings.worker_ingress is None:
         return None
     return {
@@ -110,8 +110,16 @@ def network_policy(resource: InferenceDeployment, settings: PlanSettings) -> Man
         "spec": {
             "podSelector": {"matchLabels": selector(resource)},
             "policyTypes": ["Ingress"],
-            "ingress": list(settings.worker_ingress),
+            "ingress": [*settings.worker_ingress, _from_each_other(resource)],
         },
+    }
+
+
+def _from_each_other(resource: InferenceDeployment) -> Manifest:
+    """Workers of one resource fetch blocks of the KV cache from each other."""
+    return {
+        "from": [{"podSelector": {"matchLabels": selector(resource)}}],
+        "ports": [{"port": labels.GRPC_PORT, "protocol": "TCP"}],
     }
 
 

@@ -368,9 +368,12 @@ def test_who_may_reach_workers_is_what_the_installation_says():
     labels = _manifests(_resource())["Deployment"]["spec"]["template"]["metadata"]["labels"]
     assert policy["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
     assert policy["spec"]["policyTypes"] == ["Ingress"]
-    assert policy["spec"]["ingress"] == list(rules)
+    assert policy["spec"]["ingress"][:-1] == list(rules)
+    peers = policy["spec"]["ingress"][-1]  # and workers fetch blocks of the cache from each other
+    assert peers["from"] == [{"podSelector": policy["spec"]["podSelector"]}]
+    assert peers["ports"] == [{"port": 9000, "protocol": "TCP"}]
     nobody = _manifests(_resource(), replace(INSTALLED, worker_ingress=()))["NetworkPolicy"]
-    assert nobody["spec"]["ingress"] == []
+    assert nobody["spec"]["ingress"] == [peers]
     closed = plan(_resource(), Observed(), replace(INSTALLED, worker_ingress=rules)).revision
     assert closed == plan(_resource(), Observed(), INSTALLED).revision  # no pod is replaced for it
 

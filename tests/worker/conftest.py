@@ -40,16 +40,18 @@ class Rig:
     metrics: WorkerMetrics
     stub: worker_pb2_grpc.WorkerStub
     channel: grpc.aio.Channel
+    address: str
     seen: list[pb.KvEventBatch] = field(default_factory=list)
 
     @staticmethod
-    def request(prompt, request_id="r", *, attempt=1, salt="", **sampling) -> pb.GenerateRequest:
+    def request(prompt, request_id="r", *, attempt=1, salt="", source="", **sampling) -> pb.GenerateRequest:
         sampling.setdefault("temperature", 0.0)
         return pb.GenerateRequest(
             request_id=request_id,
             attempt=attempt,
             prompt_tokens=prompt,
             cache_salt=salt,
+            kv_source=source,
             sampling=pb.SamplingParams(**sampling),
         )
 
@@ -120,6 +122,7 @@ async def running_rig(
     engine = Engine(
         facts=replace(model.facts, tokenizer_json=tokenizer_json) if tokenizer_json else model.facts,
         runner=runner(real) if runner else real,
+        store=real.store,
         config=EngineConfig(
             num_blocks=num_blocks,
             block_size=block_size,
@@ -135,14 +138,15 @@ async def running_rig(
     )
     thread = threading.Thread(target=engine.run, name="engine")
     thread.start()
-    serving = Serving(worker_id="w", epoch=EPOCH, state=state, events=events)
+    serving = Serving(worker_id="w", epoch=EPOCH, state=state, events=events, metrics=metrics)
     server = await make_server(serving)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     options = [("grpc.max_receive_message_length", 32 << 20), ("grpc.max_send_message_length", 32 << 20)]
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
-            rig = Rig(engine, serving, events, metrics, worker_pb2_grpc.WorkerStub(channel), channel)
+        address = f"127.0.0.1:{port}"
+        async with grpc.aio.insecure_channel(address, options=options) as channel:
+            rig = Rig(engine, serving, events, metrics, worker_pb2_grpc.WorkerStub(channel), channel, address)
             if open_at_once:
                 await rig.serving.open(engine, model_info(engine, worker_id="w", epoch=EPOCH, served_name="test"))
                 state.ready({})

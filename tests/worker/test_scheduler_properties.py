@@ -11,9 +11,10 @@ from argosy_api.blocks import block_ids, root_id
 from argosy_api.errors import InvalidArgumentError, OverloadedError
 from argosy_api.params import SamplingParams
 from argosy_worker import sim
-from argosy_worker.core.batch import PLACEHOLDER, StepBatch
+from argosy_worker.core.batch import PLACEHOLDER, SequenceSlice, StepBatch
 from argosy_worker.core.batching import Batching, Forming
 from argosy_worker.core.blocks import NULL_BLOCK, BlockPool, blocks_of_window
+from argosy_worker.core.exchange import Exchange
 from argosy_worker.core.line import Order
 from argosy_worker.core.request import Finish, Request
 from argosy_worker.core.scheduler import Scheduler, SchedulerConfig
@@ -76,7 +77,8 @@ class History:
         self.window = draw.choice([0, 0, draw.randint(2, 3 * self.size + 2)])
         spec = sim.SimSpec(decode_ms=0, prefill_tps=0, check=1, eos_every=draw.choice([0, 7]), window=self.window)
         self.eos_every = spec.eos_every
-        self.runner = Late(sim.SimRunner(spec, self.total, self.size))
+        cache = sim.SimRunner(spec, self.total, self.size)
+        self.runner = Late(cache)
         self.kept = blocks_of_window(self.window, self.size)
         self.pool = BlockPool(self.total, caching=draw.random() < 0.8, window_blocks=self.kept)
         self.drafts = draw.random() < 0.5
@@ -96,6 +98,8 @@ class History:
             policy = draw.choice([Everything(), None])
             self.speculator = Speculator(config, model=draft, policy=policy)
         self.scheduler = Scheduler(self.config, self.pool, self.speculator or self.drafter)
+        self.exchange = Exchange(self.pool, cache.store, self.scheduler.line.stored)
+        self.elsewhere = sim.SimRunner(spec, 8, self.size)  # another worker, which can compute any of it
         self.out = deque()
         self.answers: dict[str, list[int]] = {}
         self.live: dict[str, Request] = {}
@@ -153,6 +157,40 @@ class History:
             self.seen["overloaded"] += 1
         else:
             self.live[request.request_id] = request
+
+    def transfer(self) -> None:
+        """Some leading blocks of a prompt come from another worker, or go there."""
+        draw = self.random
+        prompt, root = draw.choice(self.stems), root_id("sim", salt=draw.choice(SALTS))
+        ids = block_ids(root, prompt, self.size)[: draw.randint(1, 8)]
+        lacking = self.exchange.lacking(ids)
+        if draw.random() < 0.3:
+            for i, block_id in enumerate(ids):
+                if self.pool.knows(block_id):
+                    assert self.exchange.read(block_id) == self.content(prompt, i)
+                    self.seen["exported"] += 1
+                else:
+                    assert self.exchange.read(block_id) is None
+        elif not self.out:  # a step that is out may still write where blocks come in: the thread copies in between
+            assert set(lacking) == {i for i in ids[-self.kept if self.kept else 0 :] if not self.pool.knows(i)}
+            for block_id in lacking:
+                before = self.pool.used
+                if not self.exchange.write(block_id, self.content(prompt, ids.index(block_id))):
+                    assert self.exchange.room() == 0
+                    break
+                assert self.pool.used == before
+                self.seen["imported"] += 1
+        self.verify()
+
+    def content(self, prompt, index: int) -> bytes:
+        """What the other worker's cache holds in the block of so many tokens of a prompt."""
+        end = (index + 1) * self.size
+        table = list(range(1, index + 2))
+        piece = SequenceSlice(
+            request_id="", tokens=prompt[:end], start=0, table=table, sample_rows=range(0), params=SamplingParams()
+        )
+        self.elsewhere.launch(StepBatch([piece])).result()
+        return self.elsewhere.store.export(index + 1)
 
     def abort(self) -> None:
         request = self.live.pop(self.random.choice(list(self.live)))
@@ -245,6 +283,8 @@ class History:
                 self.add(number)
             elif action < 0.55 and self.live:
                 self.abort()
+            elif action < 0.62:
+                self.transfer()
             else:
                 for _ in range(self.random.randint(1, 6)):
                     self.step()
@@ -317,6 +357,8 @@ def test_random_histories(part):
         "gathering",
         "passed",
         "hit behind lost blocks",
+        "imported",
+        "exported",
         Finish.STOP,
         Finish.LENGTH,
     ):

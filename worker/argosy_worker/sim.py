@@ -1,7 +1,7 @@
 """The simulated model: the next token is a hash of all tokens before it, at a set speed.
 
     sim://NAME?prefill_tps=20000&decode_ms=10&step_ms=0&load_s=0
-              &kv_blocks=4096&max_model_len=8192&vocab=259&eos_every=0&window=0&check=0&accept=1
+              &copy_ms=0&kv_blocks=4096&max_model_len=8192&vocab=259&eos_every=0&window=0&check=0&accept=1
 
 It runs under the real scheduler, block pool, events and server, without torch and without a GPU. It is also an oracle:
 it keeps a "KV cache" of its own, one running hash for each (physical block, slot), and reads the hash of the position
@@ -27,6 +27,7 @@ from argosy_api.params import SamplingParams
 from argosy_worker.core.batch import Finished, SequenceSlice, StepBatch, StepOutput, TokenLogprob, accepted
 from argosy_worker.core.blocks import NULL_BLOCK
 from argosy_worker.core.facts import ModelFacts
+from argosy_worker.sim_cache import START, STATE_BYTES, SimCache, State
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 END_OF_TEXT, IM_START, IM_END = range(256, 259)
@@ -52,6 +53,8 @@ class SimSpec:
     """Time of a step in which any request generates, beside its prompt tokens."""
     step_ms: float = 0.0
     """Time of every step."""
+    copy_ms: float = 0.0
+    """Time of copying one block out of the cache or into it, for another worker."""
     load_s: float = 0.0
     """Time that loading takes."""
     kv_blocks: int = 4096
@@ -107,13 +110,10 @@ def _number(uri: ModelUri, key: str, text: str, *, whole: bool) -> float | int:
 
 # --- the hash
 
-State = bytes
-START: State = b"argosy-sim"
-
 
 def next_state(state: State, token: int) -> State:
     """The running hash after one more token. 8 bytes."""
-    return blake2b(state + token.to_bytes(4, "little"), digest_size=8).digest()
+    return blake2b(state + token.to_bytes(4, "little"), digest_size=STATE_BYTES).digest()
 
 
 def pick(state: State, params: SamplingParams, eos_every: int, barred: Collection[int] = ()) -> int:
@@ -160,9 +160,8 @@ class SimRunner:
     def __init__(self, spec: SimSpec, num_blocks: int, block_size: int) -> None:
         self._spec = spec
         self._block_size = block_size
-        # per physical block: the hash before its first slot, and the hash after each slot
-        self._before: list[State] = [b""] * (num_blocks + 1)
-        self._after: list[list[State]] = [[b""] * block_size for _ in range(num_blocks + 1)]
+        self.store = SimCache(num_blocks, block_size, copy_s=spec.copy_ms / 1e3)
+        self._before, self._after = self.store.before, self.store.after
 
     def launch(self, batch: StepBatch) -> Finished:
         """Compute a step in the time that the address says. Sleeping frees the GIL, as a real model's kernels do."""

@@ -477,6 +477,7 @@ class Load(_message.Message):
     DECODE_TOKENS_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     ACCEPTED_FIELD_NUMBER: _builtins.int
+    TRANSFER_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     epoch: _builtins.int
     """of this process; a restart has a larger one"""
@@ -504,6 +505,8 @@ class Load(_message.Message):
     """Submissions taken so far; all of them are in this report. Generate tells each caller its own submission's number
     in the initial metadata `argosy-accepted`, so a router knows which of its requests a report contains.
     """
+    transfer_bytes_per_second: _builtins.float
+    """measured, of blocks that came from other workers; 0 until some did"""
     @_builtins.property
     def queue(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueuedWork]:
         """requests whose prompt is not computed yet, in the engine's order, at most 256"""
@@ -527,10 +530,11 @@ class Load(_message.Message):
         decode_tokens: _builtins.float = ...,
         sequence: _builtins.int = ...,
         accepted: _builtins.int = ...,
+        transfer_bytes_per_second: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cached_blocks", b"cached_blocks", "decode_tokens", b"decode_tokens", "draining", b"draining", "epoch", b"epoch", "free_blocks", b"free_blocks", "last_step_age_seconds", b"last_step_age_seconds", "prefill_tokens_per_second", b"prefill_tokens_per_second", "queue", b"queue", "running", b"running", "sequence", b"sequence", "total_blocks", b"total_blocks", "uncached_tokens", b"uncached_tokens", "used_blocks", b"used_blocks", "waiting", b"waiting", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cached_blocks", b"cached_blocks", "decode_tokens", b"decode_tokens", "draining", b"draining", "epoch", b"epoch", "free_blocks", b"free_blocks", "last_step_age_seconds", b"last_step_age_seconds", "prefill_tokens_per_second", b"prefill_tokens_per_second", "queue", b"queue", "running", b"running", "sequence", b"sequence", "total_blocks", b"total_blocks", "transfer_bytes_per_second", b"transfer_bytes_per_second", "uncached_tokens", b"uncached_tokens", "used_blocks", b"used_blocks", "waiting", b"waiting", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -643,6 +647,8 @@ class ModelInfo(_message.Message):
     ADAPTERS_FIELD_NUMBER: _builtins.int
     EXACTNESS_FIELD_NUMBER: _builtins.int
     SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
+    KV_LAYOUT_FIELD_NUMBER: _builtins.int
+    KV_BLOCK_BYTES_FIELD_NUMBER: _builtins.int
     INSTRUCTION_SET_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     epoch: _builtins.int
@@ -678,6 +684,10 @@ class ModelInfo(_message.Message):
     """of the KV cache, "fp32" """
     exactness: _builtins.str
     """"exact", or why answers may depend on a request's company on this processor"""
+    kv_layout: _builtins.str
+    """what an exported block's bytes mean; they move between equal ones only"""
+    kv_block_bytes: _builtins.int
+    """of one block, exported"""
     instruction_set: _builtins.str
     """what the kernels use, "avx512-vnni"; replicas that differ may answer differently"""
     @_builtins.property
@@ -725,11 +735,13 @@ class ModelInfo(_message.Message):
         adapters: _abc.Iterable[_builtins.str] | None = ...,
         exactness: _builtins.str = ...,
         special_tokens: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        kv_layout: _builtins.str = ...,
+        kv_block_bytes: _builtins.int = ...,
         instruction_set: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id", "_queue_ageing", b"_queue_ageing", "bos_token_id", b"bos_token_id", "queue_ageing", b"queue_ageing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id", "_queue_ageing", b"_queue_ageing", "adapters", b"adapters", "add_bos", b"add_bos", "architecture", b"architecture", "block_hash_version", b"block_hash_version", "block_size", b"block_size", "bos_token_id", b"bos_token_id", "chat_template", b"chat_template", "compute", b"compute", "device", b"device", "eos_token_ids", b"eos_token_ids", "epoch", b"epoch", "exactness", b"exactness", "fingerprint", b"fingerprint", "instruction_set", b"instruction_set", "kernels", b"kernels", "kv_dtype", b"kv_dtype", "max_model_len", b"max_model_len", "quantization", b"quantization", "queue_ageing", b"queue_ageing", "queue_order", b"queue_order", "revision", b"revision", "served_name", b"served_name", "special_tokens", b"special_tokens", "tokenizer_json", b"tokenizer_json", "total_blocks", b"total_blocks", "vocab_size", b"vocab_size", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id", "_queue_ageing", b"_queue_ageing", "adapters", b"adapters", "add_bos", b"add_bos", "architecture", b"architecture", "block_hash_version", b"block_hash_version", "block_size", b"block_size", "bos_token_id", b"bos_token_id", "chat_template", b"chat_template", "compute", b"compute", "device", b"device", "eos_token_ids", b"eos_token_ids", "epoch", b"epoch", "exactness", b"exactness", "fingerprint", b"fingerprint", "instruction_set", b"instruction_set", "kernels", b"kernels", "kv_block_bytes", b"kv_block_bytes", "kv_dtype", b"kv_dtype", "kv_layout", b"kv_layout", "max_model_len", b"max_model_len", "quantization", b"quantization", "queue_ageing", b"queue_ageing", "queue_order", b"queue_order", "revision", b"revision", "served_name", b"served_name", "special_tokens", b"special_tokens", "tokenizer_json", b"tokenizer_json", "total_blocks", b"total_blocks", "vocab_size", b"vocab_size", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bos_token_id: _TypeAlias = _typing.Literal["bos_token_id"]  # noqa: Y015
     _WhichOneofArgType__bos_token_id: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id"]  # noqa: Y015
@@ -741,6 +753,62 @@ class ModelInfo(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__queue_ageing) -> _WhichOneofReturnType__queue_ageing | None: ...
 
 Global___ModelInfo: _TypeAlias = ModelInfo  # noqa: Y015
+
+@_typing.final
+class ExportBlocksRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    KV_LAYOUT_FIELD_NUMBER: _builtins.int
+    BLOCK_IDS_FIELD_NUMBER: _builtins.int
+    fingerprint: _builtins.str
+    """of the asking worker's model: another one than ours is refused"""
+    kv_layout: _builtins.str
+    """as in ModelInfo, the same"""
+    @_builtins.property
+    def block_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """of one prompt, parents before children"""
+
+    def __init__(
+        self,
+        *,
+        fingerprint: _builtins.str = ...,
+        kv_layout: _builtins.str = ...,
+        block_ids: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_ids", b"block_ids", "fingerprint", b"fingerprint", "kv_layout", b"kv_layout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportBlocksRequest: _TypeAlias = ExportBlocksRequest  # noqa: Y015
+
+@_typing.final
+class BlockPart(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BLOCK_ID_FIELD_NUMBER: _builtins.int
+    BLOCK_BYTES_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    block_id: _builtins.bytes
+    block_bytes: _builtins.int
+    """of the whole block; parts of it follow each other until it is complete"""
+    content: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        block_id: _builtins.bytes = ...,
+        block_bytes: _builtins.int = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_bytes", b"block_bytes", "block_id", b"block_id", "content", b"content"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlockPart: _TypeAlias = BlockPart  # noqa: Y015
 
 @_typing.final
 class SubscribeKvEventsRequest(_message.Message):

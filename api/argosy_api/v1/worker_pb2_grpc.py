@@ -55,6 +55,11 @@ class WorkerStub:
                 request_serializer=argosy__api_dot_v1_dot_worker__pb2.SubscribeKvEventsRequest.SerializeToString,
                 response_deserializer=argosy__api_dot_v1_dot_worker__pb2.KvEventBatch.FromString,
                 _registered_method=True)
+        self.ExportBlocks = channel.unary_stream(
+                '/argosy.v1.Worker/ExportBlocks',
+                request_serializer=argosy__api_dot_v1_dot_worker__pb2.ExportBlocksRequest.SerializeToString,
+                response_deserializer=argosy__api_dot_v1_dot_worker__pb2.BlockPart.FromString,
+                _registered_method=True)
 
 
 class WorkerServicer:
@@ -90,6 +95,15 @@ class WorkerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportBlocks(self, request, context):
+        """Contents of cached blocks, in the order asked for, for a worker that lacks them: only workers call it, where
+        `kv_source` of a request says so. Ends before the first block that is not (or no longer) cached here. An id says
+        everything about a block, the tenant's salt included, and who does not know it cannot ask.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -112,6 +126,11 @@ def add_WorkerServicer_to_server(servicer, server):
                     servicer.SubscribeKvEvents,
                     request_deserializer=argosy__api_dot_v1_dot_worker__pb2.SubscribeKvEventsRequest.FromString,
                     response_serializer=argosy__api_dot_v1_dot_worker__pb2.KvEventBatch.SerializeToString,
+            ),
+            'ExportBlocks': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportBlocks,
+                    request_deserializer=argosy__api_dot_v1_dot_worker__pb2.ExportBlocksRequest.FromString,
+                    response_serializer=argosy__api_dot_v1_dot_worker__pb2.BlockPart.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -223,6 +242,33 @@ class Worker:
             '/argosy.v1.Worker/SubscribeKvEvents',
             argosy__api_dot_v1_dot_worker__pb2.SubscribeKvEventsRequest.SerializeToString,
             argosy__api_dot_v1_dot_worker__pb2.KvEventBatch.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportBlocks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/argosy.v1.Worker/ExportBlocks',
+            argosy__api_dot_v1_dot_worker__pb2.ExportBlocksRequest.SerializeToString,
+            argosy__api_dot_v1_dot_worker__pb2.BlockPart.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,11 @@ class WorkerStub:
     snapshot of the whole cache. The worker's own cache is the truth; Redis is a hint. So many at a time, or
     RESOURCE_EXHAUSTED.
     """
+    ExportBlocks: _grpc.UnaryStreamMultiCallable[_worker_pb2.ExportBlocksRequest, _worker_pb2.BlockPart]
+    """Contents of cached blocks, in the order asked for, for a worker that lacks them: only workers call it, where
+    `kv_source` of a request says so. Ends before the first block that is not (or no longer) cached here. An id says
+    everything about a block, the tenant's salt included, and who does not know it cannot ask.
+    """
 
 @_typing.type_check_only
 class WorkerAsyncStub(WorkerStub):
@@ -61,6 +66,11 @@ class WorkerAsyncStub(WorkerStub):
     """Batches from `start_sequence` on, then live ones; where that is no longer at hand (or 0 is asked for) first one
     snapshot of the whole cache. The worker's own cache is the truth; Redis is a hint. So many at a time, or
     RESOURCE_EXHAUSTED.
+    """
+    ExportBlocks: _aio.UnaryStreamMultiCallable[_worker_pb2.ExportBlocksRequest, _worker_pb2.BlockPart]  # type: ignore[assignment]
+    """Contents of cached blocks, in the order asked for, for a worker that lacks them: only workers call it, where
+    `kv_source` of a request says so. Ends before the first block that is not (or no longer) cached here. An id says
+    everything about a block, the tenant's salt included, and who does not know it cannot ask.
     """
 
 class WorkerServicer(metaclass=_abc_1.ABCMeta):
@@ -98,6 +108,17 @@ class WorkerServicer(metaclass=_abc_1.ABCMeta):
         """Batches from `start_sequence` on, then live ones; where that is no longer at hand (or 0 is asked for) first one
         snapshot of the whole cache. The worker's own cache is the truth; Redis is a hint. So many at a time, or
         RESOURCE_EXHAUSTED.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportBlocks(
+        self,
+        request: _worker_pb2.ExportBlocksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_worker_pb2.BlockPart], _abc.AsyncIterator[_worker_pb2.BlockPart]]:
+        """Contents of cached blocks, in the order asked for, for a worker that lacks them: only workers call it, where
+        `kv_source` of a request says so. Ends before the first block that is not (or no longer) cached here. An id says
+        everything about a block, the tenant's salt included, and who does not know it cannot ask.
         """
 
 def add_WorkerServicer_to_server(servicer: WorkerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -10,7 +10,7 @@ from argosy_worker.compute.attention.tiles import tile_size
 from argosy_worker.compute.config import DecoderConfig
 from argosy_worker.compute.decoder import Decoder
 from argosy_worker.compute.runner import TorchRunner
-from argosy_worker.core.batch import Runner
+from argosy_worker.core.batch import CachedRunner
 from argosy_worker.core.facts import ModelFacts
 from argosy_worker.machine import memory
 
@@ -56,7 +56,7 @@ class LoadedModel:
             return int(free)
         return memory().available
 
-    def make_runner(self, num_blocks: int, block_size: int, *, touch: bool = False) -> Runner:
+    def make_runner(self, num_blocks: int, block_size: int, *, touch: bool = False) -> CachedRunner:
         """A runner with its own KV cache of `num_blocks` usable blocks: 1 .. num_blocks; 0 is the null block.
 
         With `touch` all of its memory is taken now; else the CPU's is taken as blocks are first used.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from argosy_worker.compute.attention.backend import AttentionBackend
 from argosy_worker.compute.decoder import Decoder
-from argosy_worker.core.batch import Finished, SequenceSlice, StepBatch, StepOutput, TokenLogprob, accepted
+from argosy_worker.core.batch import BlockStore, Finished, SequenceSlice, StepBatch, StepOutput, TokenLogprob, accepted
 from argosy_worker.core.layout import make_layout
 from argosy_worker.sampling.sampler import Row, healthy, logprobs, pick
 
@@ -28,6 +28,7 @@ class TorchRunner:
     def __init__(self, decoder: Decoder, attention: AttentionBackend, *, threads: int) -> None:
         self._decoder, self._attention, self._threads = decoder, attention, threads
         self._layer_weights = decoder.config.layer_weights
+        self.store: BlockStore = attention.cache
 
     def launch(self, batch: StepBatch) -> Finished:
         """Compute a step; one output for each slice, in order. Writes the KV of all its tokens."""

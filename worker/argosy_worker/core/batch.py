@@ -126,3 +126,34 @@ class Runner(Protocol):
         step while one is out replaces a `PLACEHOLDER` by the token that the one before samples for that request.
         """
         ...
+
+
+class BlockStore(Protocol):
+    """What the blocks of a runner's cache hold, as bytes. Called by the engine thread only, between steps."""
+
+    @property
+    def layout(self) -> str:
+        """What the bytes of a block mean; blocks can move between stores of equal layouts, and between no others."""
+        ...
+
+    @property
+    def bytes_per_block(self) -> int:
+        """Bytes of one exported block."""
+        ...
+
+    def export(self, block: int) -> bytes:
+        """The content of a block. Raises InvalidArgumentError when there is no such block."""
+        ...
+
+    def import_(self, block: int, content: bytes) -> None:
+        """Put exported content into a block. Raises InvalidArgumentError when block or size is wrong."""
+        ...
+
+
+class CachedRunner(Runner, Protocol):
+    """A runner, and what its cache holds."""
+
+    @property
+    def store(self) -> BlockStore:
+        """Its cache's blocks."""
+        ...

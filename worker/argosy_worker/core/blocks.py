@@ -147,6 +147,10 @@ class BlockPool:
         """Whether some block holds `block_id`."""
         return block_id in self._block_of
 
+    def find(self, block_id: BlockId) -> int | None:
+        """The physical block that holds `block_id`."""
+        return self._block_of.get(block_id)
+
     def evictable(self, blocks: Sequence[int]) -> int:
         """How many of `blocks` nobody uses: acquiring them lowers `available` by as many."""
         return sum(1 for block in blocks if block != NULL_BLOCK and self._refs[block] == 0)

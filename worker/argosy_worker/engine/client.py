@@ -25,13 +25,16 @@ from argosy_api.errors import (
 )
 from argosy_api.params import SamplingParams
 from argosy_api.v1 import worker_pb2 as pb
-from argosy_worker.core.batch import Runner
+from argosy_worker.core.batch import BlockStore, Runner
 from argosy_worker.core.blocks import CacheChange
+from argosy_worker.core.exchange import Exchange
 from argosy_worker.core.facts import ModelFacts
 from argosy_worker.core.request import Request, check_fits
 from argosy_worker.engine.config import EngineConfig
 from argosy_worker.engine.detokenize import vocabulary
+from argosy_worker.engine.exchange import BlockExchange
 from argosy_worker.engine.metrics import WorkerMetrics
+from argosy_worker.engine.preparing import Prepare, Preparing
 from argosy_worker.engine.report import LoadView, Queued
 from argosy_worker.engine.stream import Stream
 from argosy_worker.engine.thread import DEAD, EngineThread, Outbox
@@ -49,6 +52,7 @@ class Engine:
         *,
         facts: ModelFacts,
         runner: Runner,
+        store: BlockStore,
         config: EngineConfig,
         metrics: WorkerMetrics,
         on_cache_change: Callable[[CacheChange], None],
@@ -79,17 +83,28 @@ class Engine:
             draft=draft,
             deliver=lambda outbox, change: loop.call_soon_threadsafe(self._deliver, outbox, change),
         )
+        scheduler = self._thread.scheduler
+        self.blocks = BlockExchange(self._thread, Exchange(scheduler.pool, store, scheduler.line.stored), store, loop)
+        """The cache's blocks, for other workers and from them."""
+        self._preparing = Preparing(self._begin)
         self.run = self._thread.run
         self.stop = self._thread.stop
 
     # --- requests
 
     def submit(
-        self, request_id: str, attempt: int, prompt: Sequence[int], params: SamplingParams, *, salt: str = ""
+        self,
+        request_id: str,
+        attempt: int,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        *,
+        salt: str = "",
+        prepare: Prepare | None = None,
     ) -> Stream:
         """Take a request whose fields are checked. Its stream must be read, or given to `cancel`.
 
-        A higher attempt of a request that is still here replaces it.
+        A higher attempt of a request that is still here replaces it. With `prepare` it begins once that has ended.
 
         Raises:
             UnavailableError: draining, or the engine thread is dead.
@@ -120,15 +135,18 @@ class Engine:
         stream = self._active[request_id] = Stream(request_id, attempt, number=self._submitted)
         self._forget_seen()
         self._unseen.append((self._submitted, Queued(len(prompt), now)))
-        self._thread.ask(lambda: self._thread.accept(request, stream))
-        if not self._thread.alive:  # it died at this moment, and may not have seen the command
-            self._deliver([(stream, InternalError(DEAD))], CacheChange((), ()))
+        self._thread.ask(self._thread.announce)
+        if prepare is None or not request.usable_blocks:
+            self._begin(request, stream)
+        else:
+            self._preparing.add(request, stream, prepare)
         return stream
 
     def cancel(self, stream: Stream) -> None:
         """Nobody reads the stream any more: end its request and free its blocks. Does nothing when it has ended."""
         if self._active.get(stream.request_id) is stream:
             del self._active[stream.request_id]
+            self._preparing.drop(stream)
             self._thread.ask(lambda: self._thread.drop(stream))
             self._note_end()
 
@@ -137,6 +155,7 @@ class Engine:
         stream = self._active.get(request_id)
         if stream is None:
             return False
+        self._preparing.begin(stream)  # the thread ends only what it knows
         done = self._loop.create_future()
 
         def settle() -> None:
@@ -201,12 +220,18 @@ class Engine:
             sequence=self._reports,
             accepted=self._submitted,
             now=time.monotonic(),
-            unseen=[entry for _, entry in self._unseen],
+            unseen=[*self._preparing.queued(), *(entry for _, entry in self._unseen)],
             age=self.last_step_age,
             draining=self.draining,
+            transfer_rate=self.blocks.rate.measured,
         )
 
     # --- inside
+
+    def _begin(self, request: Request, stream: Stream) -> None:
+        self._thread.ask(lambda: self._thread.begin(request, stream))
+        if not self._thread.alive:  # it died at this moment, and may not have seen the command
+            self._deliver([(stream, InternalError(DEAD))], CacheChange((), ()))
 
     def _forget_seen(self) -> LoadView:
         """The engine thread's view, and only what it has not seen yet kept beside it, whether anybody asks or not."""

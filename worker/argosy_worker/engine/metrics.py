@@ -70,6 +70,10 @@ class WorkerMetrics:
         self._accepted = self._counter(names.WORKER_ACCEPTED_TOKENS, "Of these, right")
         self._accepted_length = self._gauge(names.WORKER_ACCEPTED_LENGTH, "Right tokens of a guess, mean of the latest")
         self._saved = self._gauge(names.WORKER_SPECULATION_SAVED, "Time that guesses saved, less what they cost")
+        self.exported = self._counter(names.WORKER_BLOCKS_EXPORTED, "KV blocks sent to other workers")
+        self._imported = self._counter(names.WORKER_BLOCKS_IMPORTED, "KV blocks fetched from other workers")
+        self._imports = self._make(Counter, names.WORKER_IMPORTS, "Fetches from other workers", ("result",))
+        self.transfer_rate = self._gauge(names.WORKER_TRANSFER_RATE, "Measured speed of fetched blocks")
         self.events_dropped = self._counter(names.WORKER_EVENTS_DROPPED, "KV event batches that Redis never got")
         self.redis_up = self._gauge(names.WORKER_REDIS_UP, "1 while Redis takes our events")
 
@@ -104,6 +108,11 @@ class WorkerMetrics:
     def finished(self, reason: Finish) -> None:
         """A request ended."""
         self._requests.labels(**self._labels, reason=reason.value).inc()
+
+    def imported(self, result: str, blocks: int) -> None:
+        """A fetch from another worker ended."""
+        self._imports.labels(**self._labels, result=result).inc()
+        self._imported.inc(blocks)
 
     def watch(self, engine: Pulse) -> None:
         """Gauges that look at the engine when they are scraped."""

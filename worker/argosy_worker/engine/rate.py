@@ -1,7 +1,10 @@
-"""How fast prompts are computed, measured while serving."""
+"""How fast prompts are computed and blocks come from other workers, measured while serving."""
 
 _HALF_LIFE_TOKENS = 4096
 """Prompt tokens after which an old measurement counts half."""
+
+_KEPT_TRANSFERS = 0.7
+"""What a transfer counts after the next one."""
 
 
 class PrefillRate:
@@ -33,3 +36,20 @@ class PrefillRate:
         self._seconds = keep * self._seconds + seconds
         if self._seconds > 0:
             self.measured = self._tokens / self._seconds
+
+
+class TransferRate:
+    """Exponentially weighted rate of bytes per second, over transfers that came to their end."""
+
+    def __init__(self) -> None:
+        self.measured = 0.0
+        """Bytes per second; 0 until something came."""
+        self._bytes = 0.0
+        self._seconds = 0.0
+
+    def add(self, size: int, seconds: float) -> None:
+        """`size` bytes came in so many seconds, the time to begin included."""
+        self._bytes = _KEPT_TRANSFERS * self._bytes + size
+        self._seconds = _KEPT_TRANSFERS * self._seconds + seconds
+        if self._seconds > 0:
+            self.measured = self._bytes / self._seconds

@@ -51,6 +51,7 @@ class LoadView:
         unseen: Sequence[Queued],
         age: float,
         draining: bool,
+        transfer_rate: float,
     ) -> pb.Load:
         """The report, number `sequence` of its epoch.
 
@@ -78,6 +79,7 @@ class LoadView:
             decode_tokens=self.decode_tokens,
             sequence=sequence,
             accepted=accepted,
+            transfer_bytes_per_second=transfer_rate,
         )
 
 

@@ -21,6 +21,7 @@ from argosy_worker.core.blocks import BlockPool, CacheChange, blocks_of_window
 from argosy_worker.core.request import Finish, Request
 from argosy_worker.core.scheduler import Advance, Scheduler, Step
 from argosy_worker.engine.config import EngineConfig
+from argosy_worker.engine.copies import Copies
 from argosy_worker.engine.detokenize import TextVocabulary
 from argosy_worker.engine.metrics import WorkerMetrics
 from argosy_worker.engine.rate import PrefillRate
@@ -73,6 +74,7 @@ class EngineThread:
         self._outbox: Outbox = []
         self._accepted = 0
         self._rate = PrefillRate()
+        self._copies = Copies()
         # each is written whole by one side
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stopping = threading.Event()
@@ -107,6 +109,10 @@ class EngineThread:
 
         self._inbox.put(command if then is None else run)
 
+    def copy(self, job: Callable[[], None]) -> None:
+        """Have a block copied between two steps, after the copies that were asked for before. `job` never raises."""
+        self.ask(lambda: self._copies.add(job))
+
     def stop(self) -> None:
         """Tell the thread to end after the step it is in."""
         self._stopping.set()
@@ -114,9 +120,12 @@ class EngineThread:
 
     # --- commands
 
-    def accept(self, request: Request, stream: Stream) -> None:
-        """Begin to work on a request."""
+    def announce(self) -> None:
+        """A submission was made: reports count it from now on."""
         self._accepted += 1
+
+    def begin(self, request: Request, stream: Stream) -> None:
+        """Begin to work on a request."""
         try:
             reply = Reply(request, stream, self._vocabulary, self._metrics)
             self.scheduler.add(request)
@@ -166,9 +175,11 @@ class EngineThread:
 
     def _turn(self) -> None:
         self._beat = time.monotonic()
-        self._take_commands(wait_s=min(self.scheduler.due - self._beat, _IDLE_S))
-        if self.scheduler.due <= time.monotonic():
+        self._take_commands(wait_s=0 if self._copies else min(self.scheduler.due - self._beat, _IDLE_S))
+        idle = self.scheduler.due > time.monotonic()
+        if not idle:
             self._step()
+        self._copies.run(idle=idle)
         self._flush()
 
     def _take_commands(self, *, wait_s: float) -> None:
@@ -219,6 +230,7 @@ class EngineThread:
 
     def _measure(self, step: Step, outputs: list[StepOutput], seconds: float) -> None:
         rows = sum(len(piece.tokens) for piece in step.batch.slices[: step.generating])
+        self._copies.step_took(seconds)
         self._rate.add(step.batch.num_tokens - rows, step.generating, seconds)
         if self._rate.measured:
             self.scheduler.prefill_rate = self._rate.measured
@@ -250,6 +262,7 @@ class EngineThread:
                     if not is_fault(fault):
                         raise
                     log.exception("a command failed while the engine was ending")
+        self._copies.finish()
         for request_id in list(self._replies):
             self.scheduler.remove(request_id)
             self._end(request_id, error)

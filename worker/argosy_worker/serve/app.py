@@ -68,7 +68,7 @@ async def _serve(settings: Settings, state: Lifecycle, metrics: WorkerMetrics, p
     loop = asyncio.get_running_loop()
     epoch = time.time_ns() // 1_000_000  # a restart has a larger one, unless the clock was set back
     events = KvEventLog(epoch)
-    serving = Serving(worker_id=settings.worker_id, epoch=epoch, state=state, events=events)
+    serving = Serving(worker_id=settings.worker_id, epoch=epoch, state=state, events=events, metrics=metrics)
     server = await make_server(serving)
     port = _bind(server, settings)
     await server.start()
@@ -132,6 +132,7 @@ class _EngineThread:
                 facts=loaded.facts,
                 runner=loaded.runner,
                 draft=loaded.draft,
+                store=loaded.store,
                 config=loaded.config,
                 metrics=metrics,
                 on_cache_change=events.append,

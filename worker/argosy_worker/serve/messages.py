@@ -59,6 +59,8 @@ def model_info(engine: Engine, **more: Any) -> pb.ModelInfo:
         block_size=config.block_size,
         total_blocks=config.num_blocks,
         max_model_len=config.max_model_len,
+        kv_layout=engine.blocks.layout,
+        kv_block_bytes=engine.blocks.bytes_per_block,
         queue_order=config.scheduler.order.value,
         queue_ageing=config.scheduler.ageing,
         **facts,

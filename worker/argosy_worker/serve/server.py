@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -18,16 +19,23 @@ from argosy_api.params import check_prompt
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc
 from argosy_worker.engine.client import Engine
+from argosy_worker.engine.metrics import WorkerMetrics
+from argosy_worker.engine.preparing import Prepare
 from argosy_worker.engine.stream import Stream
 from argosy_worker.kv_events.log import NOTHING, KvEventLog
+from argosy_worker.serve.exports import Exports
+from argosy_worker.serve.imports import Imports
 from argosy_worker.serve.lifecycle import Lifecycle
 from argosy_worker.serve.messages import to_proto
 
 logger = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Worker"].full_name
-_NOT_YET = ("adapter", "priority", "resumed_tokens", "resumed_text_bytes", "constraint", "kv_source", "tenant")
+_NOT_YET = ("adapter", "priority", "resumed_tokens", "resumed_text_bytes", "constraint", "tenant")
 """Fields of a request that the protocol has and this worker cannot honour."""
+
+_ADDRESS = re.compile(r"([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
+"""A host's name or address, and a port: no other scheme of gRPC's can be asked for."""
 
 OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.so_reuseport", 0),  # a taken port must be an error, not a second listener that gets half of the calls
@@ -45,18 +53,23 @@ OPTIONS: Sequence[tuple[str, Any]] = (
 class Serving:
     """What the server answers from. `engine` and the rest are set together once the model is loaded."""
 
-    def __init__(self, *, worker_id: str, epoch: int, state: Lifecycle, events: KvEventLog) -> None:
+    def __init__(
+        self, *, worker_id: str, epoch: int, state: Lifecycle, events: KvEventLog, metrics: WorkerMetrics
+    ) -> None:
         self.worker_id = worker_id
         self.epoch = epoch
         self.state = state
         self.events = events
+        self.metrics = metrics
         self.health = HealthServicer()
         self._engine: Engine | None = None
         self._info: pb.ModelInfo | None = None
+        self._imports: Imports | None = None
 
     async def open(self, engine: Engine, info: pb.ModelInfo) -> None:
         """The model is loaded: requests may come."""
         self._engine, self._info = engine, info
+        self._imports = Imports(engine, self.metrics)
         await self.set_health(serving=True)
 
     async def set_health(self, *, serving: bool) -> None:
@@ -77,6 +90,13 @@ class Serving:
             raise UnavailableError(self._why_not())
         return self._engine
 
+    def prepare(self, request: pb.GenerateRequest) -> Prepare | None:
+        """How the request's blocks are brought in before it begins; None when nobody is said to have them."""
+        imports, source = self._imports, request.kv_source
+        if imports is None or not source:
+            return None
+        return lambda ids: imports.fetch(source, ids)
+
     @property
     def info(self) -> pb.ModelInfo:
         """Facts for routers; raises like `engine`."""
@@ -95,6 +115,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
         self._subscribers = 0
+        self._exports = Exports()
 
     async def Generate(  # noqa: N802
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateChunk]
@@ -102,7 +123,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         """Stream an answer."""
         async with errors_to_status(context):
             engine = self._serving.engine
-            stream = start(engine, request)
+            stream = start(engine, request, self._serving.prepare(request))
             try:
                 await context.send_initial_metadata(((ACCEPTED_KEY, str(stream.number)),))
                 async for chunk in stream:
@@ -145,6 +166,16 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
                     yield batch
                 await log.wait_beyond(cursor)
 
+    async def ExportBlocks(  # noqa: N802
+        self,
+        request: pb.ExportBlocksRequest,
+        context: grpc.aio.ServicerContext[pb.ExportBlocksRequest, pb.BlockPart],
+    ) -> AsyncIterator[pb.BlockPart]:
+        """Send cached blocks."""
+        async with errors_to_status(context):
+            async for part in self._exports.stream(self._serving.engine, request, self._serving.metrics):
+                yield part
+
     @contextlib.asynccontextmanager
     async def _subscriber(self) -> AsyncIterator[None]:
         if self._subscribers >= limits.MAX_SUBSCRIBERS:
@@ -173,8 +204,8 @@ async def make_server(serving: Serving) -> grpc.aio.Server:
 # --- checks
 
 
-def start(engine: Engine, message: pb.GenerateRequest) -> Stream:
-    """Check every field and hand the request to the engine.
+def start(engine: Engine, message: pb.GenerateRequest, prepare: Prepare | None = None) -> Stream:
+    """Check every field and hand the request to the engine, which begins with it after `prepare`.
 
     Raises:
         InvalidArgumentError: naming the field.
@@ -203,7 +234,19 @@ def start(engine: Engine, message: pb.GenerateRequest) -> Stream:
     enders = {*params.stop_token_ids, *(() if params.ignore_eos else engine.facts.eos_token_ids)}
     if params.min_tokens and len(enders) >= engine.facts.vocab_size:
         raise InvalidArgumentError("min_tokens", "cannot be had: every token of this model would end the answer")
-    return engine.submit(message.request_id, message.attempt, prompt, params, salt=message.cache_salt)
+    check_address(message.kv_source)
+    return engine.submit(message.request_id, message.attempt, prompt, params, salt=message.cache_salt, prepare=prepare)
+
+
+def check_address(source: str) -> None:
+    """Refuse what is no address of a worker. Empty: there is none.
+
+    Raises:
+        InvalidArgumentError: field `kv_source`.
+
+    """
+    if source and (len(source) > limits.MAX_ADDRESS or not _ADDRESS.fullmatch(source)):
+        raise InvalidArgumentError("kv_source", "must be host:port, with an IPv6 address in brackets")
 
 
 def check_request_id(request_id: str) -> None:

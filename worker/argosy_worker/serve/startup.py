@@ -11,7 +11,7 @@ from argosy_api.model_uri import ModelUri
 from argosy_api.resource import EngineSpec
 from argosy_api.worker_status import Phase
 from argosy_worker import sim
-from argosy_worker.core.batch import Runner
+from argosy_worker.core.batch import BlockStore, CachedRunner, Runner
 from argosy_worker.core.batching import Batching, Forming
 from argosy_worker.core.facts import ModelFacts
 from argosy_worker.core.line import Order
@@ -54,7 +54,7 @@ class LoadedModel(Protocol):
         """Bytes that a KV cache can take at most; None where it takes none."""
         ...
 
-    def make_runner(self, num_blocks: int, block_size: int, *, touch: bool = False) -> Runner:
+    def make_runner(self, num_blocks: int, block_size: int, *, touch: bool = False) -> CachedRunner:
         """Allocate the KV cache: `num_blocks` usable blocks, numbered from 1; block 0 is the null block.
 
         `touch`: take its memory now, not as blocks are first used.
@@ -69,6 +69,7 @@ class Loaded:
     facts: ModelFacts
     kernels: dict[str, str]
     runner: Runner
+    store: BlockStore
     config: EngineConfig
     draft: DraftModel | None = None
 
@@ -120,7 +121,7 @@ def load(settings: Settings, state: Lifecycle) -> Loaded:
         ),
         speculation=SpeculationConfig(method=Method(speculative.method), max_draft=speculative.max_draft),
     )
-    return Loaded(model.facts, kernels, runner, config, guesses)
+    return Loaded(model.facts, kernels, runner, runner.store, config, guesses)
 
 
 def forming(engine: EngineSpec) -> Forming:

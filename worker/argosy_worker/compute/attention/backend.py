@@ -4,7 +4,8 @@ How the rows of a layer attend is in its `LayerSpec`: `attention`, `scale`, `sof
 the specs of all layers; what it cannot compute is refused when a model is loaded (`paged.refusal`).
 """
 
-from dataclasses import dataclass
+import sys
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from torch import Tensor
@@ -25,6 +26,10 @@ class KvSpec:
     layout_version: int
     """Of the order of the elements in an exported block; another order gets another number."""
 
+    def describe(self) -> str:
+        """All of it in one line: equal where blocks can move from one cache to the other."""
+        return " ".join(f"{name}={value}" for name, value in {**asdict(self), "order": sys.byteorder}.items())
+
     @property
     def elements(self) -> int:
         """Numbers in one block, over all layers, keys and values."""
@@ -37,6 +42,11 @@ class KvCache(Protocol):
     @property
     def spec(self) -> KvSpec:
         """What a block holds."""
+        ...
+
+    @property
+    def layout(self) -> str:
+        """The spec in one line, see `BlockStore`."""
         ...
 
     @property

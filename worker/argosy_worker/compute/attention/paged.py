@@ -55,6 +55,7 @@ class PagedKvCache:
             dtype=str(dtype).removeprefix("torch."),
             layout_version=LAYOUT_VERSION,
         )
+        self.layout = self.spec.describe()
         self.bytes_per_block = self.spec.elements * dtype.itemsize
         self.device = device
         self._blocks = blocks
