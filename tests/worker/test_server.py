@@ -192,14 +192,14 @@ async def test_what_can_never_fit_is_refused_with_the_numbers(make_rig):
 async def test_a_request_id_is_used_once_at_a_time(make_rig):
     async with make_rig("sim://slow?decode_ms=5") as rig:
         call = rig.stub.Generate(rig.request(PROMPT, max_tokens=900, attempt=2))
-        await call.read()
+        chunks = aiter(call)
+        await anext(chunks)
         code, message = await rig.status_of(rig.request(PROMPT, attempt=2))
         assert (code, message.partition(":")[0]) == (INVALID, "request_id")
         newer = await rig.generate(PROMPT, attempt=3, max_tokens=2)
         assert len(newer.tokens) == 2
-        with pytest.raises(grpc.aio.AioRpcError) as replaced:
-            while await call.read() is not grpc.aio.EOF:  # the status comes after all chunks that were sent before
-                pass
+        with pytest.raises(grpc.aio.AioRpcError) as replaced:  # its status comes after all chunks that were sent before
+            [chunk async for chunk in chunks]
         assert replaced.value.code() is grpc.StatusCode.CANCELLED
 
 
