@@ -73,6 +73,8 @@ class WorkerMetrics:
         self.exported = self._counter(names.WORKER_BLOCKS_EXPORTED, "KV blocks sent to other workers")
         self._imported = self._counter(names.WORKER_BLOCKS_IMPORTED, "KV blocks fetched from other workers")
         self._imports = self._make(Counter, names.WORKER_IMPORTS, "Fetches from other workers", ("result",))
+        for result in ("whole", "part", "failed", "refused"):
+            self._imports.labels(**self._labels, result=result)
         self.transfer_rate = self._gauge(names.WORKER_TRANSFER_RATE, "Measured speed of fetched blocks")
         self.events_dropped = self._counter(names.WORKER_EVENTS_DROPPED, "KV event batches that Redis never got")
         self.redis_up = self._gauge(names.WORKER_REDIS_UP, "1 while Redis takes our events")
