@@ -104,7 +104,8 @@ class EngineSpec(Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes CUDA when the worker has a GPU."""
     compute: Literal["auto", "int8", "fp32", "bf16"] = "auto"
-    """Arithmetic of the linear layers. auto: int8 on CPUs with VNNI (exact integer sums), else fp32; bf16 on GPUs."""
+    """Arithmetic of the linear layers. auto: what fits quantization.weights; where that is auto, too, int8 on CPUs with
+    VNNI (exact integer sums), else fp32; bf16 on GPUs."""
     block_size: Annotated[int, Field(ge=8, le=128, json_schema_extra={"enum": [8, 16, 32, 64, 128]})] = 16
     """Tokens in a block of the KV cache: the grain of prefix caching."""
     max_batch_tokens: Annotated[int, Field(ge=8, le=65_536)] = 256
@@ -138,6 +139,18 @@ class EngineSpec(Strict):
     def kv_cache_bytes(self) -> int | None:
         """`kv_cache_memory` as bytes."""
         return None if self.kv_cache_memory is None else quantity.parse_bytes(self.kv_cache_memory)
+
+
+class QuantizationSpec(Strict):
+    """In what numbers a worker holds weights and KV cache."""
+
+    weights: Literal["auto", "none", "fp16", "bf16", "int8", "int4", "fp8"] = "auto"
+    """How the weights of the linear layers are held, whatever the checkpoint stores. auto: int8 on CPUs with VNNI, else
+    none. none: the checkpoint's own values, in the type that is computed in. What a device cannot run is refused."""
+    group_size: Annotated[int, Field(ge=32, le=256, json_schema_extra={"enum": [32, 64, 128, 256]})] | None = None
+    """Weights that share one scale, for int4 and int8. Default: 32 for int4; for int8 one scale for each output."""
+    kv_cache: Literal["auto", "fp32", "fp16", "bf16", "int8", "fp8"] = "auto"
+    """Type of the numbers in the KV cache. auto: as the activations, fp32 on a CPU and bf16 on a GPU."""
 
 
 class GpuSpec(Strict):
@@ -243,6 +256,8 @@ class InferenceDeploymentSpec(Strict):
     """Workers that serve the model."""
     engine: EngineSpec = EngineSpec()
     """How the engine of each worker runs."""
+    quantization: QuantizationSpec = QuantizationSpec()
+    """In what numbers a worker holds weights and KV cache."""
     resources: ResourcesSpec = ResourcesSpec()
     """What one worker asks its node for."""
     image: Annotated[str, Field(min_length=1, max_length=512)] | None = None

@@ -64,6 +64,9 @@ def _size(at: str, field: str) -> Rule:
     )  # fmt: skip
 
 
+_COMPUTED = ("none/fp32", "none/bf16", "fp16/fp32", "bf16/fp32", "bf16/bf16", "fp8/fp32", "int8/int8", "int8/fp32")
+"""Weights with an arithmetic that reads them; int4 goes with auto alone."""
+
 RULES: tuple[Rule, ...] = (
     Rule(
         "", "metadata.name",
@@ -113,6 +116,34 @@ RULES: tuple[Rule, ...] = (
         "!has(self.resources.gpu) || !self.model.uri.startsWith('sim://')",
         "is set, but sim:// models use no GPU",
         lambda s: "gpu" not in s["resources"] or _scheme(s) != "sim",
+    ),
+    Rule(
+        "spec", "quantization",
+        "!self.model.uri.startsWith('sim://') || (self.quantization.weights == 'auto'"
+        " && self.quantization.kvCache == 'auto')",
+        "is set, but sim:// models hold neither weights nor keys",
+        lambda s: _scheme(s) != "sim" or "auto" == s["quantization"]["weights"] == s["quantization"]["kvCache"],
+    ),
+    Rule(
+        "spec", "quantization.weights",
+        "self.engine.compute == 'auto' || self.quantization.weights == 'auto'"
+        f" || (self.quantization.weights + '/' + self.engine.compute) in {list(_COMPUTED)}",
+        "and engine.compute contradict each other; leave engine.compute at auto, which fits the weights",
+        lambda s: s["engine"]["compute"] == "auto"
+        or s["quantization"]["weights"] == "auto"
+        or f"{s['quantization']['weights']}/{s['engine']['compute']}" in _COMPUTED,
+    ),
+    Rule(
+        "spec.quantization", "groupSize",
+        "!has(self.groupSize) || self.weights in ['int4', 'int8']",
+        "is for weights int4 and int8",
+        lambda q: "groupSize" not in q or q["weights"] in ("int4", "int8"),
+    ),
+    Rule(
+        "spec.quantization", "groupSize",
+        "!has(self.groupSize) || self.groupSize in [32, 64, 128, 256]",
+        "must be 32, 64, 128 or 256",
+        lambda q: q.get("groupSize", 32) in (32, 64, 128, 256),
     ),
     Rule(
         "spec.engine", "compute",

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from argosy_api import quantity, rules
 from argosy_api.checking import first_problem
 from argosy_api.errors import InvalidArgumentError
-from argosy_api.resource import DrainSpec, EngineSpec, InferenceDeployment, ModelSpec, Strict
+from argosy_api.resource import DrainSpec, EngineSpec, InferenceDeployment, ModelSpec, QuantizationSpec, Strict
 
 OPTION = "--spec"
 
@@ -25,6 +25,8 @@ class WorkerSpec(Strict):
     """Which model, and under which name (the resource's own name, where it gives no other)."""
     engine: EngineSpec = EngineSpec()
     """How the engine runs."""
+    quantization: QuantizationSpec = QuantizationSpec()
+    """In what numbers weights and KV cache are held."""
     drain: DrainSpec = DrainSpec()
     """Time for running requests after SIGTERM."""
     revision: str = ""
@@ -36,7 +38,7 @@ class WorkerSpec(Strict):
         spec = deployment.spec
         # where the token lies concerns the pod, not the process
         model = spec.model.model_copy(update={"served_name": deployment.served_name, "token_secret_ref": None})
-        return cls(model=model, engine=spec.engine, drain=spec.drain, revision=revision)
+        return cls(model=model, engine=spec.engine, quantization=spec.quantization, drain=spec.drain, revision=revision)
 
     def argument(self) -> str:
         """The command line's one argument."""
@@ -58,7 +60,7 @@ class WorkerSpec(Strict):
             raise InvalidArgumentError("model.servedName", "is needed: the name that clients ask for")
         quantity.check({"engine.kvCacheMemory": spec.engine.kv_cache_memory})
         document = spec.model_dump(by_alias=True, exclude_none=True)
-        for part in ("model", "engine"):
+        for part in ("model", "engine", "quantization"):
             rules.check_part(f"spec.{part}", document[part], as_path=part)
         return spec
 

@@ -66,6 +66,23 @@ REFUSED = [
     ({"engine__compute": "int3"}, "spec.engine.compute"),
     ({"engine__compute": "bf16", "engine__device": "cpu"}, "spec.engine.compute"),
     ({"engine__compute": "int8", "engine__device": "cuda"}, "spec.engine.compute"),
+    ({"quantization__weights": "int3"}, "spec.quantization.weights"),
+    ({"quantization__kvCache": "int4"}, "spec.quantization.kvCache"),
+    ({"quantization__groupSize": 48}, "spec.quantization.groupSize"),
+    (
+        {"model__uri": "file:///m", "quantization__weights": "int4", "quantization__groupSize": 48},
+        "spec.quantization.groupSize",
+    ),
+    (
+        {"model__uri": "file:///m", "quantization__weights": "fp8", "quantization__groupSize": 32},
+        "spec.quantization.groupSize",
+    ),
+    (
+        {"model__uri": "file:///m", "quantization__weights": "int4", "engine__compute": "fp32"},
+        "spec.quantization.weights",
+    ),
+    ({"model__uri": "sim://m", "quantization__weights": "int4"}, "spec.quantization"),
+    ({"model__uri": "sim://m", "quantization__kvCache": "int8"}, "spec.quantization"),
     ({"engine__blockSize": 24}, "spec.engine.blockSize"),
     ({"engine__blockSize": 4}, "spec.engine.blockSize"),
     ({"engine__blocksize": 16}, "spec.engine.blocksize"),

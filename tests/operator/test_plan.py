@@ -245,6 +245,7 @@ def test_pods_are_restricted(made):
 _FULL = {
     "model": {"uri": "hf://org/repo", "servedName": "served", "maxModelLen": 100, "tokenSecretRef": {"name": "s", "key": "k"}},
     "engine": {"batching": "dynamic"},
+    "quantization": {"weights": "int8", "groupSize": 32},
     "resources": {"gpu": {"count": 1, "resourceName": "nvidia.com/gpu"}},
     "placement": {"tolerations": [{"key": "k", "operator": "Equal", "value": "v", "effect": "NoExecute", "tolerationSeconds": 5}]},
     "modelCache": {"type": "emptyDir", "size": "1Gi"},
@@ -255,6 +256,7 @@ _CHANGES = {
     "model.tokenSecretRef.name": "t", "model.tokenSecretRef.key": "l",
     "replicas": 5,
     **{f"engine.{name}": value for name, value in single_fields().items()},
+    "quantization.weights": "int4", "quantization.groupSize": 64, "quantization.kvCache": "bf16",
     "resources.cpu": "3", "resources.memory": "7Gi", "resources.gpu.resourceName": "amd.com/gpu",
     "image": "mine:1",
     "placement.nodeSelector": {"a": "b"}, "placement.tolerations.0.key": "other", "placement.tolerations.0.value": "w",

@@ -20,6 +20,7 @@ from argosy_worker.compute.probe import on_threads, pattern
 from argosy_worker.compute.quant.formats import from_plain
 from argosy_worker.compute.quant.int8_cpu import sums_are_exact
 from argosy_worker.compute.quant.isa import instruction_set
+from argosy_worker.compute.quant.precision import resolve
 from argosy_worker.core.batch import SequenceSlice
 from argosy_worker.core.layout import make_layout
 from argosy_worker.models.build import _Builder
@@ -51,7 +52,9 @@ class Weights:
 
 def main(compute):
     check = Check(THREADS)
-    builder = _Builder(Weights(), compute, torch.device("cpu"), check, lambda *_: None)
+    builder = _Builder(
+        Weights(), resolve("auto", None, compute, "cpu", integers=False), torch.device("cpu"), check, lambda *_: None
+    )
     decoder = builder.build()
     rows = check.attention(attention_shape(CONFIG, BLOCK))
     check.elementwise()

@@ -12,8 +12,9 @@ from argosy_worker.compute.quant.linear import LinearSpec, Verdict
 from argosy_worker.compute.quant.packer import Packer
 
 SPEC = LinearSpec(
-    role="down", formats=("F32",), in_features=64, out_features=48, compute="fp32", device="cpu", isa=frozenset()
-)
+    role="down", formats=("F32",), in_features=64, out_features=48, weights="none", group=0, compute="fp32",
+    device="cpu", isa=frozenset(),
+)  # fmt: skip
 CPU = torch.device("cpu")
 
 

@@ -127,6 +127,8 @@ def spec(**fields):
         "formats": ("Q4_1",),
         "in_features": 64,
         "out_features": 64,
+        "weights": "int8",
+        "group": 0,
         "compute": "int8",
         "device": "cpu",
         "isa": frozenset({"avx512_vnni"}),
@@ -140,10 +142,13 @@ def test_kernel_choice_gives_reasons():
     else:
         with pytest.raises(ModelUnsupportedError, match="saturate"):
             choose(spec(), KERNELS)
-    fp32 = choose(spec(compute="fp32"), KERNELS)
+    fp32 = choose(spec(weights="none", compute="fp32"), KERNELS)
     assert fp32.kernel.name == "fp32-onednn"
-    assert "int8-onednn (computes int8, asked for fp32)" in fp32.report
-    assert choose(spec(compute="bf16", device="cuda"), KERNELS).kernel.name == "float-cublas"
+    assert (
+        "int8-onednn (computes int8 with one scale for each output, asked for none weights computed as fp32)"
+        in fp32.report
+    )
+    assert choose(spec(weights="none", compute="bf16", device="cuda"), KERNELS).kernel.name == "float-cublas"
     with pytest.raises(ModelUnsupportedError, match="VNNI"):
         choose(spec(isa=frozenset()), KERNELS)
 

@@ -23,6 +23,7 @@ from argosy_worker.compute.quant.int8_cpu import sums_are_exact
 from argosy_worker.compute.quant.isa import cpu_features, instruction_set
 from argosy_worker.compute.quant.linear import Linear, LinearKernel, LinearSpec
 from argosy_worker.compute.quant.packer import KERNELS, Packer
+from argosy_worker.compute.quant.precision import Precision, resolve
 from argosy_worker.compute.rope import frequencies
 from argosy_worker.core.facts import ModelFacts
 from argosy_worker.machine import usable_cores
@@ -33,11 +34,10 @@ from argosy_worker.models.weights import WeightSource
 log = logging.getLogger(__name__)
 
 Progress = Callable[[str, float], None]
-COMPUTES = ("auto", "int8", "fp32", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
 _DTYPES = {"int8": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16}
 _GPU_EXACTNESS = "cuBLAS picks its kernels by the number of rows: answers may depend on a request's company"
-_FINGERPRINT_VERSION = b"argosy-model-2"
+_FINGERPRINT_VERSION = b"argosy-model-3"
 
 
 def _silent(stage: str, fraction: float) -> None:
@@ -47,6 +47,9 @@ def _silent(stage: str, fraction: float) -> None:
 def load_model(
     path: Path,
     *,
+    weights: str = "auto",
+    group_size: int | None = None,
+    kv_cache: str = "auto",
     compute: str = "auto",
     device: str = "auto",
     threads: int = 0,
@@ -57,7 +60,10 @@ def load_model(
 
     Args:
         path: the file, or the folder (which may also hold one GGUF file).
-        compute: `int8`, `fp32`, `bf16`, or `auto`: on CUDA bf16, on a CPU int8 where it can, else fp32.
+        weights: `spec.quantization.weights`: how the linears' weights are held.
+        group_size: weights that share a scale (int4, int8); None for the default.
+        kv_cache: `spec.quantization.kvCache`: type of the numbers in the KV cache.
+        compute: `int8`, `fp32`, `bf16`, or `auto`: what fits the weights (`quant/precision.py`).
         device: `cpu`, `cuda`, or `auto`: CUDA where there is one.
         threads: compute threads on the CPU; 0 for one per usable core.
         block_size: tokens of a KV cache block; decides the shapes of attention that are checked.
@@ -71,6 +77,9 @@ def load_model(
     with ExitStack() as stack:
         return assemble(
             open_model(path, stack),
+            weights=weights,
+            group_size=group_size,
+            kv_cache=kv_cache,
             compute=compute,
             device=device,
             threads=threads,
@@ -82,6 +91,9 @@ def load_model(
 def assemble(
     model: OpenModel,
     *,
+    weights: str = "auto",
+    group_size: int | None = None,
+    kv_cache: str = "auto",
     compute: str = "auto",
     device: str = "auto",
     threads: int = 0,
@@ -94,18 +106,19 @@ def assemble(
     `kernels` are those that its linears may choose from.
     """
     target = _device(device)
-    mode = _compute(compute, target)
+    precision = resolve(weights, group_size, compute, target, integers=_integers(target))
+    _check_kv_cache(kv_cache, precision)
     workers = threads if threads > 0 else usable_cores()
     torch.set_num_threads(workers)
     with torch.inference_mode():
         progress("tokenizer", 0.02)
         check = Check(workers) if target == "cpu" else None
-        builder = _Builder(model.weights, mode, torch.device(target), check, progress, kernels=kernels)
+        builder = _Builder(model.weights, precision, torch.device(target), check, progress, kernels=kernels)
         decoder = builder.build()
         if check is not None:
             check.attention(attention_shape(decoder.config, block_size))
             check.elementwise()
-        facts = _facts(model, mode, target, check)
+        facts = _facts(model, precision, target, check)
     progress("ready", 1.0)
     for role, report in builder.reports.items():
         log.info("kernel for %s: %s", role, report)
@@ -124,14 +137,17 @@ def _device(device: str) -> str:
     return device
 
 
-def _compute(compute: str, device: str) -> str:
-    if compute not in COMPUTES:
-        raise ModelUnsupportedError(f"compute {compute!r} is unknown; must be one of {', '.join(COMPUTES)}")
-    if compute != "auto":
-        return compute
-    if device == "cuda":
-        return "bf16"
-    return "int8" if cpu_features() & {"avx512_vnni", "amx_tile"} and sums_are_exact() else "fp32"
+def _integers(device: str) -> bool:
+    return device == "cpu" and bool(cpu_features() & {"avx512_vnni", "amx_tile"}) and sums_are_exact()
+
+
+def _check_kv_cache(kv_cache: str, precision: Precision) -> None:
+    built = "bf16" if _DTYPES[precision.compute] is torch.bfloat16 else "fp32"
+    if kv_cache not in ("auto", built):
+        raise ModelUnsupportedError(
+            f"quantization.kvCache {kv_cache!r} is not supported with {precision.compute} compute; "
+            f"it can: auto, {built}"
+        )
 
 
 def open_model(path: Path, stack: ExitStack) -> OpenModel:
@@ -154,16 +170,16 @@ class _Builder:
     def __init__(
         self,
         source: WeightSource,
-        compute: str,
+        precision: Precision,
         device: torch.device,
         check: Check | None,
         progress: Progress,
         *,
         kernels: Sequence[LinearKernel] = KERNELS,
     ) -> None:
-        self._source, self._compute, self._device, self._progress = source, compute, device, progress
+        self._source, self._precision, self._device, self._progress = source, precision, device, progress
         self._packer = Packer(kernels, check)
-        self._dtype = _DTYPES[compute]
+        self._dtype = _DTYPES[precision.compute]
         self._isa = cpu_features()
         self.reports = self._packer.reports
 
@@ -216,25 +232,33 @@ class _Builder:
             formats=tuple(part.format for part in parts),
             in_features=wide,
             out_features=sum(part.rows for part in parts),
-            compute=self._compute,
+            weights=self._precision.weights,
+            group=self._precision.group,
+            compute=self._precision.compute,
             device=self._device.type,
             isa=self._isa,
         )
         return self._packer.pack(spec, parts, bias, self._device)
 
 
-def _facts(model: OpenModel, compute: str, device: str, check: Check | None) -> ModelFacts:
+def _facts(model: OpenModel, precision: Precision, device: str, check: Check | None) -> ModelFacts:
     config, tokenizer = model.weights.config, model.tokenizer
     digest = hashlib.sha256(_FINGERPRINT_VERSION)
     arithmetic = check.digest if check is not None else _gpu_arithmetic()
-    for part in (repr(config).encode(), compute.encode(), tokenizer.tokenizer_json, arithmetic, *model.samples()):
+    for part in (
+        repr(config).encode(),
+        repr(precision).encode(),
+        tokenizer.tokenizer_json,
+        arithmetic,
+        *model.samples(),
+    ):
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return ModelFacts(
         architecture=config.architecture,
         quantization=model.weights.formats(),
-        compute=compute,
-        kv_dtype="bf16" if _DTYPES[compute] is torch.bfloat16 else "fp32",
+        compute=precision.compute,
+        kv_dtype="bf16" if _DTYPES[precision.compute] is torch.bfloat16 else "fp32",
         device=device,
         vocab_size=config.vocab_size,
         context_length=config.context_length,

@@ -192,6 +192,9 @@ def _load_model(uri: ModelUri, settings: Settings, state: Lifecycle, what: str =
     threads = engine.threads or usable_cores()
     model: LoadedModel = load_model(
         path,
+        weights=settings.spec.quantization.weights,
+        group_size=settings.spec.quantization.group_size,
+        kv_cache=settings.spec.quantization.kv_cache,
         compute=engine.compute,
         device=engine.device,
         threads=threads,

@@ -27,8 +27,8 @@ class FloatCuda:
 
     def can_run(self, spec: LinearSpec) -> Verdict:
         """Run bf16 and fp32 on CUDA."""
-        if spec.device != "cuda" or spec.compute not in _DTYPES:
-            return Verdict(ok=False, reason=f"computes floats on CUDA, asked for {spec.compute} on {spec.device}")
+        if spec.device != "cuda" or spec.compute not in _DTYPES or spec.weights not in {"none", spec.compute}:
+            return Verdict(ok=False, reason=f"computes floats on CUDA, asked for {spec.wanted} on {spec.device}")
         return Verdict(ok=True, reason=f"dequantized to {spec.compute}; rows may depend on the batch")
 
     def pack(self, spec: LinearSpec, parts: Sequence[QuantTensor], bias: Tensor | None, device: torch.device) -> Linear:

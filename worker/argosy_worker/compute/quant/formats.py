@@ -8,9 +8,13 @@ Block layouts follow ggml (ggml-common.h; formulas from ggml-quants.c): blocks r
     Q5_0  d, 4 B fifth bits, 16 B nibbles      d (q - 16)             32, 22
     Q5_1  d, m, 4 B fifth bits, 16 B nibbles   d q + m                32, 24
     Q8_0  d, 32 int8                           d q                    32, 34
+    Q2_K  16 B scales (low half) and minima (high half), 64 B 2-bit, d, dmin    d s q - dmin m    256, 84 (16 groups)
+    Q3_K  32 B third bits, 64 B 2-bit, 12 B 6-bit scales, d    d (s - 32) (q - 4)    256, 110 (16 groups of 16)
     Q4_K  d, dmin, 12 B scales, 128 B nibbles  d s q - dmin m         256, 144 (8 groups of 32, 6-bit s and m)
     Q5_K  like Q4_K with 32 B of fifth bits    d s q - dmin m         256, 176
     Q6_K  128 B low, 64 B high bits, 16 int8 scales, d    d s (q - 32)  256, 210 (16 groups of 16)
+    IQ4_NL  d, 16 B nibbles                    d table[q]             32, 18
+    MXFP4   e, 16 B nibbles                    2**(e - 128) table[q]  32, 17 (e: exponent of OCP's microscaling formats)
 """
 
 from collections.abc import Callable
@@ -21,7 +25,16 @@ from torch import Tensor
 
 from argosy_worker.compute.quant.layout import BLOCKS
 
-_PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_PLAIN = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+_IQ4_NL = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+_E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
+"""Twice the values of four bits with two for the exponent and one for the mantissa."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +130,47 @@ def _q8_0(b: Tensor) -> Tensor:
     return b[:, 2:].view(torch.int8).float() * _half(b, 0)
 
 
+def _iq4_nl(b: Tensor) -> Tensor:
+    return _looked_up(_IQ4_NL, b[:, 2:]) * _half(b, 0)
+
+
+def _mxfp4(b: Tensor) -> Tensor:
+    exponent = b[:, :1].to(torch.int32)
+    small = torch.tensor(0x00200000, dtype=torch.int32, device=b.device) << exponent  # below 2: no normal number
+    bits = torch.where(exponent < 2, small, (exponent - 1) << 23)
+    return _looked_up(_E2M1, b[:, 1:]) * bits.view(torch.float32)
+
+
+def _looked_up(table: tuple[int, ...], packed: Tensor) -> Tensor:
+    values = torch.tensor(table, dtype=torch.float32, device=packed.device)
+    return values[_nibbles(packed).to(torch.int32)]
+
+
+def _crumbs(packed: Tensor) -> Tensor:
+    """64 bytes of 2-bit numbers -> uint8 [blocks, 16, 16]: each 32 bytes hold four times 32, lowest bits first."""
+    shifts = torch.arange(0, 8, 2, dtype=torch.uint8, device=packed.device)[:, None]
+    return (packed.reshape(-1, 2, 1, 32) >> shifts & 3).view(-1, 16, 16)
+
+
+def _q2_k(b: Tensor) -> Tensor:
+    scale = (b[:, :16] & 15).float() * _half(b, 80)
+    minimum = (b[:, :16] >> 4).float() * _half(b, 82)
+    return _crumbs(b[:, 16:80]).float() * scale[..., None] - minimum[..., None]
+
+
+def _q3_k(b: Tensor) -> Tensor:
+    packed = b[:, 96:108]
+    low = torch.cat((packed[:, :8] & 15, packed[:, :8] >> 4), 1)
+    shifts = torch.arange(0, 8, 2, dtype=torch.uint8, device=b.device)[:, None]
+    high = (packed[:, None, 8:] >> shifts & 3).view(-1, 16)
+    scale = ((low | high << 4).float() - 32) * _half(b, 108)
+    bits = torch.arange(8, dtype=torch.uint8, device=b.device)[:, None]
+    third = (b[:, None, :32] >> bits & 1).view(
+        -1, 16, 16
+    )  # bit i of byte j: element 32 i + j; set where 4 is not taken
+    return ((_crumbs(b[:, 32:96]) | third << 2).float() - 4) * scale[..., None]
+
+
 def _k_scales(b: Tensor) -> tuple[Tensor, Tensor]:
     """Eight 6-bit scales and eight minima in the 12 bytes after d and dmin, times these: fp32 [blocks, 8, 1] each."""
     s = b[:, 4:16]
@@ -159,7 +213,11 @@ _DECODERS: dict[str, Callable[[Tensor], Tensor]] = {
     "Q5_0": _q5_0,
     "Q5_1": _q5_1,
     "Q8_0": _q8_0,
+    "Q2_K": _q2_k,
+    "Q3_K": _q3_k,
     "Q4_K": _q4_k,
     "Q5_K": _q5_k,
     "Q6_K": _q6_k,
+    "IQ4_NL": _iq4_nl,
+    "MXFP4": _mxfp4,
 }

@@ -28,8 +28,8 @@ TILE = 16
 
 
 def _refusal(spec: LinearSpec) -> Verdict | None:
-    if spec.device != "cpu" or spec.compute != "fp32":
-        return Verdict(ok=False, reason=f"computes fp32 on the CPU, asked for {spec.compute} on {spec.device}")
+    if spec.device != "cpu" or spec.compute != "fp32" or spec.weights != "none":
+        return Verdict(ok=False, reason=f"holds and computes fp32 on the CPU, asked for {spec.wanted} on {spec.device}")
     return None
 
 

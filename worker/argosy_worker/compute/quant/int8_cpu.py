@@ -99,8 +99,8 @@ class Int8OneDnn:
 
     def can_run(self, spec: LinearSpec) -> Verdict:
         """Need int8 compute, torch's oneDNN ops and exact sums: without VNNI or AMX pairs may saturate at 16 bits."""
-        if spec.compute != "int8":
-            return Verdict(ok=False, reason=f"computes int8, asked for {spec.compute}")
+        if spec.compute != "int8" or spec.weights != "int8" or spec.group:
+            return Verdict(ok=False, reason=f"computes int8 with one scale for each output, asked for {spec.wanted}")
         if spec.device != "cpu":
             return Verdict(ok=False, reason="runs on the CPU only")
         if not spec.isa & {"avx512_vnni", "amx_tile"}:

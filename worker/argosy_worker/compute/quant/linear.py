@@ -32,12 +32,21 @@ class LinearSpec:
     """Storage formats of its parts."""
     in_features: int
     out_features: int
+    weights: str
+    """How they are to be held: `none`, `fp16`, `bf16`, `int8`, `int4` or `fp8`."""
+    group: int
+    """Weights that share a scale; 0 for one of each row, or none."""
     compute: str
     """`int8`, `fp32` or `bf16`."""
     device: str
     """`cpu` or `cuda`."""
     isa: frozenset[str]
     """Instruction sets of the CPU that may be used: `avx512`, `avx512_vnni`, ..."""
+
+    @property
+    def wanted(self) -> str:
+        """Weights, group and arithmetic, in words."""
+        return f"{self.weights}{f' in groups of {self.group}' if self.group else ''} weights computed as {self.compute}"
 
 
 class Linear(Protocol):
@@ -96,7 +105,7 @@ def choose(spec: LinearSpec, kernels: Sequence[LinearKernel], failed: Mapping[st
         kernel, reason = able[0]
         return Choice(kernel, f"{kernel.name} ({reason}); not exact here: {failed[kernel.name]}")
     raise ModelUnsupportedError(
-        f"no kernel computes {spec.role} ({'+'.join(sorted(set(spec.formats)))}) as {spec.compute} on {spec.device}: "
+        f"no kernel computes {spec.role} ({'+'.join(sorted(set(spec.formats)))}): {spec.wanted} on {spec.device}: "
         + ", ".join(refused)
     )
 

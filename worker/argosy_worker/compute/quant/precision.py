@@ -1,0 +1,59 @@
+"""Which arithmetic goes with which weights, on which device. Pure: what a machine is able to is told, not asked."""
+
+from dataclasses import dataclass
+
+from argosy_api.errors import ModelUnsupportedError
+
+COMPUTES = ("auto", "int8", "fp32", "bf16")
+INT4_GROUP = 32
+"""Weights of a group of int4 when nobody says."""
+
+_ARITHMETIC: dict[str, dict[str, tuple[str, ...]]] = {
+    "cpu": {"none": ("fp32",), "int8": ("int8",)},
+    "cuda": {"none": ("bf16", "fp32"), "bf16": ("bf16",)},
+}
+"""Device -> weights -> arithmetic that reads them, the preferred first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Precision:
+    """How the linears of a model are held and computed; nothing in it is `auto`."""
+
+    weights: str
+    """`none` (the checkpoint's own values in the compute type), `fp16`, `bf16`, `int8`, `int4` or `fp8`."""
+    group: int
+    """Weights that share a scale; 0 where a scale is for a whole row, or where there is none."""
+    compute: str
+    """`int8`, `fp32` or `bf16`."""
+
+
+def resolve(weights: str, group_size: int | None, compute: str, device: str, *, integers: bool) -> Precision:
+    """What was asked for, without `auto`. `integers`: whether this CPU adds products of integers exactly.
+
+    Raises:
+        ModelUnsupportedError: the device cannot compute it; the message says what it can.
+
+    """
+    if compute not in COMPUTES:
+        raise ModelUnsupportedError(f"engine.compute {compute!r} is unknown; must be one of {', '.join(COMPUTES)}")
+    able = {
+        name: tuple(c for c in computes if c != "int8" or integers or compute == c)
+        for name, computes in _ARITHMETIC[device].items()
+    }
+    if weights == "auto":
+        preferred = "int8" if device == "cpu" and (compute == "int8" or (compute == "auto" and integers)) else "none"
+        weights = preferred
+    if not able.get(weights):
+        choices = ", ".join(name for name, computes in able.items() if computes)
+        raise ModelUnsupportedError(
+            f"quantization.weights {weights!r} cannot be computed on this {device} device; it can: {choices}"
+        )
+    if compute != "auto" and compute not in able[weights]:
+        raise ModelUnsupportedError(
+            f"engine.compute {compute!r} does not go with weights {weights!r} on a {device} device; "
+            f"leave it at auto, or at one of {', '.join(able[weights])}"
+        )
+    if group_size and weights not in ("int4", "int8"):
+        raise ModelUnsupportedError(f"quantization.groupSize is for int4 and int8; the weights are {weights!r}")
+    group = group_size or (INT4_GROUP if weights == "int4" else 0)
+    return Precision(weights=weights, group=group, compute=able[weights][0] if compute == "auto" else compute)
