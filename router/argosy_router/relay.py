@@ -134,6 +134,7 @@ class Flight:
         self._assignment = self._dispatcher.assign(self.job, self._excluded, abandon=self._abandon)
         self._attempt += 1
         self._request.attempt = self._attempt
+        self._request.kv_source = self._assignment.source
         if self._attempt == 1 and self.job.received_at:
             self._metrics.added.observe(now() - self.job.received_at)
         self._call = self._assignment.worker.stub.Generate(self._request, timeout=remaining)

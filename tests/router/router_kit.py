@@ -97,6 +97,9 @@ class FakeWorker(rpc.WorkerServicer):
     rate: float = 1000.0
     queue_order: str = "leastWork"
     queue_ageing: float = 0.25
+    kv_layout: str = ""
+    kv_block_bytes: int = 0
+    transfer: float = 0.0
     script: Script = field(default_factory=Script)
 
     def __post_init__(self) -> None:
@@ -196,6 +199,7 @@ class FakeWorker(rpc.WorkerServicer):
             bos_token_id=_TOKENIZER.token_to_id("<|endoftext|>"),
             special_tokens={"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>"},
             queue_order=self.queue_order, queue_ageing=self.queue_ageing,
+            kv_layout=self.kv_layout, kv_block_bytes=self.kv_block_bytes,
         )  # fmt: skip
 
     def load(self) -> pb.Load:
@@ -206,6 +210,7 @@ class FakeWorker(rpc.WorkerServicer):
             worker_id=self.worker_id, epoch=self.epoch, running=self.running + self.stuck, total_blocks=self.total_blocks,
             free_blocks=self.total_blocks, prefill_tokens_per_second=self.rate, queue=self.queue, draining=self.draining,
             sequence=self.sequence, accepted=self.accepted, uncached_tokens=total, last_step_age_seconds=self.step_age,
+            transfer_bytes_per_second=self.transfer,
         )  # fmt: skip
 
     async def GetLoad(self, request, context):

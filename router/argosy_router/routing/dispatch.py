@@ -1,8 +1,8 @@
 """From a request and what is known of the workers to a decision: candidates for the policy, and the books."""
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from argosy_api.errors import UnavailableError
 from argosy_api.membership import RoutingPolicy
@@ -11,7 +11,7 @@ from argosy_router.clock import now
 from argosy_router.fleet.fleet import DeploymentState
 from argosy_router.fleet.peer import Peer
 from argosy_router.metrics import Metrics
-from argosy_router.routing import policy
+from argosy_router.routing import fetching, policy
 from argosy_router.routing.books import Entry
 from argosy_router.routing.line import RESOURCE_DEFAULTS
 from argosy_router.routing.predictions import Predictions, Promise
@@ -47,10 +47,13 @@ class Decision:
     policy: str
     reason: str
     cost_s: float
+    source: str = ""
+    """The worker from which blocks are to be fetched; then `cached` counts them."""
 
     def describe(self) -> str:
         """For the `x-argosy-decision` header."""
-        return f"{self.policy}:{self.reason}; cost={self.cost_s:.4f}s"
+        source = f"; source={self.source}" if self.source else ""
+        return f"{self.policy}:{self.reason}; cost={self.cost_s:.4f}s{source}"
 
     def headers(self, *, reasons: bool) -> list[tuple[str, str]]:
         """What a client is told. `reasons` tell what other clients' requests left in the caches: for operators only."""
@@ -69,6 +72,8 @@ class Assignment:
 
     decision: Decision
     worker: Peer
+    source: str
+    """Address of the worker from which it is to fetch blocks; empty: of none."""
     entry: Entry
     predictions: Predictions
     promise: Promise | None
@@ -127,20 +132,29 @@ class Dispatcher:
         if len(fresh) < len(workers):  # what the others hold is not known any more
             matched |= state.index.match((), (w for w in workers if w not in fresh))
         candidates = self._candidates(job, workers, matched, time)
+        candidates = self._with_fetches(job, ids, candidates, workers)
         choice, name = self._choose(job, candidates, indexed=bool(fresh))
+        fetch = next(c.fetch for c in candidates if c.worker == choice.worker)
+        cached = choice.cached if fetch is None else fetch.tokens
         decision = Decision(
-            worker=choice.worker, cached=choice.cached, policy=name, reason=choice.reason, cost_s=choice.cost_s
+            worker=choice.worker,
+            cached=cached,
+            policy=name,
+            reason=choice.reason,
+            cost_s=choice.cost_s,
+            source="" if fetch is None else fetch.source,
         )
         worker = workers[choice.worker]
         known = choice.cached // state.card.facts.block_size if state.card is not None else 0
         promise = state.predictions.add(state.index.bit(choice.worker), job.block_ids[known:])
         prompt = len(job.tokens)
-        entry = worker.books.open(uncached=max(1, prompt - choice.cached), prompt=prompt, now=time, abandon=abandon)
+        entry = worker.books.open(uncached=max(1, prompt - cached), prompt=prompt, now=time, abandon=abandon)
         self._metrics.decisions.labels(state.name, name, choice.reason).inc()
-        self._metrics.predicted.labels(state.name).inc(choice.cached)
+        self._metrics.predicted.labels(state.name).inc(cached)
         return Assignment(
             decision=decision,
             worker=worker,
+            source="" if fetch is None else workers[fetch.source].spec.address,
             entry=entry,
             predictions=state.predictions,
             promise=promise,
@@ -163,6 +177,41 @@ class Dispatcher:
             name = "prefixHash" if state.spec.policy is RoutingPolicy.PREFIX_HASH else "kvAware/indexStale"
             return policy.prefix_hash(candidates, prompt, key, ring), name
         return policy.kv_aware(candidates, prompt, rng=self._rng), "kvAware"
+
+    @staticmethod
+    def _with_fetches(
+        job: Job, ids: Sequence[bytes], candidates: list[policy.Candidate], workers: dict[str, Peer]
+    ) -> list[policy.Candidate]:
+        """The candidates, with what each would do better to fetch. Only blocks that are there count, no promised ones.
+
+        Costs nothing where all hold about the same, which is nearly always.
+        """
+        state = job.deployment
+        slowest = min(c.rate for c in candidates)
+        spread = max(c.cached for c in candidates) - min(c.cached for c in candidates)
+        if state.card is None or spread < fetching.LEAST_GAIN_S * slowest:
+            return candidates
+        facts = state.card.facts
+        there = state.index.match(ids, workers)
+        holders = []
+        for c in candidates:
+            peer = workers[c.worker]
+            holders.append(
+                fetching.Holder(
+                    worker=c.worker,
+                    layout=peer.facts.kv_layout if peer.facts is not None else "",
+                    cached=min(there.get(c.worker, 0) * facts.block_size, c.cached),
+                    rate=c.rate,
+                    transfer=peer.load.transfer_bytes_per_second if peer.load is not None else 0.0,
+                    inflight=c.inflight,
+                )
+            )
+        size = facts.kv_block_bytes / facts.block_size
+        made = []
+        for candidate, holder in zip(candidates, holders, strict=True):
+            mine = replace(holder, cached=candidate.cached)  # what was promised here is not fetched as well
+            made.append(replace(candidate, fetch=fetching.fetch_for(mine, holders, size)))
+        return made
 
     @staticmethod
     def _candidates(job: Job, workers: dict[str, Peer], matched: dict[str, int], time: float) -> list[policy.Candidate]:

@@ -3,7 +3,8 @@
 kvAware, the default, takes the least
 
     cost(w) = ahead / R  +  own  +  BETA behind own  +  DECODE_S decode / capacity  +  pressure
-    own     = (prompt - cached(w)) / R,   R the worker's measured prefill rate, tokens/s
+    own     = (prompt - cached(w)) / R,   R the worker's measured prefill rate, tokens/s;
+              or, where that is less, the time to fetch blocks from another worker and to compute the rest (`fetching`)
     ahead   = uncached tokens in the worker's queue that its engine computes before this request
     behind  = number of queued requests that it computes after this request, and which this one delays
 
@@ -21,6 +22,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from argosy_router.routing.fetching import Fetch
 from argosy_router.routing.line import Line
 
 BETA = 2.0
@@ -62,6 +64,8 @@ class Candidate:
     used: float = 0.0
     """Fraction of the KV cache in use by running requests."""
     held_blocks: int = 0
+    fetch: Fetch | None = None
+    """What it would do better to fetch from another worker."""
 
     @property
     def inflight(self) -> float:
@@ -83,6 +87,8 @@ def cost(candidate: Candidate, prompt: int) -> float:
     """Seconds, as in the module's formula. `prompt` is the request's length in tokens."""
     rate = candidate.rate
     own = max(1, prompt - candidate.cached) / rate
+    if candidate.fetch is not None:
+        own = candidate.fetch.seconds + max(1, prompt - candidate.fetch.tokens) / rate
     ahead, behind = candidate.queue.split(own)
     decode = DECODE_S * candidate.decode / candidate.capacity if candidate.capacity else 0.0
     pressure = PRESSURE_S * max(0.0, candidate.used - PRESSURE_FROM) / (1 - PRESSURE_FROM)

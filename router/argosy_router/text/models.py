@@ -46,6 +46,9 @@ class ServedModel:
     quantization: str
     compute: str
     revision: str
+    kv_layout: str = ""
+    """What the bytes of its blocks mean; empty: it does not exchange any."""
+    kv_block_bytes: int = 0
     discipline: Discipline
     """How the engine orders its line."""
     tokenizer_key: str
@@ -121,6 +124,8 @@ class ModelLibrary:
             quantization=info.quantization,
             compute=info.compute,
             revision=info.revision,
+            kv_layout=info.kv_layout,
+            kv_block_bytes=info.kv_block_bytes,
             discipline=_discipline(info),
             tokenizer_key=key,
         )
