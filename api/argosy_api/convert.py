@@ -1,6 +1,8 @@
 """Between protobuf messages and the plain types of the contracts."""
 
-from argosy_api.params import SamplingParams, check_stops
+from collections.abc import Sequence
+
+from argosy_api.params import COUNTED, SamplingParams, check_counts, check_word
 from argosy_api.v1 import worker_pb2 as pb
 
 ACCEPTED_KEY = "argosy-accepted"
@@ -11,10 +13,10 @@ def params_from_proto(message: pb.SamplingParams, *, default_max_tokens: int = 1
     """Unset fields get their defaults. Only what is copied is checked here: call `SamplingParams.check`.
 
     Raises:
-        InvalidArgumentError: there are too many stop strings or ids; a message has room for millions.
+        InvalidArgumentError: there are too many of what is repeated; a message has room for millions.
 
     """
-    check_stops(len(message.stop), len(message.stop_token_ids))
+    check_counts({name: len(getattr(message, name)) for name in COUNTED})
     return SamplingParams(
         max_tokens=message.max_tokens if message.HasField("max_tokens") else default_max_tokens,
         min_tokens=message.min_tokens,
@@ -27,7 +29,20 @@ def params_from_proto(message: pb.SamplingParams, *, default_max_tokens: int = 1
         ignore_eos=message.ignore_eos,
         logprobs=message.logprobs if message.HasField("logprobs") else None,
         prompt_logprobs=message.prompt_logprobs if message.HasField("prompt_logprobs") else None,
+        min_p=message.min_p,
+        typical_p=message.typical_p if message.HasField("typical_p") else 1.0,
+        repetition_penalty=message.repetition_penalty if message.HasField("repetition_penalty") else 1.0,
+        presence_penalty=message.presence_penalty,
+        frequency_penalty=message.frequency_penalty,
+        logit_bias=tuple(sorted(message.logit_bias.items())),
+        allowed_token_ids=tuple(message.allowed_token_ids),
+        bad_words_ids=tuple(_word(i, word.ids) for i, word in enumerate(message.bad_words_ids)),
     )
+
+
+def _word(i: int, ids: Sequence[int]) -> tuple[int, ...]:
+    check_word(i, len(ids))
+    return tuple(ids)
 
 
 def params_to_proto(params: SamplingParams) -> pb.SamplingParams:
@@ -44,4 +59,12 @@ def params_to_proto(params: SamplingParams) -> pb.SamplingParams:
         ignore_eos=params.ignore_eos,
         logprobs=params.logprobs,
         prompt_logprobs=params.prompt_logprobs,
+        min_p=params.min_p,
+        typical_p=params.typical_p,
+        repetition_penalty=params.repetition_penalty,
+        presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty,
+        logit_bias=dict(params.logit_bias),
+        allowed_token_ids=params.allowed_token_ids,
+        bad_words_ids=[pb.TokenIds(ids=word) for word in params.bad_words_ids],
     )

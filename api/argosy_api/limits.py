@@ -30,6 +30,20 @@ MAX_PARTS = 4096
 MAX_STOP_STRINGS = 16
 MAX_STOP_BYTES = 256
 MAX_STOP_IDS = 64
+MAX_BIASES = 300
+"""Tokens in `logit_bias`."""
+MAX_BIAS = 100.0
+MAX_PENALTY = 2.0
+"""Presence and frequency penalty, either way."""
+MIN_REPETITION_PENALTY = 0.01
+MAX_REPETITION_PENALTY = 100.0
+MAX_ALLOWED_IDS = 8192
+MAX_BAD_WORDS = 128
+MAX_BAD_WORD_BYTES = 256
+MAX_BAD_WORD_IDS = 32
+"""Token ids of one bad word."""
+MAX_PRIORITY = 10
+"""Either way."""
 MAX_CHOICES = 8
 """OpenAI's `n`."""
 MAX_PROMPTS = 64

@@ -59,6 +59,27 @@ def test_vllm_extensions():
     assert completion(top_k=-1).params.top_k == 0
 
 
+def test_what_shapes_the_distribution():
+    """Penalties, bias and the sets of tokens; neutral values are as nothing."""
+    p = completion(
+        min_p=0.1, typical_p=0.9, repetition_penalty=1.2, presence_penalty=-1, frequency_penalty=0.5,
+        logit_bias={"50": 2, "7": -100.0}, allowed_token_ids=[7, 50], bad_words_ids=[[3], [4, 5]],
+    ).params  # fmt: skip
+    assert (p.min_p, p.typical_p, p.repetition_penalty, p.presence_penalty, p.frequency_penalty) == (
+        0.1,
+        0.9,
+        1.2,
+        -1,
+        0.5,
+    )
+    assert p.logit_bias == ((7, -100.0), (50, 2)), "by token"
+    assert (p.allowed_token_ids, p.bad_words_ids) == ((7, 50), ((3,), (4, 5)))
+    neutral = completion(
+        min_p=0, typical_p=1, repetition_penalty=1.0, presence_penalty=0, frequency_penalty=0.0, logit_bias={}, bad_words_ids=[],
+    ).params  # fmt: skip
+    assert neutral == completion().params
+
+
 def test_echo_with_logprobs_asks_for_the_prompts():
     """The echoed prompt has log-probabilities, too."""
     request = completion(echo=True, logprobs=2)
@@ -68,9 +89,9 @@ def test_echo_with_logprobs_asks_for_the_prompts():
 
 
 NEUTRAL = [
-    {"frequency_penalty": 0}, {"presence_penalty": 0.0}, {"logit_bias": {}}, {"best_of": 1}, {"user": "someone"},
+    {"best_of": 1}, {"user": "someone"}, {"logit_bias": None}, {"allowed_token_ids": None}, {"bad_words": []},
     {"metadata": {"a": "b"}}, {"store": False}, {"service_tier": "auto"}, {"seed": None}, {"stop": None}, {"suffix": None},
-    {"repetition_penalty": 1.0}, {"min_p": 0}, {"skip_special_tokens": True}, {"response_format": {"type": "text"}},
+    {"skip_special_tokens": True}, {"response_format": {"type": "text"}}, {"length_penalty": 1.0},
 ]  # fmt: skip
 
 
@@ -132,14 +153,29 @@ BAD_COMPLETIONS = [
     ({"stream_options": {}}, "stream_options"), ({"stream": True, "stream_options": []}, "stream_options"),
     ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
     ({"stream": True, "stream_options": {"what": 1}}, "stream_options.what"), ({"echo": "true"}, "echo"),
-    ({"suffix": "tail"}, "suffix"), ({"frequency_penalty": 0.5}, "frequency_penalty"),
-    ({"presence_penalty": -1}, "presence_penalty"), ({"repetition_penalty": 1.1}, "repetition_penalty"),
-    ({"logit_bias": {"5": 1}}, "logit_bias"), ({"best_of": 2}, "best_of"), ({"min_p": 0.1}, "min_p"),
+    ({"suffix": "tail"}, "suffix"), ({"frequency_penalty": 2.1}, "frequency_penalty"),
+    ({"presence_penalty": -2.1}, "presence_penalty"), ({"presence_penalty": 10**400}, "presence_penalty"),
+    ({"repetition_penalty": 0}, "repetition_penalty"), ({"repetition_penalty": "1"}, "repetition_penalty"),
+    ({"repetition_penalty": 101}, "repetition_penalty"), ({"best_of": 2}, "best_of"),
+    ({"min_p": 1.1}, "min_p"), ({"min_p": -0.1}, "min_p"), ({"min_p": []}, "min_p"), ({"typical_p": 0}, "typical_p"),
+    ({"typical_p": True}, "typical_p"), ({"logit_bias": [5]}, "logit_bias"), ({"logit_bias": {"x": 1}}, "logit_bias.x"),
+    ({"logit_bias": {"-1": 1}}, "logit_bias.-1"), ({"logit_bias": {"1000": 1}}, "logit_bias"),
+    ({"logit_bias": {"5": 101}}, "logit_bias.5"), ({"logit_bias": {"5": "1"}}, "logit_bias.5"),
+    ({"logit_bias": {"5": True}}, "logit_bias.5"), ({"logit_bias": {"5": 10**400}}, "logit_bias.5"),
+    ({"logit_bias": {"5": float("nan")}}, "logit_bias.5"), ({"logit_bias": {"5": 1, "05": 2}}, "logit_bias.05"),
+    ({"logit_bias": {str(i): 1 for i in range(301)}}, "logit_bias"), ({"logit_bias": {"9" * 5000: 1}}, "logit_bias." + "9" * 20),
+    ({"allowed_token_ids": []}, "allowed_token_ids"), ({"allowed_token_ids": [1000]}, "allowed_token_ids[0]"),
+    ({"allowed_token_ids": [1] * 8193}, "allowed_token_ids"), ({"allowed_token_ids": "all"}, "allowed_token_ids"),
+    ({"bad_words_ids": [[]]}, "bad_words_ids[0]"), ({"bad_words_ids": [1]}, "bad_words_ids[0]"),
+    ({"bad_words_ids": [[1], [-1]]}, "bad_words_ids[1][0]"), ({"bad_words_ids": [[1.5]]}, "bad_words_ids[0][0]"),
+    ({"bad_words_ids": [[1] * 33]}, "bad_words_ids[0]"), ({"bad_words_ids": [[1]] * 129}, "bad_words_ids"),
+    ({"bad_words": ["x"]}, "bad_words"),
     ({"response_format": {"type": "json_object"}}, "response_format"), ({"guided_json": {}}, "guided_json"),
     ({"ignore_eos": 1}, "ignore_eos"), ({"cache_salt": "s" * 65}, "cache_salt"), ({"cache_salt": 5}, "cache_salt"),
     ({"return_token_ids": "x"}, "return_token_ids"), ({"store": True}, "store"), ({"user": 5}, "user"),
     ({"metadata": "x"}, "metadata"), ({"temprature": 1}, "temprature"), ({"tools": []}, "tools"), ({"": 1}, ""),
-    ({"frequency_penalty": False}, "frequency_penalty"), ({"use_beam_search": True}, "use_beam_search"),
+    ({"frequency_penalty": False}, "frequency_penalty"), ({"temperature": 10**400}, "temperature"), ({"max_tokens": 10**400}, "max_tokens"),
+    ({"use_beam_search": True}, "use_beam_search"),
     ({"truncate_prompt_tokens": 5}, "truncate_prompt_tokens"),
 ]  # fmt: skip
 

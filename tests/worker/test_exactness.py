@@ -13,6 +13,14 @@ from argosy_worker.models import load_model
 
 BLOCK = 16
 NEW = 10
+MORE = (
+    {},
+    {"repetition_penalty": 1.3},
+    {"frequency_penalty": 0.8, "presence_penalty": 0.5, "min_p": 0.02},
+    {"logit_bias": ((28, 3.0), (260, -100.0)), "typical_p": 0.9},
+    {"bad_words_ids": ((28,), (260, 253)), "repetition_penalty": 0.8},
+)
+"""What shapes the distribution, of every fifth job."""
 TEXTS = (
     "The ship left the harbour before dawn, and nobody on the quay waved. The captain had asked for silence. ",
     "def merge(left, right):\n    result = []\n    while left and right:\n        ",
@@ -77,6 +85,7 @@ def jobs(model):
             top_k=50 if sampled else 0,
             seed=1000 + i if sampled else None,
             ignore_eos=True,
+            **MORE[i % 5],
         )
         made.append((ids, params))
     return made

@@ -24,6 +24,15 @@ from argosy_worker.speculation.speculator import Speculator
 
 HISTORIES = 2000
 SALTS = ("", "tenant")
+RULES = (
+    {},
+    {},
+    {"repetition_penalty": 1.1},
+    {"presence_penalty": 0.5},
+    {"allowed_token_ids": tuple(range(40, 60))},
+    {"bad_words_ids": tuple((a, b) for a in range(70, 75) for b in range(40, 60)), "frequency_penalty": 0.1},
+)
+"""Parameters whose effect depends on the history of each row."""
 
 
 class Late:
@@ -136,6 +145,7 @@ class History:
             ignore_eos=draw.random() < 0.3,
             prompt_logprobs=0 if draw.random() < 0.15 else None,
             stop_token_ids=(draw.randrange(32, 127),) if draw.random() < 0.2 else (),
+            **draw.choice(RULES),
         )
         request = Request(
             request_id=f"r{number}",

@@ -104,6 +104,24 @@ async def test_logprobs(rig):
     assert not any(chunk.logprobs or chunk.prompt_logprobs for chunk in plain.chunks)
 
 
+async def test_penalties_and_sets_of_tokens_reach_the_runner(rig, oracle):
+    plain = oracle(PROMPT, 60)
+    word = plain[5:7]
+    for name, fields, proto in [
+        ("penalty", {"frequency_penalty": 0.5}, {}),
+        ("repetition", {"repetition_penalty": 1.1}, {}),
+        ("allowed", {"allowed_token_ids": tuple(b"aeiou ")}, {}),
+        (
+            "banned",
+            {"bad_words_ids": (tuple(word), (plain[0],))},
+            {"bad_words_ids": [pb.TokenIds(ids=word), pb.TokenIds(ids=plain[:1])]},
+        ),
+    ]:
+        expected = oracle(PROMPT, 60, **fields)
+        assert expected != plain
+        assert (await rig.generate(PROMPT, name, max_tokens=60, **(fields | proto))).tokens == expected
+
+
 BAD = [
     ({"request_id": ""}, "request_id"),
     ({"request_id": "x" * (limits.MAX_REQUEST_ID + 1)}, "request_id"),
@@ -134,6 +152,23 @@ BAD = [
     ({"stop": ["ok", "x" * 300]}, "stop[1]"),
     ({"stop": ["x"] * 17}, "stop"),
     ({"stop_token_ids": [259]}, "stop_token_ids[0]"),
+    ({"min_p": 1.5}, "min_p"),
+    ({"min_p": math.nan}, "min_p"),
+    ({"typical_p": 0.0}, "typical_p"),
+    ({"repetition_penalty": 0.0}, "repetition_penalty"),
+    ({"repetition_penalty": math.inf}, "repetition_penalty"),
+    ({"presence_penalty": -3.0}, "presence_penalty"),
+    ({"frequency_penalty": math.nan}, "frequency_penalty"),
+    ({"logit_bias": {259: 1.0}}, "logit_bias"),
+    ({"logit_bias": {1: math.nan}}, "logit_bias.1"),
+    ({"logit_bias": dict.fromkeys(range(301), 1.0)}, "logit_bias"),
+    ({"allowed_token_ids": [259]}, "allowed_token_ids[0]"),
+    ({"allowed_token_ids": [1] * 8193}, "allowed_token_ids"),
+    ({"allowed_token_ids": [sim.IM_END], "min_tokens": 1}, "allowed_token_ids"),
+    ({"bad_words_ids": [pb.TokenIds()]}, "bad_words_ids[0]"),
+    ({"bad_words_ids": [pb.TokenIds(ids=[1, 259])]}, "bad_words_ids[0][1]"),
+    ({"bad_words_ids": [pb.TokenIds(ids=[1] * 33)]}, "bad_words_ids[0]"),
+    ({"bad_words_ids": [pb.TokenIds(ids=[1])] * 129}, "bad_words_ids"),
     ({"stop_token_ids": [1] * 65}, "stop_token_ids"),
 ]
 

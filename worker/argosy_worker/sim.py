@@ -16,22 +16,24 @@ Tokens are bytes: ids 0 to 255, then three special tokens. Generated ones are pr
 import json
 import re
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from hashlib import blake2b
 
 from argosy_api import bpe
 from argosy_api.errors import ModelInvalidError
 from argosy_api.model_uri import ModelUri
-from argosy_api.params import SamplingParams
+from argosy_worker import sim_tokens
 from argosy_worker.core.batch import Finished, SequenceSlice, StepBatch, StepOutput, TokenLogprob, accepted
 from argosy_worker.core.blocks import NULL_BLOCK
 from argosy_worker.core.facts import ModelFacts
-from argosy_worker.sim_cache import START, STATE_BYTES, SimCache, State
+from argosy_worker.core.rules import Counts
+from argosy_worker.sim_cache import START, SimCache, State
+from argosy_worker.sim_tokens import EMPTY, ENDS, astray, next_state, pick, wear
 
+oracle = sim_tokens.oracle
+IM_START, IM_END = sim_tokens.IM_START, sim_tokens.IM_END
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-END_OF_TEXT, IM_START, IM_END = range(256, 259)
-ENDS = (IM_END, END_OF_TEXT)
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -108,49 +110,6 @@ def _number(uri: ModelUri, key: str, text: str, *, whole: bool) -> float | int:
     return value
 
 
-# --- the hash
-
-
-def next_state(state: State, token: int) -> State:
-    """The running hash after one more token. 8 bytes."""
-    return blake2b(state + token.to_bytes(4, "little"), digest_size=STATE_BYTES).digest()
-
-
-def pick(state: State, params: SamplingParams, eos_every: int, barred: Collection[int] = ()) -> int:
-    """The token that follows the sequence with this hash. Of `params` only the seed counts, and only when sampling."""
-    key = b"greedy" if params.greedy else (params.seed or 0).to_bytes(8, "little")
-    while True:  # fewer can be barred (stop ids and ends) than there are to draw
-        drawn = int.from_bytes(blake2b(state + key, digest_size=8).digest(), "little")
-        token = IM_END if eos_every and drawn % eos_every == 0 else 32 + (drawn >> 16) % 95
-        if token not in barred:
-            return token
-        key += b"again"
-
-
-def astray(state: State, token: int, accept: float, barred: Collection[int] = ()) -> int:
-    """`token`, or with probability 1 - `accept` another one that may be sampled; fixed by the sequence."""
-    drawn = int.from_bytes(blake2b(state + b"accept", digest_size=8).digest(), "little")
-    if drawn < accept * 2**64:
-        return token
-    return next(other for i in range(1, 95) if (other := 32 + (token + i) % 95) != token and other not in barred)
-
-
-def oracle(prompt: Sequence[int], count: int, params: SamplingParams, *, eos_every: int = 0) -> list[int]:
-    """The first `count` tokens after `prompt`, computed without blocks, chunks or batches.
-
-    Of the stop conditions it knows only `min_tokens`: what would end the request is not drawn before.
-    """
-    state = START
-    for token in prompt:
-        state = next_state(state, token)
-    enders = {*params.stop_token_ids, *(() if params.ignore_eos else ENDS)}
-    tokens: list[int] = []
-    for i in range(count):
-        tokens.append(pick(state, params, eos_every, enders if i < params.min_tokens else ()))
-        state = next_state(state, tokens[-1])
-    return tokens
-
-
 # --- the runner
 
 
@@ -189,7 +148,7 @@ class SimRunner:
         size, table = self._block_size, piece.table
         state = START if piece.start == 0 else self._after[table[(piece.start - 1) // size]][(piece.start - 1) % size]
         rows: list[TokenLogprob] = []
-        ends: list[tuple[State, Sequence[int]]] = []  # after each row that is sampled, and what may not be
+        ends: list[tuple[State, Sequence[int], Counts | None]] = []  # after each row that is sampled
         targets = iter(piece.prompt_targets)
         for row, token in enumerate(piece.tokens):
             position = piece.start + row
@@ -202,15 +161,19 @@ class SimRunner:
             if target is not None and piece.params.prompt_logprobs is not None:
                 rows.append(_logprob(state, target, piece.params.prompt_logprobs))
             if row in piece.sample_rows:
-                ends.append((state, piece.barred_at(row)))
-        sampled = [pick(end, piece.params, self._spec.eos_every, barred) for end, barred in ends]
-        if self._spec.accept < 1:
+                ends.append((state, piece.banned_at(row), piece.counts_at(row)))
+        params, spec = piece.params, self._spec
+        sampled = [
+            pick(end, params, spec.eos_every, barred, wear(params, *counts) if counts else EMPTY)
+            for end, barred, counts in ends
+        ]
+        if spec.accept < 1:
             pairs = zip(ends, sampled, strict=True)
-            sampled = [astray(end, token, self._spec.accept, barred) for (end, barred), token in pairs]
+            sampled = [astray(end, token, spec.accept, params, barred) for (end, barred, _), token in pairs]
         tokens = sampled[: accepted(piece.tokens[len(piece.tokens) - piece.draft :], sampled)]
         scores: list[TokenLogprob] = []
         if piece.params.logprobs is not None:
-            scores = [_logprob(end, t, piece.params.logprobs) for (end, _), t in zip(ends, tokens, strict=False)]
+            scores = [_logprob(end, t, piece.params.logprobs) for (end, _, _), t in zip(ends, tokens, strict=False)]
         return StepOutput(tokens, scores, rows)
 
     def _broken_table(self, piece: SequenceSlice) -> str | None:

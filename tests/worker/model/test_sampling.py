@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from argosy_api.params import SamplingParams
+from argosy_worker.sampling.draw import draw
 from argosy_worker.sampling.rng import uniform
-from argosy_worker.sampling.sampler import Row, draw, healthy, logprobs, pick
+from argosy_worker.sampling.rows import Row
+from argosy_worker.sampling.sampler import healthy, logprobs, pick
 
 
 def params(**fields):

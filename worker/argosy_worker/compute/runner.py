@@ -10,7 +10,8 @@ from argosy_worker.compute.attention.backend import AttentionBackend
 from argosy_worker.compute.decoder import Decoder
 from argosy_worker.core.batch import BlockStore, Finished, SequenceSlice, StepBatch, StepOutput, TokenLogprob, accepted
 from argosy_worker.core.layout import make_layout
-from argosy_worker.sampling.sampler import Row, healthy, logprobs, pick
+from argosy_worker.sampling.rows import row_of
+from argosy_worker.sampling.sampler import healthy, logprobs, pick
 
 _LOGIT_ROWS = 64
 """Rows of logits held at once for prompt log-probabilities: 64 x 49,152 x 4 bytes = 12.6 MB."""
@@ -96,7 +97,7 @@ class TorchRunner:
             wanted = [pair for pair, kept in zip(wanted, keep, strict=True) if kept]
         if not wanted:
             return outputs
-        tokens = pick(logits, [_row(slices[i], row) for i, row in wanted])
+        tokens = pick(logits, [row_of(slices[i], row) for i, row in wanted])
         scores = _sampled_logprobs(logits, [slices[i] for i, _ in wanted], tokens)
         at = 0
         for i, s in enumerate(slices):
@@ -120,10 +121,6 @@ def _sound_slices(hidden: Tensor, slices: Sequence[SequenceSlice]) -> list[bool]
         found.append(all(rows[first : first + len(s.tokens)]))
         first += len(s.tokens)
     return found
-
-
-def _row(s: SequenceSlice, row: int) -> Row:
-    return Row(params=s.params, seed=s.params.seed or 0, position=s.start + row + 1, barred=s.barred_at(row))
 
 
 def _sampled_logprobs(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from argosy_api.params import SamplingParams
+from argosy_worker.core.rules import Counts, TokenRules
 
 PLACEHOLDER = -1
 """Stands in `SequenceSlice.tokens` for the token that the step launched just before samples for the same request, and
@@ -21,7 +22,8 @@ class SequenceSlice:
     """One request's share of a step: tokens at positions `start .. start + len(tokens)`.
 
     Before the step the KV cache holds positions `0 .. start`; after it, `0 .. start + len(tokens)`. A slice owns its
-    data: nothing in it changes while the step is out, whatever the scheduler does meanwhile.
+    data: nothing in it changes while the step is out, whatever the scheduler does meanwhile. (`rules` reads the known
+    tokens, to which more may come; it looks at those before `start` only.)
     """
 
     request_id: str
@@ -42,12 +44,27 @@ class SequenceSlice:
     """Token ids that may not be sampled in the first `barred_rows` of `sample_rows`: they would end the request before
     its min_tokens."""
     barred_rows: int = 0
+    rules: TokenRules | None = None
+    """What the parameters say about single tokens; None where that is nothing. Of the sampler alone."""
     prompt_targets: Sequence[int] = ()
     """For prompt log-probabilities: the token that follows each row, for the first len(prompt_targets) rows."""
 
     def barred_at(self, row: int) -> Sequence[int]:
         """Token ids that may not be sampled after `row`, one of `sample_rows`."""
         return self.barred if row - self.sample_rows.start < self.barred_rows else ()
+
+    def banned_at(self, row: int) -> Sequence[int]:
+        """Token ids that may not be sampled after `row`, one of `sample_rows`, for whatever reason."""
+        barred, rules = self.barred_at(row), self.rules
+        if rules is None or not (rules.banned or rules.words):
+            return barred
+        return (*barred, *rules.banned, *rules.banned_after(self.start, self.tokens[: row + 1]))
+
+    def counts_at(self, row: int) -> Counts | None:
+        """How often tokens occur before the one that is sampled after `row`; None where that does not matter."""
+        if self.rules is None or not self.params.counts_tokens:
+            return None
+        return self.rules.counts_after(self.start, self.tokens[: row + 1])
 
 
 @dataclass(frozen=True, slots=True)

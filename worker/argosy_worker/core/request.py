@@ -18,6 +18,7 @@ from argosy_api.errors import InvalidArgumentError
 from argosy_api.params import SamplingParams
 from argosy_worker.core.batch import PLACEHOLDER, SequenceSlice, TokenLogprob
 from argosy_worker.core.blocks import NULL_BLOCK
+from argosy_worker.core.rules import TokenRules
 
 
 class Finish(StrEnum):
@@ -45,7 +46,9 @@ class Request:
     eos_token_ids: frozenset[int] = frozenset()
 
     tokens: list[int] = field(init=False)
-    """Known tokens: prompt, then output."""
+    """Known tokens: prompt, then output. Only ever appended to."""
+    rules: TokenRules | None = field(init=False)
+    """For the sampler: what the parameters say about single tokens."""
     computed: int = field(init=False, default=0)
     """How many of `tokens` surely have their keys and values in the cache."""
     in_flight: int = field(init=False, default=0)
@@ -75,6 +78,7 @@ class Request:
 
     def __post_init__(self) -> None:
         self.tokens = list(self.prompt)
+        self.rules = TokenRules.of(self.params, self.tokens, len(self.prompt))
         self.ids = block_ids(self.root, self.tokens, self.block_size)
 
     # --- arithmetic
@@ -165,6 +169,7 @@ class Request:
             params=self.params,
             barred=self.enders if barred else (),
             barred_rows=barred,
+            rules=self.rules,
             prompt_targets=targets,
         )
 

@@ -231,9 +231,7 @@ def start(engine: Engine, message: pb.GenerateRequest, prepare: Prepare | None =
             "prompt_logprobs",
             f"needs a prompt of at most {limits.MAX_PROMPT_LOGPROBS_TOKENS} tokens; it has {len(prompt)}",
         )
-    enders = {*params.stop_token_ids, *(() if params.ignore_eos else engine.facts.eos_token_ids)}
-    if params.min_tokens and len(enders) >= engine.facts.vocab_size:
-        raise InvalidArgumentError("min_tokens", "cannot be had: every token of this model would end the answer")
+    params.check_drawable(vocab_size=engine.facts.vocab_size, eos_token_ids=engine.facts.eos_token_ids)
     check_address(message.kv_source)
     return engine.submit(message.request_id, message.attempt, prompt, params, salt=message.cache_salt, prepare=prepare)
 

@@ -1,0 +1,109 @@
+"""What a request's parameters say about single tokens, kept ready for whoever samples.
+
+Made once for a request, of the parameters that name tokens or count them. How often each token occurred is counted as
+the text grows, never anew from its beginning; the rows of a draft look at the text as if the draft were right so far.
+"""
+
+from array import array
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from argosy_api.params import SamplingParams
+
+
+class Counts(NamedTuple):
+    """How often tokens occur in the answer so far. `ids` has those of the prompt, too, where that matters."""
+
+    ids: "array[int]"
+    """int64, each once."""
+    times: "array[int]"
+    """int64; 0 for what only the prompt has."""
+
+
+class TokenRules:
+    """Owned by the thread that samples; the scheduler only makes it.
+
+    `text` is the request's known tokens, which are only ever appended to.
+    """
+
+    __slots__ = (
+        "_from",
+        "_ids",
+        "_places",
+        "_prompt",
+        "_text",
+        "_times",
+        "_upto",
+        "allowed",
+        "banned",
+        "bias",
+        "words",
+    )
+
+    def __init__(self, params: SamplingParams, text: Sequence[int], prompt_tokens: int) -> None:
+        self.allowed = array("q", params.allowed_token_ids)
+        """All that may be drawn; empty for no such limit."""
+        self.banned = array("q", (word[0] for word in params.bad_words_ids if len(word) == 1))
+        """What may never be drawn."""
+        self.bias = (array("q", (t for t, _ in params.logit_bias)), array("f", (b for _, b in params.logit_bias)))
+        """Ids, and what is added to their logits."""
+        self.words = tuple(tuple(word) for word in params.bad_words_ids if len(word) > 1)
+        self._text, self._prompt = text, prompt_tokens
+        # a prompt's tokens matter to the repetition penalty alone
+        self._from = 0 if params.repetition_penalty != 1 else prompt_tokens
+        self._reset()
+
+    @classmethod
+    def of(cls, params: SamplingParams, text: Sequence[int], prompt_tokens: int) -> "TokenRules | None":
+        """None where the parameters say nothing about single tokens."""
+        asked = params.counts_tokens or params.allowed_token_ids or params.bad_words_ids or params.logit_bias
+        return cls(params, text, prompt_tokens) if asked else None
+
+    def banned_after(self, start: int, tokens: Sequence[int]) -> list[int]:
+        """Last tokens of longer bad words whose other tokens the answer ends in.
+
+        The answer: the first `start` known tokens without the prompt, and `tokens`.
+        """
+        found = []
+        for word in self.words:
+            most = len(word) - 1
+            ahead = tokens[-most:]
+            if len(ahead) < most:
+                ahead = (*self._text[max(0, start - most + len(ahead)) : start], *ahead)
+            if start + len(tokens) - most >= self._prompt and tuple(ahead) == word[:-1]:
+                found.append(word[-1])
+        return found
+
+    def counts_after(self, start: int, tokens: Sequence[int]) -> Counts:
+        """Counts over the first `start` known tokens and then `tokens`, which may be guesses and are not kept."""
+        if self._upto > start + len(tokens):  # a token that was counted is sampled anew
+            self._reset()
+        self._advance(start)
+        ids, times = self._ids[:], self._times[:]
+        new: dict[int, int] = {}
+        for position, token in enumerate(tokens[self._upto - start :], self._upto):
+            if position < self._from:
+                continue
+            place = self._places.get(token, new.get(token))
+            if place is None:
+                place = new[token] = len(ids)
+                ids.append(token)
+                times.append(0)
+            times[place] += position >= self._prompt
+        return Counts(ids, times)
+
+    def _reset(self) -> None:
+        self._upto = self._from
+        self._ids, self._times = array("q"), array("q")
+        self._places: dict[int, int] = {}
+
+    def _advance(self, upto: int) -> None:
+        for position in range(self._upto, upto):
+            token = self._text[position]
+            place = self._places.get(token)
+            if place is None:
+                place = self._places[token] = len(self._ids)
+                self._ids.append(token)
+                self._times.append(0)
+            self._times[place] += position >= self._prompt
+        self._upto = max(self._upto, upto)

@@ -1,0 +1,105 @@
+"""What one row of logits is sampled with, and the edits of logits that name single tokens: steps 2 to 5 (`sampler`).
+
+All rows of a batch are edited in one pass: each edit gathers the logits that it is about, of all rows, and puts them
+back. Only operations that round correctly are used, so a value's bits depend on that value alone.
+"""
+
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from argosy_api.params import SamplingParams
+from argosy_worker.core.batch import SequenceSlice
+from argosy_worker.core.rules import Counts
+
+_MOST = torch.finfo(torch.float32).max
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one row of logits is sampled with."""
+
+    params: SamplingParams
+    seed: int
+    position: int
+    """Of the token to be drawn, in the sequence."""
+    barred: Sequence[int] = ()
+    """Ids that may not be taken; never all of them, nor all that are allowed."""
+    allowed: "array[int] | None" = None
+    """The only ids that may be taken; None or empty for all."""
+    bias: "tuple[array[int], array[float]] | None" = None
+    """Ids, and what is added to their logits."""
+    counts: Counts | None = None
+    """How often tokens occur before this position, where the parameters have a penalty."""
+
+
+def row_of(piece: SequenceSlice, row: int) -> Row:
+    """How the token after `row`, one of the slice's `sample_rows`, is to be sampled."""
+    rules = piece.rules
+    return Row(
+        params=piece.params,
+        seed=piece.params.seed or 0,
+        position=piece.start + row + 1,
+        barred=piece.banned_at(row),
+        allowed=rules.allowed if rules is not None else None,
+        bias=rules.bias if rules is not None else None,
+        counts=piece.counts_at(row),
+    )
+
+
+def edited(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Logits fp32 [n, vocab] as the rows' parameters want them; `logits` itself, unchanged, where none wants any."""
+    biased = [(i, row.bias) for i, row in enumerate(rows) if row.bias is not None and row.bias[0]]
+    counted = [(i, row.params, row.counts) for i, row in enumerate(rows) if row.counts is not None and row.counts.ids]
+    barred = [(i, row.barred) for i, row in enumerate(rows) if row.barred]
+    limited = [(i, row.allowed) for i, row in enumerate(rows) if row.allowed]
+    if not (biased or counted or barred or limited):
+        return logits
+    logits = logits.clone()
+    flat, vocab = logits.view(-1), logits.shape[-1]
+    if biased:
+        at = _places(((i, ids) for i, (ids, _) in biased), vocab, logits)
+        flat[at] = flat[at] + _join((values for _, (_, values) in biased), np.float32, logits)
+    if counted:
+        at = _places(((i, counts.ids) for i, _, counts in counted), vocab, logits)
+        flat[at] = _penalized(flat[at], counted)
+    # what is forbidden stays so whatever is added, so it may as well come last, when no infinity can meet another
+    for i, ids in limited:
+        at = torch.from_numpy(np.array(ids)).to(logits.device)
+        kept = logits[i, at]
+        logits[i] = -torch.inf
+        logits[i, at] = kept
+    if barred:
+        flat[_places(barred, vocab, logits)] = -torch.inf
+    return logits
+
+
+def _penalized(values: Tensor, counted: Sequence[tuple[int, SamplingParams, Counts]]) -> Tensor:
+    """Values fp32 of the counted tokens, of one row after another."""
+    lengths = [len(counts.ids) for _, _, counts in counted]
+
+    def each(numbers: Iterable[float]) -> Tensor:
+        return torch.from_numpy(np.repeat(np.fromiter(numbers, np.float32), lengths)).to(values.device)
+
+    repetition = each(params.repetition_penalty for _, params, _ in counted)
+    frequency = each(params.frequency_penalty for _, params, _ in counted)
+    presence = each(params.presence_penalty for _, params, _ in counted)
+    times = _join((counts.times for _, _, counts in counted), np.float32, values)
+    values = torch.where(values > 0, values / repetition, values * repetition)
+    values = values - frequency * times
+    values = values - presence * (times > 0)
+    return values.clamp(-_MOST, _MOST)
+
+
+def _places(parts: Iterable[tuple[int, Sequence[int]]], vocab: int, like: Tensor) -> Tensor:
+    """Indices into the flat logits of the ids of (row, ids)."""
+    joined = np.concatenate([np.asarray(ids, dtype=np.int64) + i * vocab for i, ids in parts])
+    return torch.from_numpy(joined).to(like.device)
+
+
+def _join(parts: Iterable[Sequence[float]], kind: type[np.float32], like: Tensor) -> Tensor:
+    return torch.from_numpy(np.concatenate([np.asarray(part, dtype=kind) for part in parts])).to(like.device)
