@@ -274,8 +274,22 @@ sys.exit(__main__.main())
 """
 
 
-async def test_a_dead_engine_ends_the_process_with_its_reason(start, eventually):
-    worker = start("sim://m?decode_ms=1", program=DIES)
+BREAKS = """
+import sys
+from argosy_worker import __main__
+from argosy_worker.sim import SimRunner
+
+def broken(self, batch):
+    raise ValueError("the device is lost")
+
+SimRunner.launch = broken
+sys.exit(__main__.main())
+"""
+
+
+@pytest.mark.parametrize(("program", "failure"), [(DIES, "Panic"), (BREAKS, "RunnerBrokenError")])
+async def test_a_dead_engine_ends_the_process_with_its_reason(start, eventually, program, failure):
+    worker = start("sim://m?decode_ms=1", program=program)
     await eventually(lambda: worker.state()["phase"] == "Ready", "ready")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{worker.grpc_port}") as channel:
         call = worker_pb2_grpc.WorkerStub(channel).Generate(
@@ -288,7 +302,7 @@ async def test_a_dead_engine_ends_the_process_with_its_reason(start, eventually)
     assert code == process.EXIT_FAULT
     assert json.loads(worker.termination_log.read_text()) == {
         "reason": "EngineFailed",
-        "message": "the engine has died (Panic); the log has the cause",
+        "message": f"the engine has died ({failure}); the log has the cause",
     }
 
 

@@ -11,7 +11,7 @@ from argosy_api.blocks import block_ids, root_id
 from argosy_api.errors import InvalidArgumentError, OverloadedError
 from argosy_api.params import SamplingParams
 from argosy_worker import sim
-from argosy_worker.core.batch import PLACEHOLDER, SequenceSlice, StepBatch
+from argosy_worker.core.batch import PLACEHOLDER, SequenceSlice, StepBatch, StepOutput
 from argosy_worker.core.batching import Batching, Forming
 from argosy_worker.core.blocks import NULL_BLOCK, BlockPool, blocks_of_window
 from argosy_worker.core.exchange import Exchange
@@ -240,13 +240,10 @@ class History:
 
     def collect(self) -> None:
         step, pending = self.out.popleft()
-        if self.random.random() < 0.02:  # the runner fails: the step's requests end, and nothing else
-            for request in self.scheduler.fail(step):
-                self.outputs.append((self.live.pop(request.request_id), None))
-            self.seen["failed"] += 1
-            self.verify()
-            return
         outputs = pending.result()
+        failing = self.random.random() < 0.05  # some slices fail: their requests end, and nothing else
+        if failing:
+            outputs = [StepOutput(error="fault") if self.random.random() < 0.5 else output for output in outputs]
         for request, life, piece in zip(step.requests, step.lives, step.batch.slices, strict=True):
             if request.ended or life != request.preemptions:
                 self.seen["void"] += 1
@@ -256,7 +253,8 @@ class History:
         before = {r.request_id: len(r.tokens) for r in self.live.values()}
         for progress in self.scheduler.update(step, outputs):
             request = progress.request
-            assert progress.error == ""
+            assert failing or progress.error == ""
+            self.seen["failed"] += progress.finish is Finish.ERROR
             assert list(progress.tokens) == request.tokens[before[request.request_id] :]
             self.seen["several tokens"] += len(progress.tokens) > 1
             if progress.finish is not None:
@@ -331,7 +329,7 @@ class History:
                 assert enders.isdisjoint(output[:-1])
                 assert len(output) > request.params.min_tokens
                 self.seen["min_tokens"] += request.params.min_tokens > 0
-            if finish is not None and request.params.prompt_logprobs is not None:
+            if finish not in (None, Finish.ERROR) and request.params.prompt_logprobs is not None:
                 assert [row.token for row in request.prompt_logprobs] == list(request.prompt[1:])
             if self.pool.caching is False:
                 assert request.cached_tokens == 0

@@ -1,10 +1,19 @@
 """Who proposes tokens for the scheduler to try, and how a step gets the slots for them."""
 
+import logging
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from argosy_api.faults import is_fault
 from argosy_worker.core.blocks import BlockPool
 from argosy_worker.core.request import Request
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+MOST_FAULTS = 8
+"""Faults of a drafter after which it is asked no more."""
 
 
 class Drafter(Protocol):
@@ -44,6 +53,57 @@ class NoDrafts:
 
     def ended(self, request: Request) -> None:
         """Nothing to forget."""
+
+
+class Harmless:
+    """A drafter whose faults cost drafts, and no request anything: no answer needs a draft."""
+
+    def __init__(self, drafter: Drafter) -> None:
+        self._drafter = drafter
+        self._faults = 0
+
+    def plan(self, requests: Sequence[Request], most: Sequence[int], budget: int) -> Sequence[int]:
+        """As the drafter says; nothing where it fails."""
+        try:
+            return _whole(self._drafter.plan(requests, most, budget), len(requests))
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            self._failed(error)
+        return [0] * len(requests)
+
+    def draft(self, requests: Sequence[Request], lengths: Sequence[int]) -> Sequence[Sequence[int]]:
+        """As the drafter says, as far as there are slots; nothing where it fails."""
+        try:
+            drafts = _whole(self._drafter.draft(requests, lengths), len(requests))
+            return [draft[:length] for draft, length in zip(drafts, lengths, strict=True)]
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            self._failed(error)
+        return [()] * len(requests)
+
+    def ended(self, request: Request) -> None:
+        """Tell the drafter."""
+        try:
+            self._drafter.ended(request)
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            self._failed(error)
+
+    def _failed(self, error: BaseException) -> None:
+        self._faults += 1
+        log.error("speculation failed; nothing is drafted in this step", exc_info=error)
+        if self._faults == MOST_FAULTS:
+            self._drafter = NoDrafts()
+            log.error("speculation has failed %d times, and is off from now on", self._faults)
+
+
+def _whole(found: Sequence[T], count: int) -> Sequence[T]:
+    if len(found) != count:
+        raise RuntimeError(f"the drafter gave {len(found)} answers for {count} requests")
+    return found
 
 
 def drafts_of(requests: Sequence[Request], drafter: Drafter, pool: BlockPool, budget: int) -> Sequence[Sequence[int]]:

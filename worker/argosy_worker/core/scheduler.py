@@ -31,7 +31,7 @@ from argosy_api.errors import InvalidArgumentError, OverloadedError
 from argosy_worker.core.batch import SequenceSlice, StepBatch, StepOutput, TokenLogprob
 from argosy_worker.core.batching import Forming
 from argosy_worker.core.blocks import NULL_BLOCK, BlockPool
-from argosy_worker.core.drafts import Drafter, NoDrafts, drafts_of
+from argosy_worker.core.drafts import Drafter, Harmless, NoDrafts, drafts_of
 from argosy_worker.core.line import Line, Order, Place
 from argosy_worker.core.request import Finish, Request, check_fits
 
@@ -91,7 +91,7 @@ class Scheduler:
     def __init__(self, config: SchedulerConfig, pool: BlockPool, drafter: Drafter | None = None) -> None:
         self.config = config
         self.pool = pool
-        self._drafter = NoDrafts() if drafter is None else drafter
+        self._drafter = NoDrafts() if drafter is None else Harmless(drafter)
         self._out = 0  # steps that are out
         self.prefill_rate = NOMINAL_PREFILL_RATE
         self.running: dict[str, Request] = {}
@@ -193,7 +193,7 @@ class Scheduler:
     def update(self, step: Step, outputs: Sequence[StepOutput]) -> list[Advance]:
         """Take in what the runner computed: one `Advance` for each slice whose request is still here, in order.
 
-        Steps are taken in, or failed, in the order in which they were scheduled. Ended requests are removed.
+        Steps are taken in in the order in which they were scheduled. Ended requests are removed.
         """
         self._out -= 1
         return [
@@ -201,11 +201,6 @@ class Scheduler:
             for request, piece, life, output in zip(step.requests, step.batch.slices, step.lives, outputs, strict=True)
             if not request.ended
         ]
-
-    def fail(self, step: Step) -> list[Request]:
-        """The runner could not compute the step: end its requests. What they had stored before stays cached."""
-        self._out -= 1
-        return [r for r in step.requests if not r.ended and self.remove(r.request_id) is not None]
 
     def prefilling(self) -> list[Place]:
         """Places of the running requests whose prompt is not computed yet, in order."""

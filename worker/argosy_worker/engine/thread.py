@@ -2,9 +2,9 @@
 
     commands from the inbox → schedule → launch → update → text → one delivery per step: all chunks and cache changes
 
-A fault ends only what it must: a request with bad logits, or whose text cannot be made, ends alone; a step that raises
-ends the requests in it; the thread goes on. Should the thread itself fail, every stream ends with INTERNAL, and `alive`
-and `failure` say so to health checks and to the process.
+A fault ends only what it must: a request with bad logits, with whom a step raises (`isolation.py`), or whose text
+cannot be made, ends alone; the thread goes on. Should the runner compute nothing any more, or the thread itself fail,
+every stream ends with INTERNAL, and `alive` and `failure` say so to health checks and to the process.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ from argosy_worker.core.scheduler import Advance, Scheduler, Step
 from argosy_worker.engine.config import EngineConfig
 from argosy_worker.engine.copies import Copies
 from argosy_worker.engine.detokenize import TextVocabulary
+from argosy_worker.engine.isolation import check, compute
 from argosy_worker.engine.metrics import WorkerMetrics
 from argosy_worker.engine.rate import PrefillRate
 from argosy_worker.engine.reply import Reply
@@ -129,8 +130,10 @@ class EngineThread:
         try:
             reply = Reply(request, stream, self._vocabulary, self._metrics)
             self.scheduler.add(request)
-        except ArgosyError as error:
-            self._outbox.append((stream, error))
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            self._outbox.append((stream, _told(error)))
         else:
             self._replies[request.request_id] = reply
 
@@ -145,8 +148,10 @@ class EngineThread:
         if reply is not None:
             try:
                 self._outbox.append((stream, reply.aborted()))
-            except ArgosyError as error:
-                self._outbox.append((stream, error))
+            except BaseException as error:
+                if not is_fault(error):
+                    raise
+                self._outbox.append((stream, _told(error)))
 
     def _forget(self, stream: Stream) -> Reply | None:
         reply = self._replies.get(stream.request_id)
@@ -192,33 +197,31 @@ class EngineThread:
     def _step(self) -> None:
         began = time.monotonic()
         step = self.scheduler.schedule(began)
-        try:
-            outputs = self._compute(step)
-        except BaseException as error:
-            if not is_fault(error):
-                raise
-            log.exception("a step of %d requests failed; they end, the engine goes on", len(step.requests))
-            for request in self.scheduler.fail(step):
-                self._end(request.request_id, InternalError("the engine failed in a step of this request"))
-            return
+        outputs = compute(self._runner, step.batch)
         now = time.monotonic()
         self._measure(step, outputs, now - began)
         for progress in self.scheduler.update(step, outputs):
             self._answer(progress, now)
+        if outputs and all(output.error is not None for output in outputs):
+            self._check_runner()
 
-    def _compute(self, step: Step) -> list[StepOutput]:
-        outputs = self._runner.launch(step.batch).result()
-        if len(outputs) != len(step.requests):
-            raise RuntimeError(f"the runner gave {len(outputs)} outputs for {len(step.requests)} slices")
-        return outputs
+    def _check_runner(self) -> None:
+        """Of a step nothing came. Was that the fault of its requests, which have ended, or does the runner fail?"""
+        pool = self.scheduler.pool
+        if pool.available:  # else others, who run, have all blocks, and their next step tells
+            blocks = pool.allocate(1)
+            check(self._runner, blocks[0])
+            pool.release(blocks)
 
     def _answer(self, progress: Advance, now: float) -> None:
         reply = self._replies[progress.request.request_id]
         try:
             item = reply.advance(progress, now)
-        except ArgosyError as error:  # its text cannot be made
+        except BaseException as error:  # its text cannot be made
+            if not is_fault(error):
+                raise
             self._metrics.finished(Finish.ERROR)
-            item = error
+            item = _told(error)
         if item is None:
             return
         self._outbox.append((reply.stream, item))
@@ -268,3 +271,11 @@ class EngineThread:
             self._end(request_id, error)
         with contextlib.suppress(RuntimeError):  # the event loop may be closed by now
             self._flush()
+
+
+def _told(error: BaseException) -> ArgosyError:
+    """What the request that failed is told."""
+    if isinstance(error, ArgosyError):
+        return error
+    log.error("a request failed, and ends alone", exc_info=error)
+    return InternalError("the engine failed on this request")
