@@ -11,7 +11,8 @@ import sys
 
 import torch
 
-from argosy_worker.compute.attention.paged import PagedKvCache, PagedTorch
+from argosy_worker.compute.attention.cache import PagedKvCache
+from argosy_worker.compute.attention.paged import PagedTorch
 from argosy_worker.compute.attention.rows import choose
 from argosy_worker.compute.config import DecoderConfig
 from argosy_worker.compute.exactness import Check

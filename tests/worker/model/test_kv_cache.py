@@ -8,7 +8,8 @@ import torch
 from layers import layer_spec
 
 from argosy_api.errors import InvalidArgumentError
-from argosy_worker.compute.attention.paged import PagedKvCache, PagedTorch
+from argosy_worker.compute.attention.cache import PagedKvCache
+from argosy_worker.compute.attention.paged import PagedTorch
 from argosy_worker.compute.attention.rows import Rows
 from argosy_worker.core.batch import SequenceSlice
 from argosy_worker.core.layout import make_layout

@@ -1,75 +1,17 @@
 """Attention against a plain implementation, isolation of faulty rows, memory figures, and the choice of kernels."""
 
-import dataclasses
 import math
 
 import pytest
-import torch
-from layers import layer_spec
 
 from argosy_api.errors import ModelUnsupportedError
 from argosy_api.params import SamplingParams
 from argosy_worker.compute import loaded
-from argosy_worker.compute.attention import paged
-from argosy_worker.compute.attention.paged import PagedKvCache, PagedTorch
-from argosy_worker.compute.attention.rows import Rows
-from argosy_worker.compute.config import Window
 from argosy_worker.compute.quant.int8_cpu import sums_are_exact
 from argosy_worker.compute.quant.linear import LinearSpec, choose
 from argosy_worker.compute.quant.packer import KERNELS
 from argosy_worker.core.batch import SequenceSlice, StepBatch
-from argosy_worker.core.layout import make_layout
 from argosy_worker.machine import Memory
-
-
-def piece(start, count, table):
-    return SequenceSlice(
-        request_id="r", tokens=[0] * count, start=start, table=table, sample_rows=range(0), params=SamplingParams()
-    )
-
-
-@pytest.mark.parametrize("block_size", [1, 8, 16, 48, 256])
-@pytest.mark.parametrize(("heads", "kv_heads"), [(9, 3), (4, 4), (8, 1)])
-@pytest.mark.parametrize("rows", [Rows(4, 64), Rows(16, 2)], ids=["free", "fixed"])
-def test_attention_equals_plain_softmax(block_size, heads, kv_heads, rows):
-    """Mixed decode and prefill over shuffled blocks, in two steps, equals softmax(q k^T) v in fp64."""
-    torch.manual_seed(0)
-    dim, lengths = 32, [(0, 1), (130, 1), (300, 1), (0, 70), (100, 200), (255, 1)]
-    counts = [-(-(start + count) // block_size) for start, count in lengths]
-    order = (torch.randperm(sum(counts)) + 1).tolist()
-    tables = [[order.pop() for _ in range(count)] for count in counts]
-    cache = PagedKvCache(
-        layers=1,
-        blocks=sum(counts),
-        block_size=block_size,
-        kv_heads=kv_heads,
-        head_dim=dim,
-        dtype=torch.float32,
-        device=torch.device("cpu"),
-    )
-    attention = PagedTorch(cache, rows, [layer_spec(heads=heads, kv_heads=kv_heads, head_dim=dim)])
-    k, v = ([torch.randn(sum(size), kv_heads, dim) for size in lengths] for _ in range(2))
-
-    def step(parts):
-        slices = [piece(begin, end - begin, tables[i]) for i, begin, end in parts]
-        attention.prepare(make_layout(slices, block_size))
-        keys, values = (torch.cat([t[i][begin:end] for i, begin, end in parts]) for t in (k, v))
-        q = torch.randn(sum(end - begin for _, begin, end in parts), heads, dim)
-        return q, attention.attend(0, q, keys, values)
-
-    before = [(i, 0, start) for i, (start, _) in enumerate(lengths) if start]
-    step(before)
-    parts = [(i, start, start + count) for i, (start, count) in enumerate(lengths)]
-    q, out = step(parts)
-    row = 0
-    for i, begin, end in parts:
-        for position in range(begin, end):
-            keys, values = (t[i][: position + 1].repeat_interleave(heads // kv_heads, 1).double() for t in (k, v))
-            weights = (torch.einsum("hd,khd->hk", q[row].double(), keys) / math.sqrt(dim)).softmax(-1)
-            expected = torch.einsum("hk,khd->hd", weights, values)
-            assert torch.allclose(out[row].double(), expected, atol=1e-5)
-            row += 1
-    assert row == len(q)
 
 
 def test_a_faulty_request_harms_no_other(fp32_model, make_job, run_jobs):
@@ -151,14 +93,3 @@ def test_kernel_choice_gives_reasons():
     assert choose(spec(weights="none", compute="bf16", device="cuda"), KERNELS).kernel.name == "float-cublas"
     with pytest.raises(ModelUnsupportedError, match="VNNI"):
         choose(spec(isa=frozenset()), KERNELS)
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [({"attention": Window(64)}, "Window"), ({"softcap": 30.0}, "soft-cap"), ({"sinks": True}, "sinks")],
-)
-def test_attention_that_nothing_computes_is_refused_by_name(change, named):
-    plain = layer_spec(heads=4, kv_heads=2, head_dim=16)
-    assert paged.report([plain])
-    with pytest.raises(ModelUnsupportedError, match=named):
-        paged.report([plain, dataclasses.replace(plain, **change)])

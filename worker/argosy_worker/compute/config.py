@@ -1,9 +1,11 @@
 """What one decoder needs to know to be any model of the Llama family. No torch."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from argosy_api import limits
 from argosy_api.errors import ModelInvalidError
+from argosy_worker.core.blocks import common_window
 
 MAX_LAYERS = 1024
 MAX_WIDTH = 1 << 20
@@ -71,6 +73,16 @@ class LayerSpec:
     sinks: bool = False
     """Whether each head has a learned score more, which takes its part of the weights and adds nothing."""
     mlp: Dense | Experts
+
+    @property
+    def window(self) -> int:
+        """Positions up to its own that a row sees; 0 for all."""
+        return self.attention.size if isinstance(self.attention, Window) else 0
+
+
+def window_of(layers: Iterable[LayerSpec]) -> int:
+    """Positions up to its own that a row sees in any layer; 0 for all."""
+    return common_window([layer.window for layer in layers])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

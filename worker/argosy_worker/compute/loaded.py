@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from argosy_worker.compute.attention import rows
-from argosy_worker.compute.attention.paged import PagedKvCache, PagedTorch
+from argosy_worker.compute.attention.cache import PagedKvCache
+from argosy_worker.compute.attention.kernels import AttentionSpec, choose_attention
 from argosy_worker.compute.attention.tiles import tile_size
 from argosy_worker.compute.config import DecoderConfig
 from argosy_worker.compute.decoder import Decoder
@@ -73,7 +74,10 @@ class LoadedModel:
             touch=touch,
         )
         found, _ = rows.choose(attention_shape(config, block_size), self.threads)
-        return TorchRunner(self.decoder, PagedTorch(cache, found, config.layer_specs()), threads=self.threads)
+        layers = config.layer_specs()
+        kernel, _ = choose_attention(AttentionSpec(layers=layers, device=self.decoder.device.type))
+        attention = kernel.make(cache, found, layers)
+        return TorchRunner(self.decoder, attention, threads=self.threads)
 
 
 def attention_shape(config: DecoderConfig, block_size: int) -> rows.Shape:

@@ -14,12 +14,17 @@ Where every layer of a model sees a window of positions only, `window_blocks` sa
 may still read. A hit then needs the last so many of its blocks, whatever became of those before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from argosy_api.blocks import BlockId
 
 NULL_BLOCK = 0
+
+
+def common_window(windows: Collection[int]) -> int:
+    """Positions up to its own that a row sees where each of `windows` is seen; 0 for all of them."""
+    return max(windows) if all(windows) else 0
 
 
 def blocks_of_window(window: int, block_size: int) -> int | None:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from argosy_api.blocks import DEFAULT_BLOCK_SIZE
 from argosy_api.errors import ModelNotFoundError, ModelUnsupportedError
-from argosy_worker.compute.attention import paged
-from argosy_worker.compute.config import DecoderConfig
+from argosy_worker.compute.attention.kernels import AttentionSpec, choose_attention
+from argosy_worker.compute.config import DecoderConfig, window_of
 from argosy_worker.compute.decoder import Decoder
 from argosy_worker.compute.exactness import EXACT, Check
 from argosy_worker.compute.layer import LayerWeights, choose_layer
@@ -185,7 +185,8 @@ class _Builder:
 
     def build(self) -> Decoder:
         config, source = self._source.config, self._source
-        self.reports["attention"] = paged.report(config.layer_specs())
+        asked = AttentionSpec(layers=config.layer_specs(), device=self._device.type)
+        _, self.reports["attention"] = choose_attention(asked)
         layers = []
         for i, spec in enumerate(config.layer_specs()):
             kernel, report = choose_layer(spec)
@@ -262,6 +263,7 @@ def _facts(model: OpenModel, precision: Precision, device: str, check: Check | N
         device=device,
         vocab_size=config.vocab_size,
         context_length=config.context_length,
+        window=window_of(config.layer_specs()),
         **{field.name: getattr(tokenizer, field.name) for field in fields(tokenizer)},
         fingerprint=digest.hexdigest()[:32],
         exactness=check.verdict if check is not None else _GPU_EXACTNESS,

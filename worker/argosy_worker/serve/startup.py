@@ -13,6 +13,7 @@ from argosy_api.worker_status import Phase
 from argosy_worker import sim
 from argosy_worker.core.batch import BlockStore, CachedRunner, Runner
 from argosy_worker.core.batching import Batching, Forming
+from argosy_worker.core.blocks import common_window
 from argosy_worker.core.facts import ModelFacts
 from argosy_worker.core.line import Order
 from argosy_worker.core.scheduler import SchedulerConfig
@@ -111,7 +112,7 @@ def load(settings: Settings, state: Lifecycle) -> Loaded:
         block_size=engine.block_size,
         max_model_len=max_model_len,
         prefix_caching=engine.prefix_caching,
-        window=model.facts.window,
+        window=common_window([m.facts.window for m in (model, draft) if m is not None]),
         scheduler=SchedulerConfig(
             max_batch_tokens=engine.max_batch_tokens,
             max_running=engine.max_running,

@@ -1,7 +1,7 @@
 """What attention is to the rest: a cache of keys and values, and a way to attend over it.
 
 How the rows of a layer attend is in its `LayerSpec`: `attention`, `scale`, `softcap`, `sinks`. A back end is made with
-the specs of all layers; what it cannot compute is refused when a model is loaded (`paged.refusal`).
+the specs of all layers; what it cannot compute is refused when a model is loaded (`kernels.py`).
 """
 
 import sys

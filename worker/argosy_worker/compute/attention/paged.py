@@ -2,218 +2,202 @@
 
 Every row's bits are the same whoever shares its step and however its prompt was cut into chunks:
 
-* keys are multiplied tile by tile at absolute positions; a tile beyond a row's position is not visited, or adds exact
-  zeros; tiles are added in order; the maximum is taken over all tiles first, so no rescaling depends on the order;
+* keys are multiplied tile by tile and summed up stripe by stripe, both at absolute positions (`tiles.py`). What a row
+  does not see is not visited, or adds exact zeros; tiles are added in order; within a stripe the maximum is taken over
+  all tiles first, so no rescaling depends on the order; stripes are joined in order (`softmax.py`);
 * all products are [rows, head_dim] x [head_dim, tile] and [rows, tile] x [tile, head_dim], and their numbers of rows
   are such that they do not matter on this machine (`rows.py`);
 * scores, sums of weights and results are fp32 whatever the cache holds, and `exp` goes through `elementwise.aligned`,
   because its vector and scalar versions round differently.
 
-Slices of one token are worked on together, longer ones one by one. Scores of a group are held as a whole: for decode
-that is sequences x heads x context, for prefill query block x heads x context.
+Slices of one token are worked on together, longer ones one by one. A context of one stripe (2,048 positions) has plain
+softmax; of longer ones only one stripe's keys and scores are held at a time, so memory does not grow with the context.
 """
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from argosy_api.errors import InvalidArgumentError, ModelUnsupportedError
-from argosy_worker.compute.attention.backend import KvSpec
+from argosy_worker.compute.attention import softmax
+from argosy_worker.compute.attention.cache import PagedKvCache
 from argosy_worker.compute.attention.rows import Rows
-from argosy_worker.compute.attention.tiles import PrefillRows, SingleGroup, Tiles, make_tiles
-from argosy_worker.compute.config import Full, LayerSpec
-from argosy_worker.compute.elementwise import aligned
+from argosy_worker.compute.attention.softmax import LOWEST, Sums
+from argosy_worker.compute.attention.tiles import (
+    STRIPE,
+    ChunkStripe,
+    Piece,
+    SingleGroup,
+    SingleStripe,
+    Tiles,
+    make_tiles,
+)
+from argosy_worker.compute.config import LayerSpec
 from argosy_worker.core.layout import StepLayout
-
-LAYOUT_VERSION = 1
-"""An exported block is [layers, 2 (keys, values), kv_heads, block_size, head_dim], in the machine's byte order."""
-
-
-class PagedKvCache:
-    """Keys and values: for each layer [blocks + 1, 2, kv_heads, block_size, head_dim]; block 0 is the null block."""
-
-    def __init__(
-        self,
-        *,
-        layers: int,
-        blocks: int,
-        block_size: int,
-        kv_heads: int,
-        head_dim: int,
-        dtype: torch.dtype,
-        device: torch.device,
-        touch: bool = False,
-    ) -> None:
-        shape = (blocks + 1, 2, kv_heads, block_size, head_dim)
-        self.spec = KvSpec(
-            layers=layers,
-            kv_heads=kv_heads,
-            head_dim=head_dim,
-            block_size=block_size,
-            dtype=str(dtype).removeprefix("torch."),
-            layout_version=LAYOUT_VERSION,
-        )
-        self.layout = self.spec.describe()
-        self.bytes_per_block = self.spec.elements * dtype.itemsize
-        self.device = device
-        self._blocks = blocks
-        self._layers = [_zeros(shape, dtype, device) for _ in range(layers)]
-        if touch:  # a page that is written to is ours; one that is only promised may be missing when it is needed
-            for layer in self._layers:
-                layer.zero_()
-        self._slots = [layer.view(-1, head_dim) for layer in self._layers]
-        self._pages = [layer.view(-1, block_size * head_dim) for layer in self._layers]
-
-    def write(self, layer: int, slots: Tensor, kv: Tensor) -> None:
-        """Store a step's keys and values at int64 `slots`: [rows, 2 * kv_heads, head_dim], keys first."""
-        # A masked value is multiplied by an exact 0; a NaN of an ended request must not come back through that.
-        self._slots[layer].index_copy_(0, slots, torch.nan_to_num(kv).reshape(-1, kv.shape[-1]))
-
-    def pages(self, layer: int, pages: Tensor) -> Tensor:
-        """Gather int64 [n] pages of keys or values: [n, block_size * head_dim]."""
-        return self._pages[layer].index_select(0, pages)
-
-    def export(self, block: int) -> bytes:
-        """The content of a block, over all layers."""
-        self._check(block)
-        content = torch.stack([layer[block] for layer in self._layers]).contiguous().cpu()
-        return content.view(-1).view(torch.uint8).numpy().tobytes()
-
-    def import_(self, block: int, content: bytes) -> None:
-        """Put exported content into a block."""
-        self._check(block)
-        if len(content) != self.bytes_per_block:
-            raise InvalidArgumentError("content", f"has {len(content)} bytes; a block has {self.bytes_per_block}")
-        raw = torch.frombuffer(bytearray(content), dtype=self._layers[0].dtype)
-        for layer, part in zip(self._layers, raw.view(len(self._layers), *self._layers[0].shape[1:]), strict=True):
-            layer[block].copy_(torch.nan_to_num(part))
-
-    def _check(self, block: int) -> None:
-        if not 1 <= block <= self._blocks:
-            raise InvalidArgumentError("block", f"is {block}; the cache has the blocks 1 to {self._blocks}")
-
-
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros, because padding reads the null block and 0 * NaN is not 0.
-
-    On the CPU they come from numpy, which asks the system for zero pages instead of writing them: the memory is taken
-    when a block is first used, and a worker starts at once with a small resident size.
-    """
-    if device.type == "cpu" and dtype == torch.float32:
-        return torch.from_numpy(np.zeros(shape, dtype=np.float32))
-    return torch.zeros(shape, dtype=dtype, device=device)
-
-
-def refusal(spec: LayerSpec) -> str | None:
-    """Why `PagedTorch` cannot compute the attention of a layer; None where it can."""
-    if not isinstance(spec.attention, Full):
-        return f"attends to all positions only, asked for {spec.attention}"
-    if spec.softcap:
-        return f"has no soft-cap, asked for {spec.softcap}"
-    if spec.sinks:
-        return "has no attention sinks"
-    return None
-
-
-def report(specs: Sequence[LayerSpec]) -> str:
-    """What computes the attention of these layers, and why.
-
-    Raises:
-        ModelUnsupportedError: nothing does; the message has the reason.
-
-    """
-    for spec in specs:
-        if reason := refusal(spec):
-            raise ModelUnsupportedError(f"nothing computes the model's attention: paged-torch ({reason})")
-    return "paged-torch (reference; the only one for this device)"
 
 
 class PagedTorch:
     """An `AttentionBackend` over a `PagedKvCache`, for layers of these specs."""
 
-    def __init__(self, cache: PagedKvCache, rows: Rows, specs: Sequence[LayerSpec]) -> None:
+    def __init__(self, cache: PagedKvCache, rows: Rows, specs: Sequence[LayerSpec], *, stripe: int = STRIPE) -> None:
         self.cache = cache
-        self._rows, self._specs = rows, specs
+        self._rows, self._specs, self._stripe = rows, specs, stripe
+        self._windows = [spec.window for spec in specs]
         self._tiles: Tiles | None = None
 
     def prepare(self, layout: StepLayout) -> None:
         """Make the step's index tensors."""
-        self._tiles = make_tiles(layout, kv_heads=self.cache.spec.kv_heads, rows=self._rows, device=self.cache.device)
+        spec = self.cache.spec
+        self._tiles = make_tiles(
+            layout,
+            kv_heads=spec.kv_heads,
+            head_dim=spec.head_dim,
+            rows=self._rows,
+            device=self.cache.device,
+            windows=sorted(set(self._windows)),
+            stripe=self._stripe,
+        )
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None = None) -> Tensor:
         """Store keys and values and attend, as the protocol says."""
-        del sinks  # `refusal` keeps out layers that have them
         if self._tiles is None:
             raise RuntimeError("attend before prepare")
-        tiles, out = self._tiles, torch.empty_like(q)
-        self.cache.write(layer, tiles.writes, torch.cat((k, v), 1))
-        scaled = q * self._specs[layer].scale
-        if tiles.singles is not None:
-            self._singles(scaled, out, layer, tiles.singles, tiles.tile)
-        for chunk in tiles.chunks:
-            self._chunk(scaled, out, layer, chunk, tiles.tile)
+        self.cache.write(layer, self._tiles.writes, torch.cat((k, v), 1))
+        view, spec = self._tiles.views[self._windows[layer]], self._specs[layer]
+        one = _Layer(self.cache, self._rows, self._tiles.tile, layer, spec.softcap, sinks)
+        scaled, out = q * spec.scale, torch.empty_like(q)
+        for group in view.singles:
+            one.singles(scaled, out, group)
+        for stripes in view.chunks:
+            one.chunk(scaled, out, stripes)
         return out
 
-    def _singles(self, q: Tensor, out: Tensor, layer: int, group: SingleGroup, tile: int) -> None:
-        kv_heads, dim = self.cache.spec.kv_heads, self.cache.spec.head_dim
-        seqs, per = len(group.rows), q.shape[1] // kv_heads
-        queries = q.new_zeros((seqs, kv_heads, self._rows.padded(per), dim))
-        queries[:, :, :per] = q.index_select(0, group.rows).view(seqs, kv_heads, per, dim)
-        if group.pair_seq is not None:
-            queries = queries.index_select(0, group.pair_seq)
-        pairs = len(queries)
-        keys = self.cache.pages(layer, group.keys).view(pairs * kv_heads, tile, dim)
-        scores = torch.bmm(queries.view(pairs * kv_heads, -1, dim), keys.transpose(1, 2)).float()
-        scores = scores.view(pairs, kv_heads, -1, tile).masked_fill_(group.masked, -torch.inf)
-        highest = scores.amax(-1, keepdim=True)
-        if group.pair_seq is not None:
-            best = highest[:seqs].clone()
-            for begin, count in _later_tiles(group.counts):
-                torch.maximum(best[:count], highest[begin : begin + count], out=best[:count])
-            highest = best.index_select(0, group.pair_seq)
-        weights = _weights(scores, highest)
-        values = self.cache.pages(layer, group.values).view(pairs * kv_heads, tile, dim)
-        part = torch.bmm(weights.view(pairs * kv_heads, -1, tile).to(q.dtype), values).float()
-        part = part.view(pairs, kv_heads, -1, dim)
-        norm = weights.sum(-1, keepdim=True)
-        total, totals = part[:seqs], norm[:seqs]
-        for begin, count in _later_tiles(group.counts):
-            total[:count] += part[begin : begin + count]
-            totals[:count] += norm[begin : begin + count]
-        result = (total / totals)[:, :, :per].reshape(seqs, -1, dim)
-        out.index_copy_(0, group.rows, result.to(out.dtype))
 
-    def _chunk(self, q: Tensor, out: Tensor, layer: int, chunk: PrefillRows, tile: int) -> None:
-        kv_heads, dim = self.cache.spec.kv_heads, self.cache.spec.head_dim
-        per = q.shape[1] // kv_heads
+class _Layer:
+    """Attention of one layer in one step."""
+
+    def __init__(  # noqa: PLR0917  # what a layer has
+        self, cache: PagedKvCache, rows: Rows, tile: int, number: int, softcap: float, sinks: Tensor | None
+    ) -> None:
+        self._cache, self._rows, self._tile, self._number = cache, rows, tile, number
+        self._softcap, self._sinks = softcap, sinks
+        self._kv_heads, self._dim = cache.spec.kv_heads, cache.spec.head_dim
+
+    def _load(self, pages: Tensor) -> Tensor:
+        """Tiles of keys or values: [tiles * kv_heads, tile, head_dim]."""
+        return self._cache.pages(self._number, pages).view(-1, self._tile, self._dim)
+
+    def _scores(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """[tiles * kv_heads, rows, head_dim] -> fp32 [tiles, kv_heads, rows, tile], capped."""
+        scores = torch.bmm(queries, keys.transpose(1, 2)).float()
+        return softmax.soft_cap(scores.view(-1, self._kv_heads, queries.shape[1], self._tile), self._softcap)
+
+    def _parts(self, weights: Tensor, values: Tensor) -> Tensor:
+        """fp32 [tiles, kv_heads, rows, tile] x [tiles * kv_heads, tile, head_dim]: the tiles' sums, fp32."""
+        rows = weights.shape[2]
+        parts = torch.bmm(weights.view(-1, rows, self._tile).to(values.dtype), values).float()
+        return parts.view(-1, self._kv_heads, rows, self._dim)
+
+    # --- slices of one token
+
+    def singles(self, q: Tensor, out: Tensor, group: SingleGroup) -> None:
+        """Attend for the rows of a group."""
+        seqs, per = len(group.rows), q.shape[1] // self._kv_heads
+        queries = q.new_zeros((seqs, self._kv_heads, self._rows.padded(per), self._dim))
+        queries[:, :, :per] = q.index_select(0, group.rows).view(seqs, self._kv_heads, per, self._dim)
+        sums = None
+        for stripe in group.stripes:
+            if sums is None and stripe.members is not None:
+                sums = softmax.nothing(queries.float())
+            sums = self._join(queries, stripe, sums)
+        if sums is None:
+            raise RuntimeError("a row sees no key")
+        sink = None if self._sinks is None else self._sinks.view(self._kv_heads, per, 1)
+        result = softmax.finish(Sums(*(part[:, :, :per] for part in sums)), sink)
+        out.index_copy_(0, group.rows, result.reshape(seqs, -1, self._dim).to(out.dtype))
+
+    def _join(self, queries: Tensor, stripe: SingleStripe, sums: Sums | None) -> Sums:
+        """Sums of all sequences, with the stripe's."""
+        if stripe.members is None:
+            more = self._single_stripe(queries, stripe, None if sums is None else sums.highest)
+            return more if sums is None else softmax.add(sums, more)
+        if sums is None:
+            raise RuntimeError("sums of some sequences without those of the others")
+        before = Sums(*(part.index_select(0, stripe.members) for part in sums))
+        more = self._single_stripe(queries.index_select(0, stripe.members), stripe, before.highest)
+        for part, new in zip(sums, softmax.add(before, more), strict=True):
+            part.index_copy_(0, stripe.members, new)
+        return sums
+
+    def _single_stripe(self, queries: Tensor, stripe: SingleStripe, before: Tensor | None) -> Sums:
+        """Sums of the members; `before`: their highest scores so far."""
+        count = len(queries)
+        if stripe.pair_seq is not None:
+            queries = queries.index_select(0, stripe.pair_seq)
+        scores = self._scores(queries.flatten(0, 1), self._load(stripe.keys)).masked_fill_(stripe.masked, -torch.inf)
+        highest = scores.amax(-1, keepdim=True).clamp_(min=LOWEST)
+        best = highest[:count] if stripe.pair_seq is None else highest[:count].clone()
+        for begin, size in _later_tiles(stripe.counts):
+            torch.maximum(best[:size], highest[begin : begin + size], out=best[:size])
+        best = best if before is None else torch.maximum(best, before)
+        weights = softmax.weigh(scores, best if stripe.pair_seq is None else best.index_select(0, stripe.pair_seq))
+        parts, shares = self._parts(weights, self._load(stripe.values)), weights.sum(-1, keepdim=True)
+        total, norm = parts[:count], shares[:count]
+        for begin, size in _later_tiles(stripe.counts):
+            total[:size] += parts[begin : begin + size]
+            norm[:size] += shares[begin : begin + size]
+        return Sums(best, norm, total)
+
+    # --- slices of several tokens
+
+    def chunk(self, q: Tensor, out: Tensor, stripes: Sequence[ChunkStripe]) -> None:
+        """Attend for the rows of a slice."""
+        under_way: dict[int, Sums] = {}
+        for stripe in stripes:
+            keys, values = self._load(stripe.keys), self._load(stripe.values)
+            for piece in stripe.pieces:
+                sums = self._piece(q, keys, values, piece, under_way.pop(piece.block, None))
+                if piece.last:
+                    out[piece.first : piece.first + piece.tokens] = self._finish(sums, piece.tokens, q.shape[1])
+                else:
+                    under_way[piece.block] = sums
+
+    def _piece(self, q: Tensor, keys: Tensor, values: Tensor, piece: Piece, before: Sums | None) -> Sums:
+        """Sums of a block's rows [kv_heads, rows, ...], with a stripe's."""
+        kv_heads, dim, per = self._kv_heads, self._dim, q.shape[1] // self._kv_heads
+        count, used = piece.tokens, piece.tokens * per
+        queries = q.new_zeros((kv_heads, self._rows.padded(used), dim))
+        mine = q[piece.first : piece.first + count]
+        queries[:, :used] = mine.view(count, kv_heads, per, dim).transpose(0, 1).reshape(kv_heads, used, dim)
         # [tiles * kv_heads, ...]: all products of a block in one call, which keeps all threads busy
-        keys = self.cache.pages(layer, chunk.keys).view(-1, tile, dim).transpose(1, 2)
-        values = self.cache.pages(layer, chunk.values).view(-1, tile, dim)
-        for block in chunk.blocks:
-            count, used, products = block.tokens, block.tokens * per, block.tiles * kv_heads
-            rows = slice(block.first, block.first + count)
-            queries = q.new_zeros((kv_heads, self._rows.padded(used), dim))
-            queries[:, :used] = q[rows].view(count, kv_heads, per, dim).transpose(0, 1).reshape(kv_heads, used, dim)
-            scores = torch.bmm(queries.repeat(block.tiles, 1, 1), keys[:products]).float()
-            scores = scores.view(block.tiles, kv_heads, -1, tile)
-            partly = scores[block.tiles - len(block.masked) :, :, :used]
-            partly.view(-1, kv_heads, count, per, tile).masked_fill_(block.masked, -torch.inf)
-            weights = _weights(scores, scores.amax(-1, keepdim=True).amax(0, keepdim=True))
-            norms = weights.sum(-1, keepdim=True)
-            parts = torch.bmm(weights.view(products, -1, tile).to(q.dtype), values[:products]).float()
-            parts = parts.view(block.tiles, kv_heads, -1, dim)
-            total, norm = parts[0], norms[0]
-            for part, share in zip(parts[1:], norms[1:], strict=True):
-                total += part
-                norm += share
-            result = (total / norm)[:, :used].view(kv_heads, count, per, dim).transpose(0, 1)
-            out[rows] = result.reshape(count, kv_heads * per, dim)
+        there = slice(piece.begin * kv_heads, (piece.begin + piece.tiles) * kv_heads)
+        scores = self._scores(queries.repeat(piece.tiles, 1, 1), keys[there])
+        for first, masked in piece.masks:
+            partly = scores[first : first + len(masked), :, :used]
+            partly.view(len(masked), kv_heads, count, per, -1).masked_fill_(masked, -torch.inf)
+        highest = scores.amax(-1, keepdim=True).amax(0).clamp_(min=LOWEST)
+        if before is not None:
+            highest = torch.maximum(highest, before.highest)
+        weights = softmax.weigh(scores, highest)
+        parts, shares = self._parts(weights, values[there]), weights.sum(-1, keepdim=True)
+        total, norm = parts[0], shares[0]
+        for part, share in zip(parts[1:], shares[1:], strict=True):
+            total += part
+            norm += share
+        if before is not None:
+            return softmax.add(before, Sums(highest, norm, total))
+        # a copy where they outlive the stripe: all tiles' parts would stay with them
+        return Sums(highest, norm, total) if piece.last else Sums(highest, norm.clone(), total.clone())
 
-
-def _weights(scores: Tensor, highest: Tensor) -> Tensor:
-    return aligned(torch.Tensor.exp_, scores.sub_(highest))
+    def _finish(self, sums: Sums, count: int, heads: int) -> Tensor:
+        """[kv_heads, rows, ...] -> [tokens, heads, head_dim]."""
+        kv_heads, per = self._kv_heads, heads // self._kv_heads
+        used = count * per
+        sink = None
+        if self._sinks is not None:
+            sink = self._sinks.view(kv_heads, 1, per).expand(-1, count, -1).reshape(kv_heads, used, 1)
+        result = softmax.finish(Sums(*(part[:, :used] for part in sums)), sink)
+        return result.view(kv_heads, count, per, self._dim).transpose(0, 1).reshape(count, heads, self._dim)
 
 
 def _later_tiles(counts: tuple[int, ...]) -> list[tuple[int, int]]:

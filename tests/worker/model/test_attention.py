@@ -1,0 +1,243 @@
+"""Attention against a plain implementation, its bits in company and in chunks, its memory, and who computes it."""
+
+import pytest
+import torch
+from layers import layer_spec
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from argosy_api.errors import ModelUnsupportedError
+from argosy_api.params import SamplingParams
+from argosy_worker.compute.attention.cache import PagedKvCache
+from argosy_worker.compute.attention.kernels import KERNELS, AttentionSpec, choose_attention
+from argosy_worker.compute.attention.paged import PagedTorch
+from argosy_worker.compute.attention.rows import Rows
+from argosy_worker.compute.attention.tiles import make_tiles
+from argosy_worker.compute.config import Full, Window, window_of
+from argosy_worker.core.batch import SequenceSlice
+from argosy_worker.core.layout import make_layout
+
+CPU = torch.device("cpu")
+DIM = 32
+FREE = Rows(4, 64)
+
+
+class World:
+    """Sequences of random queries, keys and values over one cache, whose blocks lie in disorder."""
+
+    def __init__(self, lengths, specs, *, size=16, rows=FREE, stripe=16, sinks=None, seed=0):
+        self.specs, self.size = specs, size
+        self.heads, self.kv_heads = specs[0].heads, specs[0].kv_heads
+        generator = torch.Generator().manual_seed(seed)
+        self.q, self.k, self.v = (
+            [torch.randn(n, heads, DIM, generator=generator) * 2 for n in lengths]
+            for heads in (self.heads, self.kv_heads, self.kv_heads)
+        )
+        counts = [-(-n // size) for n in lengths]
+        order = (torch.randperm(sum(counts), generator=generator) + 1).tolist()
+        self.tables = [[order.pop() for _ in range(count)] for count in counts]
+        cache = PagedKvCache(
+            layers=len(specs), blocks=sum(counts), block_size=size, kv_heads=self.kv_heads, head_dim=DIM,
+            dtype=torch.float32, device=CPU,
+        )  # fmt: skip
+        self.attention, self.sinks = PagedTorch(cache, rows, specs, stripe=stripe), sinks
+
+    def step(self, *parts):
+        """Rows of (sequence, begin, end) in one step: for each layer a list of [rows, heads, dim]."""
+        slices = [
+            SequenceSlice(
+                request_id="r",
+                tokens=[0] * (end - begin),
+                start=begin,
+                table=self.tables[i],
+                sample_rows=range(0),
+                params=SamplingParams(),
+            )
+            for i, begin, end in parts
+        ]
+        self.attention.prepare(make_layout(slices, self.size))
+        q, k, v = (torch.cat([t[i][begin:end] for i, begin, end in parts]) for t in (self.q, self.k, self.v))
+        found = [self.attention.attend(layer, q, k, v, self.sinks) for layer in range(len(self.specs))]
+        return [out.split([end - begin for _, begin, end in parts]) for out in found]
+
+    def expected(self, spec, i):
+        """softmax(q k^T) v in fp64."""
+        keys, values = (t[i].double().repeat_interleave(self.heads // self.kv_heads, 1) for t in (self.k, self.v))
+        scores = torch.einsum("qhd,khd->hqk", self.q[i].double(), keys) * spec.scale
+        if spec.softcap:
+            scores = spec.softcap * (scores / spec.softcap).tanh()
+        position = torch.arange(len(keys))
+        hidden = position[None] > position[:, None]
+        if spec.window:
+            hidden |= position[None] <= position[:, None] - spec.window
+        scores.masked_fill_(hidden, -torch.inf)
+        if self.sinks is not None:
+            scores = torch.cat((scores, self.sinks.double()[:, None, None].expand(-1, len(keys), 1)), -1)
+        weights = scores.softmax(-1)[..., : len(keys)]
+        return torch.einsum("hqk,khd->qhd", weights, values)
+
+
+LENGTHS = (1, 131, 301, 70, 300, 256, 700)
+LAST = [(0, 0, 1), (1, 130, 131), (2, 300, 301), (3, 0, 70), (4, 100, 300), (5, 255, 256), (6, 690, 700)]
+"""Rows of the second of two steps: generating and prompts, mixed."""
+
+
+@pytest.mark.parametrize(
+    ("size", "heads", "kv_heads", "rows", "stripe"),
+    [
+        (1, 4, 4, Rows(4, 64), 2),
+        (8, 8, 1, Rows(4, 64), 16),
+        (16, 9, 3, Rows(4, 64), 2),
+        (16, 8, 1, Rows(16, 2), 16),
+        (48, 9, 3, Rows(4, 64), 16),
+        (256, 4, 4, Rows(4, 64), 2),
+    ],
+)
+def test_attention_equals_plain_softmax(size, heads, kv_heads, rows, stripe):
+    """Full attention and windows, soft-capped and with sinks, over shuffled blocks, in two steps."""
+    base = {"heads": heads, "kv_heads": kv_heads, "head_dim": DIM}
+    specs = [
+        layer_spec(**base),
+        layer_spec(**base, attention=Window(1)),
+        layer_spec(**base, attention=Window(100), scale=0.3, softcap=5.0),
+        layer_spec(**base, attention=Window(290)),
+    ]
+    for sinks in (None, torch.linspace(-3, 9, heads)):
+        world = World(LENGTHS, specs, size=size, rows=rows, stripe=stripe, sinks=sinks)
+        world.step(*[(i, 0, begin) for i, begin, _ in LAST if begin])
+        for spec, found in zip(specs, world.step(*LAST), strict=True):
+            for (i, begin, end), out in zip(LAST, found, strict=True):
+                assert torch.allclose(out.double(), world.expected(spec, i)[begin:end], atol=2e-5), (spec, i)
+
+
+VARIED = [
+    layer_spec(heads=6, kv_heads=2, head_dim=DIM, **more)
+    for more in (
+        {},
+        {"softcap": 20.0},
+        {"attention": Window(150)},
+        {"attention": Window(17), "softcap": 3.0},
+        {"attention": Window(400)},
+    )
+]
+
+
+@pytest.mark.parametrize(("stripe", "sinks"), [(1, None), (2, torch.linspace(-2, 5, 6)), (16, None)])
+def test_rows_have_the_same_bits_in_every_company_and_chunk(stripe, sinks):
+    lengths = (700, 1, 130, 390, 64)
+    alone = World(lengths, VARIED, stripe=stripe, sinks=sinks)
+    rows = {(i, layer): out for i, n in enumerate(lengths) for layer, (out,) in enumerate(alone.step((i, 0, n)))}
+    for chunk in (7, 16, 64, 300):
+        world = World(lengths, VARIED, stripe=stripe, sinks=sinks)
+        for begin in range(0, max(lengths), chunk):
+            parts = [(i, begin, min(begin + chunk, n)) for i, n in enumerate(lengths) if begin < n]
+            for layer, found in enumerate(world.step(*parts)):
+                for (i, first, after), out in zip(parts, found, strict=True):
+                    assert torch.equal(out, rows[i, layer][first:after])
+
+
+@pytest.mark.parametrize(("stripe", "pairs"), [(1, 7), (2, 1), (2, 1000), (16, 7)])
+def test_token_by_token_has_the_same_bits_too(monkeypatch, stripe, pairs):
+    """Generated rows, in groups of all sizes, are those of a prompt."""
+    monkeypatch.setattr("argosy_worker.compute.attention.tiles.PAIR_NUMBERS", pairs * 2 * 128 * DIM)
+    lengths, sinks = (690, 40, 130, 389, 63, 258), torch.linspace(-2, 5, 6)
+    longer = [n + 4 for n in lengths]
+    whole = World(longer, VARIED, stripe=stripe, sinks=sinks)
+    expected = whole.step(*[(i, 0, n) for i, n in enumerate(longer)])
+    world = World(longer, VARIED, stripe=stripe, sinks=sinks)
+    world.step(*[(i, 0, n) for i, n in enumerate(lengths)])
+    for more in range(4):
+        found = world.step(*[(i, n + more, n + more + 1) for i, n in enumerate(lengths)])
+        for layer, outs in enumerate(found):
+            for i, out in enumerate(outs):
+                assert torch.equal(out[0], expected[layer][i][lengths[i] + more])
+
+
+def test_blocks_that_a_window_has_passed_may_be_gone():
+    """Their place in the table is the null block's, and somebody else writes to them."""
+    specs = [s for s in VARIED if s.window]
+    window = window_of(specs)
+    world, other = (World((900, 16), specs, stripe=2) for _ in range(2))
+    world.step((0, 0, 880))
+    expected = world.step((0, 880, 899)), world.step((0, 899, 900))
+    other.step((0, 0, 880))
+    passed = (880 - window + 1) // 16
+    stolen = other.tables[0][0]
+    other.tables[0][:passed] = [0] * passed
+    other.tables[1] = [stolen]
+    other.step((1, 0, 16))
+    found = other.step((0, 880, 899)), other.step((0, 899, 900))
+    for before, after in zip(expected, found, strict=True):
+        assert all(torch.equal(a[0], b[0]) for a, b in zip(before, after, strict=True))
+
+
+class Largest(TorchDispatchMode):
+    """Notes the size of the largest tensor that an operation makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(tensor, torch.Tensor) and not any(tensor is given for given in args):
+                self.numbers = max(self.numbers, tensor.numel())
+        return out
+
+
+def test_memory_does_not_grow_with_the_context():
+    """The largest tensor of a step at a context of 32k is as at 4k, for prompts and for generating."""
+    spec = [layer_spec(heads=4, kv_heads=1, head_dim=DIM)]
+    world = World([32768] * 4, spec, seed=3)
+    largest = []
+    for start in (4096, 32768 - 256):
+        with Largest() as seen:
+            world.step((0, start, start + 200), (1, start, start + 1), (2, start, start + 1), (3, start, start + 1))
+        largest.append(seen.numbers)
+    assert largest[0] == largest[1]
+    assert largest[0] <= 16 * 128 * 64 * 4  # scores of a stripe for 64 queries of 4 heads
+
+
+def test_a_window_visits_its_own_tiles_only():
+    """A row at 30,000 with a window of 1,000 reads 9 tiles of 128."""
+    slices = [
+        SequenceSlice(
+            request_id="r", tokens=[0] * n, start=30_000, table=range(1, 2000), sample_rows=range(0), params=None
+        )
+        for n in (1, 2)
+    ]
+    tiles = make_tiles(
+        make_layout(slices, 16), kv_heads=1, head_dim=DIM, rows=Rows(4, 64), device=CPU, windows=(0, 1000)
+    )
+    pages = {
+        window: (
+            sum(len(stripe.keys) for group in view.singles for stripe in group.stripes),
+            sum(len(stripe.keys) for stripes in view.chunks for stripe in stripes),
+        )
+        for window, view in tiles.views.items()
+    }
+    assert pages[1000] == (9 * 8, 9 * 8)
+    assert pages[0] == (235 * 8, 235 * 8)
+
+
+def test_the_window_of_a_model_is_its_widest():
+    full, narrow, wide = (
+        layer_spec(heads=1, kv_heads=1, head_dim=2, attention=a) for a in (Full(), Window(3), Window(9))
+    )
+    assert window_of([narrow, wide, narrow]) == 9
+    assert window_of([narrow, full]) == 0
+
+
+def test_who_computes_attention_is_said_with_reasons():
+    class Choosy:
+        name = "choosy"
+
+        def refusal(self, spec):
+            return f"runs on cuda, asked for {spec.device}"
+
+    plain, other = (layer_spec(heads=4, kv_heads=n, head_dim=16) for n in (2, 4))
+    kernel, report = choose_attention(AttentionSpec(layers=(plain,), device="cpu"), (Choosy(), *KERNELS))
+    assert kernel.name == "paged-torch"
+    assert report == "paged-torch; refused: choosy (runs on cuda, asked for cpu)"
+    with pytest.raises(ModelUnsupportedError, match=r"layers of one shape, .*\(4, 2, 16\), \(4, 4, 16\)"):
+        choose_attention(AttentionSpec(layers=(plain, other), device="cpu"))
