@@ -141,6 +141,14 @@ MAX_RECENT_TOKENS = 8_192
 MAX_RECENT_TENANTS = 32
 """Tenants whose generated tokens are kept for that; the one unused for longest goes."""
 
+# --- step traces
+MAX_TRACED_STEPS = 8192
+"""Steps that a worker's trace keeps in memory."""
+MAX_TRACED_SLICES = 65_536
+"""Slices of all these steps together."""
+MAX_TRACE_BYTES = 64 * 1024 * 1024
+"""A trace as it is sent, and a trace file before it turns over; one former file is kept."""
+
 # --- what the operator writes
 MAX_CONDITION_MESSAGE = 4096
 """Characters; the API server takes 32,768."""

@@ -130,6 +130,9 @@ class EngineSpec(Strict):
     served."""
     queue_ageing: Annotated[float, Field(ge=0, le=100)] = 0.25
     """For leastWork: seconds of work that one second of waiting outweighs. More favours the tail, less the median."""
+    step_trace: Literal["off", "memory", "file"] = "off"
+    """Whether a worker notes what its steps compute and for how long, for `argosy trace`. memory: the latest 8192.
+    file: also on a file in its ~/.cache/argosy, 128 MiB at most. No text and no token is in it."""
     threads: Annotated[int, Field(ge=1, le=512)] | None = None
     """CPU threads of the engine. Default: the cores that the worker may use."""
     speculative: SpeculativeSpec = SpeculativeSpec()

@@ -138,6 +138,24 @@ def chat(
 
 
 @app.command()
+def trace(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SOURCE...]",
+            help="host:port of a worker's metrics, or a trace file. Default: the workers of `argosy up`.",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the picture goes.")] = Path("argosy-trace.json"),
+) -> None:
+    """Draw what workers' steps computed, for Perfetto or chrome://tracing; needs engine.stepTrace."""
+    from argosy_cli.trace import trace as draw
+
+    for line in draw(sources or (), out):
+        print(line)
+
+
+@app.command()
 def demo(http_port: HttpPort = 8000, grpc_port: GrpcPort = 8001, metrics_port: MetricsPort = 8002) -> None:
     """Show it all in a minute: two replicas of a small model, a streamed answer, and a hit in the prefix cache."""
     from argosy_cli.demo import demo as run_demo

@@ -20,6 +20,7 @@ from argosy_worker.core.scheduler import SchedulerConfig
 from argosy_worker.engine.client import Engine
 from argosy_worker.engine.config import EngineConfig
 from argosy_worker.engine.metrics import WorkerMetrics
+from argosy_worker.engine.trace import StepTrace
 from argosy_worker.kv_events.log import KvEventLog
 from argosy_worker.serve.lifecycle import Lifecycle
 from argosy_worker.serve.messages import model_info
@@ -101,6 +102,7 @@ async def running_rig(
     tokenizer_json: bytes | None = None,
     speculation: SpeculationConfig | None = None,
     draft: str | None = None,
+    trace: StepTrace | None = None,
     **scheduler,
 ) -> AsyncIterator[Rig]:
     spec = sim.SimSpec.parse(ModelUri.parse(uri))
@@ -132,6 +134,7 @@ async def running_rig(
             speculation=speculation or SpeculationConfig(),
         ),
         draft=guesses,
+        trace=trace,
         metrics=metrics,
         on_cache_change=events.append,
         loop=asyncio.get_running_loop(),

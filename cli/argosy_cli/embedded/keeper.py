@@ -117,7 +117,7 @@ class Keeper:
                 process.signal(signal.SIGKILL)
                 watch.result()
             # the process is gone: nobody may be sent to it from now on, while connections are still being closed
-            self.state.address = ""
+            self.state.address = self.state.pages = ""
             self._changed()
             return await gone, clock.healthy_s
         finally:
@@ -134,7 +134,7 @@ class Keeper:
         state = self.state
         state.phase, state.reason, state.message, state.pid, state.progress = phase, reason, message, pid, 0.0
         if not pid:
-            state.address = ""
+            state.address = state.pages = ""
         self._changed()
 
 

@@ -162,7 +162,7 @@ class Replica:
         """Tell the router; ready it is only when the router says that it sends requests here."""
         state = self.state
         state.phase, state.reason, state.message, state.progress = states.CONNECTING, "", "", 0.0
-        state.address = f"127.0.0.1:{self._ports[0]}"
+        state.address, state.pages = (f"127.0.0.1:{port}" for port in self._ports)
         self._changed()
 
     def _progress(self, said: WorkerStatus) -> None:

@@ -33,6 +33,8 @@ class ProcessState:
     """0 while there is no process."""
     address: str = ""
     """host:port of its server, while it runs."""
+    pages: str = ""
+    """host:port of its metrics and its step trace: a worker's, once it is healthy."""
     log: str = ""
 
     @property

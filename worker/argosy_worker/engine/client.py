@@ -38,6 +38,7 @@ from argosy_worker.engine.preparing import Prepare, Preparing
 from argosy_worker.engine.report import LoadView, Queued
 from argosy_worker.engine.stream import Stream
 from argosy_worker.engine.thread import DEAD, EngineThread, Outbox
+from argosy_worker.engine.trace import StepTrace
 from argosy_worker.speculation.draft_model import DraftModel
 
 _ABORT_S = 5.0
@@ -58,6 +59,7 @@ class Engine:
         on_cache_change: Callable[[CacheChange], None],
         loop: asyncio.AbstractEventLoop,
         draft: DraftModel | None = None,
+        trace: StepTrace | None = None,
     ) -> None:
         """May be called in any thread.
 
@@ -66,6 +68,8 @@ class Engine:
 
         """
         self.facts = facts
+        self.trace = trace
+        """What the latest steps computed, if that is noted."""
         self.config = config
         self.draining = False
         self._loop = loop
@@ -81,6 +85,7 @@ class Engine:
             vocabulary=vocabulary(facts.tokenizer_json),
             metrics=metrics,
             draft=draft,
+            trace=trace,
             deliver=lambda outbox, change: loop.call_soon_threadsafe(self._deliver, outbox, change),
         )
         scheduler = self._thread.scheduler

@@ -29,6 +29,7 @@ from argosy_worker.engine.rate import PrefillRate
 from argosy_worker.engine.reply import Reply
 from argosy_worker.engine.report import LoadView, view_of
 from argosy_worker.engine.stream import Piece, Stream
+from argosy_worker.engine.trace import StepTrace, Times
 from argosy_worker.speculation.draft_model import DraftModel
 from argosy_worker.speculation.speculator import Speculator
 
@@ -59,6 +60,7 @@ class EngineThread:
         metrics: WorkerMetrics,
         deliver: Deliver,
         draft: DraftModel | None = None,
+        trace: StepTrace | None = None,
     ) -> None:
         """`deliver` is called by the thread, with what the step brought for the streams and the KV event log."""
         self._speculator = Speculator(config.speculation, model=draft, share=config.prefix_caching)
@@ -75,6 +77,7 @@ class EngineThread:
         self._outbox: Outbox = []
         self._accepted = 0
         self._rate = PrefillRate()
+        self._trace = trace
         self._copies = Copies()
         # each is written whole by one side
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -197,11 +200,14 @@ class EngineThread:
     def _step(self) -> None:
         began = time.monotonic()
         step = self.scheduler.schedule(began)
+        scheduled = time.monotonic()
         outputs = compute(self._runner, step.batch)
         now = time.monotonic()
         self._measure(step, outputs, now - began)
         for progress in self.scheduler.update(step, outputs):
             self._answer(progress, now)
+        if self._trace is not None:
+            self._trace.add(step, outputs, self.scheduler, Times(began, scheduled, now, time.monotonic()))
         if outputs and all(output.error is not None for output in outputs):
             self._check_runner()
 

@@ -132,6 +132,7 @@ class _EngineThread:
                 facts=loaded.facts,
                 runner=loaded.runner,
                 draft=loaded.draft,
+                trace=loaded.trace,
                 store=loaded.store,
                 config=loaded.config,
                 metrics=metrics,

@@ -1,17 +1,30 @@
-"""The small HTTP server of a worker: `/metrics`, `/healthz`, `/state`.
+"""The small HTTP server of a worker: `/metrics`, `/healthz`, `/state`, `/trace`.
 
 It answers while the model loads and even when the event loop or the engine is stuck; that is what a liveness probe is
 for.
 """
 
+from typing import Protocol
+
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from argosy_api import step_trace
 from argosy_api.net import Page, PageServer
 from argosy_worker.engine.metrics import Pulse, WorkerMetrics
+from argosy_worker.engine.trace import StepTrace
 from argosy_worker.serve.lifecycle import Lifecycle
 
 STUCK_AFTER_S = 60.0
 """A step that takes longer than this while requests wait means that the engine hangs."""
+
+
+class Watched(Pulse, Protocol):
+    """The engine, as far as this page looks at it."""
+
+    @property
+    def trace(self) -> StepTrace | None:
+        """What its latest steps computed."""
+        ...
 
 
 class MetricsServer:
@@ -26,11 +39,11 @@ class MetricsServer:
         """
         self._metrics = metrics
         self._state = state
-        self._engine: Pulse | None = None
+        self._engine: Watched | None = None
         self._server = PageServer(host, port, self._page)
         self.port = self._server.port
 
-    def attach(self, engine: Pulse) -> None:
+    def attach(self, engine: Watched) -> None:
         """From now on health is the engine's."""
         self._engine = engine
         self._metrics.watch(engine)
@@ -47,7 +60,15 @@ class MetricsServer:
         if path == "/healthz":
             problem = unhealthy(self._engine)
             return (503, "text/plain", problem.encode()) if problem else (200, "text/plain", b"ok\n")
-        return 404, "text/plain", b"here are /metrics, /healthz and /state\n"
+        if path == "/trace":
+            return self._trace()
+        return 404, "text/plain", b"here are /metrics, /healthz, /state and /trace\n"
+
+    def _trace(self) -> Page:
+        trace = self._engine.trace if self._engine is not None else None
+        if trace is None:
+            return 404, "text/plain", b"this worker traces no steps: engine.stepTrace is off, or it still loads\n"
+        return 200, step_trace.CONTENT_TYPE, trace.lines()
 
 
 def unhealthy(engine: Pulse | None) -> str:

@@ -1,8 +1,10 @@
 """From a model's address to a runner: which loader, and how large the KV cache is. Runs in the engine's thread."""
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from argosy_api import limits
@@ -18,6 +20,7 @@ from argosy_worker.core.facts import ModelFacts
 from argosy_worker.core.line import Order
 from argosy_worker.core.scheduler import SchedulerConfig
 from argosy_worker.engine.config import EngineConfig
+from argosy_worker.engine.trace import StepTrace
 from argosy_worker.machine import usable_cores
 from argosy_worker.serve.lifecycle import Lifecycle
 from argosy_worker.serve.settings import Settings
@@ -73,6 +76,7 @@ class Loaded:
     store: BlockStore
     config: EngineConfig
     draft: DraftModel | None = None
+    trace: StepTrace | None = None
 
 
 def load(settings: Settings, state: Lifecycle) -> Loaded:
@@ -83,6 +87,7 @@ def load(settings: Settings, state: Lifecycle) -> Loaded:
 
     """
     engine, speculative = settings.engine, settings.engine.speculative
+    trace = step_trace(settings, Path.home() / ".cache" / "argosy")
     model = _load_model(settings.model_uri, settings, state)
     draft = None
     if speculative.model is not None:
@@ -122,7 +127,30 @@ def load(settings: Settings, state: Lifecycle) -> Loaded:
         ),
         speculation=SpeculationConfig(method=Method(speculative.method), max_draft=speculative.max_draft),
     )
-    return Loaded(model.facts, kernels, runner, runner.store, config, guesses)
+    return Loaded(model.facts, kernels, runner, runner.store, config, guesses, trace)
+
+
+def step_trace(settings: Settings, folder: Path) -> StepTrace | None:
+    """The step trace that is asked for; one on a file lies in `folder`, under the worker's name.
+
+    Raises:
+        ModelUnsupportedError: the file cannot be written.
+
+    """
+    wanted = settings.engine.step_trace
+    if wanted == "off":
+        return None
+    if wanted == "memory":
+        return StepTrace()
+    file = folder / f"steps-{re.sub(r'[^A-Za-z0-9._-]', '_', settings.worker_id)}.jsonl"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        trace = StepTrace(file)
+    except OSError as error:
+        problem = f"engine.stepTrace is file, but none can be written in ~/.cache/argosy: {error.strerror}"
+        raise ModelUnsupportedError(problem) from None
+    log.info("the step trace is in %s", file)
+    return trace
 
 
 def forming(engine: EngineSpec) -> Forming:
