@@ -87,7 +87,7 @@ def test_kernel_choice_gives_reasons():
     fp32 = choose(spec(weights="none", compute="fp32"), KERNELS)
     assert fp32.kernel.name == "fp32-onednn"
     assert (
-        "int8-onednn (computes int8 with one scale for each output, asked for none weights computed as fp32)"
+        "int8-onednn (has int8 weights with one scale for each output, asked for weights none computed as fp32)"
         in fp32.report
     )
     assert choose(spec(weights="none", compute="bf16", device="cuda"), KERNELS).kernel.name == "float-cublas"

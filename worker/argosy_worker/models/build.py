@@ -24,6 +24,7 @@ from argosy_worker.compute.quant.isa import cpu_features, instruction_set
 from argosy_worker.compute.quant.linear import Linear, LinearKernel, LinearSpec
 from argosy_worker.compute.quant.packer import KERNELS, Packer
 from argosy_worker.compute.quant.precision import Precision, resolve
+from argosy_worker.compute.quant.rounding import embedding
 from argosy_worker.compute.rope import frequencies
 from argosy_worker.core.facts import ModelFacts
 from argosy_worker.machine import usable_cores
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[str, float], None]
 DEVICES = ("auto", "cpu", "cuda")
-_DTYPES = {"int8": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16}
+_KV_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 _GPU_EXACTNESS = "cuBLAS picks its kernels by the number of rows: answers may depend on a request's company"
 _FINGERPRINT_VERSION = b"argosy-model-3"
 
@@ -107,7 +108,7 @@ def assemble(
     """
     target = _device(device)
     precision = resolve(weights, group_size, compute, target, integers=_integers(target))
-    _check_kv_cache(kv_cache, precision)
+    _check_kv_cache(kv_cache, _activations(precision, target))
     workers = threads if threads > 0 else usable_cores()
     torch.set_num_threads(workers)
     with torch.inference_mode():
@@ -141,12 +142,23 @@ def _integers(device: str) -> bool:
     return device == "cpu" and bool(cpu_features() & {"avx512_vnni", "amx_tile"}) and sums_are_exact()
 
 
-def _check_kv_cache(kv_cache: str, precision: Precision) -> None:
-    built = "bf16" if _DTYPES[precision.compute] is torch.bfloat16 else "fp32"
+def _of_head(precision: Precision, device: str) -> Precision:
+    """int8 for the LM head of an int4 model: its logits decide between tokens."""
+    if precision.weights != "int4":
+        return precision
+    return resolve("int8", None, "auto", device, integers=_integers(device))
+
+
+def _activations(precision: Precision, device: str) -> torch.dtype:
+    """Type of what goes between the linears; on a CPU fp32, whatever these compute in."""
+    return torch.bfloat16 if device == "cuda" and precision.compute == "bf16" else torch.float32
+
+
+def _check_kv_cache(kv_cache: str, dtype: torch.dtype) -> None:
+    built = _KV_NAMES[dtype]
     if kv_cache not in ("auto", built):
         raise ModelUnsupportedError(
-            f"quantization.kvCache {kv_cache!r} is not supported with {precision.compute} compute; "
-            f"it can: auto, {built}"
+            f"quantization.kvCache {kv_cache!r} is not supported with activations in {built}; it can: auto, {built}"
         )
 
 
@@ -179,7 +191,8 @@ class _Builder:
     ) -> None:
         self._source, self._precision, self._device, self._progress = source, precision, device, progress
         self._packer = Packer(kernels, check)
-        self._dtype = _DTYPES[precision.compute]
+        self._head_precision = _of_head(precision, device.type)
+        self._dtype = _activations(precision, device.type)
         self._isa = cpu_features()
         self.reports = self._packer.reports
 
@@ -200,7 +213,7 @@ class _Builder:
         self.reports["kv_cache"] = f"{str(self._dtype).removeprefix('torch.')} (as the activations)"
         return Decoder(
             config,
-            embed=QuantTensor(embed.format, embed.raw.to(self._device), embed.cols),
+            embed=embedding(embed, self._precision.weights).to(self._device),
             layers=layers,
             final_norm=self._vector("final_norm"),
             head=head,
@@ -228,14 +241,15 @@ class _Builder:
         bias = None
         if any(self._source.has(name) for name in biases):  # all or none: a missing one is refused by `vector`
             bias = torch.cat([self._source.vector(name) for name in biases])
+        precision = self._head_precision if role == "head" else self._precision
         spec = LinearSpec(
             role=role,
             formats=tuple(part.format for part in parts),
             in_features=wide,
             out_features=sum(part.rows for part in parts),
-            weights=self._precision.weights,
-            group=self._precision.group,
-            compute=self._precision.compute,
+            weights=precision.weights,
+            group=precision.group,
+            compute=precision.compute,
             device=self._device.type,
             isa=self._isa,
         )
@@ -259,7 +273,7 @@ def _facts(model: OpenModel, precision: Precision, device: str, check: Check | N
         architecture=config.architecture,
         quantization=model.weights.formats(),
         compute=precision.compute,
-        kv_dtype="bf16" if _DTYPES[precision.compute] is torch.bfloat16 else "fp32",
+        kv_dtype=_KV_NAMES[_activations(precision, device)],
         device=device,
         vocab_size=config.vocab_size,
         context_length=config.context_length,

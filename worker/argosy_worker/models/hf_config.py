@@ -13,15 +13,13 @@ def read_config(raw: dict[str, Any]) -> DecoderConfig:
     """The decoder's shape.
 
     Raises:
-        ModelUnsupportedError: another model type, activation, quantization or rope scaling.
+        ModelUnsupportedError: another model type, activation or rope scaling.
         ModelInvalidError: a key is missing, has another type, or makes no sense.
 
     """
     kind = raw.get("model_type")
     if kind not in MODEL_TYPES:
         raise ModelUnsupportedError(f"model type {kind!r} is not supported; supported are {', '.join(MODEL_TYPES)}")
-    if raw.get("quantization_config"):
-        raise ModelUnsupportedError("quantized safetensors checkpoints are not supported")
     if raw.get("hidden_act", "silu") != "silu":
         raise ModelUnsupportedError(f"activation {raw['hidden_act']!r} is not supported; supported is 'silu'")
     if raw.get("mlp_bias"):

@@ -10,6 +10,7 @@ from argosy_worker.core.facts import TokenizerFacts
 from argosy_worker.models.end_tokens import end_texts
 from argosy_worker.models.files import read_bytes, read_json
 from argosy_worker.models.hf_config import read_config
+from argosy_worker.models.hf_quantized import read_settings
 from argosy_worker.models.hf_weights import SafetensorsWeights
 from argosy_worker.models.open_model import SAMPLE_BYTES, OpenModel, parse_tokenizer
 
@@ -20,7 +21,7 @@ def open_safetensors(folder: Path, stack: ExitStack) -> OpenModel:
     """Open a folder; `stack` closes its files. Raises ModelErrors."""
     raw = read_json(folder / "config.json", _MAX_JSON)
     config = read_config(raw)
-    weights = SafetensorsWeights(folder, config, stack)
+    weights = SafetensorsWeights(folder, config, stack, read_settings(raw))
 
     return OpenModel(
         weights=weights,

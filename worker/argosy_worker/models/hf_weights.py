@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from argosy_worker.compute.config import DecoderConfig
 from argosy_worker.compute.quant.formats import QuantTensor
 from argosy_worker.models.files import read_json
 from argosy_worker.models.hf_file import SafetensorsFile
+from argosy_worker.models.hf_quantized import unpacked
 from argosy_worker.models.weights import ALL, check_known, read_tensor, shape_of, storage
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -50,9 +52,11 @@ _LAYER_NAMES = {
 class SafetensorsWeights:
     """A WeightSource over a folder's safetensors files."""
 
-    def __init__(self, folder: Path, config: DecoderConfig, stack: ExitStack) -> None:
+    def __init__(
+        self, folder: Path, config: DecoderConfig, stack: ExitStack, quantization: dict[str, Any] | None = None
+    ) -> None:
         self.config = config
-        self._where = _open_all(folder, stack)
+        self._where = unpacked(_open_all(folder, stack), quantization)
         known = {
             *_NAMES.values(),
             *(tensor_name(f"layers.{i}.{n}") for i in range(config.layers) for n in _LAYER_NAMES),

@@ -14,8 +14,10 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from argosy_api.errors import ModelInvalidError, ModelNotFoundError
+from argosy_worker.compute.quant.formats import QuantTensor, from_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,16 @@ class TensorFile:
         info = self.tensors[name]
         width = info.nbytes // info.shape[0]
         return self._read_at(info.offset + begin * width, (end - begin) * width, f"tensor {name!r}")
+
+    def whole(self, name: str) -> npt.NDArray[np.uint8]:
+        """All bytes of a tensor, which may be a single number of no dimension."""
+        info = self.tensors[name]
+        return self._read_at(info.offset, info.nbytes, f"tensor {name!r}")
+
+    def matrix(self, name: str, begin: int, end: int) -> QuantTensor:
+        """Rows begin .. end of a matrix, in its storage format."""
+        info = self.tensors[name]
+        return from_bytes(info.format, torch.from_numpy(self.rows(name, begin, end)), end - begin, info.shape[1])
 
     def sample(self, name: str, size: int) -> bytes:
         """The first, middle and last `size` bytes of a tensor (all of it when it is small), for fingerprints."""

@@ -98,10 +98,9 @@ def read_tensor(
     if info.format not in BLOCKS:
         raise ModelUnsupportedError(f"tensor {name!r} is {info.format}; supported are {', '.join(BLOCKS)}")
     begin, end = limits_of(rows, shape[0])
-    raw = torch.from_numpy(file.rows(name, begin, end))
     if len(shape) == 1:
-        return from_bytes(info.format, raw, 1, end - begin)
-    found = from_bytes(info.format, raw, end - begin, shape[1])
+        return from_bytes(info.format, torch.from_numpy(file.rows(name, begin, end)), 1, end - begin)
+    found = file.matrix(name, begin, end)
     if cols == ALL:
         return found
     try:

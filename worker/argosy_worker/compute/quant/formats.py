@@ -15,9 +15,12 @@ Block layouts follow ggml (ggml-common.h; formulas from ggml-quants.c): blocks r
     Q6_K  128 B low, 64 B high bits, 16 int8 scales, d    d s (q - 32)  256, 210 (16 groups of 16)
     IQ4_NL  d, 16 B nibbles                    d table[q]             32, 18
     MXFP4   e, 16 B nibbles                    2**(e - 128) table[q]  32, 17 (e: exponent of OCP's microscaling formats)
+
+F32, F16, BF16, F8_E4M3 and F8_E5M2 are single numbers; so are INT8, UINT8 and INT4 (0 .. 15, one in a byte), which
+are no types of files: checkpoints of quantized safetensors are read into them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +34,9 @@ _PLAIN = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "INT8": torch.int8,
+    "UINT8": torch.uint8,
+    "INT4": torch.uint8,
 }
 _IQ4_NL = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 _E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
@@ -39,36 +45,76 @@ _E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
 
 @dataclass(frozen=True, slots=True)
 class QuantTensor:
-    """A matrix as it is stored: `raw` is uint8 [rows, bytes of a row]; `cols` weights in a row."""
+    """A matrix as it is stored: `raw` is uint8 [rows, bytes of a row]; `cols` weights in a row.
+
+    Formats whose blocks hold no scales may come with some: a weight is then (number - zero) * scale.
+    """
 
     format: str
     raw: Tensor
     cols: int
+    scale: Tensor | None = None
+    """fp32 [rows, groups]: of as many weights side by side in each group."""
+    zero: Tensor | None = None
+    """fp32 [rows, groups], for INT8, UINT8 and INT4."""
 
     @property
     def rows(self) -> int:
         """Number of rows (out features)."""
         return self.raw.shape[0]
 
+    @property
+    def group(self) -> int:
+        """Weights that share one of the scales; 0 where there are none."""
+        return 0 if self.scale is None else self.cols // self.scale.shape[1]
+
+    def numbers(self) -> Tensor:
+        """The stored numbers without `zero` and `scale`: fp32 [rows, cols]."""
+        return dequantize(self.format, self.raw, self.cols)
+
     def dequantize(self) -> Tensor:
         """fp32 [rows, cols], on the device of `raw`."""
-        return dequantize(self.format, self.raw, self.cols)
+        values = self.numbers()
+        if self.scale is None:
+            return values
+        grouped = values.view(self.rows, -1, self.group)
+        if self.zero is not None:
+            grouped = grouped - self.zero[..., None]
+        return (grouped * self.scale[..., None]).view(self.rows, self.cols)
 
     def select(self, rows: Tensor) -> Tensor:
         """Dequantize only these rows (an embedding lookup): int64 [n] -> fp32 [n, cols]."""
-        return dequantize(self.format, self.raw.index_select(0, rows), self.cols)
+        return self.permuted(rows).dequantize()
+
+    def part(self, begin: int, end: int) -> "QuantTensor":
+        """These rows alone, as a view."""
+        return self._each(lambda t: t[begin:end])
+
+    def slices(self, rows: int) -> Iterator["QuantTensor"]:
+        """All rows in order, so many at a time."""
+        return (self.part(begin, begin + rows) for begin in range(0, self.rows, rows))
 
     def columns(self, begin: int, end: int) -> "QuantTensor":
-        """These columns alone. Raises ValueError when they would cut a block."""
+        """These columns alone. Raises ValueError when they would cut a block or a group."""
         block, width = BLOCKS[self.format]
-        if begin % block or end % block:
-            raise ValueError(f"columns {begin} to {end} cut blocks of {block} {self.format} weights")
+        whole = self.group or block
+        if begin % whole or end % whole:
+            raise ValueError(f"columns {begin} to {end} cut blocks of {whole} {self.format} weights")
+        scale, zero = (None if t is None else t[:, begin // whole : end // whole] for t in (self.scale, self.zero))
         raw = self.raw[:, begin // block * width : end // block * width].contiguous()
-        return QuantTensor(self.format, raw, end - begin)
+        return QuantTensor(self.format, raw, end - begin, scale, zero)
 
     def permuted(self, order: Tensor) -> "QuantTensor":
         """The same matrix with its rows in another order: int64 [rows]."""
-        return QuantTensor(self.format, self.raw.index_select(0, order), self.cols)
+        return self._each(lambda t: t.index_select(0, order))
+
+    def to(self, device: torch.device) -> "QuantTensor":
+        """The same matrix on another device."""
+        return self._each(lambda t: t.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "QuantTensor":
+        scale, zero = (None if t is None else change(t) for t in (self.scale, self.zero))
+        return QuantTensor(self.format, change(self.raw), self.cols, scale, zero)
 
 
 def from_bytes(name: str, raw: Tensor, rows: int, cols: int) -> QuantTensor:
@@ -81,7 +127,7 @@ def from_bytes(name: str, raw: Tensor, rows: int, cols: int) -> QuantTensor:
 
 def from_plain(tensor: Tensor) -> QuantTensor:
     """A float tensor [rows, cols] (or [n], one row) as it is. Raises KeyError for other types."""
-    name = {dtype: name for name, dtype in _PLAIN.items()}[tensor.dtype]
+    name = {dtype: name for name, dtype in _PLAIN.items() if dtype.is_floating_point}[tensor.dtype]
     matrix = tensor.reshape(1, -1) if tensor.dim() == 1 else tensor
     return QuantTensor(name, matrix.contiguous().view(torch.uint8), matrix.shape[1])
 

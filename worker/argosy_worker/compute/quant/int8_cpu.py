@@ -27,10 +27,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from argosy_worker.compute.quant.formats import QuantTensor
-from argosy_worker.compute.quant.linear import Linear, LinearSpec, Verdict
+from argosy_worker.compute.quant.formats import QuantTensor, from_plain
+from argosy_worker.compute.quant.linear import ROWS_AT_ONCE, Linear, LinearSpec, Verdict
+from argosy_worker.compute.quant.rounding import int8
 
-_ROWS_AT_ONCE = 4096
 _TOP = 127 * 256
 """Largest 16-bit activation: its high byte stays within -127 .. 127."""
 _OFFSET = 128 * 256 + 128
@@ -50,12 +50,6 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     return out, scale
 
 
-def quantize_channels(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """fp32 [out, in] -> (int8 [out, in], fp32 scale [out]), symmetric."""
-    scale = (weight.abs().amax(1, keepdim=True) / 127).clamp_min(1e-30)
-    return (weight / scale).round_().to(torch.int8), scale.flatten()
-
-
 @functools.cache
 def sums_are_exact() -> bool:
     """Whether this machine's products add the largest values exactly, without saturating pairs at 16 bits."""
@@ -71,6 +65,19 @@ def sums_are_exact() -> bool:
         if not bool((found == 255 * 127 * inputs).all()):
             return False
     return True
+
+
+def integer_refusal(spec: LinearSpec) -> Verdict | None:
+    """Why integer products cannot be had; None where they can."""
+    if spec.compute != "int8" or spec.device != "cpu":
+        return Verdict(ok=False, reason=f"computes int8 on the CPU, asked for {spec.wanted} on {spec.device}")
+    if not spec.isa & {"avx512_vnni", "amx_tile"}:
+        return Verdict(ok=False, reason="needs AVX512-VNNI or AMX for exact integer sums")
+    if not hasattr(torch.ops.onednn, "qlinear_pointwise"):
+        return Verdict(ok=False, reason="this torch has no oneDNN quantized ops")
+    if not sums_are_exact():
+        return Verdict(ok=False, reason="integer sums saturate on this machine")
+    return None
 
 
 class _Int8Linear:
@@ -99,38 +106,28 @@ class Int8OneDnn:
 
     def can_run(self, spec: LinearSpec) -> Verdict:
         """Need int8 compute, torch's oneDNN ops and exact sums: without VNNI or AMX pairs may saturate at 16 bits."""
-        if spec.compute != "int8" or spec.weights != "int8" or spec.group:
-            return Verdict(ok=False, reason=f"computes int8 with one scale for each output, asked for {spec.wanted}")
-        if spec.device != "cpu":
-            return Verdict(ok=False, reason="runs on the CPU only")
-        if not spec.isa & {"avx512_vnni", "amx_tile"}:
-            return Verdict(ok=False, reason="needs AVX512-VNNI or AMX for exact integer sums")
-        if not hasattr(torch.ops.onednn, "qlinear_pointwise"):
-            return Verdict(ok=False, reason="this torch has no oneDNN quantized ops")
-        if not sums_are_exact():
-            return Verdict(ok=False, reason="integer sums saturate on this machine")
+        if spec.weights != "int8" or spec.group:
+            return Verdict(ok=False, reason=f"has int8 weights with one scale for each output, asked for {spec.wanted}")
+        if refused := integer_refusal(spec):
+            return refused
         return Verdict(
             ok=True, reason="weights requantized to int8 per channel, activations per token in two int8 terms"
         )
 
     def pack(self, spec: LinearSpec, parts: Sequence[QuantTensor], bias: Tensor | None, device: torch.device) -> Linear:
-        """Requantize to int8 per channel, a slice of rows at a time so that no fp32 copy of a large head is held."""
+        """Requantize to int8 per channel, some rows at a time; what is int8 per channel already stays as it is."""
         del device
-        slices = [
-            QuantTensor(part.format, part.raw[begin : begin + _ROWS_AT_ONCE], part.cols)
-            for part in parts
-            for begin in range(0, part.rows, _ROWS_AT_ONCE)
-        ]
+        slices = [rows for part in parts for rows in part.slices(ROWS_AT_ONCE)]
         balance = _column_balance(slices) if spec.role == "head" else None
         weight = torch.empty((spec.out_features, spec.in_features), dtype=torch.int8)
-        scale = torch.empty(spec.out_features)
+        scale = torch.empty((spec.out_features, 1))
         at = 0
         for rows in slices:
-            values = rows.dequantize()
             end = at + rows.rows
-            weight[at:end], scale[at:end] = quantize_channels(values if balance is None else values / balance)
+            source = rows if balance is None else from_plain(rows.dequantize() / balance)
+            weight[at:end], scale[at:end] = int8(source, 0)
             at = end
-        return _Int8Linear(weight, scale, bias, balance)
+        return _Int8Linear(weight, scale.flatten(), bias, balance)
 
 
 def _column_balance(slices: Sequence[QuantTensor]) -> Tensor:

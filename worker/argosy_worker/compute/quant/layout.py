@@ -18,5 +18,8 @@ BLOCKS: dict[str, tuple[int, int]] = {
     "MXFP4": (32, 17),
     "F8_E4M3": (1, 1),
     "F8_E5M2": (1, 1),
+    "INT8": (1, 1),
+    "UINT8": (1, 1),
+    "INT4": (1, 1),
 }
 """Format -> (weights in a block, bytes of a block)."""

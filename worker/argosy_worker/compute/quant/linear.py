@@ -14,6 +14,9 @@ from torch import Tensor
 from argosy_api.errors import ModelUnsupportedError
 from argosy_worker.compute.quant.formats import QuantTensor
 
+ROWS_AT_ONCE = 4096
+"""Rows that are dequantized at a time, so that no fp32 copy of a large matrix is held."""
+
 
 class Verdict(NamedTuple):
     """Whether a kernel can run a layer, and why (not)."""
@@ -46,7 +49,7 @@ class LinearSpec:
     @property
     def wanted(self) -> str:
         """Weights, group and arithmetic, in words."""
-        return f"{self.weights}{f' in groups of {self.group}' if self.group else ''} weights computed as {self.compute}"
+        return f"weights {self.weights}{f' in groups of {self.group}' if self.group else ''} computed as {self.compute}"
 
 
 class Linear(Protocol):
@@ -114,7 +117,7 @@ def stack(spec: LinearSpec, parts: Sequence[QuantTensor], dtype: torch.dtype, de
     """The dequantized parts of a layer, one below the other: [out, in]."""
     weight = torch.empty((spec.out_features, spec.in_features), dtype=dtype, device=device)
     at = 0
-    for part in parts:
-        weight[at : at + part.rows] = part.dequantize()
-        at += part.rows
+    for rows in (rows for part in parts for rows in part.slices(ROWS_AT_ONCE)):
+        weight[at : at + rows.rows] = rows.dequantize()
+        at += rows.rows
     return weight

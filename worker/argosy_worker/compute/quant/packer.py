@@ -9,10 +9,21 @@ from argosy_worker.compute.exactness import Check
 from argosy_worker.compute.quant.float_cuda import FloatCuda
 from argosy_worker.compute.quant.formats import QuantTensor
 from argosy_worker.compute.quant.fp32_cpu import Fp32OneDnn, Fp32Tiles
+from argosy_worker.compute.quant.half_cpu import HalfFbgemm
+from argosy_worker.compute.quant.int4_cpu import Int4Torch
 from argosy_worker.compute.quant.int8_cpu import Int8OneDnn
+from argosy_worker.compute.quant.int8_groups_cpu import Int8GroupsOneDnn
 from argosy_worker.compute.quant.linear import Linear, LinearKernel, LinearSpec, choose
 
-KERNELS: tuple[LinearKernel, ...] = (Int8OneDnn(), Fp32OneDnn(), Fp32Tiles(), FloatCuda())
+KERNELS: tuple[LinearKernel, ...] = (
+    Int8OneDnn(),
+    Int8GroupsOneDnn(),
+    Int4Torch(),
+    HalfFbgemm(),
+    Fp32OneDnn(),
+    Fp32Tiles(),
+    FloatCuda(),
+)
 """In order of preference."""
 
 

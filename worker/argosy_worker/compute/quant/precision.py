@@ -9,7 +9,14 @@ INT4_GROUP = 32
 """Weights of a group of int4 when nobody says."""
 
 _ARITHMETIC: dict[str, dict[str, tuple[str, ...]]] = {
-    "cpu": {"none": ("fp32",), "int8": ("int8",)},
+    "cpu": {
+        "none": ("fp32",),
+        "fp16": ("fp32",),
+        "bf16": ("fp32",),
+        "int8": ("int8", "fp32"),
+        "int4": ("bf16",),
+        "fp8": ("fp32",),
+    },
     "cuda": {"none": ("bf16", "fp32"), "bf16": ("bf16",)},
 }
 """Device -> weights -> arithmetic that reads them, the preferred first."""
