@@ -22,6 +22,7 @@ from typing import cast
 from argosy_api import blocks
 from argosy_api.membership import Deployment, RoutingPolicy
 from argosy_api.membership import Worker as Member
+from argosy_api.order import Discipline, Order
 from argosy_api.params import SamplingParams
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.fleet.fleet import DeploymentState
@@ -29,12 +30,11 @@ from argosy_router.fleet.peer import Peer
 from argosy_router.metrics import Metrics
 from argosy_router.routing import policy
 from argosy_router.routing.dispatch import Assignment, Dispatcher, Job
-from argosy_router.routing.line import Discipline, Line, Order, Waiting
+from argosy_router.routing.line import Line, Waiting
 from argosy_router.text.model_text import ModelText
 from argosy_router.text.models import ModelCard, ServedModel
 from argosy_worker.core.batch import StepOutput
 from argosy_worker.core.blocks import BlockPool
-from argosy_worker.core.line import Order as EngineOrder
 from argosy_worker.core.request import Request
 from argosy_worker.core.scheduler import Scheduler, SchedulerConfig, Step
 from argosy_worker.engine.report import view_of
@@ -89,7 +89,7 @@ class Simulated:
         config = SchedulerConfig(
             max_batch_tokens=setting.step,
             max_running=setting.step,
-            order=EngineOrder(setting.order),
+            order=Order(setting.order),
             ageing=setting.ageing,
         )
         self.scheduler = Scheduler(config, BlockPool(setting.blocks))
@@ -113,7 +113,7 @@ class Simulated:
     def line(self, now: float) -> Line:
         """What waits here."""
         places = merge(self.scheduler.prefilling(), self.scheduler.line.head(len(self.scheduler.line)))
-        waiting = (Waiting(place.uncached_tokens, now - place.arrival) for place in places)
+        waiting = (Waiting(place.uncached_tokens, now - place.arrival, 1, place.priority) for place in places)
         setting = self.setting
         return Line.of(waiting, setting.rate, Discipline(Order(setting.order), setting.ageing), now)
 

@@ -133,6 +133,12 @@ class EngineSpec(Strict):
     step_trace: Literal["off", "memory", "file"] = "off"
     """Whether a worker notes what its steps compute and for how long, for `argosy trace`. memory: the latest 8192.
     file: also on a file in its ~/.cache/argosy, 128 MiB at most. No text and no token is in it."""
+    max_prompt_share: Annotated[float, Field(ge=0.05, le=1)] = 1.0
+    """Part of a step that one prompt may have while other prompts have tokens to compute, too. Less lets short prompts
+    pass beside long ones, whatever the order of the line."""
+    target_step_ms: Annotated[int, Field(ge=5, le=10_000)] | None = None
+    """Time that a step should take: it holds fewer tokens, from blockSize to maxBatchTokens, as far as measured steps
+    were slower. Bounds the pauses that a long prompt makes in others' streams. Default: always maxBatchTokens."""
     threads: Annotated[int, Field(ge=1, le=512)] | None = None
     """CPU threads of the engine. Default: the cores that the worker may use."""
     speculative: SpeculativeSpec = SpeculativeSpec()

@@ -33,6 +33,7 @@ class Ask:
     """max_tokens was not given, and means what the context leaves."""
     n: int = 1
     cache_salt: str = ""
+    priority: int = 0
     echo: bool = False
     """The prompts' texts are wanted back."""
     offsets: bool = False

@@ -82,6 +82,7 @@ class Flight:
             prompt_tokens=job.tokens,
             sampling=params_to_proto(job.params),
             cache_salt=job.cache_salt,
+            priority=job.priority,
         )
 
     @property

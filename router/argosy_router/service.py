@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from argosy_api import limits
 from argosy_api.errors import ArgosyError, InternalError, InvalidArgumentError, UnavailableError
-from argosy_api.params import SamplingParams, check_prompt
+from argosy_api.params import SamplingParams, check_priority, check_prompt
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.admission import Account, Admission
 from argosy_router.ask import Ask, Caller
@@ -134,6 +134,7 @@ class Service:
         state, card = await self._model(ask.model)
         request.model = state.name
         _check_salt(ask.cache_salt)
+        check_priority(ask.priority)
         ask.params.check(vocab_size=card.facts.vocab_size)
         prompts = await self._encoded(request, ask, card)
         params = _budgeted(ask, card, prompts)
@@ -155,6 +156,7 @@ class Service:
                         block_ids=ids,
                         params=seeded,
                         cache_salt=ask.cache_salt,
+                        priority=ask.priority,
                         deadline=caller.deadline,
                         received_at=request.started,
                     )

@@ -27,7 +27,14 @@ def everything_else():
     """By the names of the resource; each is valid by itself, but for its companions."""
     found = {field.alias: another(field) for field in EngineSpec.model_fields.values()}
     # the last choices are those of GPUs, and one of them alone is refused on a CPU
-    found |= {"compute": "fp32", "maxRunning": 5, "maxBatchTokens": 512, "queueAgeing": 0.5, "batchSize": 5}
+    found |= {
+        "compute": "fp32",
+        "maxRunning": 5,
+        "maxBatchTokens": 512,
+        "queueAgeing": 0.5,
+        "maxPromptShare": 0.5,
+        "batchSize": 5,
+    }
     return found | {"speculative": {"method": "draft", "model": "sim://draft", "maxDraft": 3}}
 
 

@@ -450,6 +450,47 @@ async def test_parameters_are_honoured(rig, channel):
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
+SHAPED = {
+    "min_p": 0.1, "typical_p": 0.9, "repetition_penalty": 1.2, "presence_penalty": -1.0, "frequency_penalty": 0.5,
+    "allowed_token_ids": [5, 6], "top_k": 7, "min_tokens": 2, "stop_token_ids": [9], "ignore_eos": True, "seed": 3,
+    "temperature": 0.5, "top_p": 0.75, "max_tokens": 8, "stop": ["never"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ["http", "oip", "parameters", "native"])
+async def test_what_shapes_an_answer_reaches_the_worker_on_all_ways(rig, channel, way):
+    """The same parameters and the same priority, whatever the protocol."""
+    expected = pb.SamplingParams(
+        **SHAPED, logit_bias={3: 1.5, 4: -100.0}, bad_words_ids=[pb.TokenIds(ids=[1]), pb.TokenIds(ids=[2, 3])]
+    )
+    fields = {**SHAPED, "logit_bias": {"3": 1.5, "4": -100}, "bad_words_ids": [[1], [2, 3]], "priority": -2}
+    if way == "http":
+        response, _ = await rig.post("/v1/completions", {"model": "m", "prompt": "hello", **fields})
+        assert response.status == 200
+    elif way == "native":
+        request = pb.InferenceRequest(model="m", text="hello", sampling=expected, priority=-2)
+        await native(channel, request)
+    else:
+        request = infer(sampling=fields)
+        if way == "parameters":
+            request = infer(
+                sampling={name: value for name, value in fields.items() if name not in ("min_p", "priority")}
+            )
+            request.parameters["min_p"].double_param = 0.1
+            request.parameters["priority"].int64_param = -2
+        await oip_rpc.GRPCInferenceServiceStub(channel).ModelInfer(request)
+    (sent,) = [r for w in rig.workers for r in w.requests]
+    assert sent.priority == -2
+    assert sent.sampling == expected
+
+
+async def test_a_priority_out_of_bounds_is_refused_by_name(rig, channel):
+    for priority in (11, -11, 2**31 - 1):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await native(channel, pb.InferenceRequest(model="m", text="hello", priority=priority))
+        assert caught.value.details().startswith("priority: ")
+
+
 async def test_metadata_and_readiness(rig, channel):
     """What a client asks before it infers."""
     stub = oip_rpc.GRPCInferenceServiceStub(channel)
@@ -487,7 +528,8 @@ OIP_BAD = [
     (lambda r: r.inputs[1].contents.bytes_contents.__setitem__(0, b'{"logprobs": 1}'), "sampling_parameters.logprobs"),
     (lambda r: r.outputs.add(name="logits"), "logits"),
     (lambda r: bool_tensor(r, "stream", True, raw=False), "stream"),
-    (lambda r: r.parameters["priority"].__setattr__("int64_param", 3), "parameters.priority"),
+    (lambda r: r.parameters["priority"].__setattr__("int64_param", 11), "priority"),
+    (lambda r: r.parameters["priority"].__setattr__("string_param", "high"), "parameters.priority"),
     (lambda r: r.parameters["no_such"].__setattr__("bool_param", True), "parameters.no_such"),
     (lambda r: r.parameters["max_tokens"].__setattr__("int64_param", 2), "parameters.max_tokens"),  # twice
     (lambda r: r.parameters["timeout"].__setattr__("int64_param", 0), "parameters.timeout"),

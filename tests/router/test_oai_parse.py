@@ -5,6 +5,7 @@ import json
 import pytest
 
 from argosy_api.errors import InvalidArgumentError
+from argosy_api.params import check_priority
 from argosy_router.fronts import oai_parse
 from argosy_router.fronts.fields import parse_json
 
@@ -21,6 +22,7 @@ def chat(**fields):
 
 
 def checked(request):
+    check_priority(request.ask().priority)
     request.params.check(vocab_size=1000)
     return request
 
@@ -169,7 +171,8 @@ BAD_COMPLETIONS = [
     ({"bad_words_ids": [[]]}, "bad_words_ids[0]"), ({"bad_words_ids": [1]}, "bad_words_ids[0]"),
     ({"bad_words_ids": [[1], [-1]]}, "bad_words_ids[1][0]"), ({"bad_words_ids": [[1.5]]}, "bad_words_ids[0][0]"),
     ({"bad_words_ids": [[1] * 33]}, "bad_words_ids[0]"), ({"bad_words_ids": [[1]] * 129}, "bad_words_ids"),
-    ({"bad_words": ["x"]}, "bad_words"),
+    ({"bad_words": ["x"]}, "bad_words"), ({"priority": "high"}, "priority"), ({"priority": 1.5}, "priority"),
+    ({"priority": 11}, "priority"), ({"priority": -11}, "priority"), ({"priority": 10**400}, "priority"),
     ({"response_format": {"type": "json_object"}}, "response_format"), ({"guided_json": {}}, "guided_json"),
     ({"ignore_eos": 1}, "ignore_eos"), ({"cache_salt": "s" * 65}, "cache_salt"), ({"cache_salt": 5}, "cache_salt"),
     ({"return_token_ids": "x"}, "return_token_ids"), ({"store": True}, "store"), ({"user": 5}, "user"),

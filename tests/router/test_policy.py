@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from argosy_api.order import RESOURCE_DEFAULTS, Discipline, Order
 from argosy_router.routing import policy
 from argosy_router.routing.books import REPORT_GOOD_S, Books, Report, reported_line
-from argosy_router.routing.line import RESOURCE_DEFAULTS, Discipline, Line, Order, Waiting
+from argosy_router.routing.line import Line, Waiting
 from argosy_router.routing.policy import Candidate, HashRing
 
 RNG = random.Random(0)
@@ -275,11 +276,11 @@ def test_a_first_token_says_that_the_prompt_is_computed():
 
 def test_totals_beyond_the_named_requests_count():
     """A report names 256 requests at most; 300 and 3,000 waiting are not alike."""
-    named = [(500.0, 1.0)] * 256
+    named = [Waiting(500.0, 1.0)] * 256
     small, large = (reported_line(named, total=500.0 * n, requests=n) for n in (300, 3000))
     assert (tokens(small), tokens(large)) == (150_000, 1_500_000)
     assert [sum(w.requests for w in line) for line in (small, large)] == [300, 3000]
-    assert reported_line([(500.0, 1.0)], total=500.0, requests=3) == [Waiting(500.0, 1.0)]
+    assert reported_line([Waiting(500.0, 1.0)], total=500.0, requests=3) == [Waiting(500.0, 1.0)]
 
 
 def test_a_new_process_has_an_empty_line():

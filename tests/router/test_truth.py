@@ -9,12 +9,12 @@ from router_kit import FakeWorker, encode
 from waiting import eventually
 
 from argosy_api import limits
+from argosy_api.order import Discipline, Order
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router import relay
 from argosy_router.clock import now
 from argosy_router.fleet.peer import HUNG_S
 from argosy_router.routing.books import REPORT_GOOD_S
-from argosy_router.routing.line import Discipline, Order
 
 HELLO = {"model": "m", "prompt": "hello", "max_tokens": 5}
 DISCIPLINE = Discipline()

@@ -45,13 +45,14 @@ class Rig:
     seen: list[pb.KvEventBatch] = field(default_factory=list)
 
     @staticmethod
-    def request(prompt, request_id="r", *, attempt=1, salt="", source="", **sampling) -> pb.GenerateRequest:
+    def request(prompt, request_id="r", *, attempt=1, salt="", source="", priority=0, **sampling) -> pb.GenerateRequest:
         sampling.setdefault("temperature", 0.0)
         return pb.GenerateRequest(
             request_id=request_id,
             attempt=attempt,
             prompt_tokens=prompt,
             cache_salt=salt,
+            priority=priority,
             kv_source=source,
             sampling=pb.SamplingParams(**sampling),
         )
@@ -99,6 +100,7 @@ async def running_rig(
     num_blocks: int = 256,
     max_model_len: int = 1024,
     caching: bool = True,
+    target_step_s: float | None = None,
     tokenizer_json: bytes | None = None,
     speculation: SpeculationConfig | None = None,
     draft: str | None = None,
@@ -130,6 +132,7 @@ async def running_rig(
             block_size=block_size,
             max_model_len=max_model_len,
             prefix_caching=caching,
+            target_step_s=target_step_s,
             scheduler=SchedulerConfig(**scheduler),
             speculation=speculation or SpeculationConfig(),
         ),

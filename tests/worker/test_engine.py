@@ -9,13 +9,13 @@ import grpc
 import pytest
 
 from argosy_api import limits
-from argosy_api.errors import InternalError, OverloadedError, UnavailableError
+from argosy_api.errors import DeadlineError, InternalError, OverloadedError, UnavailableError
+from argosy_api.order import Order
 from argosy_api.params import SamplingParams
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_worker import sim
 from argosy_worker.core.batch import Finished, StepOutput
 from argosy_worker.core.batching import Batching, Forming
-from argosy_worker.core.line import Order
 from argosy_worker.core.request import Finish
 from argosy_worker.engine.rate import PrefillRate
 from argosy_worker.engine.stream import Piece, Stream
@@ -426,6 +426,63 @@ async def test_a_passed_deadline_frees_its_blocks(make_rig, eventually):
         await eventually(
             lambda: rig.engine.view.used_blocks == 0 and not rig.engine.busy, "blocks free after a deadline"
         )
+
+
+async def test_who_waits_too_long_ends_at_its_deadline_and_costs_no_step(make_rig, eventually):
+    """Also where nobody but the engine looks at the clock."""
+    seen = []
+
+    class Watching:
+        def __init__(self, real):
+            self.real = real
+
+        def launch(self, batch):
+            seen.extend(piece.request_id for piece in batch.slices)
+            return self.real.launch(batch)
+
+    async with make_rig("sim://slow?decode_ms=5&check=1", runner=Watching, max_running=1) as rig:
+        runs = rig.engine.submit("runs", 1, PROMPT, SamplingParams(temperature=0, max_tokens=900))
+        await eventually(lambda: "runs" in seen, "it runs")
+        waits = rig.engine.submit("waits", 1, PROMPT, GREEDY, deadline=time.monotonic() + 0.05)
+        with pytest.raises(DeadlineError):
+            await collect(waits)
+        assert "waits" not in seen
+        assert rig.engine.view.running == 1
+        rig.engine.cancel(runs)
+        await eventually(lambda: rig.engine.view.used_blocks == 0 and not rig.engine.busy, "all is free")
+
+
+async def test_a_report_tells_priorities(make_rig, eventually):
+    async with make_rig("sim://slow?decode_ms=5&prefill_tps=100", max_running=1) as rig:
+        calls = [rig.stub.Generate(rig.request(PROMPT, f"r{p}", priority=p)) for p in (0, -3, 7)]
+        await eventually(lambda: len(rig.engine._active) == 3, "all are here")
+
+        async def told():
+            return sorted(q.priority for q in (await rig.load()).queue) == [-3, 0, 7]
+
+        await eventually(told, "all are reported")
+        for call in calls:
+            call.cancel()
+
+
+async def test_steps_follow_a_target_time_and_the_tokens_stay_the_same(make_rig, oracle, eventually):
+    """A simulated machine of 2,000 tokens/s and steps of 20 ms: 40 tokens, not the 256 that a step may have."""
+    sizes = []
+
+    class Watching:
+        def __init__(self, real):
+            self.real = real
+
+        def launch(self, batch):
+            sizes.append(batch.num_tokens)
+            return self.real.launch(batch)
+
+    uri = "sim://m?prefill_tps=2000&decode_ms=0&check=1"
+    async with make_rig(uri, runner=Watching, max_batch_tokens=256, target_step_s=0.02) as rig:
+        prompt = list(range(256)) * 3
+        assert (await rig.generate(prompt, max_tokens=8)).tokens == oracle(prompt, 8)
+        assert sizes[0] == rig.engine.config.block_size, "nothing is known yet"
+        assert sizes[1] <= 40, "the first step cannot have been faster than the machine"
 
 
 async def test_an_abort_ends_the_call_too(make_rig):

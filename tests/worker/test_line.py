@@ -5,10 +5,11 @@ import random
 import pytest
 
 from argosy_api.blocks import root_id
+from argosy_api.order import Discipline, Order
 from argosy_api.params import SamplingParams
 from argosy_worker import sim
 from argosy_worker.core.blocks import BlockPool
-from argosy_worker.core.line import LOOKS, Line, Order
+from argosy_worker.core.line import LOOKS, Line
 from argosy_worker.core.request import Request
 from argosy_worker.core.scheduler import Scheduler, SchedulerConfig
 from argosy_worker.engine.report import view_of
@@ -63,7 +64,7 @@ def test_a_short_line_is_in_exact_order_whatever_the_cache_gained_and_lost(order
     for seed in range(60):
         draw = random.Random(seed)
         pool = BlockPool(30)
-        line = Line(pool, order=order, ageing=draw.choice([0.0, 0.25, 3.0]), rate=1000.0)
+        line = Line(pool, discipline=Discipline(order, draw.choice([0.0, 0.25, 3.0])), rate=1000.0)
         stem = [draw.randrange(256) for _ in range(80)]
         requests = [
             request(f"r{i}", [*stem[: draw.randrange(80)], *range(draw.randrange(1, 40))], arrival=draw.random())
@@ -94,7 +95,7 @@ def test_a_short_line_is_in_exact_order_whatever_the_cache_gained_and_lost(order
 
 def test_who_misses_what_was_just_stored_comes_up_at_once_even_in_a_long_line():
     pool = BlockPool(100)
-    line = Line(pool, order=Order.LEAST_WORK, ageing=0.0, rate=1000.0)
+    line = Line(pool, discipline=Discipline(Order.LEAST_WORK, 0.0), rate=1000.0)
     for i in range(1000):
         line.add(request(f"r{i}", [i % 256, i // 256] * 20))
     lucky = request("lucky", [7] * 44)
@@ -109,7 +110,7 @@ def test_who_misses_what_was_just_stored_comes_up_at_once_even_in_a_long_line():
 
 def test_who_lost_his_blocks_is_not_taken_for_the_first():
     pool = BlockPool(8)
-    line = Line(pool, order=Order.LEAST_WORK, ageing=0.0, rate=1000.0)
+    line = Line(pool, discipline=Discipline(Order.LEAST_WORK, 0.0), rate=1000.0)
     cached, short = request("cached", list(range(33))), request("short", [200] * 12)
     hold(pool, cached.ids)
     line.add(cached)
@@ -124,7 +125,7 @@ def test_who_lost_his_blocks_is_not_taken_for_the_first():
 def test_nobody_is_left_behind_when_many_miss_one_block():
     """More wait for a block than are looked at in a step: all are looked at in the end."""
     pool = BlockPool(20)
-    line = Line(pool, order=Order.LEAST_WORK, ageing=0.0, rate=1000.0)
+    line = Line(pool, discipline=Discipline(Order.LEAST_WORK, 0.0), rate=1000.0)
     stem = [9] * 40
     for i in range(10 * LOOKS):
         line.add(request(f"r{i}", [*stem, i]))

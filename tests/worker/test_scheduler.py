@@ -4,10 +4,10 @@ import pytest
 
 from argosy_api.blocks import root_id
 from argosy_api.errors import InvalidArgumentError, OverloadedError
+from argosy_api.order import Order
 from argosy_api.params import SamplingParams
 from argosy_worker import sim
 from argosy_worker.core.blocks import BlockPool, blocks_of_window
-from argosy_worker.core.line import Order
 from argosy_worker.core.request import Finish, Request
 from argosy_worker.core.scheduler import Scheduler, SchedulerConfig
 

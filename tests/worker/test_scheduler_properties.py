@@ -9,13 +9,13 @@ from proposing import Everything, Proposing
 
 from argosy_api.blocks import block_ids, root_id
 from argosy_api.errors import InvalidArgumentError, OverloadedError
+from argosy_api.order import Order
 from argosy_api.params import SamplingParams
 from argosy_worker import sim
 from argosy_worker.core.batch import PLACEHOLDER, SequenceSlice, StepBatch, StepOutput
 from argosy_worker.core.batching import Batching, Forming
 from argosy_worker.core.blocks import NULL_BLOCK, BlockPool, blocks_of_window
 from argosy_worker.core.exchange import Exchange
-from argosy_worker.core.line import Order
 from argosy_worker.core.request import Finish, Request
 from argosy_worker.core.scheduler import Scheduler, SchedulerConfig
 from argosy_worker.speculation.config import Method, SpeculationConfig

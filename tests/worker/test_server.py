@@ -170,6 +170,8 @@ BAD = [
     ({"bad_words_ids": [pb.TokenIds(ids=[1] * 33)]}, "bad_words_ids[0]"),
     ({"bad_words_ids": [pb.TokenIds(ids=[1])] * 129}, "bad_words_ids"),
     ({"stop_token_ids": [1] * 65}, "stop_token_ids"),
+    ({"priority": 11}, "priority"),
+    ({"priority": -(2**31)}, "priority"),
 ]
 
 
@@ -185,7 +187,7 @@ async def test_every_bad_field_is_refused_by_name_and_the_engine_lives_on(rig, o
     assert (load.used_blocks, load.running, load.waiting) == (0, 0, 0)
 
 
-KNOWN = {"request_id", "attempt", "prompt_tokens", "sampling", "cache_salt"}
+KNOWN = {"request_id", "attempt", "prompt_tokens", "sampling", "cache_salt", "priority"}
 
 
 @pytest.mark.parametrize(

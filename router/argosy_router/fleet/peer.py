@@ -8,6 +8,7 @@ from argosy_api.membership import Worker
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.fleet import channels
 from argosy_router.routing.books import REPORT_GOOD_S, Books, Report, reported_line
+from argosy_router.routing.line import Waiting
 from argosy_router.text.models import ServedModel
 
 EJECT_S = 1.0
@@ -63,7 +64,7 @@ class Peer:
         if known is not None and known.epoch == load.epoch and load.sequence <= known.sequence:
             return
         self.load, self.load_at = load, now
-        queue = ((q.uncached_tokens, q.waited_seconds) for q in load.queue)
+        queue = (Waiting(q.uncached_tokens, q.waited_seconds, 1, q.priority) for q in load.queue)
         line = reported_line(queue, total=load.uncached_tokens, requests=load.running + load.waiting)
         self.books.take(Report(accepted=load.accepted, line=line, at=now - age))
         if self.hangs(now):

@@ -66,6 +66,7 @@ def _ask(request: pb.InferenceRequest) -> Ask:
         params=params_from_proto(request.sampling),
         fill_context=kind == "chat" and not request.sampling.HasField("max_tokens"),
         cache_salt=request.cache_salt,
+        priority=request.priority,
     )
 
 

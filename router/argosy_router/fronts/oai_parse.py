@@ -36,6 +36,7 @@ class OaiRequest:
     wants_prompt_logprobs: bool = False
     """Whether the client asked for them by name; `echo` with `logprobs` needs them, too, but shows them elsewhere."""
     cache_salt: str = ""
+    priority: int = 0
 
     def ask(self) -> Ask:
         """What the service is asked."""
@@ -53,6 +54,7 @@ class OaiRequest:
             fill_context=not self.max_tokens_given and bool(self.messages),
             n=self.n,
             cache_salt=self.cache_salt,
+            priority=self.priority,
             echo=self.echo,
             offsets=self.echo and self.params.logprobs is not None,
             whole=not self.stream,
@@ -138,6 +140,7 @@ def _common(
         wants_prompt_logprobs=prompt_logprobs,
         return_token_ids=fields.boolean("return_token_ids") or False,
         cache_salt=fields.string("cache_salt", limit=limits.MAX_CACHE_SALT) or "",
+        priority=fields.integer("priority") or 0,
         **more,
     )
     for name in ("user", "safety_identifier", "prompt_cache_key", "request_id"):
@@ -148,7 +151,6 @@ def _common(
     fields.neutral("store", False)
     fields.neutral("service_tier", "auto", "default")
     fields.neutral("response_format", {"type": "text"})
-    fields.neutral("priority", 0)
     fields.end()
     return request
 

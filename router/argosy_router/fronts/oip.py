@@ -220,20 +220,23 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
 
 
 def _ask(model: str, inputs: Inputs, parameters: Mapping[str, Any], *, echo: bool) -> Ask:
-    params, salt = sampling_parameters(inputs.sampling, parameters)
+    params, salt, priority = sampling_parameters(inputs.sampling, parameters)
     return Ask(
         model=model,
         fields=["input_ids" if inputs.text is None else "text_input"],
         prompts=[inputs.ids or [] if inputs.text is None else inputs.text],
         params=params,
         cache_salt=salt,
+        priority=priority,
         echo=echo,
         whole=not inputs.stream,
     )
 
 
-def sampling_parameters(text: str, parameters: Mapping[str, Any]) -> tuple[SamplingParams, str]:
-    """Sampling parameters and cache salt: the JSON of the `sampling_parameters` tensor, and the request's `parameters`.
+def sampling_parameters(text: str, parameters: Mapping[str, Any]) -> tuple[SamplingParams, str, int]:
+    """Sampling parameters, cache salt and priority.
+
+    Out of the JSON of the `sampling_parameters` tensor, and the request's `parameters`.
 
     Raises:
         InvalidArgumentError: with the field's path below `sampling_parameters` or `parameters`.
@@ -251,9 +254,9 @@ def sampling_parameters(text: str, parameters: Mapping[str, Any]) -> tuple[Sampl
     )
     if params.prompt_logprobs is not None:
         raise InvalidArgumentError(f"{_SAMPLING}prompt_logprobs", "has no output tensor in this protocol")
-    salt = fields.string("cache_salt") or ""
+    salt, priority = fields.string("cache_salt") or "", fields.integer("priority") or 0
     fields.end()
-    return params, salt
+    return params, salt, priority
 
 
 def _timeout(parameters: dict[str, Any]) -> float | None:

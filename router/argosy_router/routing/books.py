@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from argosy_api import limits
-from argosy_router.routing.line import Discipline, Line, Ordered, Piece, Rest, Waiting, moved_on
+from argosy_api.order import Discipline
+from argosy_router.routing.line import Line, Ordered, Piece, Rest, Waiting, moved_on
 
 REPORT_GOOD_S = 3.0
 """An older report says nothing any more: a worker that hangs must not look idle for ever."""
@@ -41,6 +42,7 @@ class Entry:
     """Ends the attempt, so that the request goes to another worker; asked only before its first token."""
     decode: int = 0
     """Context tokens, from the first token on."""
+    priority: int = 0
     number: int | None = None
     """The worker's number of this submission; None until it has said so."""
 
@@ -69,9 +71,11 @@ class Books:
         self._known: Ordered | None = None
         self._own: _Own | None = None
 
-    def open(self, *, uncached: int, prompt: int, now: float, abandon: Callable[[], object] = _nothing) -> Entry:
+    def open(
+        self, *, uncached: int, prompt: int, now: float, priority: int = 0, abandon: Callable[[], object] = _nothing
+    ) -> Entry:
         """A request is sent. `uncached` is 1 or more."""
-        entry = Entry(uncached=uncached, prompt=prompt, sent_at=now, abandon=abandon)
+        entry = Entry(uncached=uncached, prompt=prompt, sent_at=now, priority=priority, abandon=abandon)
         self._entries[entry] = None
         self._later[entry] = None
         self._own = None
@@ -151,7 +155,7 @@ class Books:
     def _sorted(self, report: Report, rate: float, discipline: Discipline) -> Ordered:
         known = self._known
         if known is None or (known.rate, known.discipline) != (rate, discipline):
-            pieces = (Piece(w.tokens, report.at - w.waited, w.requests) for w in report.line)
+            pieces = (Piece(w.tokens, report.at - w.waited, w.requests, w.priority) for w in report.line)
             known = self._known = Ordered(pieces, rate, discipline)
         return known
 
@@ -163,7 +167,7 @@ class Books:
             first = min((e.sent_at for e in entries), default=None)
             began = beyond.at if beyond is not None and beyond.line else first
             done = sum(tokens for sent_at, tokens in self._done if began is not None and sent_at >= began)
-            ordered = Ordered((Piece(e.uncached, e.sent_at) for e in entries), rate, discipline)
+            ordered = Ordered((Piece(e.uncached, e.sent_at, 1, e.priority) for e in entries), rate, discipline)
             own = self._own = _Own(ordered, beyond, began, done)
         return own
 
@@ -179,12 +183,12 @@ class _Own(NamedTuple):
     """Tokens of the prompts that were computed since, and are in no line any more."""
 
 
-def reported_line(queue: Iterable[tuple[float, float]], *, total: float, requests: int) -> list[Waiting]:
+def reported_line(queue: Iterable[Waiting], *, total: float, requests: int) -> list[Waiting]:
     """A report's line: the requests that it names, in the engine's order, and one piece for all beyond them.
 
     `total`: uncached tokens of all requests, named or not; `requests`: how many they are.
     """
-    line = [Waiting(tokens, waited) for tokens, waited in queue]
+    line = list(queue)
     rest = total - sum(w.tokens for w in line)
     if rest > 0:
         count = max(1, requests - len(line))

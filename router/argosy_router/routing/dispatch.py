@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from argosy_api.errors import UnavailableError
 from argosy_api.membership import RoutingPolicy
+from argosy_api.order import RESOURCE_DEFAULTS
 from argosy_api.params import SamplingParams
 from argosy_router.clock import now
 from argosy_router.fleet.fleet import DeploymentState
@@ -13,7 +14,6 @@ from argosy_router.fleet.peer import Peer
 from argosy_router.metrics import Metrics
 from argosy_router.routing import fetching, policy
 from argosy_router.routing.books import Entry
-from argosy_router.routing.line import RESOURCE_DEFAULTS
 from argosy_router.routing.predictions import Predictions, Promise
 
 
@@ -28,6 +28,7 @@ class Job:
     block_ids: list[bytes]
     params: SamplingParams
     cache_salt: str = ""
+    priority: int = 0
     deadline: float | None = None
     """Monotonic seconds."""
     received_at: float = 0.0
@@ -148,7 +149,9 @@ class Dispatcher:
         known = choice.cached // state.card.facts.block_size if state.card is not None else 0
         promise = state.predictions.add(state.index.bit(choice.worker), job.block_ids[known:])
         prompt = len(job.tokens)
-        entry = worker.books.open(uncached=max(1, prompt - cached), prompt=prompt, now=time, abandon=abandon)
+        entry = worker.books.open(
+            uncached=max(1, prompt - cached), prompt=prompt, now=time, priority=job.priority, abandon=abandon
+        )
         self._metrics.decisions.labels(state.name, name, choice.reason).inc()
         self._metrics.predicted.labels(state.name).inc(cached)
         return Assignment(
@@ -231,6 +234,7 @@ class Dispatcher:
                     cached=min(matched.get(worker.worker_id, 0), most) * size,
                     queue=worker.books.line(rate, discipline, time),
                     rate=rate,
+                    priority=job.priority,
                     decode=max(worker.books.decode, load.decode_tokens if load else 0.0),
                     capacity=total * size,
                     used=load.used_blocks / total if load and total else 0.0,

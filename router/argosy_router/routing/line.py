@@ -1,39 +1,19 @@
 """The line of prompts at a worker, kept so that asking it costs little however long it is.
 
-Which of two waiting requests an engine computes first does not change while they wait: `Discipline.key` needs no clock.
+Which of two waiting requests an engine computes first does not change while they wait (`argosy_api.order`).
 So a line is sorted once, when it changes, with running sums; what is before a new request is found by bisection.
 Pure: the caller gives the time (monotonic seconds).
 """
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
-from enum import StrEnum
 from itertools import accumulate
 from typing import NamedTuple
 
+from argosy_api.order import Discipline, Order
+
 SLACK_S = 1e-6
 """What lies about so close to a limit is looked at one by one: rounding must not decide."""
-
-
-class Order(StrEnum):
-    """In which order an engine computes the prompts in its line."""
-
-    LEAST_WORK = "leastWork"
-    FCFS = "fcfs"
-
-
-class Discipline(NamedTuple):
-    """How an engine orders its line. `ageing`: seconds of work that one second of waiting outweighs."""
-
-    order: Order = Order.LEAST_WORK
-    ageing: float = 0.25
-
-    def key(self, seconds: float, since: float) -> float:
-        """The least goes first. `seconds`: the work that is left of a prompt; `since`: when it began to wait."""
-        return since if self.order is Order.FCFS else seconds + self.ageing * since
-
-
-RESOURCE_DEFAULTS = Discipline()
 
 
 class Waiting(NamedTuple):
@@ -42,6 +22,7 @@ class Waiting(NamedTuple):
     tokens: float
     waited: float = 0.0
     requests: int = 1
+    priority: int = 0
 
 
 class Piece(NamedTuple):
@@ -50,16 +31,19 @@ class Piece(NamedTuple):
     tokens: float
     since: float
     requests: int = 1
+    priority: int = 0
 
 
 class Ordered:
     """Pieces in the order in which an engine of `rate` tokens/s computes them. Never changes."""
 
-    __slots__ = ("discipline", "earliest", "keys", "latest", "least", "most", "pieces", "rate", "requests", "sums")
+    __slots__ = (
+        "discipline", "earliest", "first", "keys", "last", "least", "most", "pieces", "rate", "requests", "sums",
+    )  # fmt: skip
 
     def __init__(self, pieces: Iterable[Piece], rate: float, discipline: Discipline) -> None:
         self.rate, self.discipline = rate, discipline
-        keyed = [(discipline.key(p.tokens / rate, p.since), p) for p in pieces if p.tokens > 0]
+        keyed = [(discipline.key(p.tokens / rate, p.since, p.priority), p) for p in pieces if p.tokens > 0]
         keyed.sort(key=lambda item: item[0])
         self.keys = [key for key, _ in keyed]
         self.pieces = [piece for _, piece in keyed]
@@ -69,7 +53,9 @@ class Ordered:
         self.least = min((p.tokens for p in self.pieces), default=0.0)
         self.most = max((p.tokens for p in self.pieces), default=0.0)
         self.earliest = min((p.since for p in self.pieces), default=0.0)
-        self.latest = max((p.since for p in self.pieces), default=0.0)
+        offsets = [discipline.offset(p.since, p.priority) for p in self.pieces]
+        self.first, self.last = min(offsets, default=0.0), max(offsets, default=0.0)
+        """Least and most of what in a key does not depend on the work."""
 
     @property
     def tokens(self) -> float:
@@ -101,13 +87,13 @@ class Rest(NamedTuple):
         total = self.ordered.tokens - self.taken
         return self if total <= most else self._replace(scale=(most, total))
 
-    def split(self, own: float, now: float) -> tuple[float, int]:
+    def split(self, own: float, now: float, priority: int) -> tuple[float, int]:
         """Tokens of those that a request of `own` seconds, arriving `now`, waits for; how many it delays."""
         line = self.ordered
         if self.scale[0] <= 0:
             return 0.0, 0
         ahead, behind = 0.0, 0
-        mine = line.discipline.key(own, now)
+        mine = line.discipline.key(own, now, priority)
         begun, first = self._begun()
         if begun is not None:
             if self._key(begun) <= mine:
@@ -137,7 +123,7 @@ class Rest(NamedTuple):
         return tokens if most == total else tokens * most / total
 
     def _key(self, piece: Piece) -> float:
-        return self.ordered.discipline.key(self._scaled(piece.tokens) / self.ordered.rate, piece.since)
+        return self.ordered.discipline.key(self._scaled(piece.tokens) / self.ordered.rate, piece.since, piece.priority)
 
     def _begun(self) -> tuple[Piece | None, int]:
         """What is left of the piece that is computed in part, and the place of the first whole one."""
@@ -151,19 +137,19 @@ class Rest(NamedTuple):
     def _limits(self, mine: float, first: int) -> tuple[int, int]:
         """Of the places from `first` on: those before the one are ahead of key `mine`, those from the other are not.
 
-        Between them scaling may have changed the order. A piece's key with all its tokens is `tokens / rate + ageing
-        since`; with a share of them it is `share tokens / rate` instead, that is `share key + (1 - share) ageing
-        since`. From both follow limits, by the shortest and longest prompt and by the first and last to come.
+        Between them scaling may have changed the order. A piece's key with all its tokens is `tokens / rate + offset`;
+        with a share of them it is `share tokens / rate` instead, that is `share key + (1 - share) offset`. From both
+        follow limits, by the shortest and longest prompt and by the least and the most of the offsets.
         """
         line = self.ordered
         most, total = self.scale
         if most == total or line.discipline.order is Order.FCFS:
             place = bisect_right(line.keys, mine, first)
             return place, place
-        share, ageing = most / total, line.discipline.ageing
+        share = most / total
         cut = 1 - share
-        low = max(mine + cut * line.least / line.rate, (mine - cut * ageing * line.latest) / share)
-        high = min(mine + cut * line.most / line.rate, (mine - cut * ageing * line.earliest) / share)
+        low = max(mine + cut * line.least / line.rate, (mine - cut * line.last) / share)
+        high = min(mine + cut * line.most / line.rate, (mine - cut * line.first) / share)
         slack = SLACK_S / share
         return bisect_left(line.keys, low - slack, first), bisect_right(line.keys, high + slack, first)
 
@@ -177,7 +163,7 @@ class Line(NamedTuple):
     @classmethod
     def of(cls, waiting: Iterable[Waiting], rate: float, discipline: Discipline, now: float = 0.0) -> "Line":
         """A line that is known piece by piece."""
-        pieces = (Piece(w.tokens, now - w.waited, w.requests) for w in waiting)
+        pieces = (Piece(w.tokens, now - w.waited, w.requests, w.priority) for w in waiting)
         return cls(now, (Rest(Ordered(pieces, rate, discipline)),))
 
     @property
@@ -185,18 +171,20 @@ class Line(NamedTuple):
         """Uncached tokens still to compute."""
         return sum(rest.tokens for rest in self.rests)
 
-    def split(self, own: float) -> tuple[float, int]:
+    def split(self, own: float, priority: int = 0) -> tuple[float, int]:
         """Tokens that the engine computes before a new request of `own` seconds; how many requests come after it."""
         ahead, behind = 0.0, 0
         for rest in self.rests:
-            tokens, requests = rest.split(own, self.now)
+            tokens, requests = rest.split(own, self.now, priority)
             ahead += tokens
             behind += requests
         return ahead, behind
 
     def waiting(self) -> list[Waiting]:
         """One by one; costs as much as the line is long."""
-        return [Waiting(p.tokens, self.now - p.since, p.requests) for rest in self.rests for p in rest.pieces()]
+        return [
+            Waiting(p.tokens, self.now - p.since, p.requests, p.priority) for rest in self.rests for p in rest.pieces()
+        ]
 
 
 def moved_on(known: Ordered, fresh: Ordered, budget: float, most_fresh: float) -> tuple[Rest, Rest]:

@@ -8,9 +8,8 @@ kvAware, the default, takes the least
     ahead   = uncached tokens in the worker's queue that its engine computes before this request
     behind  = number of queued requests that it computes after this request, and which this one delays
 
-Each worker says in which order its engine computes: least (remaining uncached seconds - ageing x seconds waited)
-first, so that a short request does not wait for a long one, and a long one is told so; or first come, first served,
-where all that is queued is ahead. BETA prices the delay of others. There is no cap on a worker's load beside the cost:
+Each worker says in which order its engine computes (`argosy_api.order`), so that a short or an important request is not
+told to wait for a long one. BETA prices the delay of others. There is no cap on a worker's load beside the cost:
 a crowded worker is left when another is cheaper in seconds, and not before.
 
 prefixHash sends equal beginnings to one worker by consistent hashing with bounded load; roundRobin takes turns.
@@ -57,6 +56,8 @@ class Candidate:
     """The requests whose prompt is not computed yet."""
     rate: float = DEFAULT_RATE
     """Prefill tokens per second."""
+    priority: int = 0
+    """Of this request."""
     decode: float = 0.0
     """Context of the generating requests."""
     capacity: int = 0
@@ -89,7 +90,7 @@ def cost(candidate: Candidate, prompt: int) -> float:
     own = max(1, prompt - candidate.cached) / rate
     if candidate.fetch is not None:
         own = candidate.fetch.seconds + max(1, prompt - candidate.fetch.tokens) / rate
-    ahead, behind = candidate.queue.split(own)
+    ahead, behind = candidate.queue.split(own, candidate.priority)
     decode = DECODE_S * candidate.decode / candidate.capacity if candidate.capacity else 0.0
     pressure = PRESSURE_S * max(0.0, candidate.used - PRESSURE_FROM) / (1 - PRESSURE_FROM)
     return ahead / rate + own * (1 + BETA * behind) + decode + pressure

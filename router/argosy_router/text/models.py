@@ -11,10 +11,10 @@ from weakref import WeakSet
 
 from argosy_api import blocks, limits
 from argosy_api.errors import ModelInvalidError
+from argosy_api.order import RESOURCE_DEFAULTS, Discipline, Order
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.children.child import Child, JobFailedError, JobKilledError, JobRefusedError
 from argosy_router.children.frames import Frame
-from argosy_router.routing.line import RESOURCE_DEFAULTS, Discipline, Order
 from argosy_router.text.model_text import ModelText, Wanted
 from argosy_router.text.vocabulary import Vocabulary
 

@@ -1,10 +1,9 @@
 """The line of waiting requests, in the order in which they are to be admitted.
 
-    rank = seconds of work left - ageing x seconds waited        least first; preempted requests before all others
-
-Seconds waited grow for all alike, so `work / rate + ageing x arrival` gives the same order at any time, and a sorted
-list of it stays sorted. What changes is the work, when the prefix cache gains or loses a block, and the rate. The line
-cannot look at every request in every step for that, or its own work would grow with its length. It looks at
+`argosy_api.order` says by which rank; preempted requests go before all others. The rank has times of arrival in it, so
+it gives the same order at any time, and a sorted list stays sorted. What changes is the work, when the prefix cache
+gains or loses a block, and the rate. The line cannot look at every request in every step for that, or its own work
+would grow with its length. It looks at
 
 - whoever is first, before he is admitted (a block that was lost is noticed then at last);
 - a few of those that wait for a block which was stored since: each request is filed under the first id that it misses;
@@ -17,10 +16,10 @@ from bisect import bisect_left, insort
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import NamedTuple
 
 from argosy_api.blocks import BlockId
+from argosy_api.order import Discipline
 from argosy_worker.core.blocks import BlockPool
 from argosy_worker.core.request import Request
 
@@ -28,13 +27,6 @@ LOOKS = 16
 """Requests of each of the two kinds above that are looked at in a step."""
 _SAME_RATE = 0.05
 """Ranks are kept while the measured speed of prompts has changed by less than this part."""
-
-
-class Order(StrEnum):
-    """Order of the line of prompts."""
-
-    LEAST_WORK = "leastWork"
-    FCFS = "fcfs"
 
 
 Rank = tuple[bool, float, float]
@@ -50,6 +42,7 @@ class Place(NamedTuple):
     """Tokens to compute before the request's next token, as far as known: an estimate while it waits."""
     arrival: float
     """Monotonic seconds."""
+    priority: int = 0
 
 
 @dataclass(slots=True)
@@ -65,10 +58,9 @@ class _Waiter:
 class Line:
     """The waiting requests. Owned by one thread."""
 
-    def __init__(self, pool: BlockPool, *, order: Order, ageing: float, rate: float) -> None:
+    def __init__(self, pool: BlockPool, *, discipline: Discipline, rate: float) -> None:
         self._pool = pool
-        self._order = order
-        self._ageing = ageing
+        self._discipline = discipline
         self._rate = rate
         self._came = 0
         self._places: list[Place] = []
@@ -129,9 +121,8 @@ class Line:
 
     def rank(self, request: Request, uncached_tokens: int, *, first: bool = False) -> Rank:
         """Where a request with so much work belongs; `first` puts it before all that are not."""
-        if self._order is Order.FCFS:
-            return not first, request.arrival, 0.0
-        return not first, uncached_tokens / self._rate + self._ageing * request.arrival, request.arrival
+        key = self._discipline.key(uncached_tokens / self._rate, request.arrival, request.priority)
+        return not first, key, request.arrival
 
     # --- what changes
 
@@ -171,7 +162,8 @@ class Line:
     def _place(self, request: Request, number: int) -> Place:
         request.likely_hit = self._hit(request)
         work = request.remaining - request.likely_hit * request.block_size
-        return Place(self.rank(request, work, first=request.preemptions > 0), number, work, request.arrival)
+        rank = self.rank(request, work, first=request.preemptions > 0)
+        return Place(rank, number, work, request.arrival, request.priority)
 
     def _hit(self, request: Request) -> int:
         """Leading usable blocks that are known, from the number seen last. Admission matches from the start.

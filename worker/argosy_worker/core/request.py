@@ -12,6 +12,7 @@ before its outputs are there.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import inf
 
 from argosy_api.blocks import BlockId, block_ids, next_id
 from argosy_api.errors import InvalidArgumentError
@@ -44,6 +45,10 @@ class Request:
     """Monotonic seconds."""
     max_model_len: int
     eos_token_ids: frozenset[int] = frozenset()
+    priority: int = 0
+    """Larger goes first (`argosy_api.order`)."""
+    deadline: float = inf
+    """Monotonic seconds: when nobody wants the answer any more."""
 
     tokens: list[int] = field(init=False)
     """Known tokens: prompt, then output. Only ever appended to."""

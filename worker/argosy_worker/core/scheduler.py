@@ -5,11 +5,12 @@ One token budget for each step, spent in this order:
 1. requests that generate, one token each (nobody's stream stalls because somebody else's prompt is long);
 2. one line of prompts, running (partly computed) and waiting alike, in chunks as large as the budget allows.
 
-The line is ordered by least (seconds of work left - ageing x seconds waited): short work first, but whoever waits long
-enough gets his turn. `Order.FCFS` is first come, first served. Because each step asks anew who is first, a short prompt
-overtakes a long one between two of its chunks. The order decides when a token is computed, never which token. What a
-step costs the scheduler depends on who runs, not on how many wait (`line.py`). Whether anybody may join those who run
-is for `batching.py` to say; by default anybody may.
+`argosy_api.order` says who is first in the line: short work and a large priority, but whoever waits long enough gets
+his turn. Because each step asks anew, a short prompt overtakes a long one between two of its chunks; while others wait,
+one prompt takes no more than `max_prompt_share` of a step. The order decides when a token is computed, never which
+token. A request whose deadline has passed ends before the next step. What a step costs the scheduler depends on who
+runs, not on how many wait (`line.py`). Whether anybody may join those who run is for `batching.py` to say; by default
+anybody may.
 
 A request is admitted only when all its known tokens fit, and takes their blocks at once. So only a request that has
 generated since its admission can run out of blocks, and every preemption has a new token behind it: there is no thrash
@@ -23,39 +24,21 @@ it sampled for a preempted request still counts, since computing it again would 
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 
-from argosy_api import limits
 from argosy_api.errors import InvalidArgumentError, OverloadedError
+from argosy_api.order import Discipline
 from argosy_worker.core.batch import SequenceSlice, StepBatch, StepOutput, TokenLogprob
-from argosy_worker.core.batching import Forming
 from argosy_worker.core.blocks import NULL_BLOCK, BlockPool
+from argosy_worker.core.config import SchedulerConfig
 from argosy_worker.core.drafts import Drafter, Harmless, NoDrafts, drafts_of
-from argosy_worker.core.line import Line, Order, Place
+from argosy_worker.core.line import Line, Place
 from argosy_worker.core.request import Finish, Request, check_fits
+from argosy_worker.core.shares import Deadlines, shares, worth
 
 NOMINAL_PREFILL_RATE = 1000.0
 """Tokens per second, until something was measured. It only weighs work against ageing."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SchedulerConfig:
-    """Limits of one step, and the order of the line."""
-
-    max_batch_tokens: int = 256
-    max_running: int = 64
-    max_waiting: int = limits.MAX_WAITING
-    order: Order = Order.LEAST_WORK
-    ageing: float = 0.25
-    """Seconds of work that one second of waiting outweighs."""
-    forming: Forming = field(default_factory=Forming)
-    """How batches form."""
-
-    @property
-    def max_requests(self) -> int:
-        """Requests here at a time. A bound on the waiting alone would refuse a burst that finds an idle engine."""
-        return self.max_running + self.max_waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +76,13 @@ class Scheduler:
         self.pool = pool
         self._drafter = NoDrafts() if drafter is None else Harmless(drafter)
         self._out = 0  # steps that are out
+        self._deadlines = Deadlines()
+        self.step_tokens = config.max_batch_tokens
+        """What a step should compute; who generates is never left out for it."""
         self.prefill_rate = NOMINAL_PREFILL_RATE
         self.running: dict[str, Request] = {}
         """Holding blocks; in order of admission."""
-        self.line = Line(pool, order=config.order, ageing=config.ageing, rate=NOMINAL_PREFILL_RATE)
+        self.line = Line(pool, discipline=Discipline(config.order, config.ageing), rate=NOMINAL_PREFILL_RATE)
         """Waiting for admission."""
         self._places = 0  # of the batch under way, for those who wait; unused where batches are continuous
         self._watermark = pool.total // 64  # slack, so that an admission is not at once followed by a preemption
@@ -121,6 +107,14 @@ class Scheduler:
         if not self.line:
             self._places = 0  # a batch that nobody waits for any more is complete
         self.line.add(request)
+        self._deadlines.add(request)
+
+    def expired(self, now: float) -> list[Request]:
+        """End the requests whose deadline has passed; they cost no further step. Returns them."""
+        late = self._deadlines.passed(now)
+        for request in late:
+            self.remove(request.request_id)
+        return late
 
     def remove(self, request_id: str) -> Request | None:
         """End a request, wherever it is, and free its blocks. None when it is not here."""
@@ -166,26 +160,26 @@ class Scheduler:
         """
         if self._out > 1:
             raise RuntimeError("two steps are out")
-        budget = self.config.max_batch_tokens
-        decoding = [r for r in self.running.values() if r.decoding][:budget]
+        config = self.config
+        decoding = [r for r in self.running.values() if r.decoding][: config.max_batch_tokens]
         preempted = sum(self._make_room(r) for r in decoding if r.request_id in self.running)
         decoding = [r for r in decoding if r.request_id in self.running]  # a victim may be among them
-        budget -= len(decoding)
+        budget = max(self.step_tokens - len(decoding), config.least_prompt_tokens)
+        budget = min(budget, config.max_batch_tokens - len(decoding))
         slices: list[SequenceSlice] = []
-        for request, draft in zip(decoding, drafts_of(decoding, self._drafter, self.pool, budget), strict=True):
+        spare = budget - config.least_prompt_tokens if self.line or len(decoding) < len(self.running) else budget
+        for request, draft in zip(decoding, drafts_of(decoding, self._drafter, self.pool, max(0, spare)), strict=True):
             slices.append(request.next_slice(1, draft))
             budget -= len(draft)
 
         chosen = list(decoding)
-        self._places = self.config.forming.places(
+        self._places = config.forming.places(
             len(self.line), left=self._places, running=bool(self.running), begins=now >= self.due
         )
         prompts = self._prompts(now, admitting=preempted == 0)  # else whom we admit is the next victim
-        while budget and (prompt := next(prompts, None)) is not None:
-            count = min(prompt.remaining, budget)
+        for prompt, count in shares(prompts, budget, config.max_prompt_share):
             chosen.append(prompt)
             slices.append(prompt.next_slice(count))
-            budget -= count
         self._out += 1
         lives = tuple(request.preemptions for request in chosen)
         return Step(StepBatch(slices), tuple(chosen), lives, generating=len(decoding), preempted=preempted)
@@ -206,7 +200,7 @@ class Scheduler:
         """Places of the running requests whose prompt is not computed yet, in order."""
         rank = self.line.rank
         found = [r for r in self.running.values() if r.remaining and not r.decoding]
-        return sorted(Place(rank(r, r.remaining), i, r.remaining, r.arrival) for i, r in enumerate(found))
+        return sorted(Place(rank(r, r.remaining), i, r.remaining, r.arrival, r.priority) for i, r in enumerate(found))
 
     # --- how
 
@@ -257,7 +251,7 @@ class Scheduler:
             if self.pool.available:
                 request.table += tuple(self.pool.allocate(1))
             else:
-                self._preempt(min(reversed(self.running.values()), key=lambda r: r.lost_if_preempted))
+                self._preempt(min(reversed(self.running.values()), key=worth))
                 preempted += 1
         return preempted
 

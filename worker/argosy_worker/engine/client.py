@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import inf
 
 from argosy_api import limits
 from argosy_api.blocks import root_id
@@ -105,11 +106,14 @@ class Engine:
         params: SamplingParams,
         *,
         salt: str = "",
+        priority: int = 0,
+        deadline: float = inf,
         prepare: Prepare | None = None,
     ) -> Stream:
         """Take a request whose fields are checked. Its stream must be read, or given to `cancel`.
 
         A higher attempt of a request that is still here replaces it. With `prepare` it begins once that has ended.
+        `deadline`: in monotonic seconds.
 
         Raises:
             UnavailableError: draining, or the engine thread is dead.
@@ -130,6 +134,8 @@ class Engine:
             arrival=now,
             max_model_len=self.config.max_model_len,
             eos_token_ids=frozenset(self.facts.eos_token_ids),
+            priority=priority,
+            deadline=deadline,
         )
         check_fits(len(prompt), request.most_blocks, total=self.config.num_blocks, block_size=self.config.block_size)
         former = self._active.get(request_id)
@@ -139,7 +145,7 @@ class Engine:
         self._submitted += 1
         stream = self._active[request_id] = Stream(request_id, attempt, number=self._submitted)
         self._forget_seen()
-        self._unseen.append((self._submitted, Queued(len(prompt), now)))
+        self._unseen.append((self._submitted, Queued(len(prompt), now, priority)))
         self._thread.ask(self._thread.announce)
         if prepare is None or not request.usable_blocks:
             self._begin(request, stream)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from argosy_worker.core.scheduler import SchedulerConfig
+from argosy_worker.core.config import SchedulerConfig
 from argosy_worker.speculation.config import SpeculationConfig
 
 
@@ -14,6 +14,8 @@ class EngineConfig:
     block_size: int = 16
     max_model_len: int = 8192
     prefix_caching: bool = True
+    target_step_s: float | None = None
+    """What a step should take; None: it may have all the scheduler's `max_batch_tokens`."""
     window: int = 0
     """Positions up to its own that a row sees in any layer of the model; 0: all of them."""
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)

@@ -17,6 +17,7 @@ class Queued:
     uncached_tokens: int
     arrival: float
     """Monotonic seconds."""
+    priority: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +58,9 @@ class LoadView:
 
         `accepted`: all submissions so far. `unseen`: those that the engine thread has not seen yet; they wait as well.
         """
-        known = [Queued(place.uncached_tokens, place.arrival) for place in merge(self.prefilling, self.line)]
+        known = [
+            Queued(place.uncached_tokens, place.arrival, place.priority) for place in merge(self.prefilling, self.line)
+        ]
         queue = [*known, *unseen][: limits.MAX_REPORTED]
         return pb.Load(
             worker_id=worker_id,
@@ -70,7 +73,9 @@ class LoadView:
             used_blocks=self.used_blocks,
             prefill_tokens_per_second=self.prefill_rate,
             queue=[
-                pb.QueuedWork(uncached_tokens=q.uncached_tokens, waited_seconds=max(0.0, now - q.arrival))
+                pb.QueuedWork(
+                    uncached_tokens=q.uncached_tokens, waited_seconds=max(0.0, now - q.arrival), priority=q.priority
+                )
                 for q in queue
             ],
             last_step_age_seconds=age,

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from argosy_api.errors import ArgosyError, InternalError, UnavailableError
+from argosy_api.errors import ArgosyError, DeadlineError, InternalError, UnavailableError
 from argosy_api.faults import is_fault
 from argosy_worker.core.batch import Runner, StepOutput
 from argosy_worker.core.blocks import BlockPool, CacheChange, blocks_of_window
@@ -25,6 +25,7 @@ from argosy_worker.engine.copies import Copies
 from argosy_worker.engine.detokenize import TextVocabulary
 from argosy_worker.engine.isolation import check, compute
 from argosy_worker.engine.metrics import WorkerMetrics
+from argosy_worker.engine.pace import Pace
 from argosy_worker.engine.rate import PrefillRate
 from argosy_worker.engine.reply import Reply
 from argosy_worker.engine.report import LoadView, view_of
@@ -78,6 +79,8 @@ class EngineThread:
         self._accepted = 0
         self._rate = PrefillRate()
         self._trace = trace
+        self._pace = Pace(config.target_step_s, least=config.block_size, most=config.scheduler.max_batch_tokens)
+        self.scheduler.step_tokens = self._pace.tokens
         self._copies = Copies()
         # each is written whole by one side
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -184,6 +187,8 @@ class EngineThread:
     def _turn(self) -> None:
         self._beat = time.monotonic()
         self._take_commands(wait_s=0 if self._copies else min(self.scheduler.due - self._beat, _IDLE_S))
+        for request in self.scheduler.expired(time.monotonic()):
+            self._end(request.request_id, DeadlineError("the deadline passed before the answer was complete"))
         idle = self.scheduler.due > time.monotonic()
         if not idle:
             self._step()
@@ -243,6 +248,8 @@ class EngineThread:
         self._rate.add(step.batch.num_tokens - rows, step.generating, seconds)
         if self._rate.measured:
             self.scheduler.prefill_rate = self._rate.measured
+        self._pace.add(step.batch.num_tokens, seconds)
+        self.scheduler.step_tokens = self._pace.tokens
         self._metrics.step(seconds, step.batch.num_tokens, step.preempted)
         counts = self._speculator.learn(step, outputs, seconds)
         self._metrics.speculation(counts, self._speculator.accepted_length, self._speculator.saved)

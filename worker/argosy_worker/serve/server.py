@@ -3,7 +3,9 @@
 import contextlib
 import logging
 import re
+import time
 from collections.abc import AsyncIterator, Sequence
+from math import inf
 from typing import Any
 
 import grpc
@@ -15,7 +17,7 @@ from argosy_api import limits
 from argosy_api.convert import ACCEPTED_KEY, params_from_proto
 from argosy_api.errors import InvalidArgumentError, OverloadedError, UnavailableError
 from argosy_api.grpc_status import errors_to_status
-from argosy_api.params import check_prompt
+from argosy_api.params import check_priority, check_prompt
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc
 from argosy_worker.engine.client import Engine
@@ -31,7 +33,7 @@ from argosy_worker.serve.messages import to_proto
 logger = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Worker"].full_name
-_NOT_YET = ("adapter", "priority", "resumed_tokens", "resumed_text_bytes", "constraint", "tenant")
+_NOT_YET = ("adapter", "resumed_tokens", "resumed_text_bytes", "constraint", "tenant")
 """Fields of a request that the protocol has and this worker cannot honour."""
 
 _ADDRESS = re.compile(r"([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
@@ -123,7 +125,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         """Stream an answer."""
         async with errors_to_status(context):
             engine = self._serving.engine
-            stream = start(engine, request, self._serving.prepare(request))
+            stream = start(engine, request, self._serving.prepare(request), deadline=_deadline(context))
             try:
                 await context.send_initial_metadata(((ACCEPTED_KEY, str(stream.number)),))
                 async for chunk in stream:
@@ -204,7 +206,9 @@ async def make_server(serving: Serving) -> grpc.aio.Server:
 # --- checks
 
 
-def start(engine: Engine, message: pb.GenerateRequest, prepare: Prepare | None = None) -> Stream:
+def start(
+    engine: Engine, message: pb.GenerateRequest, prepare: Prepare | None = None, *, deadline: float = inf
+) -> Stream:
     """Check every field and hand the request to the engine, which begins with it after `prepare`.
 
     Raises:
@@ -233,7 +237,23 @@ def start(engine: Engine, message: pb.GenerateRequest, prepare: Prepare | None =
         )
     params.check_drawable(vocab_size=engine.facts.vocab_size, eos_token_ids=engine.facts.eos_token_ids)
     check_address(message.kv_source)
-    return engine.submit(message.request_id, message.attempt, prompt, params, salt=message.cache_salt, prepare=prepare)
+    check_priority(message.priority)
+    return engine.submit(
+        message.request_id,
+        message.attempt,
+        prompt,
+        params,
+        salt=message.cache_salt,
+        priority=message.priority,
+        deadline=deadline,
+        prepare=prepare,
+    )
+
+
+def _deadline(context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateChunk]) -> float:
+    """The caller's deadline in monotonic seconds; infinity when it has none (gRPC then gives none, or a far one)."""
+    remaining: float | None = context.time_remaining()
+    return inf if remaining is None else time.monotonic() + remaining
 
 
 def check_address(source: str) -> None:

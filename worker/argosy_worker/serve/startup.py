@@ -10,15 +10,15 @@ from typing import Protocol
 from argosy_api import limits
 from argosy_api.errors import ModelUnsupportedError
 from argosy_api.model_uri import ModelUri
+from argosy_api.order import Order
 from argosy_api.resource import EngineSpec
 from argosy_api.worker_status import Phase
 from argosy_worker import sim
 from argosy_worker.core.batch import BlockStore, CachedRunner, Runner
 from argosy_worker.core.batching import Batching, Forming
 from argosy_worker.core.blocks import common_window
+from argosy_worker.core.config import SchedulerConfig
 from argosy_worker.core.facts import ModelFacts
-from argosy_worker.core.line import Order
-from argosy_worker.core.scheduler import SchedulerConfig
 from argosy_worker.engine.config import EngineConfig
 from argosy_worker.engine.trace import StepTrace
 from argosy_worker.machine import usable_cores
@@ -118,11 +118,14 @@ def load(settings: Settings, state: Lifecycle) -> Loaded:
         max_model_len=max_model_len,
         prefix_caching=engine.prefix_caching,
         window=common_window([m.facts.window for m in (model, draft) if m is not None]),
+        target_step_s=None if engine.target_step_ms is None else engine.target_step_ms / 1e3,
         scheduler=SchedulerConfig(
             max_batch_tokens=engine.max_batch_tokens,
             max_running=engine.max_running,
             order=Order(engine.queue_order),
             ageing=engine.queue_ageing,
+            max_prompt_share=engine.max_prompt_share,
+            least_prompt_tokens=engine.block_size,
             forming=forming(engine),
         ),
         speculation=SpeculationConfig(method=Method(speculative.method), max_draft=speculative.max_draft),
