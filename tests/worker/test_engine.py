@@ -375,7 +375,7 @@ async def test_the_prefill_rate_is_measured(make_rig):
         assert (await rig.load()).prefill_tokens_per_second == 0
         await collect(rig.engine.submit("a", 1, [1] * 900, GREEDY))
         rate = (await rig.load()).prefill_tokens_per_second
-        assert 1000 < rate <= 5100
+        assert 0 < rate <= 5100  # what the simulation computes at most; a busy machine takes longer
 
 
 def test_generating_rows_are_not_charged_to_the_prompts():
