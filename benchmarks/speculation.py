@@ -160,13 +160,14 @@ async def main() -> None:
     for case in cases():
         if options.only and not any(case.name.startswith(name) for name in options.only):
             continue
-        print(case.name, "...", flush=True)
         with ExitStack() as stack:
             off, on = (
                 stack.enter_context(processes.worker(case.uri, EngineSpec(speculative=method)))
                 for method in (OFF, case.method)
             )
-            table.add_row(*await compare(case, off, on, options.rounds))
+            row = await compare(case, off, on, options.rounds)
+        print(*row, sep=" | ", flush=True)
+        table.add_row(*row)
     Console(width=150).print(table)
 
 

@@ -34,6 +34,23 @@ def test_the_same_model_is_always_right(make_line, simulated, temperature):
     assert not line.speculator._model._seen, "ended requests are remembered"
 
 
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"repetition_penalty": 1.3, "frequency_penalty": 0.4},
+        {"presence_penalty": 1.0, "allowed_token_ids": tuple(range(40, 60))},
+        {"bad_words_ids": tuple((a, b) for a in range(32, 127) for b in range(32, 90, 2)), "logit_bias": ((40, 3.0),)},
+    ],
+)
+def test_the_same_model_is_always_right_by_the_same_rules(make_line, simulated, rules):
+    """Penalties and bad words look at the text as far as it is guessed."""
+    made = jobs(temperature=1.0, **rules)
+    plain = make_line(simulated()).answers(made)
+    answered = make_line(simulated(), method=Method.DRAFT, draft=simulated(), most=5).answers(made)
+    assert answered.tokens == plain.tokens
+    assert answered.counts.accepted == answered.counts.drafted > 80
+
+
 @pytest.mark.parametrize("accept", [0.0, 0.3, 0.7, 0.9])
 def test_a_model_that_is_often_wrong_changes_nothing(make_line, simulated, accept):
     made = jobs(temperature=1.0)

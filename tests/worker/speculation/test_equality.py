@@ -28,14 +28,29 @@ def model(smollm_path):
 
 @pytest.fixture(scope="module")
 def jobs(model):
-    """Texts that repeat themselves; greedy and drawn, with and without log-probabilities."""
+    """Texts that repeat themselves; greedy and drawn, with and without log-probabilities and penalties."""
     tokenizer = Tokenizer.from_buffer(model.facts.tokenizer_json)
+    self_, code = (tokenizer.encode(text).ids[0] for text in (" self", "_"))
+    penalties = {
+        "repetition_penalty": 1.05,
+        "presence_penalty": 0.2,
+        "frequency_penalty": 0.1,
+        "logit_bias": ((self_, 1.0),),
+        "bad_words_ids": ((code, self_),),
+    }
     return [
         (
             tokenizer.encode(text).ids,
-            SamplingParams(max_tokens=28, temperature=t, seed=7, top_p=0.9, logprobs=n, ignore_eos=True),
+            SamplingParams(max_tokens=28, temperature=t, seed=7, top_p=0.9, logprobs=n, ignore_eos=True, **more),
         )
-        for text, t, n in [(CODE, 0.0, 2), (TEXT, 0.0, None), (CODE, 0.6, 0), (TEXT, 1.0, 3)]
+        for text, t, n, more in [
+            (CODE, 0.0, 2, {}),
+            (TEXT, 0.0, None, {}),
+            (CODE, 0.6, 0, {}),
+            (TEXT, 1.0, 3, {}),
+            (CODE, 0.0, 1, penalties),
+            (CODE, 0.3, None, penalties),
+        ]
     ]
 
 
@@ -47,12 +62,16 @@ def plain(model, jobs, make_line):
 @pytest.mark.parametrize("most", range(1, 9))
 def test_looked_up_tokens_change_nothing(make_line, model, jobs, plain, most):
     line = make_line(model, method=Method.NGRAM, most=most)
-    for _ in range(2):  # the second time the answers of the first are looked up, and the cache is warm
-        answered = line.answers(jobs)
-        assert answered.tokens == plain.tokens
-        assert answered.logprobs == plain.logprobs
-    assert answered.counts.accepted > 20
-    assert answered.steps < plain.steps
+    answered = line.answers(jobs)
+    assert answered.tokens == plain.tokens
+    assert answered.logprobs == plain.logprobs
+    assert answered.counts.accepted > 5
+    if most == 5:  # now the answers are looked up, and the cache is warm
+        again = line.answers(jobs)
+        assert again.tokens == plain.tokens
+        assert again.logprobs == plain.logprobs
+        assert again.counts.accepted > 40
+        assert again.steps < plain.steps
 
 
 @pytest.mark.parametrize(

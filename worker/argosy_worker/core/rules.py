@@ -107,3 +107,21 @@ class TokenRules:
                 self._times.append(0)
             self._times[place] += position >= self._prompt
         self._upto = max(self._upto, upto)
+
+
+class RulesAhead(TokenRules):
+    """The same rules for who guesses on: the text is the `known` tokens and then `guesses`, which are not kept."""
+
+    __slots__ = ("_guesses", "_known", "_rules")
+
+    def __init__(self, rules: TokenRules, known: int, guesses: Sequence[int]) -> None:  # it shares what rules has made
+        self.allowed, self.banned, self.bias, self.words = rules.allowed, rules.banned, rules.bias, rules.words
+        self._rules, self._known, self._guesses = rules, known, tuple(guesses)
+
+    def banned_after(self, start: int, tokens: Sequence[int]) -> list[int]:
+        """As of the rules; `start` is at or after the known tokens."""
+        return self._rules.banned_after(self._known, (*self._guesses[: start - self._known], *tokens))
+
+    def counts_after(self, start: int, tokens: Sequence[int]) -> Counts:
+        """As of the rules; `start` is at or after the known tokens."""
+        return self._rules.counts_after(self._known, (*self._guesses[: start - self._known], *tokens))

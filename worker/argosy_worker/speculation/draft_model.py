@@ -21,6 +21,7 @@ from argosy_worker.core.batch import Runner, SequenceSlice, StepBatch, StepOutpu
 from argosy_worker.core.blocks import NULL_BLOCK
 from argosy_worker.core.facts import ModelFacts
 from argosy_worker.core.request import Request
+from argosy_worker.core.rules import RulesAhead, TokenRules
 from argosy_worker.speculation.cost import StepCost
 
 CHUNK = 256
@@ -153,12 +154,17 @@ class DraftModel:
     def _catch_up(self, request: Request, count: int) -> SequenceSlice:
         seen = self._seen[request]
         begin, end = seen.computed, seen.computed + count
-        return self._slice(request, request.tokens[begin:end], begin, sample=end == len(request.tokens))
+        sample = end == len(request.tokens)
+        return self._slice(request, request.tokens[begin:end], begin, request.rules, sample=sample)
 
     def _next(self, request: Request, draft: Sequence[int]) -> SequenceSlice:
-        return self._slice(request, draft[-1:], len(request.tokens) + len(draft) - 1, sample=True)
+        known = len(request.tokens)
+        rules = RulesAhead(request.rules, known, draft) if request.rules is not None else None
+        return self._slice(request, draft[-1:], known + len(draft) - 1, rules, sample=True)
 
-    def _slice(self, request: Request, tokens: Sequence[int], start: int, *, sample: bool) -> SequenceSlice:
+    def _slice(
+        self, request: Request, tokens: Sequence[int], start: int, rules: TokenRules | None, *, sample: bool
+    ) -> SequenceSlice:
         size, rows = self._block_size, len(tokens)
         for place in range(start // size, (start + rows - 1) // size + 1):
             self._holds[request.table[place]] = None
@@ -172,6 +178,7 @@ class DraftModel:
             params=self._seen[request].params,
             barred=request.enders if barred else (),
             barred_rows=1 if barred else 0,
+            rules=rules,
         )
 
     def _run(self, pieces: Sequence[SequenceSlice]) -> tuple[list[StepOutput], float]:
