@@ -7,7 +7,7 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check generate format smoke bench-operator bench-routing bench-storm images test-cluster clean
+.PHONY: help setup demo test check generate format smoke bench-operator bench-routing bench-storm test-hostile images test-cluster clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ images:  ## container images of operator, router, worker and Valkey (docker or b
 
 test-cluster: setup  ## end-to-end tests on the cluster that KUBECONFIG names
 	$(BIN)/pytest -q -m cluster tests
+
+test-hostile: setup  ## 5,000 requests with hostile fields, through all ways in (the suite sends 400)
+	ARGOSY_HOSTILE=5000 $(BIN)/pytest -q tests/integration/test_hostile.py
 
 bench-operator: setup  ## the operator's figures on the cluster that KUBECONFIG names
 	$(BIN)/python benchmarks/operator.py

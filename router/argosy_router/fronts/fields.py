@@ -69,7 +69,9 @@ class Fields:
 
     def path(self, name: str, *, shown: str = "") -> str:
         """The field's path from the top of the request."""
-        return f"{self._paths.get(name, self._path)}{shown or name}"
+        # JSON may spell names that are no Unicode text, and that no answer could repeat
+        readable = (shown or name).encode("utf-8", "backslashreplace").decode()
+        return f"{self._paths.get(name, self._path)}{readable}"
 
     def raw(self, name: str) -> Any:
         """The value, or None when it is not given."""
