@@ -87,19 +87,24 @@ class GgufWeights:
         name, shape = tensor_name(role), shape_of(self.config, role)
         if name not in self._file.tensors:
             raise ModelInvalidError(f"the file has no tensor {name!r}")
-        if not self._permuted(role):
+        order = row_order(self.config, role)
+        if order is None:
             return read_tensor(self._file, name, shape, rows, cols)
         # rows change places within a head: whole heads are read
         dim = self.config.head_dim
         begin, end = limits_of(rows, shape[0])
         first, count = begin // dim * dim, (-(-end // dim) - begin // dim) * dim
         found = read_tensor(self._file, name, shape, slice(first, first + count), cols)
-        order = torch.arange(count).view(-1, dim // 2, 2).transpose(1, 2).reshape(-1)[begin - first : end - first]
+        order = order[begin:end] - first
         return found.permuted(order) if len(shape) > 1 else from_plain(found.dequantize()[:, order])
 
-    def _permuted(self, role: str) -> bool:
-        part = role.split(".", 2)[-1].removesuffix(".bias")
-        return self.config.architecture in _PERMUTED and part in ("q", "k")
+
+def row_order(config: DecoderConfig, role: str) -> Tensor | None:
+    """For each row of a role, which row of the file's tensor it is: int64 [rows]; None where they are the same."""
+    part = role.split(".", 2)[-1].removesuffix(".bias")
+    if config.architecture not in _PERMUTED or part not in ("q", "k"):
+        return None
+    return torch.arange(shape_of(config, role)[0]).view(-1, config.head_dim // 2, 2).transpose(1, 2).reshape(-1)
 
 
 def tensor_name(role: str) -> str:

@@ -38,7 +38,7 @@ _PLAIN = {
     "UINT8": torch.uint8,
     "INT4": torch.uint8,
 }
-_IQ4_NL = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+IQ4_NL = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 _E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
 """Twice the values of four bits with two for the exponent and one for the mantissa."""
 
@@ -177,7 +177,7 @@ def _q8_0(b: Tensor) -> Tensor:
 
 
 def _iq4_nl(b: Tensor) -> Tensor:
-    return _looked_up(_IQ4_NL, b[:, 2:]) * _half(b, 0)
+    return _looked_up(IQ4_NL, b[:, 2:]) * _half(b, 0)
 
 
 def _mxfp4(b: Tensor) -> Tensor:

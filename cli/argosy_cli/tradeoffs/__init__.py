@@ -1,0 +1,1 @@
+"""`argosy tradeoffs`: what each number format and technique costs and brings, measured on this machine."""

@@ -1,0 +1,1 @@
+"""Measuring a model: texts, log-probabilities, speed."""

@@ -1,0 +1,104 @@
+"""A model whose linears tell what goes into them, and take other weights."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from argosy_worker.compute.config import DecoderConfig
+from argosy_worker.compute.quant.formats import QuantTensor
+from argosy_worker.compute.quant.linear import Linear, LinearKernel, LinearSpec, Verdict
+from argosy_worker.models.weights import ALL, WeightSource
+
+
+class Recorder:
+    """A `WeightSource` that remembers which matrices were read whole, and which vectors."""
+
+    def __init__(self, source: WeightSource) -> None:
+        self._source = source
+        self.config: DecoderConfig = source.config
+        self.matrices: dict[int, tuple[str, QuantTensor]] = {}
+        """id of a matrix -> its role, and the matrix, which keeps the id its own."""
+        self.vectors: list[str] = []
+
+    def has(self, role: str) -> bool:
+        """Whether there is such a tensor."""
+        return self._source.has(role)
+
+    def matrix(self, role: str, rows: slice = ALL, cols: slice = ALL) -> QuantTensor:
+        """Read, and remember whole ones."""
+        found = self._source.matrix(role, rows, cols)
+        if rows == ALL and cols == ALL:
+            self.matrices[id(found)] = (role, found)
+        return found
+
+    def vector(self, role: str, part: slice = ALL) -> Tensor:
+        """Read, and remember."""
+        if role not in self.vectors:
+            self.vectors.append(role)
+        return self._source.vector(role, part)
+
+    def role_of(self, matrix: QuantTensor) -> str | None:
+        """The role of a matrix that was read whole."""
+        found = self.matrices.get(id(matrix))
+        return None if found is None else found[0]
+
+    def rope_factors(self) -> Tensor | None:
+        """As the source."""
+        return self._source.rope_factors()
+
+    def formats(self) -> str:
+        """As the source."""
+        return self._source.formats()
+
+
+class ObservedLinear:
+    """A linear of another kernel. While `hessian` is set, sums x xᵀ over its inputs are added to it."""
+
+    def __init__(self, pack: Callable[[Sequence[QuantTensor]], Linear], parts: Sequence[QuantTensor]) -> None:
+        self._pack, self._linear = pack, pack(parts)
+        self.hessian: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[rows, in] -> [rows, out]."""
+        if self.hessian is not None:
+            self.hessian.addmm_(x.T, x)
+        return self._linear(x)
+
+    def replace(self, parts: Sequence[QuantTensor]) -> None:
+        """Compute with these weights from now on."""
+        self._linear = self._pack(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A layer that is watched."""
+
+    linear: ObservedLinear
+    parts: tuple[QuantTensor, ...]
+    """Its weights as they were."""
+    roles: tuple[str | None, ...]
+    """Of the parts; None where a part is no whole matrix of the file."""
+
+
+class Observing:
+    """A `LinearKernel` around another one: it packs `ObservedLinear`s and notes them in `found`."""
+
+    def __init__(self, kernel: LinearKernel, roles: Callable[[QuantTensor], str | None], found: list[Observed]) -> None:
+        self.name, self._kernel = kernel.name, kernel
+        self._roles, self._found = roles, found
+
+    def can_run(self, spec: LinearSpec) -> Verdict:
+        """As the kernel inside."""
+        return self._kernel.can_run(spec)
+
+    def pack(self, spec: LinearSpec, parts: Sequence[QuantTensor], bias: Tensor | None, device: torch.device) -> Linear:
+        """Pack with the kernel inside."""
+
+        def pack(others: Sequence[QuantTensor]) -> Linear:
+            return self._kernel.pack(spec, others, bias, device)
+
+        linear = ObservedLinear(pack, parts)
+        self._found.append(Observed(linear, tuple(parts), tuple(self._roles(part) for part in parts)))
+        return linear
