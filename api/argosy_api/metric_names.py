@@ -38,6 +38,7 @@ ROUTER_TTFT_SECONDS = "argosy_router_time_to_first_token_seconds"  # histogram: 
 ROUTER_DURATION_SECONDS = "argosy_router_request_seconds"  # histogram: model
 ROUTER_ADDED_SECONDS = "argosy_router_added_seconds"  # histogram: time in the router before a worker is called
 ROUTER_RETRIES = "argosy_router_retries"  # counter: model, why
+ROUTER_PREFILLS = "argosy_router_prefills"  # counter: model, result=done|failed
 ROUTER_DECISIONS = "argosy_router_decisions"  # counter: model, policy, reason
 ROUTER_PREDICTED_CACHED_TOKENS = "argosy_router_predicted_cached_tokens"  # counter: model
 ROUTER_CACHED_TOKENS = "argosy_router_cached_tokens"  # counter: model (what the workers found)

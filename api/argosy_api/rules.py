@@ -227,6 +227,19 @@ RULES: tuple[Rule, ...] = (
         lambda c: "size" not in c or c["type"] == "emptyDir",
     ),
     Rule(
+        "spec", "replicas",
+        "!has(self.disaggregation) || self.replicas == 1",
+        "counts workers that do everything, and there are none with disaggregation: leave it out, and set "
+        "disaggregation.prefill.replicas and disaggregation.decode.replicas",
+        lambda s: "disaggregation" not in s or s["replicas"] == 1,
+    ),
+    Rule(
+        "spec", "engine.prefixCaching",
+        "!has(self.disaggregation) || self.engine.prefixCaching",
+        "must be true with disaggregation: prompts go from worker to worker as cached blocks",
+        lambda s: "disaggregation" not in s or s["engine"]["prefixCaching"],
+    ),
+    Rule(
         "spec.rollout", "maxSurge",
         "self.maxSurge > 0 || self.maxUnavailable > 0",
         "and maxUnavailable are both 0: nothing could ever be replaced",

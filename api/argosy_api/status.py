@@ -34,6 +34,21 @@ class ModelStatus(BaseModel):
     kv_blocks_per_replica: int = 0
 
 
+class RoleStatus(BaseModel):
+    """Workers of one role of a disaggregated resource."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True)
+
+    role: str
+    """prefill or decode."""
+    replicas: int = 0
+    """Workers that are wanted."""
+    ready_replicas: int = 0
+    """Workers that are ready, of any revision."""
+    routable_replicas: int = 0
+    """Workers of the current revision that the router can reach."""
+
+
 class InferenceDeploymentStatus(BaseModel):
     """What is the case, written by the operator."""
 
@@ -59,6 +74,8 @@ class InferenceDeploymentStatus(BaseModel):
     """Reason of the Ready condition."""
     endpoint: str = ""
     """Where to send requests, inside the cluster."""
+    roles: list[RoleStatus] = []
+    """The same by role, with disaggregation."""
     model: ModelStatus | None = None
     """What the workers found in the model's files."""
     conditions: list[Condition] = []

@@ -7,6 +7,7 @@ default is a changed API, as everywhere in Kubernetes.)
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -16,6 +17,8 @@ from argosy_api.errors import InvalidArgumentError
 from argosy_api.resource import DrainSpec, EngineSpec, InferenceDeployment, ModelSpec, QuantizationSpec, Strict
 
 OPTION = "--spec"
+
+Role = Literal["", "prefill", "decode"]
 
 
 class WorkerSpec(Strict):
@@ -31,14 +34,23 @@ class WorkerSpec(Strict):
     """Time for running requests after SIGTERM."""
     revision: str = ""
     """Of the resource, as the plan named it; told to routers."""
+    role: Role = ""
+    """What the worker is for, with disaggregation; told to routers, who decide what comes here."""
 
     @classmethod
-    def of(cls, deployment: InferenceDeployment, revision: str) -> "WorkerSpec":
+    def of(cls, deployment: InferenceDeployment, revision: str, role: Role = "") -> "WorkerSpec":
         """What the workers of a resource are told."""
         spec = deployment.spec
         # where the token lies concerns the pod, not the process
         model = spec.model.model_copy(update={"served_name": deployment.served_name, "token_secret_ref": None})
-        return cls(model=model, engine=spec.engine, quantization=spec.quantization, drain=spec.drain, revision=revision)
+        return cls(
+            model=model,
+            engine=spec.engine,
+            quantization=spec.quantization,
+            drain=spec.drain,
+            revision=revision,
+            role=role,
+        )
 
     def argument(self) -> str:
         """The command line's one argument."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from argosy_api import labels, limits
-from argosy_api.status import Condition, InferenceDeploymentStatus, ModelStatus
+from argosy_api.status import Condition, InferenceDeploymentStatus, ModelStatus, RoleStatus
 from argosy_api.worker_status import ServedModel, WorkerStatus
 from argosy_operator import uniformity
 from argosy_operator.diagnose import Problem, Reason, diagnose, worst
@@ -49,6 +49,8 @@ class Facts:
     name: str
     generation: int = 0
     replicas: int = 1
+    by_role: Mapping[str, int] = field(default_factory=dict)
+    """Workers that are wanted, by role; those that do everything have an empty one."""
     revision: str = ""
     workloads: tuple[ChildRef, ...] = ()
     """What makes the resource's pods."""
@@ -108,9 +110,23 @@ def status_of(facts: Facts, previous: tuple[Condition, ...], now: str) -> Infere
         revision=facts.revision,
         reason=verdicts[READY].reason,
         endpoint=facts.endpoint,
+        roles=_roles(facts, alive, routable),
         model=facts.model,
         conditions=conditions,
     )
+
+
+def _roles(facts: Facts, alive: tuple[PodView, ...], routable: tuple[PodView, ...]) -> list[RoleStatus]:
+    return [
+        RoleStatus(
+            role=role,
+            replicas=replicas,
+            ready_replicas=sum(p.ready for p in alive if p.role == role),
+            routable_replicas=sum(p.role == role for p in routable),
+        )
+        for role, replicas in facts.by_role.items()
+        if role
+    ]
 
 
 def is_unsettled(status: InferenceDeploymentStatus) -> bool:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from argosy_api import labels, process
-from argosy_api.resource import API_VERSION, KIND, InferenceDeployment
+from argosy_api.resource import API_VERSION, DECODE, KIND, PREFILL, InferenceDeployment
+from argosy_api.worker_spec import Role
 from argosy_operator import pods
 from argosy_operator.redis_access import Access, password_of, worker_url
 
@@ -150,15 +151,16 @@ def deployment(
     }
 
 
-def revision(resource: InferenceDeployment, settings: PlanSettings, *, role: str, track: str) -> str:
-    """Hash of what the worker pods of a role and a track are made of: 10 hexadecimal digits.
+def revision(resource: InferenceDeployment, settings: PlanSettings, *, roles: tuple[str, ...], track: str) -> str:
+    """Hash of what the worker pods of a track are made of, of all its roles: 10 hexadecimal digits.
 
     The Redis URL counts although pods refer to it by name: they read it when they start, so a new password must
     replace them.
     """
-    chosen = labels.workload_selector(resource.metadata.name, role, track)
-    spec = _pod_spec(resource, settings, chosen, "")
-    made_of = [common_labels(resource), chosen, spec, _redis_url(resource, settings)]
+    made_of: list[Any] = [common_labels(resource), _redis_url(resource, settings)]
+    for role in roles:
+        chosen = labels.workload_selector(resource.metadata.name, role, track)
+        made_of += [chosen, _pod_spec(resource, settings, chosen, "")]
     text = json.dumps(made_of, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
 
@@ -174,6 +176,11 @@ def common_labels(resource: InferenceDeployment) -> dict[str, str]:
     }
 
 
+def worker_role(role: str) -> Role:
+    """What a worker is told of the role of its pod: nothing where it does everything."""
+    return {PREFILL: "prefill", DECODE: "decode"}.get(role, "")  # type: ignore[return-value]  # these are roles
+
+
 def _pod_spec(
     resource: InferenceDeployment, settings: PlanSettings, chosen: dict[str, str], revision_hash: str
 ) -> Manifest:
@@ -182,6 +189,7 @@ def _pod_spec(
     return pods.pod_spec(
         resource,
         revision=revision_hash,
+        role=worker_role(chosen[labels.ROLE]),
         service_account=child_name(resource),
         selector=chosen,
         image=resource.spec.image or settings.worker_image,

@@ -32,6 +32,7 @@ class PodView:
     name: str
     uid: str = ""
     revision: str = ""
+    role: str = ""
     ip: str = ""
     node: str = ""
     created_at: float = 0.0
@@ -73,6 +74,7 @@ class PodView:
             name=metadata["name"],
             uid=metadata.get("uid", ""),
             revision=(metadata.get("labels") or {}).get(labels.REVISION, ""),
+            role=(metadata.get("labels") or {}).get(labels.ROLE, ""),
             ip=status.get("podIP", ""),
             node=spec.get("nodeName", ""),
             created_at=epoch_seconds(metadata.get("creationTimestamp")),

@@ -1,5 +1,6 @@
 """What the cluster must hold for a resource: a pure function of the resource, of what is there, and of settings."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -90,17 +91,29 @@ def plan(resource: InferenceDeployment, observed: Observed, settings: PlanSettin
         if manifest is not None
     )
     surplus = observed.children - {child_ref(manifest) for manifest in wanted}
-    if any(observed.routable.get(w.revision, 0) < w.replicas for w in workloads):
+    wanted_of: Counter[str] = Counter()
+    for workload in workloads:
+        wanted_of[workload.revision] += workload.replicas
+    if any(observed.routable.get(revision, 0) < replicas for revision, replicas in wanted_of.items()):
         # a workload that goes for another one's sake serves until that one can
         surplus = frozenset(ref for ref in surplus if ref.kind != DEPLOYMENT)
     return Plan(apply=wanted, delete=tuple(sorted(surplus)), workloads=workloads)
 
 
 def _workloads(resource: InferenceDeployment, settings: PlanSettings) -> tuple[Workload, ...]:
-    role, track = labels.LEADER, labels.STABLE
-    revision = manifests.revision(resource, settings, role=role, track=track)
-    ref = ChildRef("apps/v1", DEPLOYMENT, manifests.workload_name(resource, role, track))
-    return (Workload(ref, role, track, resource.spec.replicas, revision),)
+    track, by_role = labels.STABLE, {role or labels.LEADER: n for role, n in resource.spec.by_role.items()}
+    # one revision for all roles: a new one replaces them together
+    revision = manifests.revision(resource, settings, roles=tuple(by_role), track=track)
+    return tuple(
+        Workload(
+            ChildRef("apps/v1", DEPLOYMENT, manifests.workload_name(resource, role, track)),
+            role,
+            track,
+            replicas,
+            revision,
+        )
+        for role, replicas in by_role.items()
+    )
 
 
 def _manifest(resource: InferenceDeployment, settings: PlanSettings, workload: Workload) -> Manifest:

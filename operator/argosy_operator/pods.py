@@ -4,7 +4,7 @@ from typing import Any
 
 from argosy_api import labels, net, process
 from argosy_api.resource import InferenceDeployment, InferenceDeploymentSpec
-from argosy_api.worker_spec import WorkerSpec
+from argosy_api.worker_spec import Role, WorkerSpec
 
 Manifest = dict[str, Any]
 USER = 65532
@@ -21,6 +21,7 @@ def pod_spec(
     resource: InferenceDeployment,
     *,
     revision: str,
+    role: Role,
     service_account: str,
     selector: dict[str, str],
     image: str,
@@ -61,7 +62,7 @@ def pod_spec(
                 "image": image,
                 "imagePullPolicy": image_pull_policy,
                 "command": ["python", "-m", "argosy_worker"],
-                "args": [literal(WorkerSpec.of(resource, revision).argument())],
+                "args": [literal(WorkerSpec.of(resource, revision, role).argument())],
                 "env": _environment(resource, redis, extra_env),
                 "ports": [
                     {"name": "grpc", "containerPort": labels.GRPC_PORT, "protocol": "TCP"},

@@ -97,7 +97,8 @@ class Reconciler:
         facts = Facts(
             name=owner.name,
             generation=wanted.metadata.generation,
-            replicas=wanted.spec.replicas,
+            replicas=wanted.spec.workers,
+            by_role=wanted.spec.by_role,
             revision=intent.revision,
             workloads=tuple(workload.ref for workload in intent.workloads),
             children=children,

@@ -29,6 +29,9 @@ class Metrics:
             names.ROUTER_ADDED_SECONDS, "In the router, before a worker is called", registry=registry, buckets=ADDED
         )
         self.retries = Counter(names.ROUTER_RETRIES, "Other workers tried", ["model", "why"], registry=registry)
+        self.prefills = Counter(
+            names.ROUTER_PREFILLS, "Prompts computed by prefill workers", ["model", "result"], registry=registry
+        )
         self.decisions = Counter(
             names.ROUTER_DECISIONS, "Routing decisions", ["model", "policy", "reason"], registry=registry
         )

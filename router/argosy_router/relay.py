@@ -24,9 +24,10 @@ from argosy_api.errors import (
 )
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.clock import now
-from argosy_router.fleet.peer import ACQUAINTANCE_S
+from argosy_router.fleet.peer import ACQUAINTANCE_S, Peer
 from argosy_router.lost import Lost, meaning
 from argosy_router.metrics import Metrics
+from argosy_router.prefill import prefill
 from argosy_router.routing.dispatch import Assignment, Decision, Dispatcher, Job, no_worker
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class Flight:
         self._attempt = 0
         self._excluded: frozenset[str] = frozenset()
         self._assignment: Assignment | None = None
+        self._computed_by: Peer | None = None
         self._call: Call | None = None
         self._listener: asyncio.Future[None] | None = None
         self._first: list[pb.GenerateChunk] = []
@@ -100,6 +102,9 @@ class Flight:
 
         """
         hope_until = now() + ACQUAINTANCE_S
+        self._computed_by = await prefill(
+            self.job, self._dispatcher, self._metrics, f"{self._request.request_id[:100]}-prompt"
+        )
         while True:
             try:
                 self._open()
@@ -132,7 +137,9 @@ class Flight:
             remaining = self.job.deadline - now()
             if remaining <= 0:
                 raise DeadlineError("the deadline passed before a worker had answered")
-        self._assignment = self._dispatcher.assign(self.job, self._excluded, abandon=self._abandon)
+        self._assignment = self._dispatcher.assign(
+            self.job, self._excluded, computed_by=self._computed_by, abandon=self._abandon
+        )
         self._attempt += 1
         self._request.attempt = self._attempt
         self._request.kv_source = self._assignment.source

@@ -13,7 +13,9 @@ import pytest
 from embedded_kit import Up
 from waiting import LIMIT_S, until
 
+from argosy_api.params import SamplingParams
 from argosy_cli.embedded.keeper import Kind
+from argosy_worker.sim import oracle
 
 HEAD = "apiVersion: serving.argosy.dev/v1alpha1\nkind: InferenceDeployment\n"
 PREFIX = "All hands on deck: this prompt is long enough to fill several blocks of sixteen tokens. "
@@ -72,6 +74,29 @@ def test_a_prefix_is_found_again_where_it_is(running):
     second = running.complete("sim", PREFIX * 40 + "two")
     assert second.worker == first.worker
     assert second.cached_tokens >= 64
+
+
+def test_prompts_and_answers_come_from_workers_of_two_roles(up):
+    """The answer is that of one worker alone; with the prefill worker gone the other computes, and it is the same."""
+    roles = "{prefill: {replicas: 1}, decode: {replicas: 1}}"
+    one = up(sim(replicas=1, uri="sim://m?prefill_tps=2000&decode_ms=1&check=1", disaggregation=roles)).until_ready()
+    prefill, decode = one.replicas()
+    assert (prefill.name[:11], decode.name[:10]) == ("sim-prefill", "sim-decode")
+    until(lambda: "indexStale" not in one.complete("sim", "Hello").headers["x-argosy-decision"])
+
+    def ask(number):
+        prompt = f"{number} {PREFIX * 10}"
+        reply = one.complete("sim", prompt, max_tokens=20)
+        expected = oracle(list(prompt.encode()), 20, SamplingParams(max_tokens=20, temperature=0))
+        assert (reply.status, reply.text, reply.worker) == (200, bytes(expected).decode(), decode.name)
+        return reply, len(prompt)
+
+    reply, length = ask(1)
+    assert reply.cached_tokens == (length - 1) // 16 * 16
+    assert reply.headers["x-argosy-decision"].endswith(f"source={prefill.name}")
+    psutil.Process(prefill.pid).kill()
+    ask(2)
+    assert one.end() == 0, one.output
 
 
 def test_status_shows_it(running):

@@ -189,6 +189,25 @@ def test_a_terminating_pod_counts_for_nothing():
     assert condition(found, "Ready").status == "False"
 
 
+def test_workers_are_counted_by_role():
+    """Ready when all of every role are; `roles` says which are missing."""
+
+    def member(name, role, revision=REVISION, **more):
+        marks = {"serving.argosy.dev/revision": revision, "serving.argosy.dev/role": role}
+        return pod(name, labels=marks, **more)
+
+    wanted = {"by_role": {"prefill": 1, "decode": 2}, "replicas": 3}
+    pods = [member("p", "prefill"), member("d", "decode"), member("old", "decode", "former")]
+    found = status(*pods, **wanted)
+    assert [(r.role, r.replicas, r.ready_replicas, r.routable_replicas) for r in found.roles] == [
+        ("prefill", 1, 1, 1),
+        ("decode", 2, 2, 1),
+    ]
+    assert (found.ready, condition(found, "Ready").status) == ("2/3", "False")
+    assert condition(status(*pods[:2], member("e", "decode"), **wanted), "Ready").status == "True"
+    assert status(pod(), by_role={"": 1}).roles == []
+
+
 def test_scaled_to_zero():
     found = status(replicas=0)
     assert (condition(found, "Ready").status, condition(found, "Ready").reason) == ("True", "ScaledToZero")

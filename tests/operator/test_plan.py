@@ -203,6 +203,41 @@ def test_names_labels_owner_and_selector(made):
     assert WorkerSpec.parse(argument.removeprefix("--spec=")).revision == result.revision
 
 
+def test_disaggregation_makes_a_workload_for_each_role():
+    """One revision for both; each pod is told what it is for; Service, budget and policy are about all of them."""
+    roles = {"prefill": {"replicas": 2}, "decode": {"replicas": 3}}
+    result = plan(_resource(disaggregation=roles), Observed(), replace(INSTALLED, worker_ingress=()))
+    found = {m["metadata"]["name"]: m for m in result.apply if m["kind"] == "Deployment"}
+    assert list(found) == ["m-prefill", "m-decode"]
+    assert [(w.role, w.replicas, w.ref.name) for w in result.workloads] == [
+        ("prefill", 2, "m-prefill"),
+        ("decode", 3, "m-decode"),
+    ]
+    for role, manifest in zip(roles, found.values(), strict=True):
+        kube_models.check(manifest)
+        spec = manifest["spec"]
+        assert spec["replicas"] == roles[role]["replicas"]
+        assert spec["selector"]["matchLabels"][labels.ROLE] == role
+        assert spec["template"]["metadata"]["labels"][labels.REVISION] == result.revision
+        [argument] = spec["template"]["spec"]["containers"][0]["args"]
+        told = WorkerSpec.parse(argument.removeprefix("--spec="))
+        assert (told.role, told.revision) == (role, result.revision)
+    kinds = [m["kind"] for m in result.apply]
+    assert all(kinds.count(kind) == 1 for kind in ("Service", "PodDisruptionBudget", "NetworkPolicy"))
+    scaled = {"prefill": {"replicas": 4}, "decode": {"replicas": 1}}
+    assert plan(_resource(disaggregation=scaled), Observed(), INSTALLED).revision == result.revision
+    assert plan(_resource(), Observed(), INSTALLED).revision != result.revision
+
+
+def test_equal_workers_serve_until_those_with_roles_can():
+    former = ChildRef("apps/v1", "Deployment", "m-leader")
+    resource = _resource(disaggregation={"prefill": {"replicas": 2}, "decode": {"replicas": 1}})
+    revision = plan(resource, Observed(), INSTALLED).revision
+    for routable, goes in ((2, False), (3, True)):
+        made = plan(resource, Observed(frozenset({former}), {revision: routable}), INSTALLED)
+        assert made.delete == ((former,) if goes else ())
+
+
 @settings(max_examples=100, deadline=None)
 @given(resources(), st.integers(0, 1000))
 def test_a_scale_changes_no_pod(made, replicas):
@@ -255,6 +290,7 @@ _CHANGES = {
     "model.uri": "hf://org/other", "model.servedName": "another", "model.maxModelLen": 200,
     "model.tokenSecretRef.name": "t", "model.tokenSecretRef.key": "l",
     "replicas": 5,
+    "disaggregation.prefill.replicas": 3, "disaggregation.decode.replicas": 3,
     **{f"engine.{name}": value for name, value in single_fields().items()},
     "quantization.weights": "int4", "quantization.groupSize": 64, "quantization.kvCache": "bf16",
     "resources.cpu": "3", "resources.memory": "7Gi", "resources.gpu.resourceName": "amd.com/gpu",
@@ -298,6 +334,8 @@ def test_no_field_is_ignored(path):
     base = copy.deepcopy(_FULL)
     if path == "modelCache.claimName":
         base["modelCache"] = {"type": "pvc", "claimName": "c"}
+    if path.startswith("disaggregation"):
+        base |= {"replicas": 1, "disaggregation": {}}
     changed = copy.deepcopy(base)
     if isinstance(_CHANGES[path], dict) and path.startswith("modelCache"):
         changed["modelCache"] = _CHANGES[path]

@@ -97,6 +97,7 @@ class FakeWorker(rpc.WorkerServicer):
     rate: float = 1000.0
     queue_order: str = "leastWork"
     queue_ageing: float = 0.25
+    role: str = ""
     kv_layout: str = ""
     kv_block_bytes: int = 0
     transfer: float = 0.0
@@ -199,7 +200,7 @@ class FakeWorker(rpc.WorkerServicer):
             bos_token_id=_TOKENIZER.token_to_id("<|endoftext|>"),
             special_tokens={"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>"},
             queue_order=self.queue_order, queue_ageing=self.queue_ageing,
-            kv_layout=self.kv_layout, kv_block_bytes=self.kv_block_bytes,
+            role=self.role, kv_layout=self.kv_layout, kv_block_bytes=self.kv_block_bytes,
         )  # fmt: skip
 
     def load(self) -> pb.Load:

@@ -78,7 +78,7 @@ def assemble(
     taken = {options.http_port, options.grpc_port, options.metrics_port}
     valkey, url = _valkey(taken, folder, state, changed)
     router = _router(resources, options, folder, environment=inherited | _redis(url), run=state, changed=changed)
-    busy = sum(r.spec.replicas for r in resources if ModelUri.parse(r.spec.model.uri).scheme != "sim")
+    busy = sum(r.spec.workers for r in resources if ModelUri.parse(r.spec.model.uri).scheme != "sim")
     around = Surroundings(
         folder=folder.path,
         python=sys.executable,

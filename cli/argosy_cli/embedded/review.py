@@ -88,7 +88,7 @@ def _refuse_too_many_gpus(loaded: Sequence[Loaded], machine: Machine) -> None:
 
 
 def _gpus(resource: InferenceDeployment) -> int:
-    return resource.spec.replicas * resource.spec.resources.gpu.count if resource.spec.resources.gpu else 0
+    return resource.spec.workers * resource.spec.resources.gpu.count if resource.spec.resources.gpu else 0
 
 
 def _could_use_gpu(resource: InferenceDeployment) -> bool:

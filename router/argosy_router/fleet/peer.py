@@ -45,6 +45,11 @@ class Peer:
         """The worker's id."""
         return self.spec.worker_id
 
+    @property
+    def role(self) -> str:
+        """`prefill` or `decode`; empty: it does everything, or has not said yet."""
+        return self.facts.role if self.facts is not None else ""
+
     def take_load(self, load: pb.Load, now: float, *, age: float = 0.0) -> None:
         """A report, from the worker or through Redis, about `age` seconds old.
 

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from argosy_api.errors import UnavailableError
 from argosy_api.membership import RoutingPolicy
@@ -12,7 +12,7 @@ from argosy_router.clock import now
 from argosy_router.fleet.fleet import DeploymentState
 from argosy_router.fleet.peer import Peer
 from argosy_router.metrics import Metrics
-from argosy_router.routing import fetching, policy
+from argosy_router.routing import policy, roles, sources
 from argosy_router.routing.books import Entry
 from argosy_router.routing.predictions import Predictions, Promise
 
@@ -111,30 +111,63 @@ class Dispatcher:
         self._rng = rng or random.Random()
 
     def assign(
-        self, job: Job, excluded: frozenset[str] = frozenset(), *, abandon: Callable[[], object] = _nothing
+        self,
+        job: Job,
+        excluded: frozenset[str] = frozenset(),
+        *,
+        computed_by: Peer | None = None,
+        abandon: Callable[[], object] = _nothing,
     ) -> Assignment:
         """Picks a worker, opens its books and predicts its new blocks. No I/O.
 
-        `abandon` is called when the worker is found to hang before the first token.
+        `computed_by` has just computed the prompt for whoever will generate. `abandon` is called when the worker is
+        found to hang before the first token.
 
         Raises:
             UnavailableError: there is no worker (besides `excluded` ones).
 
         """
         state, time = job.deployment, self._clock()
-        workers = {w.worker_id: w for w in state.candidates(time, excluded, wanted=job.longest)}
+        workers = roles.for_answers(state.candidates(time, excluded, wanted=job.longest))
         if not workers:
             raise UnavailableError(no_worker(state, tried=len(excluded)))
-        state.predictions.expire(time)
-        fresh = [w.worker_id for w in workers.values() if w.index_counts(time)]
-        # a worker computes every row of a prompt whose log-probabilities are wanted
-        ids = job.block_ids if job.params.prompt_logprobs is None else []
-        matched = state.index.match(ids, workers, state.predictions)
-        if len(fresh) < len(workers):  # what the others hold is not known any more
-            matched |= state.index.match((), (w for w in workers if w not in fresh))
-        candidates = self._candidates(job, workers, matched, time)
-        candidates = self._with_fetches(job, ids, candidates, workers)
-        choice, name = self._choose(job, candidates, indexed=bool(fresh))
+        others = [w for w in state.workers.values() if w.healthy(time) and w.worker_id not in excluded]
+        candidates, fresh = self._candidates(job, workers, time)
+        if computed_by is None:
+            candidates = sources.cheaper(
+                state, candidates, [*workers, *others], prompt=len(job.tokens), ids=_matched_ids(job), time=time
+            )
+        else:
+            candidates = sources.given(state, candidates, workers, prompt=len(job.tokens), source=computed_by)
+        return self._assign(job, workers, candidates, indexed=fresh, abandon=abandon)
+
+    def assign_prompt(self, job: Job, *, abandon: Callable[[], object]) -> Assignment | None:
+        """Picks a prefill worker for the prompt, where there are some and it is worth the way. No I/O."""
+        state, time = job.deployment, self._clock()
+        if job.params.prompt_logprobs is not None:  # whose rows the worker that answers must compute itself
+            return None
+        found = state.candidates(time, frozenset(), wanted=job.longest)
+        workers = roles.for_prompts(found)
+        if not workers:
+            return None
+        generators, _ = self._candidates(job, roles.for_answers(found), time)
+        if not roles.needs_prefill(len(job.tokens), ((c.cached, c.rate) for c in generators)):
+            return None
+        candidates, fresh = self._candidates(job, workers, time)
+        candidates = sources.cheaper(state, candidates, found, prompt=len(job.tokens), ids=_matched_ids(job), time=time)
+        return self._assign(job, workers, candidates, indexed=fresh, abandon=abandon)
+
+    def _assign(
+        self,
+        job: Job,
+        workers: Sequence[Peer],
+        candidates: list[policy.Candidate],
+        *,
+        indexed: bool,
+        abandon: Callable[[], object],
+    ) -> Assignment:
+        state, time = job.deployment, self._clock()
+        choice, name = self._choose(job, candidates, indexed=indexed)
         fetch = next(c.fetch for c in candidates if c.worker == choice.worker)
         cached = choice.cached if fetch is None else fetch.tokens
         decision = Decision(
@@ -145,7 +178,7 @@ class Dispatcher:
             cost_s=choice.cost_s,
             source="" if fetch is None else fetch.source,
         )
-        worker = workers[choice.worker]
+        worker = next(w for w in workers if w.worker_id == choice.worker)
         known = choice.cached // state.card.facts.block_size if state.card is not None else 0
         promise = state.predictions.add(state.index.bit(choice.worker), job.block_ids[known:])
         prompt = len(job.tokens)
@@ -157,7 +190,7 @@ class Dispatcher:
         return Assignment(
             decision=decision,
             worker=worker,
-            source="" if fetch is None else workers[fetch.source].spec.address,
+            source="" if fetch is None else state.workers[fetch.source].spec.address,
             entry=entry,
             predictions=state.predictions,
             promise=promise,
@@ -182,43 +215,15 @@ class Dispatcher:
         return policy.kv_aware(candidates, prompt, rng=self._rng), "kvAware"
 
     @staticmethod
-    def _with_fetches(
-        job: Job, ids: Sequence[bytes], candidates: list[policy.Candidate], workers: dict[str, Peer]
-    ) -> list[policy.Candidate]:
-        """The candidates, with what each would do better to fetch. Only blocks that are there count, no promised ones.
-
-        Costs nothing where all hold about the same, which is nearly always.
-        """
+    def _candidates(job: Job, peers: Sequence[Peer], time: float) -> tuple[list[policy.Candidate], bool]:
+        """What is known of the workers, and whether the index counts for any of them."""
         state = job.deployment
-        slowest = min(c.rate for c in candidates)
-        spread = max(c.cached for c in candidates) - min(c.cached for c in candidates)
-        if state.card is None or spread < fetching.LEAST_GAIN_S * slowest:
-            return candidates
-        facts = state.card.facts
-        there = state.index.match(ids, workers)
-        holders = []
-        for c in candidates:
-            peer = workers[c.worker]
-            holders.append(
-                fetching.Holder(
-                    worker=c.worker,
-                    layout=peer.facts.kv_layout if peer.facts is not None else "",
-                    cached=min(there.get(c.worker, 0) * facts.block_size, c.cached),
-                    rate=c.rate,
-                    transfer=peer.load.transfer_bytes_per_second if peer.load is not None else 0.0,
-                    inflight=c.inflight,
-                )
-            )
-        size = facts.kv_block_bytes / facts.block_size
-        made = []
-        for candidate, holder in zip(candidates, holders, strict=True):
-            mine = replace(holder, cached=candidate.cached)  # what was promised here is not fetched as well
-            made.append(replace(candidate, fetch=fetching.fetch_for(mine, holders, size)))
-        return made
-
-    @staticmethod
-    def _candidates(job: Job, workers: dict[str, Peer], matched: dict[str, int], time: float) -> list[policy.Candidate]:
-        state = job.deployment
+        state.predictions.expire(time)
+        workers = {w.worker_id: w for w in peers}
+        fresh = [w.worker_id for w in peers if w.index_counts(time)]
+        matched = state.index.match(_matched_ids(job), workers, state.predictions)
+        if len(fresh) < len(workers):  # what the others hold is not known any more
+            matched |= state.index.match((), (w for w in workers if w not in fresh))
         card = state.card
         size = card.facts.block_size if card is not None else 1
         most = (len(job.tokens) - 1) // size  # the last token is always computed: its logits are wanted
@@ -241,7 +246,12 @@ class Dispatcher:
                     held_blocks=state.index.held(worker.worker_id),
                 )
             )
-        return made
+        return made, bool(fresh)
+
+
+def _matched_ids(job: Job) -> Sequence[bytes]:
+    """The blocks that count as cached: a worker computes every row of a prompt whose log-probabilities are wanted."""
+    return job.block_ids if job.params.prompt_logprobs is None else ()
 
 
 def no_worker(state: DeploymentState, *, tried: int) -> str:

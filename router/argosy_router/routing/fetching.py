@@ -60,7 +60,12 @@ def fetch_for(worker: Holder, holders: Sequence[Holder], bytes_per_token: float)
     if source is None or source.cached <= worker.cached:
         return None
     tokens = source.cached - worker.cached
-    seconds = SETUP_S + MARGIN * tokens * bytes_per_token / (worker.transfer or DEFAULT_TRANSFER)
-    if tokens / worker.rate - seconds < LEAST_GAIN_S:
+    needed = seconds(tokens, worker, bytes_per_token)
+    if tokens / worker.rate - needed < LEAST_GAIN_S:
         return None
-    return Fetch(source=source.worker, tokens=source.cached, seconds=seconds)
+    return Fetch(source=source.worker, tokens=source.cached, seconds=needed)
+
+
+def seconds(tokens: int, worker: Holder, bytes_per_token: float) -> float:
+    """How long `worker` takes to fetch the blocks of so many tokens."""
+    return SETUP_S + MARGIN * tokens * bytes_per_token / (worker.transfer or DEFAULT_TRANSFER)

@@ -46,6 +46,8 @@ class ServedModel:
     quantization: str
     compute: str
     revision: str
+    role: str = ""
+    """`prefill` or `decode`; empty: it does everything."""
     kv_layout: str = ""
     """What the bytes of its blocks mean; empty: it does not exchange any."""
     kv_block_bytes: int = 0
@@ -124,6 +126,7 @@ class ModelLibrary:
             quantization=info.quantization,
             compute=info.compute,
             revision=info.revision,
+            role=info.role,
             kv_layout=info.kv_layout,
             kv_block_bytes=info.kv_block_bytes,
             discipline=_discipline(info),

@@ -52,7 +52,7 @@ class LoadView:
         unseen: Sequence[Queued],
         age: float,
         draining: bool,
-        transfer_rate: float,
+        transfer_rate: float = 0.0,
     ) -> pb.Load:
         """The report, number `sequence` of its epoch.
 

@@ -87,6 +87,7 @@ async def _serve(settings: Settings, state: Lifecycle, metrics: WorkerMetrics, p
             epoch=epoch,
             served_name=settings.served_name,
             revision=settings.spec.revision,
+            role=settings.spec.role,
             kernels=thread.kernels,
         )
         async with _publishing(settings, serving, engine, metrics):
