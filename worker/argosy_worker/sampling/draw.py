@@ -11,7 +11,8 @@ from torch import Tensor
 from argosy_api.params import SamplingParams
 
 _CANDIDATES = 1024
-"""Tokens that top-p sorts first; all are sorted only when these do not reach p."""
+"""Tokens that top-p sorts first; _GROWTH times as many, and so on, when these do not reach p."""
+_GROWTH = 8
 
 
 def draw(logits: Tensor, params: SamplingParams, u: float) -> int:
@@ -53,8 +54,8 @@ def _nucleus(scaled: Tensor, params: SamplingParams) -> tuple[Tensor | None, Ten
     if params.top_p < 1:
         running = weights.cumsum(0)
         goal = params.top_p * float(running[-1] if total is None else total)
-        if float(running[-1]) < goal and len(kept) < top_k:
-            kept = _highest(scaled, count)
+        while float(running[-1]) < goal and len(kept) < top_k:
+            kept = _highest(scaled, min(_GROWTH * len(kept), count))
             weights = scaled[kept].exp()
             running = weights.cumsum(0)
         enough = min(int(torch.searchsorted(running, goal)) + 1, len(kept))
