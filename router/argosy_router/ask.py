@@ -32,6 +32,8 @@ class Ask:
     fill_context: bool = False
     """max_tokens was not given, and means what the context leaves."""
     n: int = 1
+    bad_words: Sequence[str] = ()
+    """Texts that become token sequences of `params.bad_words_ids`."""
     cache_salt: str = ""
     priority: int = 0
     echo: bool = False

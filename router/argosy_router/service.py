@@ -136,6 +136,8 @@ class Service:
         _check_salt(ask.cache_salt)
         check_priority(ask.priority)
         ask.params.check(vocab_size=card.facts.vocab_size)
+        if ask.bad_words:
+            ask = await _with_words(ask, card)
         prompts = await self._encoded(request, ask, card)
         params = _budgeted(ask, card, prompts)
         texts = []
@@ -271,6 +273,15 @@ def _check_budget(field: str, asked: int, most: int) -> None:
             field,
             f"would be {asked} values in one answer; at most {most}: ask for fewer tokens, alternatives or choices",
         )
+
+
+async def _with_words(ask: Ask, card: ModelCard) -> Ask:
+    """The ask with its bad words as token ids."""
+    words = (*ask.params.bad_words_ids, *await card.text.words(ask.bad_words, field="bad_words"))
+    if len(words) > limits.MAX_BAD_WORDS:
+        problem = f"comes to {len(words)} sequences of tokens; at most {limits.MAX_BAD_WORDS}"
+        raise InvalidArgumentError("bad_words", problem)
+    return replace(ask, params=replace(ask.params, bad_words_ids=words), bad_words=())
 
 
 def _check_salt(salt: str) -> None:

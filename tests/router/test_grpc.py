@@ -484,6 +484,22 @@ async def test_what_shapes_an_answer_reaches_the_worker_on_all_ways(rig, channel
     assert sent.sampling == expected
 
 
+async def test_bad_words_become_token_ids(rig, channel):
+    """As texts they have the ids of their tokens, beside those that were given as ids."""
+    fields = {"bad_words": ["hé", " x"], "bad_words_ids": [[7]]}
+    expected = [[7], encode("hé"), encode(" x")]
+    response, _ = await rig.post("/v1/completions", {"model": "m", "prompt": "hello", "max_tokens": 2, **fields})
+    assert response.status == 200
+    await oip_rpc.GRPCInferenceServiceStub(channel).ModelInfer(infer(sampling={"max_tokens": 2, **fields}))
+    sent = [r for w in rig.workers for r in w.requests]
+    assert [[list(word.ids) for word in r.sampling.bad_words_ids] for r in sent] == [expected, expected]
+    response, body = await rig.post("/v1/completions", {"model": "m", "prompt": "hello", "bad_words": ["x", "y" * 40]})
+    assert (response.status, json.loads(body)["error"]["param"]) == (400, "bad_words[1]")
+    too_many = {"model": "m", "prompt": "hello", "bad_words": ["x"] * 128, "bad_words_ids": [[7]]}
+    response, body = await rig.post("/v1/completions", too_many)
+    assert (response.status, json.loads(body)["error"]["param"]) == (400, "bad_words")
+
+
 async def test_a_priority_out_of_bounds_is_refused_by_name(rig, channel):
     for priority in (11, -11, 2**31 - 1):
         with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from router_kit import TEMPLATE, TOKENIZER_JSON, byte_tokenizer, encode
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from argosy_api import limits
 from argosy_api.errors import InvalidArgumentError
@@ -48,6 +48,19 @@ def test_single_tokens():
     assert [VOCABULARY.token_text(t) for t in encode("é")] == ["bytes:\\xc3", "bytes:\\xa9"]
     assert VOCABULARY.token_bytes(10**6) == VOCABULARY.token_bytes(-1) == b""
     assert all(VOCABULARY.token_bytes(t) == TEXT.token_bytes(t) for t in range(300))
+
+
+def test_a_bad_word_is_looked_for_alone_and_after_a_space():
+    """With merges these are other tokens; where the space stands apart, the word alone says it all."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merged = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate([*alphabet, "Ġh"])}, merges=[("Ġ", "h")]))
+    merged.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    merged.decoder = decoders.ByteLevel()
+    text = Text(merged.to_str().encode())
+    assert text.words("hi") == [text.encode("hi"), [256, *text.encode("i")]]
+    assert text.words("in") == [text.encode("in")]
+    assert TEXT.words("hi") == [encode("hi")]
+    assert TEXT.words("") == []
 
 
 def entries_of(text: str, top: int = 0) -> list[pb.TokenLogprob]:

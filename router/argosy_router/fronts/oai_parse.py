@@ -12,7 +12,7 @@ from argosy_api.errors import InvalidArgumentError
 from argosy_api.params import SamplingParams
 from argosy_router.ask import DEFAULT_MAX_TOKENS, Ask
 from argosy_router.fronts.fields import Fields, kind
-from argosy_router.fronts.sampling import take_sampling
+from argosy_router.fronts.sampling import take_bad_words, take_sampling
 from argosy_router.text.messages import ROLES, Message, Prompt
 
 
@@ -37,6 +37,7 @@ class OaiRequest:
     """Whether the client asked for them by name; `echo` with `logprobs` needs them, too, but shows them elsewhere."""
     cache_salt: str = ""
     priority: int = 0
+    bad_words: tuple[str, ...] = ()
 
     def ask(self) -> Ask:
         """What the service is asked."""
@@ -55,6 +56,7 @@ class OaiRequest:
             n=self.n,
             cache_salt=self.cache_salt,
             priority=self.priority,
+            bad_words=self.bad_words,
             echo=self.echo,
             offsets=self.echo and self.params.logprobs is not None,
             whole=not self.stream,
@@ -141,6 +143,7 @@ def _common(
         return_token_ids=fields.boolean("return_token_ids") or False,
         cache_salt=fields.string("cache_salt", limit=limits.MAX_CACHE_SALT) or "",
         priority=fields.integer("priority") or 0,
+        bad_words=take_bad_words(fields),
         **more,
     )
     for name in ("user", "safety_identifier", "prompt_cache_key", "request_id"):

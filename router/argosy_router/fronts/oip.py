@@ -22,7 +22,7 @@ from argosy_router.fronts import oip_tensors
 from argosy_router.fronts.fields import Fields, parse_json
 from argosy_router.fronts.grpc_common import Context, call_deadline, metadata_request_id
 from argosy_router.fronts.oip_tensors import Inputs
-from argosy_router.fronts.sampling import take_sampling
+from argosy_router.fronts.sampling import take_bad_words, take_sampling
 from argosy_router.routing.dispatch import Job
 from argosy_router.service import Request, Service
 
@@ -220,7 +220,7 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
 
 
 def _ask(model: str, inputs: Inputs, parameters: Mapping[str, Any], *, echo: bool) -> Ask:
-    params, salt, priority = sampling_parameters(inputs.sampling, parameters)
+    params, salt, priority, bad_words = sampling_parameters(inputs.sampling, parameters)
     return Ask(
         model=model,
         fields=["input_ids" if inputs.text is None else "text_input"],
@@ -228,13 +228,14 @@ def _ask(model: str, inputs: Inputs, parameters: Mapping[str, Any], *, echo: boo
         params=params,
         cache_salt=salt,
         priority=priority,
+        bad_words=bad_words,
         echo=echo,
         whole=not inputs.stream,
     )
 
 
-def sampling_parameters(text: str, parameters: Mapping[str, Any]) -> tuple[SamplingParams, str, int]:
-    """Sampling parameters, cache salt and priority.
+def sampling_parameters(text: str, parameters: Mapping[str, Any]) -> tuple[SamplingParams, str, int, tuple[str, ...]]:
+    """Sampling parameters, cache salt, priority and bad words.
 
     Out of the JSON of the `sampling_parameters` tensor, and the request's `parameters`.
 
@@ -255,8 +256,9 @@ def sampling_parameters(text: str, parameters: Mapping[str, Any]) -> tuple[Sampl
     if params.prompt_logprobs is not None:
         raise InvalidArgumentError(f"{_SAMPLING}prompt_logprobs", "has no output tensor in this protocol")
     salt, priority = fields.string("cache_salt") or "", fields.integer("priority") or 0
+    bad_words = take_bad_words(fields)
     fields.end()
-    return params, salt, priority
+    return params, salt, priority, bad_words
 
 
 def _timeout(parameters: dict[str, Any]) -> float | None:

@@ -43,7 +43,7 @@ def take_sampling(fields: Fields, *, max_tokens: int | None, logprobs: int | Non
 
 
 _NEUTRAL_SAMPLING: tuple[tuple[Any, ...], ...] = (
-    ("length_penalty", 1), ("best_of", 1), ("use_beam_search", False), ("bad_words", []),
+    ("length_penalty", 1), ("best_of", 1), ("use_beam_search", False),
     ("skip_special_tokens", True), ("spaces_between_special_tokens", True), ("include_stop_str_in_output", False),
     ("truncate_prompt_tokens",), ("detokenize", True), ("guided_json",), ("guided_regex",), ("guided_choice",),
     ("guided_grammar",), ("structured_outputs",), ("logits_processors", []),
@@ -61,10 +61,7 @@ def _stop(fields: Fields) -> tuple[str, ...]:
     for i, text in enumerate(value[: limits.MAX_STOP_STRINGS + 1]):
         if not isinstance(text, str):
             raise fields.wrong(f"stop[{i}]", text, "a string")
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise InvalidArgumentError(fields.path(f"stop[{i}]"), "is not valid Unicode text") from None
+        _check_unicode(fields, f"stop[{i}]", text)
     return tuple(value)
 
 
@@ -96,6 +93,32 @@ def _bias(fields: Fields) -> tuple[tuple[int, float], ...]:
 
 _SHOWN = 20
 _MAX_DIGITS = 10
+
+
+def take_bad_words(fields: Fields) -> tuple[str, ...]:
+    """Texts that an answer may not have; whoever has the tokenizer turns them into ids."""
+    value = fields.array("bad_words")
+    if value is None:
+        return ()
+    if len(value) > limits.MAX_BAD_WORDS:
+        raise InvalidArgumentError(fields.path("bad_words"), f"has {len(value)} words; at most {limits.MAX_BAD_WORDS}")
+    for i, word in enumerate(value):
+        path = f"bad_words[{i}]"
+        if not isinstance(word, str):
+            raise fields.wrong(path, word, "a string")
+        size = len(word.encode("utf-8", "surrogatepass"))
+        if not 0 < size <= limits.MAX_BAD_WORD_BYTES:
+            problem = f"has {size} bytes; must have 1 to {limits.MAX_BAD_WORD_BYTES}"
+            raise InvalidArgumentError(fields.path(path), problem)
+        _check_unicode(fields, path, word)
+    return tuple(value)
+
+
+def _check_unicode(fields: Fields, path: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgumentError(fields.path(path), "is not valid Unicode text") from None
 
 
 def _allowed(fields: Fields) -> tuple[int, ...]:

@@ -73,6 +73,18 @@ class ModelText:
             ids = _split(raw)
         return Encoded(tokens=tokens, block_ids=ids, offsets=[])
 
+    async def words(self, words: Sequence[str], *, field: str) -> list[tuple[int, ...]]:
+        """Sequences of token ids that spell these words. Raises as `encode`."""
+        _, (raw,) = await self._ask("words", json.dumps(words).encode(), None, field, long=False)
+        found = []
+        for i, spellings in enumerate(json.loads(raw)):
+            longest = max(map(len, spellings), default=0)
+            if not 0 < longest <= limits.MAX_BAD_WORD_IDS:
+                problem = f"has {longest} tokens; must have 1 to {limits.MAX_BAD_WORD_IDS}"
+                raise InvalidArgumentError(f"{field}[{i}]", problem)
+            found += [tuple(ids) for ids in spellings]
+        return found
+
     async def decode(self, tokens: list[int], *, field: str) -> str:
         """The text of token ids, special tokens included."""
         _, (raw,) = await self._ask("decode", array("I", tokens).tobytes(), None, field, long=len(tokens) > INLINE_IDS)

@@ -49,6 +49,13 @@ class Text:
         twice = width and ids[:width] == self._before and ids[width : 2 * width] == self._before
         return ids[width:] if twice else ids
 
+    def words(self, word: str) -> list[list[int]]:
+        """What to look for where a word may not be generated: its ids alone, and those after a space."""
+        alone, spaced = self.encode(word), self.encode(f" {word}")
+        if not alone or not spaced or spaced[-len(alone) :] == alone:
+            return [alone] if alone else []
+        return [alone, spaced]
+
     def offsets(self, text: str, ids: list[int]) -> list[int]:
         """Where each of `ids` (of `encode_prompt`) begins in `text`, in characters; others, where they would stand."""
         encoding = self._tokenizer.encode_batch([text], add_special_tokens=True)[0]

@@ -4,6 +4,7 @@
     encode   blobs: text                        header: most, root, block, offsets   -> ids, block ids, offsets
     chat     blobs: messages as JSON            the same                             -> the same
     blocks   blobs: ids                         header: root, block                  -> block ids
+    words    blobs: words as JSON                                                    -> their ids, as JSON
     decode   blobs: ids                                                              -> text
 
 Ids travel as u32 in the machine's order. A prompt of `most` tokens or more is not sent back, only counted.
@@ -70,8 +71,12 @@ def _blocks(header: dict[str, Any], blobs: list[bytes]) -> Frame:
     return {}, [_block_ids(header, array("I", blobs[0]).tolist())]
 
 
+def _words(_: dict[str, Any], blobs: list[bytes]) -> Frame:
+    return {}, [json.dumps([_model.text.words(word) for word in json.loads(blobs[0])]).encode()]
+
+
 def _decode(_: dict[str, Any], blobs: list[bytes]) -> Frame:
     return {}, [_model.text.decode(array("I", blobs[0]).tolist()).encode("utf-8", "replace")]
 
 
-_JOBS = {"open": _open, "encode": _encode, "chat": _chat, "blocks": _blocks, "decode": _decode}
+_JOBS = {"open": _open, "encode": _encode, "chat": _chat, "blocks": _blocks, "words": _words, "decode": _decode}
