@@ -453,7 +453,17 @@ async def test_who_waits_too_long_ends_at_its_deadline_and_costs_no_step(make_ri
 
 
 async def test_a_report_tells_priorities(make_rig, eventually):
-    async with make_rig("sim://slow?decode_ms=5&prefill_tps=100", max_running=1) as rig:
+    release = threading.Event()
+
+    class Held:
+        def __init__(self, real):
+            self.real = real
+
+        def launch(self, batch):
+            release.wait(30)
+            return self.real.launch(batch)
+
+    async with make_rig(runner=Held, max_running=1) as rig:
         calls = [rig.stub.Generate(rig.request(PROMPT, f"r{p}", priority=p)) for p in (0, -3, 7)]
         await eventually(lambda: len(rig.engine._active) == 3, "all are here")
 
@@ -461,6 +471,7 @@ async def test_a_report_tells_priorities(make_rig, eventually):
             return sorted(q.priority for q in (await rig.load()).queue) == [-3, 0, 7]
 
         await eventually(told, "all are reported")
+        release.set()
         for call in calls:
             call.cancel()
 
