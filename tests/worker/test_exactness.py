@@ -1,18 +1,34 @@
-"""The promise of exactness, with a real model under the real scheduler: equal tokens, however they were computed."""
+"""The promise of exactness as one table: the same 32 requests, computed in every way there is, give the same answers.
+
+Each request is computed alone first: cold cache, its prompt as a whole, nothing else in the engine. Then all of them in
+each of the `WAYS`, by the simulated and by a real model. What came of them is compared by `==`: tokens of greedy and of
+sampled requests, with penalties and biases, and log-probabilities. A new way to compute is a new line of the table.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import pytest
-from proposing import Proposing
+from proposing import Everything, Proposing
 from tokenizers import Tokenizer
 
 from argosy_api.blocks import root_id
 from argosy_api.params import SamplingParams
+from argosy_worker import sim
+from argosy_worker.core.batching import Batching, Forming
 from argosy_worker.core.blocks import BlockPool
+from argosy_worker.core.exchange import Exchange
 from argosy_worker.core.request import Request
 from argosy_worker.core.scheduler import Scheduler, SchedulerConfig
 from argosy_worker.models import load_model
+from argosy_worker.speculation.config import Method, SpeculationConfig
+from argosy_worker.speculation.draft_model import DraftModel
+from argosy_worker.speculation.speculator import Speculator
 
 BLOCK = 16
-NEW = 10
+BLOCKS = 192
+NEW = 7
 MORE = (
     {},
     {"repetition_penalty": 1.3},
@@ -29,54 +45,178 @@ TEXTS = (
 )
 
 
-@pytest.fixture(scope="module")
-def model(smollm_path):
-    return load_model(smollm_path, compute="auto", device="cpu", threads=2)
+# --- the ways
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """How the requests are computed; `proof` says by what is seen that they were."""
+
+    budget: int = 1024
+    """Tokens of a step: longer prompts are cut into chunks of it."""
+    blocks: int = BLOCKS
+    forming: Forming = field(default_factory=Forming)
+    times: int = 1
+    """So often one after the other in the same engine: from the second time on with a warm cache."""
+    every: int = 1
+    """Of the real model only every so many jobs, where a way is slow."""
+    drafter: Callable[["World"], object] = lambda world: None
+    imported: bool = False
+    """From the cache of another engine that has computed them."""
+    proof: Callable[["Line"], bool] = lambda line: True
+
+
+def looked_up(most, world):
+    return Speculator(SpeculationConfig(method=Method.NGRAM, max_draft=most), policy=Everything())
+
+
+def drafted(most, world):
+    """By a model of its own: the same one, on blocks of its own; it is always right."""
+    model = DraftModel(
+        world.model.make_runner(BLOCKS, BLOCK),
+        facts=world.model.facts,
+        target=world.model.facts,
+        num_blocks=BLOCKS,
+        block_size=BLOCK,
+    )
+    config = SpeculationConfig(method=Method.DRAFT, max_draft=most)
+    return Speculator(config, model=model, policy=Everything())
+
+
+def right_and_wrong(world):
+    """What comes next, of a length that changes, with a wrong token at its end in every third step."""
+
+    def propose(request, most):
+        number = int(request.request_id[1:])
+        draft = world.alone[number][0][request.generated :][: (number + request.generated) % 4]
+        if draft and request.generated % 3 == 0:
+            draft[-1] += 1
+        return draft[:most]
+
+    return Proposing(propose)
+
+
+def forming(mode, size):
+    return Forming(mode=mode, size=size, wait_s=1.0)
+
+
+WAYS = {
+    "a batch of 32": Way(proof=lambda line: line.most_at_once == line.count),
+    "with a warm cache": Way(times=2, proof=lambda line: line.cached > 100),
+    "prompts in chunks of 1": Way(budget=1, every=8),
+    "prompts in chunks of 7": Way(budget=7, every=4),
+    "prompts in chunks of 16": Way(budget=16),
+    "prompts in chunks of 64": Way(budget=64),
+    "preempted": Way(blocks=14, budget=64, proof=lambda line: line.preempted > 3),
+    "dynamic batches": Way(forming=forming(Batching.DYNAMIC, 5), proof=lambda line: line.most_at_once == 5),
+    "static batches": Way(forming=forming(Batching.STATIC, 7), budget=64, proof=lambda line: line.most_at_once == 7),
+    "right and wrong drafts": Way(budget=64, drafter=right_and_wrong, proof=lambda line: line.tried > 50),
+    "looked-up drafts": Way(times=2, every=2, drafter=partial(looked_up, 4), proof=lambda line: line.right > 20),
+    "drafts of a model": Way(budget=128, every=2, drafter=partial(drafted, 3), proof=lambda line: line.right > 20),
+    "drafts in little memory": Way(
+        blocks=14, drafter=partial(looked_up, 8), times=2, proof=lambda line: line.tried > 0
+    ),
+    "imported blocks": Way(imported=True, proof=lambda line: line.cached > 100),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_compute_gives_the_same_answers(world, way):
+    chosen = WAYS[way]
+    numbers = range(0, len(world.jobs), chosen.every if world.slow else 1)
+    line = Line(world, chosen)
+    if chosen.imported:
+        line.take_over(world.computed())
+    for _ in range(chosen.times):
+        answers = line.answers(numbers)
+        assert answers == [world.alone[number] for number in numbers]
+    assert chosen.proof(line), "the requests were not computed in this way"
+
+
+# --- how they are computed
 
 
 class Line:
-    """A scheduler over the real model, without threads and sockets."""
+    """Scheduler, blocks and a model, without threads and sockets, in the engine's manner."""
 
-    def __init__(self, model, *, budget, blocks, drafter=None):
-        self.model = model
-        self.pool = BlockPool(blocks)
-        self.scheduler = Scheduler(SchedulerConfig(max_batch_tokens=budget, max_running=16), self.pool, drafter)
-        self.runner = model.make_runner(blocks, BLOCK)
-        self.preempted = 0
+    def __init__(self, world, way):
+        self.world = world
+        self.pool = BlockPool(way.blocks)
+        self.drafter = way.drafter(world)
+        config = SchedulerConfig(max_batch_tokens=way.budget, max_running=32, forming=way.forming)
+        self.scheduler = Scheduler(config, self.pool, self.drafter)
+        self.runner = world.model.make_runner(way.blocks, BLOCK)
+        self.exchange = Exchange(self.pool, self.runner.store, self.scheduler.line.stored)
+        self.preempted = self.tried = self.right = self.most_at_once = self.count = self.cached = 0
 
-    def answers(self, jobs):
-        """Output tokens of all jobs, submitted together."""
-        requests = [
-            Request(
-                request_id=f"r{i}",
-                prompt=prompt,
-                params=params,
-                root=root_id(self.model.facts.fingerprint),
-                block_size=BLOCK,
-                arrival=0.0,
-                max_model_len=1024,
-            )
-            for i, (prompt, params) in enumerate(jobs)
-        ]
+    def answers(self, numbers):
+        """(tokens, log-probabilities) of all jobs, submitted together."""
+        requests = [self.request(number) for number in numbers]
+        logprobs = {request: [] for request in requests}
         for request in requests:
             self.scheduler.add(request)
         while self.scheduler.has_work:
-            step = self.scheduler.schedule(0.0)
+            now = self.scheduler.due if not self.scheduler.running else 0.0
+            step = self.scheduler.schedule(max(0.0, now))
             self.preempted += step.preempted
-            for progress in self.scheduler.update(step, self.runner.launch(step.batch).result()):
+            self.most_at_once = max(self.most_at_once, len(self.scheduler.running))
+            outputs = self.runner.launch(step.batch).result()
+            if isinstance(self.drafter, Speculator):
+                self.drafter.learn(step, outputs, 0.01)
+            for piece, output in zip(step.batch.slices, outputs, strict=True):
+                self.tried += piece.draft
+                self.right += len(output.tokens) - 1 if piece.draft else 0
+            for progress in self.scheduler.update(step, outputs):
                 assert progress.error == ""
-        self.cached = sum(request.cached_tokens for request in requests)
+                logprobs[progress.request] += progress.logprobs
         assert self.pool.used == 0
-        return [request.tokens[len(request.prompt) :] for request in requests]
+        self.pool.check([])
+        self.count, self.cached = len(requests), sum(request.cached_tokens for request in requests)
+        return [(request.tokens[len(request.prompt) :], logprobs[request]) for request in requests]
+
+    def request(self, number):
+        prompt, params = self.world.jobs[number]
+        return Request(
+            request_id=f"r{number}",
+            prompt=prompt,
+            params=params,
+            root=root_id(self.world.model.facts.fingerprint),
+            block_size=BLOCK,
+            arrival=0.0,
+            max_model_len=1024,
+        )
+
+    def take_over(self, other):
+        """Have the blocks that another engine knows."""
+        for block_id in other.pool.known_ids():
+            assert self.exchange.write(block_id, other.exchange.read(block_id))
 
 
-@pytest.fixture(scope="module")
-def jobs(model):
-    """Prompts of many lengths, some with a common beginning; half are sampled with a seed."""
-    tokenizer = Tokenizer.from_buffer(model.facts.tokenizer_json)
+@dataclass
+class World:
+    """A model, what is asked of it, and what each request is answered alone."""
+
+    model: object
+    jobs: list
+    slow: bool
+    alone: list = field(default_factory=list)
+
+    def answer_each_alone(self):
+        for number in range(len(self.jobs)):
+            self.alone += Line(self, Way(blocks=8)).answers([number])
+
+    def computed(self):
+        """An engine that has answered all of them."""
+        line = Line(self, Way())
+        line.answers(range(len(self.jobs)))
+        return line
+
+
+def jobs_of(tokenizer):
+    """32 prompts of many lengths, some with a common beginning; half are sampled with a seed."""
     made = []
-    for i in range(16):
-        ids = tokenizer.encode(TEXTS[i % 4] * (1 + i // 4)).ids[: 23 + 5 * i]
+    for i in range(32):
+        ids = tokenizer.encode(TEXTS[i % 4] * 2).ids[: 11 + i]
         sampled = i % 2 == 1
         params = SamplingParams(
             max_tokens=NEW + i % 3,
@@ -85,45 +225,34 @@ def jobs(model):
             top_k=50 if sampled else 0,
             seed=1000 + i if sampled else None,
             ignore_eos=True,
+            logprobs=2 if i % 4 in (0, 3) else None,
+            prompt_logprobs=0 if i == 9 else None,
             **MORE[i % 5],
         )
         made.append((ids, params))
     return made
 
 
-@pytest.fixture(scope="module")
-def alone(model, jobs):
-    """What each job answers when there is nothing else, the cache is cold, and the prompt is computed as a whole."""
-    answers = []
-    for job in jobs:
-        answers += Line(model, budget=1024, blocks=32).answers([job])
-    return answers
+@pytest.fixture(scope="module", params=["sim", "SmolLM2"])
+def world(request):
+    if request.param == "sim":
+        model = sim.SimModel(sim.SimSpec(decode_ms=0, prefill_tps=0, check=1))
+    else:
+        model = load_model(request.getfixturevalue("smollm_path"), compute="auto", device="cpu", threads=2)
+    world = World(model, jobs_of(Tokenizer.from_buffer(model.facts.tokenizer_json)), slow=request.param != "sim")
+    world.answer_each_alone()
+    return world
 
 
-@pytest.mark.parametrize("budget", [16, 64, 1024])
-def test_sixteen_at_once_are_as_each_alone_cold_and_warm(model, jobs, alone, budget):
-    line = Line(model, budget=budget, blocks=256)
-    assert line.answers(jobs) == alone
-    assert line.answers(jobs) == alone
-    assert line.cached > 0
-
-
-def test_preempted_requests_answer_the_same(model, jobs, alone):
-    line = Line(model, budget=64, blocks=16)
-    assert line.answers(jobs) == alone
-    assert line.preempted > 0
-
-
-def test_drafts_right_or_wrong_do_not_change_the_answers(model, jobs, alone):
-    drafted = []
-
-    def propose(request, most):
-        number = int(request.request_id[1:])
-        draft = alone[number][request.generated :][: (number + request.generated) % 4]
-        if draft and request.generated % 3 == 0:
-            draft[-1] += 1  # wrong
-        drafted.append(len(draft[:most]))
-        return draft[:most]
-
-    assert Line(model, budget=64, blocks=256, drafter=Proposing(propose)).answers(jobs) == alone
-    assert sum(drafted) > 50
+def test_the_answers_are_worth_a_comparison(world):
+    """They differ among each other, and from those without what shapes the distribution."""
+    assert len({tuple(tokens) for tokens, _ in world.alone}) > 20
+    if world.slow:  # of all this the simulated model knows the seed alone
+        usual = SamplingParams()
+        plain = [
+            (ids, replace(p, **{name: getattr(usual, name) for name in MORE[i % 5]}))
+            for i, (ids, p) in enumerate(world.jobs)
+        ]
+        answers = Line(replace(world, jobs=plain), Way()).answers(range(1, 32, 3))
+        differ = [answers[n][0] != world.alone[i][0] for n, i in enumerate(range(1, 32, 3)) if MORE[i % 5]]
+        assert sum(differ) > 2
