@@ -21,7 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from argosy_api.membership import Deployment, Membership, RoutingPolicy, Worker
 from argosy_api.resource import EngineSpec, ModelSpec
-from argosy_api.worker_spec import WorkerSpec
+from argosy_api.worker_spec import Role, WorkerSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def _serving(port: int) -> bool:
 
 
 def worker(
-    uri: str, engine: EngineSpec | None = None, *, redis_url: str = "", name: str = "bench"
+    uri: str, engine: EngineSpec | None = None, *, redis_url: str = "", name: str = "bench", role: Role = ""
 ) -> contextlib.AbstractContextManager[Running]:
     """A worker that serves `uri`."""
     port, metrics_port = free_port(), free_port()
@@ -107,7 +107,7 @@ def worker(
         "ARGOSY_DEPLOYMENT": name,
         "ARGOSY_WORKER_ID": f"{name}-{port}",
     }
-    spec = WorkerSpec(model=ModelSpec(uri=uri, served_name=name), engine=engine or EngineSpec())
+    spec = WorkerSpec(model=ModelSpec(uri=uri, served_name=name), engine=engine or EngineSpec(), role=role)
     return started(["-m", "argosy_worker", spec.argument()], environment, port, metrics_port=metrics_port)
 
 

@@ -76,10 +76,13 @@ async def measure(one: processes.Running, two: processes.Running, options: argpa
         load = await rpc.WorkerStub(channel).GetLoad(pb.GetLoadRequest())
     last = prompt()
     wanted = await ask(one.port, last)
-    pending = asyncio.create_task(ask(two.port, last, source=source))
-    await asyncio.sleep(statistics.median(r[1] for r in rows) / 3)
-    one.process.kill()
-    died = await pending
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{two.port}") as channel:
+        events = aiter(rpc.WorkerStub(channel).SubscribeKvEvents(pb.SubscribeKvEventsRequest()))
+        await anext(events)  # what is there by now
+        pending = asyncio.create_task(ask(two.port, last, source=source))
+        await anext(events)  # the first blocks have come
+        one.process.kill()
+        died = await pending
     survives = died.tokens == wanted.tokens
     table = Table(title=f"First token of a {options.tokens}-token prompt at the worker that lacks it, seconds")
     for head in ("round", "computing", "fetching", "times sooner"):

@@ -112,6 +112,11 @@ MAX_TRANSFER_BYTES = 4 * 1024 * 1024 * 1024
 """Content of the blocks in one transfer; what is beyond is computed."""
 TRANSFER_PART_BYTES = 1024 * 1024
 """Of a block's content in one message."""
+TRANSFER_WINDOW_BYTES = 32 * 1024 * 1024
+"""Of the blocks of one transfer, that either engine is asked to copy at once: it copies between steps, so what one pause
+can take must be asked for before."""
+TRANSFER_WINDOW_BLOCKS = 256
+"""The same in blocks, where these are small."""
 TRANSFER_S = 30.0
 """Seconds that one transfer takes at most."""
 MAX_ADDRESS = 255

@@ -321,6 +321,15 @@ async def _all(call):
     return [part async for part in call]
 
 
+async def test_enough_is_asked_for_at_once_to_use_a_pause(make_rig, monkeypatch):
+    """Engines copy between steps: with a few blocks asked for at a time, a transfer would take a step for each few."""
+    async with make_rig(URI) as rig:
+        assert rig.engine.blocks.window == limits.TRANSFER_WINDOW_BLOCKS
+    monkeypatch.setattr(limits, "TRANSFER_WINDOW_BYTES", 139 * 5)
+    async with make_rig(URI) as rig:
+        assert rig.engine.blocks.window == 5
+
+
 def test_copies_take_a_share_of_the_step():
     copies, done = Copies(), []
     for i in range(50):

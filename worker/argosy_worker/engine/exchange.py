@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from argosy_api import limits
 from argosy_api.blocks import BlockId
 from argosy_api.errors import UnavailableError
 from argosy_api.faults import is_fault
@@ -26,6 +27,9 @@ class BlockExchange:
         """See `BlockStore`."""
         self.bytes_per_block = store.bytes_per_block
         """Bytes of one block."""
+        window = min(limits.TRANSFER_WINDOW_BLOCKS, limits.TRANSFER_WINDOW_BYTES // store.bytes_per_block)
+        self.window = max(2, window)
+        """Blocks that one transfer asks to be copied at once."""
         self.rate = TransferRate()
         """How fast blocks came from other workers."""
         self._thread, self._exchange, self._loop = thread, exchange, loop

@@ -12,9 +12,6 @@ from argosy_api.v1 import worker_pb2 as pb
 from argosy_worker.engine.client import Engine
 from argosy_worker.engine.metrics import WorkerMetrics
 
-AHEAD = 2
-"""Blocks that are copied while the one before them is sent."""
-
 
 class Exports:
     """So many at a time. Lives on the event loop."""
@@ -62,7 +59,7 @@ async def _contents(engine: Engine, ids: Sequence[BlockId]) -> AsyncIterator[tup
     rest = iter(ids)
     try:
         while True:
-            while len(reads) <= AHEAD and (block_id := next(rest, None)) is not None:
+            while len(reads) < engine.blocks.window and (block_id := next(rest, None)) is not None:
                 reads.append((block_id, asyncio.ensure_future(engine.blocks.read(block_id))))
             if not reads:
                 return

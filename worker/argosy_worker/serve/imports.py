@@ -26,8 +26,6 @@ STALL_S = 2.0
 """A source that sends nothing for so long is given up: it is gone, or cannot be reached."""
 AVOID_S = 10.0
 """So long a source that failed is not asked again."""
-AHEAD = 4
-"""Blocks that are written into the cache while further ones come."""
 OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", limits.MAX_GRPC_MESSAGE),
     ("grpc.use_local_subchannel_pool", 1),
@@ -111,7 +109,7 @@ class _Writing:
     async def add(self, block_id: BlockId, content: bytes) -> bool:
         """Write one block; False once there is no room."""
         self._tasks.append(asyncio.ensure_future(self._blocks.write(block_id, content)))
-        return await self._wait(AHEAD)
+        return await self._wait(self._blocks.window)
 
     async def flush(self) -> None:
         """Until all are written."""
