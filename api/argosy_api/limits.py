@@ -113,8 +113,8 @@ MAX_TRANSFER_BYTES = 4 * 1024 * 1024 * 1024
 TRANSFER_PART_BYTES = 1024 * 1024
 """Of a block's content in one message."""
 TRANSFER_WINDOW_BYTES = 32 * 1024 * 1024
-"""Of the blocks of one transfer, that either engine is asked to copy at once: it copies between steps, so what one pause
-can take must be asked for before."""
+"""Of one transfer's blocks, that either engine is asked to copy at once: it copies between steps, so what one pause can
+take must be asked for before."""
 TRANSFER_WINDOW_BLOCKS = 256
 """The same in blocks, where these are small."""
 TRANSFER_S = 30.0
