@@ -32,13 +32,18 @@ def write(folder, *, dtype=torch.float32, **shape):
     return model
 
 
-def ours(loaded, prompt):
-    """Of a loaded model: each token's log-probability after those before it."""
-    part = SequenceSlice(
-        request_id="r", tokens=prompt, start=0, table=range(1, 33), sample_rows=range(0),
-        params=SamplingParams(prompt_logprobs=0), prompt_targets=prompt[1:],
-    )  # fmt: skip
-    found = loaded.make_runner(32, 16).launch(StepBatch([part])).result()[0].prompt_logprobs
+def ours(loaded, prompt, *, chunk=1000, copies=1):
+    """Of a loaded model: each token's log-probability after those before it, computed in chunks, beside copies of it."""
+    runner, found = loaded.make_runner(32 * copies, 16), []
+    for at in range(0, len(prompt), chunk):
+        parts = [
+            SequenceSlice(
+                request_id=str(i), tokens=prompt[at : at + chunk], start=at, table=range(1 + 32 * i, 33 + 32 * i),
+                sample_rows=range(0), params=SamplingParams(prompt_logprobs=0), prompt_targets=prompt[at + 1 : at + 1 + chunk],
+            )
+            for i in range(copies)
+        ]  # fmt: skip
+        found += runner.launch(StepBatch(parts)).result()[-1].prompt_logprobs
     return torch.tensor([score.logprob for score in found])
 
 

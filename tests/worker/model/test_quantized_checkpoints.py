@@ -182,6 +182,21 @@ def test_a_checkpoint_of_4_bits_keeps_its_numbers_in_an_int4_model(quantized):
     assert loaded.facts.quantization.startswith("INT4")
 
 
+@pytest.mark.parametrize(
+    "choice", [("fp16", None), ("bf16", None), ("fp8", None), ("int8", None), ("int8", 32), ("int4", 32)]
+)
+def test_chunks_and_company_change_no_bit(tmp_path, choice):
+    write(tmp_path)
+    try:
+        loaded = load_model(tmp_path, weights=choice[0], group_size=choice[1], device="cpu", threads=2)
+    except ModelUnsupportedError:
+        assert choice == ("int8", 32)  # of these, what a CPU without VNNI does not run
+        return
+    whole = ours(loaded, PROMPT)
+    assert torch.equal(ours(loaded, PROMPT, chunk=7), whole)
+    assert torch.equal(ours(loaded, PROMPT, chunk=33, copies=3), whole)
+
+
 def test_choices_that_compute_different_values_have_different_fingerprints(quantized):
     folder, _ = quantized("packed-4")
     choices = [

@@ -1,0 +1,81 @@
+"""safetensors files with odd headers: read as the library reads them, or refused."""
+
+import json
+import struct
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from argosy_api.errors import ModelInvalidError
+from argosy_worker.compute.quant.formats import from_bytes
+from argosy_worker.models.hf_file import SafetensorsFile
+
+PLAIN = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+
+
+def write(path, header, data):
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(raw)) + raw + data)
+    return path
+
+
+def tensor(begin, end, kind="F32", shape=None):
+    return {"dtype": kind, "shape": [(end - begin) // 4] if shape is None else shape, "data_offsets": [begin, end]}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_every_float_type_comes_back_with_its_bits(tmp_path, name):
+    """All patterns of 8 bits, and as many of the wider ones: infinities and what is no number, too."""
+    raw = torch.arange(256, dtype=torch.uint8).repeat_interleave(4)[torch.randperm(1024)]
+    save_file({"a": raw.view(PLAIN[name]).view(8, -1)}, tmp_path / "x.safetensors")
+    with SafetensorsFile(tmp_path / "x.safetensors") as file:
+        info = file.tensors["a"]
+        assert info.format == name
+        found = from_bytes(name, torch.from_numpy(file.rows("a", 2, 5)), 3, info.shape[1])
+    expected = load_file(tmp_path / "x.safetensors")["a"][2:5]
+    assert torch.equal(found.raw, expected.contiguous().view(torch.uint8))
+    assert torch.allclose(found.dequantize(), expected.float(), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"__metadata__": None, "a": tensor(0, 8)},
+        b'  {"a": ' + json.dumps(tensor(0, 8)).encode() + b"}   ",
+        {"a": {**tensor(0, 8), "more": 1}},
+        {"a": tensor(0, 8), "empty": tensor(8, 8, shape=[0, 3])},
+        {"an odd name": tensor(0, 8), "": tensor(8, 8, shape=[0])},
+        json.dumps({"a": tensor(0, 8)}).encode() + b" ",  # the data begins at an odd byte
+    ],
+)
+def test_odd_headers_that_the_library_takes_are_read(tmp_path, header):
+    path = write(tmp_path / "x.safetensors", header, struct.pack("<2f", 1.5, -2.0))
+    with SafetensorsFile(path) as file:
+        name = next(name for name in file.tensors if name in ("a", "an odd name"))
+        assert file.rows(name, 0, 2).view("<f4").tolist() == load_file(path)[name].tolist() == [1.5, -2.0]
+
+
+@pytest.mark.parametrize(
+    ("header", "data"),
+    [
+        ({"a": tensor(0, 8), "b": tensor(4, 12)}, bytes(12)),  # overlap
+        ({"a": tensor(0, 4), "b": tensor(8, 12)}, bytes(12)),  # a hole
+        ({"a": tensor(0, 8)}, bytes(12)),  # trailing bytes
+        ({"a": tensor(0, 8)}, bytes(4)),  # truncated
+        ({"a": tensor(0, 8, shape=[3])}, bytes(8)),
+        ({"a": tensor(0, 8, kind="F31")}, bytes(8)),
+        ({"a": tensor(0, 8), "__metadata__": {"n": 1}}, bytes(8)),
+        (b'{"a": 1', bytes(8)),
+        (b"[]", b""),
+    ],
+)
+def test_unsound_headers_are_refused(tmp_path, header, data):
+    with pytest.raises(ModelInvalidError, match=r"x\.safetensors"):
+        SafetensorsFile(write(tmp_path / "x.safetensors", header, data))
