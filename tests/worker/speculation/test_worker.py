@@ -81,6 +81,44 @@ def test_a_draft_model_of_another_vocabulary_is_refused(smollm_path):
         startup.load(wrong, Lifecycle())
 
 
+def test_drafts_leave_most_of_a_step_to_prompts_that_wait(make_line, simulated):
+    """Sixteen streams that could draft 128 tokens, and a long prompt: it gets three quarters of what is left."""
+    params = SamplingParams(max_tokens=100, temperature=0)
+    line = make_line(
+        simulated(), method=Method.DRAFT, draft=simulated(), most=8, blocks=300, max_batch_tokens=144,
+    )  # fmt: skip
+
+    def add(name, prompt):
+        line.scheduler.add(
+            Request(
+                request_id=name,
+                prompt=prompt,
+                params=params,
+                root=root_id("sim"),
+                block_size=16,
+                arrival=0.0,
+                max_model_len=2048,
+            )
+        )
+
+    def step():
+        made = line.scheduler.schedule(0.0)
+        outputs = line.runner.launch(made.batch).result()
+        line.speculator.learn(made, outputs, 0.01)
+        line.scheduler.update(made, outputs)
+        return made.batch
+
+    for i in range(16):
+        add(f"r{i}", [i, *range(8)])
+    step(), step()
+    assert step().num_tokens == 144  # all that the step may have: 16 tokens, and a draft of 8 for each
+    add("long", list(range(200)) * 4)
+    for _ in range(3):
+        batch = step()
+        assert sum(piece.draft for piece in batch.slices) == 32
+        assert sum(len(piece.tokens) for piece in batch.slices if piece.request_id == "long") == 96
+
+
 def test_ten_thousand_requests_leave_nothing_behind(make_line, simulated):
     """A pool of a quarter of the need, 30 % of the requests aborted at random tokens: all others exact, no block lost."""
     rng = random.Random(8)

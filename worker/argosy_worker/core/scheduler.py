@@ -37,6 +37,9 @@ from argosy_worker.core.line import Line, Place
 from argosy_worker.core.request import Finish, Request, check_fits
 from argosy_worker.core.shares import Deadlines, shares, worth
 
+_DRAFTS_PART = 4
+"""Drafts take at most this part of what generating leaves of a step while prompts wait: else many long drafts would
+hold up first tokens."""
 NOMINAL_PREFILL_RATE = 1000.0
 """Tokens per second, until something was measured. It only weighs work against ageing."""
 
@@ -167,8 +170,10 @@ class Scheduler:
         budget = max(self.step_tokens - len(decoding), config.least_prompt_tokens)
         budget = min(budget, config.max_batch_tokens - len(decoding))
         slices: list[SequenceSlice] = []
-        spare = budget - config.least_prompt_tokens if self.line or len(decoding) < len(self.running) else budget
-        for request, draft in zip(decoding, drafts_of(decoding, self._drafter, self.pool, max(0, spare)), strict=True):
+        spare = budget
+        if self.line or len(decoding) < len(self.running):  # prompts wait
+            spare = max(0, min(budget - config.least_prompt_tokens, budget // _DRAFTS_PART))
+        for request, draft in zip(decoding, drafts_of(decoding, self._drafter, self.pool, spare), strict=True):
             slices.append(request.next_slice(1, draft))
             budget -= len(draft)
 
