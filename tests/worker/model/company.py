@@ -47,9 +47,6 @@ class Weights:
     def vector(self, role):
         return pattern(1, *shape_of(CONFIG, role))[0] + 1
 
-    def rope_factors(self):
-        return None
-
 
 def main(compute):
     check = Check(THREADS)

@@ -73,8 +73,8 @@ def test_linears_do_not_depend_on_the_number_of_rows(model):
     for linear, wide in (
         (layer.qkv, config.hidden),
         (layer.o, config.hidden),
-        (layer.gate_up, config.hidden),
-        (layer.down, config.ffn),
+        (layer.mlp.gate_up, config.hidden),
+        (layer.mlp.down, config.ffn),
         (model.decoder._head, config.hidden),
     ):
         x = torch.randn(80, wide) * torch.logspace(-2, 2, 80)[:, None]

@@ -1,4 +1,4 @@
-"""The decoder: one class for the whole Llama family, configured by `DecoderConfig`.
+"""The decoder: one class for all families, configured by `DecoderConfig`.
 
 Rows are tokens of any sequences; who attends to what is the attention back end's. On the CPU every operation treats a
 row on its own, in a fixed order (see `attention.paged`, `quant.int8_cpu`, `quant.fp32_cpu`, `elementwise`), so a row's
@@ -13,10 +13,11 @@ from torch import Tensor
 
 from argosy_worker.compute.attention.backend import AttentionBackend
 from argosy_worker.compute.config import DecoderConfig
+from argosy_worker.compute.elementwise import aligned
 from argosy_worker.compute.layer import Layer, Step
 from argosy_worker.compute.quant.formats import QuantTensor
 from argosy_worker.compute.quant.linear import Linear
-from argosy_worker.compute.rope import rotation
+from argosy_worker.compute.rope import frequencies, rotation
 
 
 class Decoder:
@@ -30,12 +31,11 @@ class Decoder:
         layers: Sequence[Layer],
         final_norm: Tensor,
         head: Linear,
-        inverse: Tensor,
         dtype: torch.dtype,
     ) -> None:
         self.config = config
         self._embed, self._layers, self._final_norm, self._head = embed, layers, final_norm, head
-        self._inverse = inverse
+        self._ropes = {rope: frequencies(rope, final_norm.device) for rope in config.ropes}
         self.dtype = dtype
 
     @property
@@ -49,7 +49,9 @@ class Decoder:
         `attention` is prepared for the step; its cache gets the rows' keys and values.
         """
         x = self._embed.select(tokens).to(self.dtype)
-        step = Step(rotation(self._inverse, positions, self.dtype), attention)
+        if self.config.embed_scale != 1:
+            x = x * self.config.embed_scale
+        step = Step({rope: rotation(of, positions, self.dtype) for rope, of in self._ropes.items()}, attention)
         for layer in self._layers:
             x = layer(x, step)
         return x
@@ -57,4 +59,9 @@ class Decoder:
     def logits(self, hidden: Tensor) -> Tensor:
         """Final norm and LM head: [n, hidden] -> fp32 [n, vocab]."""
         normed = F.rms_norm(hidden, (hidden.shape[-1],), self._final_norm, self.config.rms_eps)
-        return self._head(normed).float()
+        logits = self._head(normed).float()
+        if self.config.logit_divisor != 1:
+            logits = logits / self.config.logit_divisor
+        if cap := self.config.logit_softcap:
+            logits = aligned(torch.Tensor.tanh_, (logits / cap).contiguous()) * cap
+        return logits

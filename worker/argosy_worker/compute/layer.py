@@ -1,10 +1,9 @@
 """A layer is what a kernel computes: its description, the kernels that may, and the reasons for the choice.
 
-A native or fused layer takes the place of `TorchLayer` by joining `KERNELS`; windows and experts are kinds of layers
-that can be described, and are refused with the reason until a kernel computes them.
+A native or fused layer takes the place of `TorchLayer` by joining `KERNELS`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -14,30 +13,34 @@ from torch import Tensor
 
 from argosy_api.errors import ModelUnsupportedError
 from argosy_worker.compute.attention.backend import AttentionBackend
-from argosy_worker.compute.config import Dense, LayerSpec
-from argosy_worker.compute.elementwise import aligned
+from argosy_worker.compute.config import LayerSpec
+from argosy_worker.compute.mlp import Mlp
 from argosy_worker.compute.quant.linear import Linear, Verdict
 from argosy_worker.compute.rope import Rotation, rotate
+from argosy_worker.compute.rope_spec import Rope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerWeights:
-    """Packed linears of one layer, and its norms as vectors in the compute type."""
+    """Packed linears of one layer, its second part, and its norms as vectors in the compute type."""
 
-    attn_norm: Tensor
     qkv: Linear
     o: Linear
-    mlp_norm: Tensor
-    gate_up: Linear
-    down: Linear
+    mlp: Mlp
+    attn_norm: Tensor | None = None
+    post_attn_norm: Tensor | None = None
+    mlp_norm: Tensor | None = None
+    post_mlp_norm: Tensor | None = None
     q_norm: Tensor | None = None
     k_norm: Tensor | None = None
+    sinks: Tensor | None = None
+    """fp32 [heads]."""
 
 
 class Step(NamedTuple):
     """What all layers share in a step."""
 
-    rotation: Rotation
+    rotations: Mapping[Rope, Rotation]
     attention: AttentionBackend
 
 
@@ -64,35 +67,45 @@ class LayerKernel(Protocol):
 
 
 class TorchLayer:
-    """RMSNorm, attention with rotary positions, SwiGLU: some 20 torch operations around the linears."""
+    """RMSNorms, attention with rotary positions, a feed-forward part: torch operations around the linears."""
 
     def __init__(self, spec: LayerSpec, number: int, weights: LayerWeights) -> None:
         self._spec, self._number, self._weights = spec, number, weights
 
     def __call__(self, x: Tensor, step: Step) -> Tensor:
         """Compute the layer."""
+        w = self._weights
+        x = self._add(x, self._attend(self._norm(x, w.attn_norm), step), w.post_attn_norm)
+        return self._add(x, w.mlp(self._norm(x, w.mlp_norm)), w.post_mlp_norm)
+
+    def _attend(self, x: Tensor, step: Step) -> Tensor:
         spec, w = self._spec, self._weights
         heads, both = spec.heads, spec.heads + spec.kv_heads
-        qkv = w.qkv(self._norm(x, w.attn_norm)).view(len(x), -1, spec.head_dim)
-        qk = rotate(self._query_key_norm(qkv[:, :both]), step.rotation)
-        attended = step.attention.attend(self._number, qk[:, :heads], qk[:, heads:], qkv[:, both:])
-        x = w.o(attended.view(len(x), -1)).add_(x)
-        gate_up = w.gate_up(self._norm(x, w.mlp_norm))
-        gate = aligned(_silu_, gate_up[:, : spec.ffn].contiguous())
-        return w.down(gate.mul_(gate_up[:, spec.ffn :])).add_(x)
+        qkv = w.qkv(x).view(len(x), -1, spec.head_dim)
+        qk = self._query_key_norm(qkv[:, :both])
+        if spec.rope is not None:
+            qk = rotate(qk, step.rotations[spec.rope])
+        attended = step.attention.attend(self._number, qk[:, :heads], qk[:, heads:], qkv[:, both:], w.sinks)
+        return w.o(attended.view(len(x), -1))
 
-    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(x, (x.shape[-1],), weight, self._spec.rms_eps)
+    def _add(self, x: Tensor, part: Tensor, norm: Tensor | None) -> Tensor:
+        part = self._norm(part, norm)
+        if self._spec.residual_scale != 1:
+            part = part * self._spec.residual_scale
+        return part.add_(x)
+
+    def _norm(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        return x if weight is None else F.rms_norm(x, (x.shape[-1],), weight, self._spec.rms_eps)
 
     def _query_key_norm(self, qk: Tensor) -> Tensor:
-        w, heads = self._weights, self._spec.heads
-        if w.q_norm is None or w.k_norm is None:
+        spec, w = self._spec, self._weights
+        if not spec.qk_norm:
             return qk
-        return torch.cat((self._norm(qk[:, :heads], w.q_norm), self._norm(qk[:, heads:], w.k_norm)), 1)
-
-
-def _silu_(x: Tensor) -> Tensor:
-    return F.silu(x, inplace=True)
+        q, k = qk[:, : spec.heads], qk[:, spec.heads :]
+        if spec.qk_norm == "width":
+            q, k = q.flatten(1), k.flatten(1)
+        normed = self._norm(q, w.q_norm), self._norm(k, w.k_norm)
+        return torch.cat([x.view(len(qk), -1, spec.head_dim) for x in normed], 1)
 
 
 class TorchLayers:
@@ -101,9 +114,8 @@ class TorchLayers:
     name = "layer-torch"
 
     def can_run(self, spec: LayerSpec) -> Verdict:
-        """Run layers with a dense feed-forward part."""
-        if not isinstance(spec.mlp, Dense):
-            return Verdict(ok=False, reason=f"has dense feed-forward layers only, asked for {spec.mlp}")
+        """Run all that a spec can say; attention is its back end's."""
+        del spec
         return Verdict(ok=True, reason="torch operations around the linears")
 
     def pack(self, spec: LayerSpec, number: int, weights: LayerWeights) -> Layer:

@@ -13,11 +13,12 @@ from torch import Tensor
 from argosy_api.blocks import DEFAULT_BLOCK_SIZE
 from argosy_api.errors import ModelNotFoundError, ModelUnsupportedError
 from argosy_worker.compute.attention.kernels import AttentionSpec, choose_attention
-from argosy_worker.compute.config import DecoderConfig, window_of
+from argosy_worker.compute.config import DecoderConfig, Experts, LayerSpec, window_of
 from argosy_worker.compute.decoder import Decoder
 from argosy_worker.compute.exactness import EXACT, Check
 from argosy_worker.compute.layer import LayerWeights, choose_layer
 from argosy_worker.compute.loaded import LoadedModel, attention_shape
+from argosy_worker.compute.mlp import DenseMlp, ExpertsMlp, Mlp
 from argosy_worker.compute.quant.formats import QuantTensor
 from argosy_worker.compute.quant.int8_cpu import sums_are_exact
 from argosy_worker.compute.quant.isa import cpu_features, instruction_set
@@ -25,20 +26,19 @@ from argosy_worker.compute.quant.linear import Linear, LinearKernel, LinearSpec
 from argosy_worker.compute.quant.packer import KERNELS, Packer
 from argosy_worker.compute.quant.precision import Precision, resolve
 from argosy_worker.compute.quant.rounding import embedding
-from argosy_worker.compute.rope import frequencies
 from argosy_worker.core.facts import ModelFacts
 from argosy_worker.machine import usable_cores
 from argosy_worker.models.hf_model import open_safetensors
 from argosy_worker.models.open_model import OpenModel, open_gguf
-from argosy_worker.models.weights import WeightSource
+from argosy_worker.models.weights import WeightSource, layer_roles
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[str, float], None]
 DEVICES = ("auto", "cpu", "cuda")
-_KV_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+_FLOATS = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 _GPU_EXACTNESS = "cuBLAS picks its kernels by the number of rows: answers may depend on a request's company"
-_FINGERPRINT_VERSION = b"argosy-model-3"
+_FINGERPRINT_VERSION = b"argosy-model-4"
 
 
 def _silent(stage: str, fraction: float) -> None:
@@ -55,6 +55,7 @@ def load_model(
     device: str = "auto",
     threads: int = 0,
     block_size: int = DEFAULT_BLOCK_SIZE,
+    max_model_len: int | None = None,
     progress: Progress = _silent,
 ) -> LoadedModel:
     """Load a GGUF file, or a folder with safetensors, config.json and tokenizer.tokenizer_json.
@@ -68,6 +69,7 @@ def load_model(
         device: `cpu`, `cuda`, or `auto`: CUDA where there is one.
         threads: compute threads on the CPU; 0 for one per usable core.
         block_size: tokens of a KV cache block; decides the shapes of attention that are checked.
+        max_model_len: tokens of the longest sequence to come; None for the model's context. LongRoPE depends on it.
         progress: told (stage, fraction of the load in 0 .. 1).
 
     Raises:
@@ -77,16 +79,9 @@ def load_model(
     progress("open", 0.0)
     with ExitStack() as stack:
         return assemble(
-            open_model(path, stack),
-            weights=weights,
-            group_size=group_size,
-            kv_cache=kv_cache,
-            compute=compute,
-            device=device,
-            threads=threads,
-            block_size=block_size,
-            progress=progress,
-        )
+            open_model(path, stack), weights=weights, group_size=group_size, kv_cache=kv_cache, compute=compute,
+            device=device, threads=threads, block_size=block_size, max_model_len=max_model_len, progress=progress,
+        )  # fmt: skip
 
 
 def assemble(
@@ -99,6 +94,7 @@ def assemble(
     device: str = "auto",
     threads: int = 0,
     block_size: int = DEFAULT_BLOCK_SIZE,
+    max_model_len: int | None = None,
     progress: Progress = _silent,
     kernels: Sequence[LinearKernel] = KERNELS,
 ) -> LoadedModel:
@@ -115,11 +111,11 @@ def assemble(
         progress("tokenizer", 0.02)
         check = Check(workers) if target == "cpu" else None
         builder = _Builder(model.weights, precision, torch.device(target), check, progress, kernels=kernels)
-        decoder = builder.build()
+        decoder = builder.build(max_model_len)
         if check is not None:
             check.attention(attention_shape(decoder.config, block_size))
             check.elementwise()
-        facts = _facts(model, precision, target, check)
+        facts = _facts(model, decoder.config, precision, target, check)
     progress("ready", 1.0)
     for role, report in builder.reports.items():
         log.info("kernel for %s: %s", role, report)
@@ -155,7 +151,7 @@ def _activations(precision: Precision, device: str) -> torch.dtype:
 
 
 def _check_kv_cache(kv_cache: str, dtype: torch.dtype) -> None:
-    built = _KV_NAMES[dtype]
+    built = _FLOATS[dtype]
     if kv_cache not in ("auto", built):
         raise ModelUnsupportedError(
             f"quantization.kvCache {kv_cache!r} is not supported with activations in {built}; it can: auto, {built}"
@@ -196,19 +192,20 @@ class _Builder:
         self._isa = cpu_features()
         self.reports = self._packer.reports
 
-    def build(self) -> Decoder:
-        config, source = self._source.config, self._source
+    def build(self, longest: int | None = None) -> Decoder:
+        """The decoder for sequences of up to `longest` tokens; None for the model's context."""
+        config, source = self._source.config.up_to(longest), self._source
         asked = AttentionSpec(layers=config.layer_specs(), device=self._device.type)
         _, self.reports["attention"] = choose_attention(asked)
         layers = []
         for i, spec in enumerate(config.layer_specs()):
             kernel, report = choose_layer(spec)
             self.reports.setdefault("layer", report)
-            layers.append(kernel.pack(spec, i, self._layer(i, config)))
+            layers.append(kernel.pack(spec, i, self._layer(i, spec)))
             self._progress("weights", 0.05 + 0.8 * (i + 1) / config.layers)
         embed = source.matrix("embed")
         head_matrix = embed if config.tied else source.matrix("head")
-        head = self._linear("head", [head_matrix], config.hidden)
+        head = self._linear("head", ["head"], matrices=[head_matrix])
         self._progress("weights", 0.95)
         self.reports["kv_cache"] = f"{str(self._dtype).removeprefix('torch.')} (as the activations)"
         return Decoder(
@@ -217,47 +214,59 @@ class _Builder:
             layers=layers,
             final_norm=self._vector("final_norm"),
             head=head,
-            inverse=frequencies(config, source.rope_factors()).to(self._device),
             dtype=self._dtype,
         )
 
-    def _layer(self, i: int, config: DecoderConfig) -> LayerWeights:
-        at, wide, load = f"layers.{i}.", config.hidden, self._source.matrix
+    def _layer(self, i: int, spec: LayerSpec) -> LayerWeights:
+        at = f"layers.{i}."
+        has = {role: self._vector(f"{at}{role}") for role in layer_roles(spec) if role.endswith("norm")}
         return LayerWeights(
-            attn_norm=self._vector(f"{at}attn_norm"),
-            qkv=self._linear("qkv", [load(at + n) for n in "qkv"], wide, [f"{at}{n}.bias" for n in "qkv"]),
-            o=self._linear("o", [load(f"{at}o")], config.heads * config.head_dim),
-            mlp_norm=self._vector(f"{at}mlp_norm"),
-            gate_up=self._linear("gate_up", [load(f"{at}gate"), load(f"{at}up")], wide),
-            down=self._linear("down", [load(f"{at}down")], config.ffn),
-            q_norm=self._vector(f"{at}q_norm") if config.qk_norm else None,
-            k_norm=self._vector(f"{at}k_norm") if config.qk_norm else None,
+            qkv=self._linear("qkv", [f"{at}{n}" for n in "qkv"]),
+            o=self._linear("o", [f"{at}o"]),
+            mlp=self._experts(at, spec, spec.mlp) if isinstance(spec.mlp, Experts) else self._mlp(at, spec),
+            sinks=self._source.vector(f"{at}sinks").to(self._device) if spec.sinks else None,
+            **has,
         )
+
+    def _mlp(self, at: str, spec: LayerSpec) -> Mlp:
+        gate_up = self._linear("gate_up", [f"{at}gate", f"{at}up"])
+        return DenseMlp(gate_up, self._linear("down", [f"{at}down"]), spec.activation)
+
+    def _experts(self, at: str, spec: LayerSpec, experts: Experts) -> Mlp:
+        """The router is computed in floats: an expert more or less is not a matter of rounding."""
+        parts = [self._mlp(f"{at}experts.{e}.", spec) for e in range(experts.count)]
+        return ExpertsMlp(self._linear("router", [f"{at}router"], floats=True), parts, experts)
 
     def _vector(self, role: str) -> Tensor:
         return self._source.vector(role).to(self._device, self._dtype)
 
-    def _linear(self, role: str, parts: list[QuantTensor], wide: int, biases: Sequence[str] = ()) -> Linear:
-        bias = None
-        if any(self._source.has(name) for name in biases):  # all or none: a missing one is refused by `vector`
-            bias = torch.cat([self._source.vector(name) for name in biases])
-        precision = self._head_precision if role == "head" else self._precision
+    def _linear(
+        self, name: str, roles: Sequence[str], *, matrices: Sequence[QuantTensor] = (), floats: bool = False
+    ) -> Linear:
+        """The linear of these matrices, one below the other; `name` is its role among linears."""
+        bias, biases = None, [f"{role}.bias" for role in roles if name != "head"]
+        if any(self._source.has(one) for one in biases):  # all or none: a missing one is refused by `vector`
+            bias = torch.cat([self._source.vector(one) for one in biases])
+        parts = matrices or [self._source.matrix(role) for role in roles]
+        precision = self._head_precision if name == "head" else self._precision
         spec = LinearSpec(
-            role=role,
+            role=name,
             formats=tuple(part.format for part in parts),
-            in_features=wide,
+            in_features=parts[0].cols,
             out_features=sum(part.rows for part in parts),
-            weights=precision.weights,
-            group=precision.group,
-            compute=precision.compute,
+            weights="none" if floats else precision.weights,
+            group=0 if floats else precision.group,
+            compute=_FLOATS[self._dtype] if floats else precision.compute,
             device=self._device.type,
             isa=self._isa,
         )
         return self._packer.pack(spec, parts, bias, self._device)
 
 
-def _facts(model: OpenModel, precision: Precision, device: str, check: Check | None) -> ModelFacts:
-    config, tokenizer = model.weights.config, model.tokenizer
+def _facts(
+    model: OpenModel, config: DecoderConfig, precision: Precision, device: str, check: Check | None
+) -> ModelFacts:
+    tokenizer = model.tokenizer
     digest = hashlib.sha256(_FINGERPRINT_VERSION)
     arithmetic = check.digest if check is not None else _gpu_arithmetic()
     for part in (
@@ -273,7 +282,7 @@ def _facts(model: OpenModel, precision: Precision, device: str, check: Check | N
         architecture=config.architecture,
         quantization=model.weights.formats(),
         compute=precision.compute,
-        kv_dtype=_KV_NAMES[_activations(precision, device)],
+        kv_dtype=_FLOATS[_activations(precision, device)],
         device=device,
         vocab_size=config.vocab_size,
         context_length=config.context_length,

@@ -11,31 +11,9 @@ import numpy as np
 
 from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
 
-_UNDERSTOOD = frozenset(
-    {
-        "attention.head_count",
-        "attention.head_count_kv",
-        "attention.key_length",
-        "attention.layer_norm_rms_epsilon",
-        "attention.sliding_window",
-        "attention.value_length",
-        "block_count",
-        "context_length",
-        "embedding_length",
-        "expert_count",
-        "expert_used_count",
-        "feed_forward_length",
-        "rope.dimension_count",
-        "rope.freq_base",
-        "rope.scale_linear",
-        "rope.scaling.factor",
-        "rope.scaling.type",
-    }
-)
 _HARMLESS = frozenset(
     {
         "rope.scaling.finetuned",  # says where the factor comes from
-        "rope.scaling.original_context_length",  # used by other kinds of scaling, which are refused
         "tensor_data_layout",  # of the original checkpoint; the file's own layout is fixed
         "vocab_size",  # the embedding says it
     }
@@ -97,6 +75,7 @@ class Metadata:
 
     def __init__(self, values: dict[str, Any]) -> None:
         self._values = values
+        self._asked: set[str] = set()
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
@@ -144,14 +123,27 @@ class Metadata:
         found: list[int] = value.tolist()
         return found
 
+    def is_integer(self, key: str) -> bool:
+        """Whether a key is there and holds one integer."""
+        return isinstance(self._values.get(key), int) and not isinstance(self._values[key], bool)
+
+    def flags(self, key: str) -> list[bool]:
+        """A list of booleans."""
+        value = self._value(key, None)
+        if not isinstance(value, np.ndarray) or value.ndim != 1 or value.dtype.kind != "b":
+            raise _wrong(key, value, "a list of booleans")
+        found: list[bool] = value.tolist()
+        return found
+
     def _value(self, key: str, default: object) -> Any:
+        self._asked.add(key)
         value = self._values.get(key, default)
         if value is None:
             raise ModelInvalidError(f"the file's metadata has no {key!r}")
         return value
 
     def check_understood(self, arch: str) -> None:
-        """Refuse keys that change what is computed and that nobody here honours.
+        """Refuse keys that change what is computed and that were not asked for until now.
 
         Keys of other names than the architecture's and the tokenizer's describe the file.
 
@@ -161,7 +153,8 @@ class Metadata:
         """
         for key, value in self._values.items():
             if key.startswith(f"{arch}."):
-                self._check(key, value, key.removeprefix(f"{arch}."), _UNDERSTOOD | _HARMLESS, _NEUTRAL)
+                if key not in self._asked:
+                    self._check(key, value, key.removeprefix(f"{arch}."), _HARMLESS, _NEUTRAL)
             elif key.startswith("tokenizer.ggml."):
                 self._check(key, value, key.removeprefix("tokenizer.ggml."), _TOKENIZER, _TOKENIZER_NEUTRAL)
         kind = self.text("general.type", "model")

@@ -1,20 +1,22 @@
 """What a model file offers to the decoder's builder, whatever its format. Roles name tensors:
 
 embed, head, final_norm
-layers.<i>.{q,k,v,o,gate,up,down}           matrices [out, in]
-layers.<i>.{q,k,v}.bias                     vectors
-layers.<i>.{attn_norm,mlp_norm,q_norm,k_norm}
+layers.<i>.{q,k,v,o}                                        matrices [out, in]
+layers.<i>.{gate,up,down}, or those of layers.<i>.experts.<e>, with layers.<i>.router
+...bias                                                     vectors, of any of these
+layers.<i>.{attn_norm,post_attn_norm,mlp_norm,post_mlp_norm,q_norm,k_norm,sinks}
 """
 
+import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
-from argosy_worker.compute.config import DecoderConfig
+from argosy_worker.compute.config import DecoderConfig, Experts, LayerSpec
 from argosy_worker.compute.quant.formats import QuantTensor, from_bytes
 from argosy_worker.compute.quant.layout import BLOCKS
 from argosy_worker.models.tensor_file import TensorFile, TensorInfo
@@ -45,10 +47,6 @@ class WeightSource(Protocol):
         """A vector, or a range of it, as fp32. Raises like `matrix`."""
         ...
 
-    def rope_factors(self) -> Tensor | None:
-        """Divisors of the rotary frequencies, fp32 [head_dim / 2], where the file has them."""
-        ...
-
     def formats(self) -> str:
         """Storage formats of the matrices, by share of the parameters: `Q4_1+Q8_0`."""
         ...
@@ -56,13 +54,15 @@ class WeightSource(Protocol):
 
 def shape_of(config: DecoderConfig, role: str) -> tuple[int, ...]:
     """The whole shape of a role's tensor, by the configuration."""
-    hidden, ffn, dim = config.hidden, config.ffn, config.head_dim
+    hidden, dim = config.hidden, config.head_dim
     queries, keys = config.heads * dim, config.kv_heads * dim
     part = role.split(".", 2)[-1]
-    shapes: dict[str, tuple[int, ...]] = {
+    ffn = config.ffn
+    if part.startswith("experts."):
+        ffn, part = config.expert_ffn or ffn, part.split(".", 2)[-1]
+    matrices: dict[str, tuple[int, int]] = {
         "embed": (config.vocab_size, hidden),
         "head": (config.vocab_size, hidden),
-        "final_norm": (hidden,),
         "q": (queries, hidden),
         "k": (keys, hidden),
         "v": (keys, hidden),
@@ -70,15 +70,42 @@ def shape_of(config: DecoderConfig, role: str) -> tuple[int, ...]:
         "gate": (ffn, hidden),
         "up": (ffn, hidden),
         "down": (hidden, ffn),
-        "q.bias": (queries,),
-        "k.bias": (keys,),
-        "v.bias": (keys,),
-        "attn_norm": (hidden,),
-        "mlp_norm": (hidden,),
-        "q_norm": (dim,),
-        "k_norm": (dim,),
+        "router": (config.experts.count if config.experts else 0, hidden),
     }
-    return shapes[part]
+    if part in matrices:
+        return matrices[part]
+    if part.endswith(".bias"):
+        return matrices[part.removesuffix(".bias")][:1]
+    wide = config.qk_norm == "width"
+    vectors = {"q_norm": queries if wide else dim, "k_norm": keys if wide else dim, "sinks": config.heads}
+    return (vectors.get(part, hidden),)
+
+
+def layer_roles(spec: LayerSpec) -> Iterator[str]:
+    """All that a layer's tensors may be, without `layers.<i>.`; biases may be missing."""
+    for part in "qkvo":
+        yield from (part, f"{part}.bias")
+    places = [""]
+    if isinstance(spec.mlp, Experts):
+        yield from ("router", "router.bias")
+        places = [f"experts.{e}." for e in range(spec.mlp.count)]
+    for part in (f"{place}{part}" for place in places for part in ("gate", "up", "down")):
+        yield from (part, f"{part}.bias")
+    if spec.norms != "after":
+        yield from ("attn_norm", "mlp_norm")
+    if spec.norms != "before":
+        yield from ("post_attn_norm", "post_mlp_norm")
+    if spec.qk_norm:
+        yield from ("q_norm", "k_norm")
+    if spec.sinks:
+        yield "sinks"
+
+
+def roles_of(config: DecoderConfig) -> Iterator[str]:
+    """All that a model's tensors may be."""
+    yield from ("embed", "head", "final_norm")
+    for i, spec in enumerate(config.layer_specs()):
+        yield from (f"layers.{i}.{role}" for role in layer_roles(spec))
 
 
 def limits_of(part: slice, size: int) -> tuple[int, int]:
@@ -93,10 +120,7 @@ def read_tensor(
     file: TensorFile, name: str, shape: tuple[int, ...], rows: slice = ALL, cols: slice = ALL
 ) -> QuantTensor:
     """Rows and columns of a tensor of this whole shape; a vector is one row, of which `rows` is a range."""
-    info = file.tensors[name]
-    check_shape(name, info.shape, shape)
-    if info.format not in BLOCKS:
-        raise ModelUnsupportedError(f"tensor {name!r} is {info.format}; supported are {', '.join(BLOCKS)}")
+    info = check_readable(file, name, shape)
     begin, end = limits_of(rows, shape[0])
     if len(shape) == 1:
         return from_bytes(info.format, torch.from_numpy(file.rows(name, begin, end)), 1, end - begin)
@@ -114,14 +138,20 @@ def storage(infos: Iterable[TensorInfo]) -> str:
     sizes: Counter[str] = Counter()
     for info in infos:
         if len(info.shape) > 1:
-            sizes[info.format] += info.shape[0] * info.shape[1]
+            sizes[info.format] += math.prod(info.shape)
     return "+".join(name for name, _ in sizes.most_common())
 
 
-def check_shape(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
-    """Refuse a tensor of another shape than the configuration says."""
-    if shape != wanted:
-        raise ModelInvalidError(f"tensor {name!r} has shape {shape}; the model's configuration says {wanted}")
+def check_readable(file: TensorFile, name: str, shape: tuple[int, ...]) -> TensorInfo:
+    """Refuse a tensor that is missing, of another shape than the configuration says, or of an unknown format."""
+    info = file.tensors.get(name)
+    if info is None:
+        raise ModelInvalidError(f"the model's files have no tensor {name!r}")
+    if info.shape != shape:
+        raise ModelInvalidError(f"tensor {name!r} has shape {info.shape}; the model's configuration says {shape}")
+    if info.format not in BLOCKS:
+        raise ModelUnsupportedError(f"tensor {name!r} is {info.format}; supported are {', '.join(BLOCKS)}")
+    return info
 
 
 def check_known(present: Iterable[str], known: set[str]) -> None:

@@ -12,11 +12,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from argosy_api.errors import ModelUnsupportedError
 from argosy_worker.compute.config import DecoderConfig
 from argosy_worker.compute.quant.formats import QuantTensor, from_bytes
 from argosy_worker.compute.quant.layout import BLOCKS
 from argosy_worker.models.gguf import GgufFile
-from argosy_worker.models.gguf_weights import row_order, tensor_name
+from argosy_worker.models.gguf_names import place
 from argosy_worker.models.tensor_file import TensorInfo
 from argosy_worker.quantize import blocks
 from argosy_worker.quantize.gptq import round_plainly
@@ -51,12 +52,18 @@ def pieces(file: GgufFile, config: DecoderConfig, target: Target, coded: Mapping
 
     Other matrices are rounded plainly, embedding and head to the target's own format for them; vectors stay.
     """
-    roles = {tensor_name(role): role for role in coded}
+    places = {role: place(config, role) for role in coded}
+    for found_at in places.values():
+        if not found_at.whole:
+            raise ModelUnsupportedError(
+                f"the tensor {found_at.name!r} holds several matrices: such models can be rounded plainly only"
+            )
+    roles = {found_at.name: role for role, found_at in places.items()}
     found = []
     for info in file.tensors.values():
         role = roles.get(info.name)
         if role is not None:
-            found.append(_coded(info, row_order(config, role), target, coded[role]))
+            found.append(_coded(info, places[role].order(), target, coded[role]))
         elif len(info.shape) < 2 or not info.name.endswith(".weight") or any(part in info.name for part in _KEPT):
             found.append(Piece(info.name, info.format, info.shape, info.nbytes, partial(_as_it_is, file, info)))
         else:

@@ -4,7 +4,8 @@ import json
 from typing import Any
 
 from argosy_api.errors import ModelUnsupportedError
-from argosy_worker.compute.config import DecoderConfig, LinearRope
+from argosy_worker.compute.config import DecoderConfig
+from argosy_worker.compute.rope_spec import LinearRope
 from argosy_worker.core.facts import TokenizerFacts
 from argosy_worker.models.weights import WeightSource
 
@@ -24,9 +25,9 @@ def config(weights: WeightSource, facts: TokenizerFacts) -> dict[str, Any]:
             f"a GGUF model of architecture {c.architecture!r} cannot be written as a folder of safetensors; "
             f"can be: {', '.join(_CLASSES)}. A GGUF file can be written of all (--out NAME.gguf)"
         )
-    if weights.rope_factors() is not None or c.window:
+    if c.experts or c.window:
         raise ModelUnsupportedError(
-            "the GGUF file's rotary factors or sliding window cannot be written as a folder of safetensors; "
+            "the GGUF file's experts or sliding window cannot be written as a folder of safetensors; "
             "write a GGUF file (--out NAME.gguf)"
         )
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": c.rope_theta}

@@ -21,9 +21,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from argosy_api.errors import ModelUnsupportedError
 from argosy_worker.core.facts import TokenizerFacts
 from argosy_worker.models.files import read_json
-from argosy_worker.models.hf_weights import INDEX, SINGLE, tensor_name
+from argosy_worker.models.hf_names import place
+from argosy_worker.models.hf_weights import INDEX, SINGLE
 from argosy_worker.models.weights import WeightSource, shape_of
 from argosy_worker.quantize.gguf_out import FLOATS
 from argosy_worker.quantize.grids import Coded
@@ -141,9 +143,19 @@ def _shards(content: Content) -> list[list[str]]:
     return shards
 
 
+def _name(role: str, content: Content) -> str:
+    found = place(content.weights.config, role)
+    if not found.whole:
+        raise ModelUnsupportedError(
+            f"the tensor {found.name!r} holds more than one matrix, or norms less 1: such models cannot be written as "
+            "a folder of safetensors"
+        )
+    return found.name
+
+
 def _tensors(role: str, content: Content) -> Iterator[tuple[str, Tensor]]:
     """What is stored for a role: names and tensors."""
-    name, weights, target = tensor_name(role), content.weights, content.target
+    name, weights, target = _name(role, content), content.weights, content.target
     plain, coded = FLOATS[target.plain], content.coded.get(role)
     if len(shape_of(weights.config, role)) == 1:
         yield name, weights.vector(role)  # small, and they decide much: as exact as they were

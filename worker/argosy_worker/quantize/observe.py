@@ -44,10 +44,6 @@ class Recorder:
         found = self.matrices.get(id(matrix))
         return None if found is None else found[0]
 
-    def rope_factors(self) -> Tensor | None:
-        """As the source."""
-        return self._source.rope_factors()
-
     def formats(self) -> str:
         """As the source."""
         return self._source.formats()

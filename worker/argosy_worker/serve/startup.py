@@ -231,6 +231,7 @@ def _load_model(uri: ModelUri, settings: Settings, state: Lifecycle, what: str =
         device=engine.device,
         threads=threads,
         block_size=engine.block_size,
+        max_model_len=settings.spec.model.max_model_len,
         progress=state.progress,
     )
     return model
