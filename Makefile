@@ -7,7 +7,7 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check generate format smoke bench-operator bench-routing bench-storm test-hostile images test-cluster clean
+.PHONY: help setup demo test check generate format smoke bench-operator bench-routing bench-storm test-hostile images test-cluster test-peers clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -57,6 +57,10 @@ test-cluster: setup  ## end-to-end tests on the cluster that KUBECONFIG names
 
 test-hostile: setup  ## 5,000 requests with hostile fields, through all ways in (the suite sends 400)
 	ARGOSY_HOSTILE=5000 $(BIN)/pytest -q tests/integration/test_hostile.py
+
+test-peers: setup  ## what argosy quantize writes, in llama.cpp and transformers: the same perplexity (minutes)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[bench]"
+	ARGOSY_PEERS=1 $(BIN)/pytest -q -s tests/worker/quantize/test_peers.py
 
 bench-operator: setup  ## the operator's figures on the cluster that KUBECONFIG names
 	$(BIN)/python benchmarks/operator.py

@@ -83,10 +83,6 @@ def quantize(job: Job, *, progress: Progress = silent) -> Report:
         raise InvalidArgumentError(
             "--out", "a GGUF file is written from a GGUF file only; from a folder of safetensors, name a folder"
         )
-    if job.check and target.name in hf_out.FORMATS:
-        raise InvalidArgumentError(
-            "--check", f"a folder in {target.name} cannot be loaded here to be measured; add --no-check"
-        )
     if job.calibration is not None and method == "round" and not job.check:
         raise InvalidArgumentError("--calibration", f"{job.to} is rounded plainly and --no-check measures nothing")
     with ExitStack() as stack:

@@ -39,7 +39,7 @@ _COPIED = (
     "chat_template.jinja",
 )  # fmt: skip
 _MAX_CONFIG = 16 << 20
-FORMATS = {"int4": "pack-quantized", "int8": "int-quantized", "fp8": "float-quantized"}
+_FORMATS = {"int4": "pack-quantized", "int8": "int-quantized", "fp8": "float-quantized"}
 _DTYPE_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _TINY = 1e-12
 
@@ -82,7 +82,7 @@ def write(folder: Path, content: Content, *, progress: Progress) -> None:
     for old in ("torch_dtype", "quantization_config"):
         settings.pop(old, None)
     settings["dtype"] = _DTYPE_NAMES[target.plain]
-    if target.name in FORMATS:
+    if target.name in _FORMATS:
         settings["quantization_config"] = _quantization(target)
     (folder / "config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
     _write_tensors(folder, content, progress)
@@ -94,7 +94,7 @@ def _quantization(target: Target) -> dict[str, Any]:
     scheme = {**numbers, **grouped, "symmetric": True, "dynamic": False, "observer": "minmax"}
     return {
         "quant_method": "compressed-tensors",
-        "format": FORMATS[target.name],
+        "format": _FORMATS[target.name],
         "quantization_status": "compressed",
         "config_groups": {
             "group_0": {
@@ -102,7 +102,7 @@ def _quantization(target: Target) -> dict[str, Any]:
                 "weights": scheme,
                 "input_activations": None,
                 "output_activations": None,
-                "format": FORMATS[target.name],
+                "format": _FORMATS[target.name],
             }
         },
         "ignore": ["lm_head"],

@@ -1,0 +1,94 @@
+"""The files of SmolLM2 in llama.cpp, and its folders in transformers, give the perplexity that they give here.
+
+Minutes on a small machine, and llama.cpp (xllamacpp) is needed: make test-peers.
+"""
+
+import json
+import math
+import os
+import urllib.request
+
+import pytest
+import torch
+
+from argosy_worker.evaluate.score import score
+from argosy_worker.evaluate.text import own_text
+from argosy_worker.models import load_model
+from argosy_worker.quantize.command import Job, quantize
+
+pytestmark = [
+    pytest.mark.skipif("ARGOSY_PEERS" not in os.environ, reason="takes minutes: make test-peers"),
+    pytest.mark.timeout(1800),
+]
+LENGTH, SEQUENCES = 128, 4
+
+
+def load(path):
+    return load_model(path, weights="none", compute="fp32", device="cpu", threads=2)
+
+
+@pytest.fixture(scope="module")
+def texts(smollm_path):
+    return own_text(load(smollm_path), sequences=SEQUENCES, length=LENGTH, seed=7, progress=lambda *_: None)
+
+
+def llama_cpp_logprobs(path, texts):
+    """Each token is asked for after all before it, and forced by a bias; what is told is of the raw logits."""
+    xllamacpp = pytest.importorskip("xllamacpp")
+    params = xllamacpp.CommonParams()
+    params.model.path = str(path)
+    params.n_ctx, params.n_parallel, params.n_gpu_layers = 2 * LENGTH, 1, 0
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 2
+    params.warmup, params.verbosity = False, 0
+    server = xllamacpp.Server(params)
+    found = []
+    for text in texts:
+        for at in range(1, len(text)):
+            body = {
+                "prompt": text[:at], "n_predict": 1, "temperature": 0, "n_probs": 1, "cache_prompt": True,
+                "logit_bias": [[text[at], 1e6]],
+            }  # fmt: skip
+            request = urllib.request.Request(
+                f"{server.listening_address}/completion",
+                json.dumps(body).encode(),
+                {"Content-Type": "application/json"},
+            )
+            with urllib.request.urlopen(request, timeout=300) as answer:
+                (one,) = json.load(answer)["completion_probabilities"]
+            assert one["id"] == text[at]
+            found.append(one["logprob"])
+    return torch.tensor(found)
+
+
+def perplexity(logprobs):
+    return math.exp(-logprobs.double().mean().item())
+
+
+@pytest.mark.parametrize("to", ["f32", "q8_0", "q4_0", "q4_1", "q5_1", "iq4_nl"])
+def test_llama_cpp(smollm_path, texts, tmp_path, to):
+    """Within 0.1 % for floats. llama.cpp rounds a layer's inputs to 8 bits before it multiplies quantized weights, which
+    has a loss of its own: there the tokens' log-probabilities must be close, and the perplexity within 2 %."""
+    out = tmp_path / "out.gguf"
+    quantize(Job(source=smollm_path, to=to, out=out, check=False, method="round", threads=2))
+    ours, theirs = score(load(out), texts).logprobs, llama_cpp_logprobs(out, texts)
+    change = perplexity(theirs) / perplexity(ours) - 1
+    print(f"{to}: here {perplexity(ours):.4f}, llama.cpp {perplexity(theirs):.4f}, {change:+.4%}")
+    assert abs(change) <= (0.001 if to == "f32" else 0.02)
+
+
+@pytest.mark.parametrize("to", ["f16", "int8", "int4", "fp8"])
+def test_transformers(smollm_path, texts, tmp_path, to):
+    from transformers import AutoModelForCausalLM
+
+    out = tmp_path / "out"
+    quantize(Job(source=smollm_path, to=to, out=out, check=False, method="round", threads=2))
+    model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
+    theirs = []
+    with torch.inference_mode():
+        for text in texts:
+            scores = model(torch.tensor([text])).logits[0].log_softmax(-1)
+            theirs.append(scores[:-1].gather(1, torch.tensor(text[1:])[:, None])[:, 0])
+    ours = score(load(out), texts).logprobs
+    change = perplexity(torch.cat(theirs)) / perplexity(ours) - 1
+    print(f"{to}: here {perplexity(ours):.4f}, transformers {perplexity(torch.cat(theirs)):.4f}, {change:+.4%}")
+    assert abs(change) <= 0.001
