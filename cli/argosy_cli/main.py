@@ -176,7 +176,7 @@ def quantize(
     out: Annotated[Path, typer.Option(help="NAME.gguf, or a folder for safetensors; must not exist.")],
     method: Annotated[
         str | None,
-        typer.Option(help="search, gptq or round (plain). Default: search where the format has it."),
+        typer.Option(help="gptq (best), search (faster) or round (plain). Default: the best that the format has."),
     ] = None,
     group_size: Annotated[int | None, typer.Option(help="int4: weights that share a scale, 32, 64 or 128.")] = None,
     calibration: Annotated[

@@ -92,3 +92,23 @@ def test_transformers(smollm_path, texts, tmp_path, to):
     change = perplexity(torch.cat(theirs)) / perplexity(ours) - 1
     print(f"{to}: here {perplexity(ours):.4f}, transformers {perplexity(torch.cat(theirs)):.4f}, {change:+.4%}")
     assert abs(change) <= 0.001
+
+
+@pytest.mark.parametrize(("to", "most"), [("int8", 0.005), ("q8_0", 0.005)])
+def test_eight_bits_lose_little(smollm_path, tmp_path, to, most):
+    """Of the perplexity in fp32."""
+    before, after = quantize(
+        Job(source=smollm_path, to=to, out=tmp_path / f"out{'.gguf' * (to == 'q8_0')}", threads=2)
+    ).rows
+    print(f"{to}: {after.perplexity / before.perplexity - 1:+.3%}, here")
+    assert after.perplexity / before.perplexity - 1 <= most
+
+
+@pytest.mark.parametrize("to", ["int4", "q4_0"])
+def test_four_bits_lose_half_of_what_plain_rounding_loses(smollm_path, tmp_path, to):
+    """On text that was not calibrated with, in groups of 32."""
+    out = tmp_path / f"out{'.gguf' * (to == 'q4_0')}"
+    before, plain, after = quantize(Job(source=smollm_path, to=to, out=out, threads=2)).rows
+    lost, lost_plainly = (row.perplexity / before.perplexity - 1 for row in (after, plain))
+    print(f"{to}: {lost:+.2%}, plain rounding {lost_plainly:+.2%}, here")
+    assert lost <= lost_plainly / 2

@@ -2,8 +2,17 @@
 
 Columns are rounded one after another, and what each one's rounding changes in the output is made up for by the columns
 that follow. Source: Frantar, Ashkboos, Hoefler, Alistarh, "GPTQ: Accurate Post-Training Quantization for Generative
-Pre-trained Transformers" (arXiv 2210.17323): the Cholesky form, in blocks of columns. A group's scale is chosen when
-its first column is reached, for the weights as they are by then, with the errors weighted by what they will cost.
+Pre-trained Transformers" (arXiv 2210.17323): the Cholesky form, in blocks of columns.
+
+The scales are those of `search`, found before. Chosen on the way, for the weights as they are by then, they lose more:
+measured with six layers of SmolLM2-135M as Q4_0, change of the perplexity on the model's own text and on the standard
+library's documentation, and mean difference of the tokens' log-probabilities there:
+
+    plain rounding                        +7.8 %, +3.1 %     0.263, 0.271
+    search                                +4.0 %, +0.3 %     0.180, 0.174
+    gptq, scales on the way, damping 0.05 +2.7 %, +0.9 %     0.140, 0.167
+    gptq, search's scales, damping 0.05   +2.7 %, +1.2 %     0.136, 0.149
+    gptq, search's scales, damping 0.5    +2.5 %, -0.2 %     0.136, 0.149
 """
 
 from collections.abc import Callable
@@ -15,10 +24,10 @@ from argosy_worker.quantize.grids import Coded, Grid, decode, encode, fit, plain
 
 BLOCK = 32
 """Columns after which the rest of the matrix is made up to date: one product instead of many thin ones."""
-_TINY = 1e-12
-DAMPING = 0.05
-"""Part of the mean square over all inputs that is added to each input's own: the sample is small. An equal share for
-all keeps the weights of small inputs from growing to make up for large ones, and their group's scale with them."""
+DAMPING = 0.5
+"""Part of each input's mean square that is added to it: correlations that only the sample has should not count."""
+_LEAST = 1e-6
+"""The same, of the mean over all inputs: some may be zero in the whole sample."""
 
 
 def groups_of(weight: Tensor, group: int) -> int:
@@ -26,45 +35,36 @@ def groups_of(weight: Tensor, group: int) -> int:
     return group or weight.shape[1]
 
 
-def solve(weight: Tensor, hessian: Tensor, grid: Grid, group: int) -> Coded:
-    """Round fp32 [rows, cols]; `hessian` is the sum of x xᵀ over inputs x, fp32 [cols, cols].
+def solve(weight: Tensor, hessian: Tensor, start: Coded) -> Coded:
+    """Round fp32 [rows, cols] with the scales of `start`; `hessian` is a weighted sum of x xᵀ, fp32 [cols, cols].
 
-    Groups of `group` columns share a scale in each row; 0 for whole rows. `cols` is a multiple of it.
+    Raises torch.linalg.LinAlgError when the hessian is not finite.
     """
     rows, cols = weight.shape
-    size = groups_of(weight, group)
-    factor = _inverse_factor(hessian)
-    cost = factor.diagonal().square().reciprocal()
+    size = cols // start.scale.shape[1]
+    grid, factor = start.grid, _inverse_factor(hessian)
     rest = weight.T.contiguous()  # a column is a row here, so that it lies in one piece
     codes = torch.empty((cols, rows), dtype=torch.uint8)
-    scales: list[Tensor] = []
-    offsets: list[Tensor] = []
-    scale, offset = torch.empty(0), None
     for begin in range(0, cols, BLOCK):
         end = min(begin + BLOCK, cols)
         errors = torch.empty((end - begin, rows))
         for at in range(begin, end):
-            if at % size == 0:
-                scale, offset = fit(rest[at : at + size].T.contiguous(), cost[at : at + size], grid)
-                scales.append(scale)
-                offsets += [] if offset is None else [offset]
+            scale = start.scale[:, at // size]
+            offset = None if start.offset is None else start.offset[:, at // size]
             code = encode(rest[at][:, None], scale, offset, grid)
             codes[at] = code[:, 0]
             error = errors[at - begin]
             torch.sub(rest[at], decode(code, scale, offset, grid)[:, 0], out=error).div_(factor[at, at])
             rest[at + 1 : end].addr_(factor[at, at + 1 : end], error, alpha=-1)
         rest[end:].addmm_(factor[begin:end, end:].T, errors, alpha=-1)
-    return Coded(grid, codes.T.contiguous(), torch.stack(scales, 1), torch.stack(offsets, 1) if offsets else None)
+    return Coded(grid, codes.T.contiguous(), start.scale, start.offset)
 
 
 def _inverse_factor(hessian: Tensor) -> Tensor:
-    """Upper Cholesky factor of the damped inverse: fp32 [cols, cols].
-
-    Raises torch.linalg.LinAlgError when the matrix is not finite.
-    """
+    """Upper Cholesky factor of the damped inverse: fp32 [cols, cols]."""
     damped = hessian.double()
     squares = damped.diagonal()
-    squares.add_(squares.mean().clamp_min(_TINY) * DAMPING)
+    squares.add_(squares * DAMPING + squares.mean().clamp_min(1e-12) * _LEAST)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
     return factor.float()

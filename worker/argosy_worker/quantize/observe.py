@@ -1,4 +1,10 @@
-"""A model whose linears tell what goes into them, and take other weights."""
+"""A model whose linears tell what goes into them, and take other weights.
+
+In the sums x xᵀ an input counts by the inverse of its size (root mean square). A few tokens of a text, such as its
+first one, have inputs hundreds of times larger than all others (in SmolLM2-135M the mean square of one layer's largest
+input is 330,000 times the median). Counted as they are, they are all that a layer is fitted to; left out, they are
+lost, and attention with them.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +16,8 @@ from argosy_worker.compute.config import DecoderConfig
 from argosy_worker.compute.quant.formats import QuantTensor
 from argosy_worker.compute.quant.linear import Linear, LinearKernel, LinearSpec, Verdict
 from argosy_worker.models.weights import ALL, WeightSource
+
+_TINY = 1e-30
 
 
 class Recorder:
@@ -49,17 +57,34 @@ class Recorder:
         return self._source.formats()
 
 
+class Sums:
+    """Over the inputs x of a layer."""
+
+    def __init__(self, cols: int) -> None:
+        self.products = torch.zeros(cols, cols)
+        """x xᵀ over the root mean square of x: fp32 [cols, cols]."""
+        self.squares = torch.zeros(cols)
+        """x squared: fp32 [cols]."""
+
+    def add(self, x: Tensor) -> None:
+        """Take in fp32 [rows, cols]."""
+        squares = x.square()
+        self.squares += squares.sum(0)
+        counted = x * squares.mean(1, keepdim=True).add_(_TINY).pow_(-0.25)
+        self.products.addmm_(counted.T, counted)
+
+
 class ObservedLinear:
-    """A linear of another kernel. While `hessian` is set, sums x xᵀ over its inputs are added to it."""
+    """A linear of another kernel. While `sums` is set, its inputs are added to them."""
 
     def __init__(self, pack: Callable[[Sequence[QuantTensor]], Linear], parts: Sequence[QuantTensor]) -> None:
         self._pack, self._linear = pack, pack(parts)
-        self.hessian: Tensor | None = None
+        self.sums: Sums | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """[rows, in] -> [rows, out]."""
-        if self.hessian is not None:
-            self.hessian.addmm_(x.T, x)
+        if self.sums is not None:
+            self.sums.add(x)
         return self._linear(x)
 
     def replace(self, parts: Sequence[QuantTensor]) -> None:

@@ -14,7 +14,7 @@ from argosy_worker.models.build import assemble
 from argosy_worker.models.open_model import OpenModel
 from argosy_worker.quantize.gptq import round_plainly, search, solve
 from argosy_worker.quantize.grids import Coded, Grid
-from argosy_worker.quantize.observe import Observed, Observing, Recorder
+from argosy_worker.quantize.observe import Observed, Observing, Recorder, Sums
 from argosy_worker.quantize.targets import Method, Target
 
 ENDS = ("embed", "head")
@@ -67,7 +67,7 @@ class Subject:
                     self._watch(layers, texts, progress)
                 for layer in layers:
                     coded = _solve(layer, target, grid, method)
-                    layer.linear.hessian = None
+                    layer.linear.sums = None
                     found |= zip(_roles(layer), coded, strict=True)
                     if method == "gptq" and layers[-1] is not fits[-1]:
                         layer.linear.replace([from_plain(part.dequantize()) for part in coded])
@@ -76,8 +76,7 @@ class Subject:
 
     def _watch(self, layers: Sequence[Observed], texts: Sequence[Sequence[int]], progress: Progress) -> None:
         for layer in layers:
-            cols = layer.parts[0].cols
-            layer.linear.hessian = torch.zeros(cols, cols)
+            layer.linear.sums = Sums(layer.parts[0].cols)
         feed(self.model, texts, progress=progress)
 
 
@@ -102,13 +101,13 @@ def _roles(layer: Observed) -> list[str]:
 
 def _solve(layer: Observed, target: Target, grid: Grid, method: Method) -> list[Coded]:
     """All parts at once: they have the same inputs."""
-    weight, hessian = torch.cat([part.dequantize() for part in layer.parts]), layer.linear.hessian
-    if method == "round" or hessian is None:
+    weight, sums = torch.cat([part.dequantize() for part in layer.parts]), layer.linear.sums
+    if method == "round" or sums is None:
         coded = round_plainly(weight, grid, target.group)
-    elif method == "search":
-        coded = search(weight, hessian.diagonal(), grid, target.group)
     else:
-        coded = solve(weight, hessian, grid, target.group)
+        coded = search(weight, sums.squares, grid, target.group)
+    if method == "gptq" and sums is not None:
+        coded = solve(weight, sums.products, coded)
     return _split(coded, layer.parts)
 
 

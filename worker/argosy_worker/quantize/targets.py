@@ -32,7 +32,7 @@ class Target:
     file_type: int = 0
     """`general.file_type` of a GGUF file (llama.cpp's llama_ftype)."""
     methods: tuple[Method, ...] = ("round",)
-    """The default first."""
+    """The best first."""
 
     @property
     def format(self) -> str:
@@ -48,7 +48,7 @@ class Target:
         return math.ceil(weights / block * width)
 
 
-_ALL: tuple[Method, ...] = ("search", "gptq", "round")
+_ALL: tuple[Method, ...] = ("gptq", "search", "round")
 GGUF: dict[str, Target] = {
     t.name: t
     for t in (
