@@ -244,7 +244,7 @@ BAD = [
     ({"prompt": ["ok", "x" * 5000]}, 400, "prompt[1]"), ({"prompt": "\ud800"}, 400, "prompt"),
     ({"temperature": -1}, 400, "temperature"), ({"max_tokens": -5}, 400, "max_tokens"), ({"n": 100}, 400, "n"),
     ({"stop_token_ids": [10**6]}, 400, "stop_token_ids[0]"), ({"model": "x" * 1000}, 400, "model"),
-    ({"cache_salt": "\ud800"}, 400, "cache_salt"), ({"logit_bias": {"1": 5}}, 400, "logit_bias"),
+    ({"cache_salt": "\ud800"}, 400, "cache_salt"), ({"logit_bias": 5}, 400, "logit_bias"),
 ]  # fmt: skip
 
 
