@@ -1,5 +1,6 @@
 """Small random checkpoints of each family, written by transformers, give transformers' logits; bad folders are refused."""
 
+import io
 import json
 import shutil
 import struct
@@ -7,6 +8,7 @@ from contextlib import ExitStack
 
 import psutil
 import pytest
+import sentencepiece
 import small_models
 import torch
 from tokenizers import AddedToken, Tokenizer
@@ -220,3 +222,18 @@ def test_an_open_model_with_kernels_of_choice(checkpoint):
         "head": "fp32-tiles",
     }
     assert model.make_runner(2, 16).launch(StepBatch([])).result() == []
+
+
+def test_a_sentencepiece_model_stands_in_for_tokenizer_json(checkpoint):
+    """Its own ids, behind the token that begins a text."""
+    folder, _ = checkpoint()
+    out, words = io.BytesIO(), ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([" ".join(words[i:]) for i in range(9)]), model_writer=out, model_type="bpe", vocab_size=50, minloglevel=5
+    )  # fmt: skip
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(out.getvalue())
+    facts = load_model(folder, compute="fp32", device="cpu", threads=1).facts
+    found = Tokenizer.from_str(facts.tokenizer_json.decode()).encode("five seven").ids
+    assert found == [1, *sentencepiece.SentencePieceProcessor(model_proto=out.getvalue()).encode("five seven")]
+    assert (facts.bos_token_id, facts.eos_token_ids, facts.add_bos) == (1, (2,), True)

@@ -75,7 +75,8 @@ def test_bos_is_added_where_the_file_says_so():
     ("change", "error"),
     [
         ({"tokenizer.ggml.pre": "made-up"}, ModelUnsupportedError),
-        ({"tokenizer.ggml.model": "llama"}, ModelUnsupportedError),
+        ({"tokenizer.ggml.model": "bert"}, ModelUnsupportedError),
+        ({"tokenizer.ggml.model": "llama"}, ModelInvalidError),
         ({"tokenizer.ggml.merges": ["a c"]}, ModelInvalidError),
         ({"tokenizer.ggml.merges": ["ab"]}, ModelInvalidError),
         ({"tokenizer.ggml.merges": 7}, ModelInvalidError),

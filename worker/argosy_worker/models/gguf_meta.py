@@ -63,6 +63,7 @@ _TOKENIZER = frozenset(
         "unknown_token_id",
     }
 )
+_SENTENCEPIECE = frozenset({"precompiled_charsmap", "remove_extra_whitespaces"})
 _TOKENIZER_NEUTRAL: dict[str, tuple[object, ...]] = {
     "add_eos_token": (False,),
     "add_sep_token": (False,),
@@ -115,6 +116,19 @@ class Metadata:
             raise _wrong(key, value, "a list of strings")
         return value
 
+    def numbers(self, key: str) -> list[float]:
+        """A list of finite numbers."""
+        value = self._value(key, None)
+        if (
+            not isinstance(value, np.ndarray)
+            or value.ndim != 1
+            or value.dtype.kind != "f"
+            or not np.isfinite(value).all()
+        ):
+            raise _wrong(key, value, "a list of numbers")
+        found: list[float] = value.tolist()
+        return found
+
     def integers(self, key: str) -> list[int]:
         """A list of integers."""
         value = self._value(key, None)
@@ -151,12 +165,14 @@ class Metadata:
             ModelUnsupportedError: naming the key and its value.
 
         """
+        values = self._values.get
         for key, value in self._values.items():
             if key.startswith(f"{arch}."):
                 if key not in self._asked:
                     self._check(key, value, key.removeprefix(f"{arch}."), _HARMLESS, _NEUTRAL)
             elif key.startswith("tokenizer.ggml."):
-                self._check(key, value, key.removeprefix("tokenizer.ggml."), _TOKENIZER, _TOKENIZER_NEUTRAL)
+                known = _TOKENIZER if values("tokenizer.ggml.model") in (None, "gpt2") else _TOKENIZER | _SENTENCEPIECE
+                self._check(key, value, key.removeprefix("tokenizer.ggml."), known, _TOKENIZER_NEUTRAL)
         kind = self.text("general.type", "model")
         if kind != "model":
             raise ModelUnsupportedError(f"the file is of type {kind!r}, no model")

@@ -1,4 +1,4 @@
-"""A `tokenizers` JSON document from the vocabulary in a GGUF file (byte-level BPE).
+"""A `tokenizers` JSON document from the vocabulary in a GGUF file: byte-level BPE, or SentencePiece (BPE or unigram).
 
 How the text is cut before the merges is named by `tokenizer.ggml.pre`; the names and expressions are llama.cpp's
 (llama-vocab.cpp). An unknown name is refused: a near miss would give other ids for some texts and nobody would notice.
@@ -12,6 +12,7 @@ from typing import Any
 from argosy_api import bpe, limits
 from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
 from argosy_worker.core.facts import TokenizerFacts
+from argosy_worker.models import sentencepiece
 from argosy_worker.models.end_tokens import end_texts
 from argosy_worker.models.gguf_meta import Metadata
 
@@ -48,6 +49,8 @@ _PRE: dict[str, _Pre] = {
     "qwen2": _Pre(_cut(_QWEN2), normalizer={"type": "NFC"}),
 }
 
+_KINDS = ("gpt2", "llama", "t5")
+"""Byte-level BPE, SentencePiece's BPE, its unigram model."""
 _SPECIAL = {
     "bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding", "cls": "cls", "mask": "mask",
 }  # fmt: skip
@@ -64,12 +67,14 @@ def read_tokenizer(values: dict[str, Any], vocab_size: int) -> TokenizerFacts:
     """
     meta = Metadata(values)
     kind = meta.text("tokenizer.ggml.model", "")
-    if kind != "gpt2":
-        raise ModelUnsupportedError(f"tokenizer {kind!r} is not supported; supported is byte-level BPE ('gpt2')")
-    name = meta.text("tokenizer.ggml.pre", "")
-    if name not in _PRE:
-        raise ModelUnsupportedError(f"pre-tokenizer {name!r} is not supported; supported are {', '.join(_PRE)}")
-    pre = _PRE[name]
+    if kind not in _KINDS:
+        raise ModelUnsupportedError(f"tokenizer {kind!r} is not supported; supported are {', '.join(_KINDS)}")
+    pre = None
+    if kind == "gpt2":
+        name = meta.text("tokenizer.ggml.pre", "")
+        if name not in _PRE:
+            raise ModelUnsupportedError(f"pre-tokenizer {name!r} is not supported; supported are {', '.join(_PRE)}")
+        pre = _PRE[name]
     tokens = meta.texts("tokenizer.ggml.tokens")
     if not 0 < len(tokens) <= vocab_size:
         raise ModelInvalidError(f"the file has {len(tokens)} tokens, but its embedding has {vocab_size} rows")
@@ -78,20 +83,27 @@ def read_tokenizer(values: dict[str, Any], vocab_size: int) -> TokenizerFacts:
     texts = set(end_texts(set(tokens)))
     ends.update({i: None for i, text in enumerate(tokens) if text in texts})
     added = _added(meta, tokens, {*ends, *(() if bos is None else (bos,))})
-    add_bos = meta.flag("tokenizer.ggml.add_bos_token", pre.add_bos) and bos is not None
+    begins = pre.add_bos if pre else kind == "llama"
+    add_bos = meta.flag("tokenizer.ggml.add_bos_token", begins) and bos is not None
     template = meta.text("tokenizer.chat_template", "")
     if len(template.encode()) > limits.MAX_CHAT_TEMPLATE_BYTES:
         raise ModelInvalidError(f"the chat template has more than {limits.MAX_CHAT_TEMPLATE_BYTES} bytes")
-    document = bpe.document(
-        vocab=_vocabulary(tokens),
-        merges=_merges(meta, tokens),
-        added=[bpe.added_token(i, tokens[i], special=special) for i, special in sorted(added.items())],
-        normalizer=pre.normalizer,
-        pre_tokenizer={"type": "Sequence", "pretokenizers": pre.steps},
-        post_processor=_with_bos(tokens[bos], bos) if add_bos and bos is not None else None,
-        decoder=_BYTES_GPT2,
-        ignore_merges=pre.ignore_merges,
-    )
+    post_processor = with_bos(tokens[bos], bos) if add_bos and bos is not None else None
+    if pre is None:
+        model = _sentencepiece(meta, kind, tokens)
+        vocab = unrepeated(tokens)
+        document = sentencepiece.document(model, vocab=vocab, added=added, post_processor=post_processor)
+    else:
+        document = bpe.document(
+            vocab=unrepeated(tokens),
+            merges=_merges(meta, tokens),
+            added=[bpe.added_token(i, tokens[i], special=special) for i, special in sorted(added.items())],
+            normalizer=pre.normalizer,
+            pre_tokenizer={"type": "Sequence", "pretokenizers": pre.steps},
+            post_processor=post_processor,
+            decoder=_BYTES_GPT2,
+            ignore_merges=pre.ignore_merges,
+        )
     return TokenizerFacts(
         tokenizer_json=json.dumps(document, ensure_ascii=False).encode(),
         bos_token_id=bos,
@@ -104,6 +116,24 @@ def read_tokenizer(values: dict[str, Any], vocab_size: int) -> TokenizerFacts:
             if isinstance(i := values.get(f"tokenizer.ggml.{name}_token_id"), int) and 0 <= i < len(tokens)
         },
         chat_template=template,
+    )
+
+
+def _sentencepiece(meta: Metadata, kind: str, tokens: list[str]) -> sentencepiece.Model:
+    """The model that was converted. llama.cpp goes by these keys, too, and by these defaults."""
+    scores = meta.numbers("tokenizer.ggml.scores")
+    types = meta.integers("tokenizer.ggml.token_type")
+    if not len(scores) == len(types) == len(tokens):
+        raise ModelInvalidError(f"the file has {len(tokens)} tokens, {len(scores)} scores and {len(types)} types")
+    charsmap = b""
+    if "tokenizer.ggml.precompiled_charsmap" in meta:
+        charsmap = bytes(number & 255 for number in meta.integers("tokenizer.ggml.precompiled_charsmap"))
+    return sentencepiece.Model(
+        kind="bpe" if kind == "llama" else "unigram",
+        pieces=[sentencepiece.Piece(*piece) for piece in zip(tokens, scores, types, strict=True)],
+        charsmap=charsmap,
+        dummy_prefix=meta.flag("tokenizer.ggml.add_space_prefix", default=True),
+        remove_extra_spaces=meta.flag("tokenizer.ggml.remove_extra_whitespaces", default=False),
     )
 
 
@@ -132,7 +162,8 @@ def _token_id(meta: Metadata, name: str, tokens: list[str]) -> int | None:
     return found
 
 
-def _vocabulary(tokens: list[str]) -> dict[str, int]:
+def unrepeated(tokens: list[str]) -> dict[str, int]:
+    """Token -> id, in order of the ids."""
     found: dict[str, int] = {}
     for i, text in enumerate(tokens):
         # A repeated text can never be produced by the merges; it keeps its id under a name of its own.
@@ -153,7 +184,8 @@ def _merges(meta: Metadata, tokens: list[str]) -> list[list[str]]:
     return found
 
 
-def _with_bos(text: str, number: int) -> dict[str, Any]:
+def with_bos(text: str, number: int) -> dict[str, Any]:
+    """A post-processor that puts a token before each text."""
     bos = {"SpecialToken": {"id": text, "type_id": 0}}
     one, two = {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}
     return {

@@ -1,5 +1,6 @@
 """A folder in the Hugging Face layout (safetensors, config.json, tokenizer.json) as an OpenModel."""
 
+import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,10 @@ from typing import Any
 from argosy_api import limits
 from argosy_api.errors import ModelInvalidError
 from argosy_worker.core.facts import TokenizerFacts
+from argosy_worker.models import sentencepiece
 from argosy_worker.models.end_tokens import end_texts
 from argosy_worker.models.files import read_bytes, read_json
+from argosy_worker.models.gguf_tokenizer import unrepeated, with_bos
 from argosy_worker.models.hf_config import read_config
 from argosy_worker.models.hf_quantized import read_settings
 from argosy_worker.models.hf_weights import SafetensorsWeights
@@ -31,9 +34,9 @@ def open_safetensors(folder: Path, stack: ExitStack) -> OpenModel:
 
 
 def _tokenizer(folder: Path, config: dict[str, Any], vocab_size: int) -> TokenizerFacts:
-    document = read_bytes(folder / "tokenizer.json", limits.MAX_TOKENIZER_BYTES)
-    tokenizer = parse_tokenizer(document)
     settings = _optional(folder / "tokenizer_config.json")
+    document = _document(folder, settings)
+    tokenizer = parse_tokenizer(document)
     generation = _optional(folder / "generation_config.json")
     size = tokenizer.get_vocab_size()
     if size > vocab_size:
@@ -64,6 +67,26 @@ def _tokenizer(folder: Path, config: dict[str, Any], vocab_size: int) -> Tokeniz
         special_tokens=special,
         chat_template=_template(folder, settings),
     )
+
+
+def _document(folder: Path, settings: dict[str, Any]) -> bytes:
+    """`tokenizer.json`; where there is none, made from the SentencePiece model `tokenizer.model`."""
+    path = folder / "tokenizer.json"
+    if path.is_file() or not (folder / "tokenizer.model").is_file():
+        return read_bytes(path, limits.MAX_TOKENIZER_BYTES)
+    model = sentencepiece.parse(read_bytes(folder / "tokenizer.model", limits.MAX_TOKENIZER_BYTES))
+    added = {
+        i: piece.type == sentencepiece.CONTROL
+        for i, piece in enumerate(model.pieces)
+        if piece.type in (sentencepiece.CONTROL, sentencepiece.USER_DEFINED)
+    }
+    vocab = unrepeated([piece.text for piece in model.pieces])
+    bos = vocab.get(_special_tokens(settings).get("bos_token", "<s>"))
+    begins = settings.get("add_bos_token", True) and bos is not None
+    post_processor = with_bos(model.pieces[bos].text, bos) if begins and bos is not None else None
+    return json.dumps(
+        sentencepiece.document(model, vocab=vocab, added=added, post_processor=post_processor), ensure_ascii=False
+    ).encode()
 
 
 def _optional(path: Path) -> dict[str, Any]:
