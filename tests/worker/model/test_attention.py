@@ -9,6 +9,7 @@ from argosy_api.errors import ModelUnsupportedError
 from argosy_api.params import SamplingParams
 from argosy_worker.compute.attention.cache import PagedKvCache
 from argosy_worker.compute.attention.kernels import KERNELS, AttentionSpec, choose_attention
+from argosy_worker.compute.attention.kv_types import KV_TYPES
 from argosy_worker.compute.attention.paged import PagedTorch
 from argosy_worker.compute.attention.rows import Rows
 from argosy_worker.compute.attention.tiles import make_tiles
@@ -24,7 +25,7 @@ FREE = Rows(4, 64)
 class World:
     """Sequences of random queries, keys and values over one cache, whose blocks lie in disorder."""
 
-    def __init__(self, lengths, specs, *, size=16, rows=FREE, stripe=16, sinks=None, seed=0):
+    def __init__(self, lengths, specs, *, size=16, rows=FREE, stripe=16, sinks=None, kind="fp32", seed=0):
         self.specs, self.size = specs, size
         self.heads, self.kv_heads = specs[0].heads, specs[0].kv_heads
         generator = torch.Generator().manual_seed(seed)
@@ -37,7 +38,7 @@ class World:
         self.tables = [[order.pop() for _ in range(count)] for count in counts]
         cache = PagedKvCache(
             layers=len(specs), blocks=sum(counts), block_size=size, kv_heads=self.kv_heads, head_dim=DIM,
-            dtype=torch.float32, device=CPU,
+            dtype=torch.float32, device=CPU, kind=KV_TYPES[kind],
         )  # fmt: skip
         self.attention, self.sinks = PagedTorch(cache, rows, specs, stripe=stripe), sinks
 
@@ -121,13 +122,21 @@ VARIED = [
 ]
 
 
-@pytest.mark.parametrize(("stripe", "sinks"), [(1, None), (2, torch.linspace(-2, 5, 6)), (16, None)])
-def test_rows_have_the_same_bits_in_every_company_and_chunk(stripe, sinks):
-    lengths = (700, 1, 130, 390, 64)
-    alone = World(lengths, VARIED, stripe=stripe, sinks=sinks)
+@pytest.mark.parametrize(
+    ("kind", "stripe", "sinks"),
+    [
+        ("fp32", 1, None),
+        ("fp32", 2, torch.linspace(-2, 5, 6)),
+        ("fp32", 16, None),
+        *((kind, 2, None) for kind in KV_TYPES if kind != "fp32"),
+    ],
+)
+def test_rows_have_the_same_bits_in_every_company_and_chunk(kind, stripe, sinks):
+    lengths = (500, 1, 130, 270, 64)
+    alone = World(lengths, VARIED, stripe=stripe, sinks=sinks, kind=kind)
     rows = {(i, layer): out for i, n in enumerate(lengths) for layer, (out,) in enumerate(alone.step((i, 0, n)))}
     for chunk in (7, 16, 64, 300):
-        world = World(lengths, VARIED, stripe=stripe, sinks=sinks)
+        world = World(lengths, VARIED, stripe=stripe, sinks=sinks, kind=kind)
         for begin in range(0, max(lengths), chunk):
             parts = [(i, begin, min(begin + chunk, n)) for i, n in enumerate(lengths) if begin < n]
             for layer, found in enumerate(world.step(*parts)):
@@ -135,15 +144,18 @@ def test_rows_have_the_same_bits_in_every_company_and_chunk(stripe, sinks):
                     assert torch.equal(out, rows[i, layer][first:after])
 
 
-@pytest.mark.parametrize(("stripe", "pairs"), [(1, 7), (2, 1), (2, 1000), (16, 7)])
-def test_token_by_token_has_the_same_bits_too(monkeypatch, stripe, pairs):
+@pytest.mark.parametrize(
+    ("kind", "stripe", "pairs"),
+    [("fp32", 1, 7), ("fp32", 2, 1), ("fp32", 16, 7), *((kind, 2, 1000) for kind in KV_TYPES)],
+)
+def test_token_by_token_has_the_same_bits_too(monkeypatch, kind, stripe, pairs):
     """Generated rows, in groups of all sizes, are those of a prompt."""
     monkeypatch.setattr("argosy_worker.compute.attention.tiles.PAIR_NUMBERS", pairs * 2 * 128 * DIM)
     lengths, sinks = (690, 40, 130, 389, 63, 258), torch.linspace(-2, 5, 6)
     longer = [n + 4 for n in lengths]
-    whole = World(longer, VARIED, stripe=stripe, sinks=sinks)
+    whole = World(longer, VARIED, stripe=stripe, sinks=sinks, kind=kind)
     expected = whole.step(*[(i, 0, n) for i, n in enumerate(longer)])
-    world = World(longer, VARIED, stripe=stripe, sinks=sinks)
+    world = World(longer, VARIED, stripe=stripe, sinks=sinks, kind=kind)
     world.step(*[(i, 0, n) for i, n in enumerate(lengths)])
     for more in range(4):
         found = world.step(*[(i, n + more, n + more + 1) for i, n in enumerate(lengths)])

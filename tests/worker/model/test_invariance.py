@@ -1,6 +1,7 @@
 """A request's tokens and log-probabilities are the same, bit for bit, whatever company and chunks it has."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ def test_warm_prefix_equals_cold(model, make_job, run_jobs):
 
 def test_threads_do_not_matter(model, jobs_of, run_jobs):
     """One compute thread and two give the same bits."""
-    one = type(model)(facts=model.facts, kernels=model.kernels, decoder=model.decoder, threads=1)
+    one = replace(model, threads=1)
     assert run_jobs(one.make_runner(200, 16), jobs_of(), chunk=200) == run_jobs(
         model.make_runner(200, 16), jobs_of(), chunk=200
     )

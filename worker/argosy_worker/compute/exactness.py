@@ -84,7 +84,13 @@ class Check:
     def elementwise(self) -> None:
         """Take what lies between the products into the digest."""
         x = pattern(8, 1024) * 8
-        for function in (torch.Tensor.exp_, torch.Tensor.cos_, torch.Tensor.sin_, lambda t: F.silu(t, inplace=True)):
+        for function in (
+            torch.Tensor.exp_,
+            torch.Tensor.cos_,
+            torch.Tensor.sin_,
+            torch.Tensor.tanh_,
+            lambda t: F.silu(t, inplace=True),
+        ):
             self._add(aligned(function, x.clone()))
         self._add(x.sum(-1))
         self._add(F.rms_norm(x, (1024,), torch.ones(1024), 1e-5))

@@ -7,6 +7,7 @@ import torch
 from argosy_worker.compute.attention import rows
 from argosy_worker.compute.attention.cache import PagedKvCache
 from argosy_worker.compute.attention.kernels import AttentionSpec, choose_attention
+from argosy_worker.compute.attention.kv_types import KvType
 from argosy_worker.compute.attention.tiles import tile_size
 from argosy_worker.compute.config import DecoderConfig
 from argosy_worker.compute.decoder import Decoder
@@ -30,11 +31,13 @@ class LoadedModel:
     """Role of a linear layer, `layer`, `attention` or `kv_cache` -> what computes it, why, and why others do not."""
     decoder: Decoder
     threads: int
+    kv_type: KvType
+    """In what numbers keys and values are held."""
 
     def kv_bytes_per_block(self, block_size: int) -> int:
         """Bytes of one KV block over all layers."""
         config = self.decoder.config
-        return config.layers * 2 * config.kv_heads * block_size * config.head_dim * self.decoder.dtype.itemsize
+        return config.layers * 2 * config.kv_heads * block_size * self.kv_type.row_bytes(config.head_dim)
 
     def memory_for_kv(self) -> int:
         """Bytes that the KV cache takes when nobody says: a share of what is free.
@@ -71,6 +74,7 @@ class LoadedModel:
             head_dim=config.head_dim,
             dtype=self.decoder.dtype,
             device=self.decoder.device,
+            kind=self.kv_type,
             touch=touch,
         )
         found, _ = rows.choose(attention_shape(config, block_size), self.threads)

@@ -35,7 +35,7 @@ class ModelFacts(TokenizerFacts):
     compute: str
     """How the linear layers are computed: `int8`, `fp32` or `bf16`."""
     kv_dtype: str
-    """Type of the numbers in the KV cache: `fp32` or `bf16`; `sim` for the simulated model."""
+    """Type of the numbers in the KV cache: `fp32`, `fp16`, `bf16`, `int8` or `fp8`; `sim` for the simulated model."""
     device: str
     """`cpu` or `cuda`."""
     vocab_size: int

@@ -13,6 +13,7 @@ from torch import Tensor
 from argosy_api.blocks import DEFAULT_BLOCK_SIZE
 from argosy_api.errors import ModelNotFoundError, ModelUnsupportedError
 from argosy_worker.compute.attention.kernels import AttentionSpec, choose_attention
+from argosy_worker.compute.attention.kv_types import KvType, kv_type
 from argosy_worker.compute.config import DecoderConfig, Experts, LayerSpec, window_of
 from argosy_worker.compute.decoder import Decoder
 from argosy_worker.compute.exactness import EXACT, Check
@@ -104,7 +105,7 @@ def assemble(
     """
     target = _device(device)
     precision = resolve(weights, group_size, compute, target, integers=_integers(target))
-    _check_kv_cache(kv_cache, _activations(precision, target))
+    kind = kv_type(kv_cache, _activations(precision, target))
     workers = threads if threads > 0 else usable_cores()
     torch.set_num_threads(workers)
     with torch.inference_mode():
@@ -115,13 +116,14 @@ def assemble(
         if check is not None:
             check.attention(attention_shape(decoder.config, block_size))
             check.elementwise()
-        facts = _facts(model, decoder.config, precision, target, check)
+        builder.reports["kv_cache"] = f"{kind.name} ({'as the activations' if kv_cache == 'auto' else 'as asked for'})"
+        facts = _facts(model, decoder.config, precision, kind, target, check)
     progress("ready", 1.0)
     for role, report in builder.reports.items():
         log.info("kernel for %s: %s", role, report)
     if facts.exactness != EXACT:
         log.warning("answers may depend on a request's company here: %s", facts.exactness)
-    return LoadedModel(facts=facts, kernels=builder.reports, decoder=decoder, threads=workers)
+    return LoadedModel(facts=facts, kernels=builder.reports, decoder=decoder, threads=workers, kv_type=kind)
 
 
 def _device(device: str) -> str:
@@ -148,14 +150,6 @@ def _of_head(precision: Precision, device: str) -> Precision:
 def _activations(precision: Precision, device: str) -> torch.dtype:
     """Type of what goes between the linears; on a CPU fp32, whatever these compute in."""
     return torch.bfloat16 if device == "cuda" and precision.compute == "bf16" else torch.float32
-
-
-def _check_kv_cache(kv_cache: str, dtype: torch.dtype) -> None:
-    built = _FLOATS[dtype]
-    if kv_cache not in ("auto", built):
-        raise ModelUnsupportedError(
-            f"quantization.kvCache {kv_cache!r} is not supported with activations in {built}; it can: auto, {built}"
-        )
 
 
 def open_model(path: Path, stack: ExitStack) -> OpenModel:
@@ -207,7 +201,6 @@ class _Builder:
         head_matrix = embed if config.tied else source.matrix("head")
         head = self._linear("head", ["head"], matrices=[head_matrix])
         self._progress("weights", 0.95)
-        self.reports["kv_cache"] = f"{str(self._dtype).removeprefix('torch.')} (as the activations)"
         return Decoder(
             config,
             embed=embedding(embed, self._precision.weights).to(self._device),
@@ -263,8 +256,8 @@ class _Builder:
         return self._packer.pack(spec, parts, bias, self._device)
 
 
-def _facts(
-    model: OpenModel, config: DecoderConfig, precision: Precision, device: str, check: Check | None
+def _facts(  # noqa: PLR0917  # what facts are made of
+    model: OpenModel, config: DecoderConfig, precision: Precision, kind: KvType, device: str, check: Check | None
 ) -> ModelFacts:
     tokenizer = model.tokenizer
     digest = hashlib.sha256(_FINGERPRINT_VERSION)
@@ -272,6 +265,7 @@ def _facts(
     for part in (
         repr(config).encode(),
         repr(precision).encode(),
+        kind.name.encode(),
         tokenizer.tokenizer_json,
         arithmetic,
         *model.samples(),
@@ -282,7 +276,7 @@ def _facts(
         architecture=config.architecture,
         quantization=model.weights.formats(),
         compute=precision.compute,
-        kv_dtype=_FLOATS[_activations(precision, device)],
+        kv_dtype=kind.name,
         device=device,
         vocab_size=config.vocab_size,
         context_length=config.context_length,

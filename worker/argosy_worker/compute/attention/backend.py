@@ -22,7 +22,7 @@ class KvSpec:
     head_dim: int
     block_size: int
     dtype: str
-    """`float32`, `bfloat16`: the elements of a block."""
+    """`fp32`, `fp16`, `bf16`, `int8` or `fp8`: the elements of a block."""
     layout_version: int
     """Of the order of the elements in an exported block; another order gets another number."""
 
@@ -31,9 +31,9 @@ class KvSpec:
         return " ".join(f"{name}={value}" for name, value in {**asdict(self), "order": sys.byteorder}.items())
 
     @property
-    def elements(self) -> int:
-        """Numbers in one block, over all layers, keys and values."""
-        return self.layers * 2 * self.kv_heads * self.block_size * self.head_dim
+    def rows(self) -> int:
+        """Keys, and values, of one token and head in one block, over all layers."""
+        return self.layers * 2 * self.kv_heads * self.block_size
 
 
 class KvCache(Protocol):

@@ -6,9 +6,11 @@ from torch import Tensor
 
 from argosy_api.errors import InvalidArgumentError
 from argosy_worker.compute.attention.backend import KvSpec
+from argosy_worker.compute.attention.kv_types import SCALE, KvType, kv_type
 
 LAYOUT_VERSION = 1
-"""An exported block is [layers, 2 (keys, values), kv_heads, block_size, head_dim], in the machine's byte order."""
+"""An exported block is [layers, 2 (keys, values), kv_heads, block_size, head_dim], in the machine's byte order; behind
+it, for types that have them, the scales: fp32 [layers, 2, kv_heads, block_size]."""
 
 
 class PagedKvCache:
@@ -24,55 +26,78 @@ class PagedKvCache:
         head_dim: int,
         dtype: torch.dtype,
         device: torch.device,
+        kind: KvType | None = None,
         touch: bool = False,
     ) -> None:
-        shape = (blocks + 1, 2, kv_heads, block_size, head_dim)
+        """`dtype` is that of the activations, and of what is read; `kind` what is held, by default the same."""
+        self._kind, self._dtype = kind or kv_type("auto", dtype), dtype
         self.spec = KvSpec(
             layers=layers,
             kv_heads=kv_heads,
             head_dim=head_dim,
             block_size=block_size,
-            dtype=str(dtype).removeprefix("torch."),
+            dtype=self._kind.name,
             layout_version=LAYOUT_VERSION,
         )
         self.layout = self.spec.describe()
-        self.bytes_per_block = self.spec.elements * dtype.itemsize
+        self.bytes_per_block = self.spec.rows * self._kind.row_bytes(head_dim)
         self.device = device
         self._blocks = blocks
-        self._layers = [_zeros(shape, dtype, device) for _ in range(layers)]
+        shape = (blocks + 1, 2, kv_heads, block_size, head_dim)
+        self._layers = [_zeros(shape, self._kind.dtype, device) for _ in range(layers)]
+        scaled = layers if self._kind.code is not None else 0
+        self._scales = [_zeros(shape[:-1], SCALE, device) for _ in range(scaled)]
         if touch:  # a page that is written to is ours; one that is only promised may be missing when it is needed
-            for layer in self._layers:
-                layer.zero_()
+            for tensor in (*self._layers, *self._scales):
+                tensor.zero_()
         self._slots = [layer.view(-1, head_dim) for layer in self._layers]
+        self._scale_slots = [scales.view(-1) for scales in self._scales]
         self._pages = [layer.view(-1, block_size * head_dim) for layer in self._layers]
+        self._scale_pages = [scales.view(-1, block_size) for scales in self._scales]
 
     def write(self, layer: int, slots: Tensor, kv: Tensor) -> None:
         """Store a step's keys and values at int64 `slots`: [rows, 2 * kv_heads, head_dim], keys first."""
-        # A masked value is multiplied by an exact 0; a NaN of an ended request must not come back through that.
-        self._slots[layer].index_copy_(0, slots, torch.nan_to_num(kv).reshape(-1, kv.shape[-1]))
+        elements, scales = self._kind.encode(kv.reshape(-1, kv.shape[-1]))
+        self._slots[layer].index_copy_(0, slots, elements)
+        if scales is not None:
+            self._scale_slots[layer].index_copy_(0, slots, scales)
 
     def pages(self, layer: int, pages: Tensor) -> Tensor:
-        """Gather int64 [n] pages of keys or values: [n, block_size * head_dim]."""
-        return self._pages[layer].index_select(0, pages)
+        """Gather int64 [n] pages of keys or values: [n, block_size * head_dim], in the activations' type."""
+        elements = self._pages[layer].index_select(0, pages)
+        if not self._scales:
+            return self._kind.decode(elements, None, self._dtype)
+        scales = self._scale_pages[layer].index_select(0, pages)
+        rows = elements.view(*scales.shape, self.spec.head_dim)
+        return self._kind.decode(rows, scales, self._dtype).view(elements.shape)
 
     def export(self, block: int) -> bytes:
         """The content of a block, over all layers."""
         self._check(block)
-        content = torch.stack([layer[block] for layer in self._layers]).contiguous().cpu()
-        return content.view(-1).view(torch.uint8).numpy().tobytes()
+        return b"".join(_bytes([tensor[block] for tensor in part]) for part in (self._layers, self._scales) if part)
 
     def import_(self, block: int, content: bytes) -> None:
         """Put exported content into a block."""
         self._check(block)
         if len(content) != self.bytes_per_block:
             raise InvalidArgumentError("content", f"has {len(content)} bytes; a block has {self.bytes_per_block}")
-        raw = torch.frombuffer(bytearray(content), dtype=self._layers[0].dtype)
-        for layer, part in zip(self._layers, raw.view(len(self._layers), *self._layers[0].shape[1:]), strict=True):
-            layer[block].copy_(torch.nan_to_num(part))
+        raw, shape = bytearray(content), (self.spec.layers, *self._layers[0].shape[1:])
+        elements = torch.frombuffer(raw, dtype=self._kind.dtype, count=self.spec.rows * self.spec.head_dim)
+        scales = torch.frombuffer(raw, dtype=SCALE, offset=elements.nbytes) if self._scales else None
+        elements, scales = self._kind.sound(elements, scales)
+        for layer, part in zip(self._layers, elements.view(shape), strict=True):
+            layer[block].copy_(part)
+        if scales is not None:
+            for layer, part in zip(self._scales, scales.view(shape[:-1]), strict=True):
+                layer[block].copy_(part)
 
     def _check(self, block: int) -> None:
         if not 1 <= block <= self._blocks:
             raise InvalidArgumentError("block", f"is {block}; the cache has the blocks 1 to {self._blocks}")
+
+
+def _bytes(tensors: list[Tensor]) -> bytes:
+    return torch.stack(tensors).contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -81,6 +106,7 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     On the CPU they come from numpy, which asks the system for zero pages instead of writing them: the memory is taken
     when a block is first used, and a worker starts at once with a small resident size.
     """
-    if device.type == "cpu" and dtype == torch.float32:
-        return torch.from_numpy(np.zeros(shape, dtype=np.float32))
+    if device.type == "cpu":
+        rows = np.zeros((*shape[:-1], shape[-1] * dtype.itemsize), dtype=np.uint8)
+        return torch.from_numpy(rows).view(dtype)
     return torch.zeros(shape, dtype=dtype, device=device)
