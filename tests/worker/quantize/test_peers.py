@@ -33,7 +33,10 @@ def texts(smollm_path):
 
 
 def llama_cpp_logprobs(path, texts):
-    """Each token is asked for after all before it, and forced by a bias; what is told is of the raw logits."""
+    """Each token is asked for after all before it, and forced by a bias; what is told is of the raw logits.
+
+    NaN where a token ends the answer: nothing is told of it.
+    """
     xllamacpp = pytest.importorskip("xllamacpp")
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
@@ -54,9 +57,9 @@ def llama_cpp_logprobs(path, texts):
                 {"Content-Type": "application/json"},
             )
             with urllib.request.urlopen(request, timeout=300) as answer:
-                (one,) = json.load(answer)["completion_probabilities"]
-            assert one["id"] == text[at]
-            found.append(one["logprob"])
+                told = json.load(answer).get("completion_probabilities", [])
+            assert [one["id"] for one in told] in ([text[at]], [])
+            found.append(told[0]["logprob"] if told else math.nan)
     return torch.tensor(found)
 
 
@@ -70,7 +73,10 @@ def test_llama_cpp(smollm_path, texts, tmp_path, to):
     has a loss of its own: there the tokens' log-probabilities must be close, and the perplexity within 2 %."""
     out = tmp_path / "out.gguf"
     quantize(Job(source=smollm_path, to=to, out=out, check=False, method="round", threads=2))
-    ours, theirs = score(load(out), texts).logprobs, llama_cpp_logprobs(out, texts)
+    theirs = llama_cpp_logprobs(out, texts)
+    told = theirs.isfinite()
+    assert told.sum() > 0.9 * len(told)
+    ours, theirs = score(load(out), texts).logprobs[told], theirs[told]
     change = perplexity(theirs) / perplexity(ours) - 1
     print(f"{to}: here {perplexity(ours):.4f}, llama.cpp {perplexity(theirs):.4f}, {change:+.4%}")
     assert abs(change) <= (0.001 if to == "f32" else 0.02)
