@@ -137,7 +137,9 @@ async def test_a_network_policy_is_made_kept_and_goes_with_the_setting(world):
     world.apply(document())
     await eventually(world.is_ready)
     made = world.child(fakecluster.POLICIES)
-    assert made["spec"]["ingress"] == [{"ports": [{"port": "grpc"}]}]
+    chosen, own = made["spec"]["ingress"]
+    assert chosen == {"ports": [{"port": "grpc"}]}
+    assert own["from"][0]["podSelector"]["matchLabels"]["serving.argosy.dev/name"] == "m"  # they fetch blocks
     key = next(k for k in world.server.objects if k.gvr == fakecluster.POLICIES)
     world.server.update(key, {**made, "spec": {**made["spec"], "ingress": [{}]}})
     await eventually(
