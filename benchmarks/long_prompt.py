@@ -82,9 +82,9 @@ def child(tokens: int, kind: str, window: int) -> None:
     before = resident("VmRSS")
     source = RandomWeights(config)
     model = assemble(OpenModel(source, TOKENIZER, lambda: ()), kv_cache=kind, device="cpu", threads=2)
-    embed = config.vocab_size * config.hidden
-    linears = source.weights  # the embedding is the head, too: its bf16 rows are kept beside the packed head
-    weights = embed * 2 + linears * {"int8": 1, "fp32": 4}[model.facts.compute]
+    table = model.decoder._embed  # noqa: SLF001  # the embedding is the head, too: it is kept beside the packed head
+    scales = 0 if table.scale is None else table.scale.nbytes
+    weights = table.raw.nbytes + scales + source.weights * {"int8": 1, "fp32": 4}[model.facts.compute]
     loaded = resident("VmRSS")
     blocks = -(-(tokens + 1) // BLOCK)
     pool = BlockPool(blocks, window_blocks=blocks_of_window(model.facts.window, BLOCK))
