@@ -121,9 +121,9 @@ def test_log_probabilities_and_perplexity(  # noqa: PLR0917  # parameters and fi
     assert abs(change) <= ratio
 
 
-@pytest.mark.parametrize(("kind", "most"), [("int8", 0.003), ("fp8", 0.015)])
+@pytest.mark.parametrize(("kind", "most"), [("int8", 0.002), ("fp8", 0.01)])
 def test_perplexity_with_smaller_keys_and_values(fp32_model, text, reference_logprobs, kind, most):
-    """On the first half of the text int8 keys and values cost 0.21 % of the perplexity, fp8 1.20 %; no more than half again."""
+    """On the first half of the text int8 keys and values cost 0.04 % of the perplexity, fp8 0.43 %."""
     found = prompt_logprobs(replace(fp32_model, kv_type=KV_TYPES[kind]), text[: TOKENS // 2])
     change = (reference_logprobs[: len(found)].mean() - found.mean()).exp().item() - 1
     print(f"{kind} keys and values: perplexity {change:+.3%}")

@@ -12,7 +12,7 @@ from layers import layer_spec
 from argosy_api.errors import InvalidArgumentError, ModelUnsupportedError
 from argosy_api.resource import QuantizationSpec
 from argosy_worker.compute.attention.cache import PagedKvCache
-from argosy_worker.compute.attention.kv_types import KV_TYPES, kv_type
+from argosy_worker.compute.attention.kv_types import KV_TYPES, kv_type, spread
 from argosy_worker.compute.attention.paged import PagedTorch
 from argosy_worker.compute.attention.rows import Rows
 from argosy_worker.core.batch import SequenceSlice
@@ -145,3 +145,19 @@ def resident(tensor):
 def test_memory_is_touched_on_demand():
     layers = cache(blocks=16_000, touch=True)._layers  # 2 x 66 MB
     assert all(resident(layer) == 1 for layer in layers)
+
+
+@pytest.mark.parametrize("width", [64, 96, 128, 7])
+def test_rows_that_are_turned_alike_have_the_product_that_they_had(width):
+    rows = torch.randn(33, 2, width, generator=torch.Generator().manual_seed(1))
+    turned = spread(rows)
+    torch.testing.assert_close(turned @ turned.transpose(1, 2), rows @ rows.transpose(1, 2), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(spread(turned), rows, rtol=1e-5, atol=1e-5)  # turned twice is as it was
+    for i in (0, 7, 32):
+        assert torch.equal(spread(rows[i : i + 1]), turned[i : i + 1])
+
+
+def test_one_large_channel_is_spread_over_all():
+    rows = torch.zeros(1, 64)
+    rows[0, 5] = 80.0
+    assert spread(rows).abs().unique().tolist() == [10.0]

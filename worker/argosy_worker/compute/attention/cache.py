@@ -55,6 +55,11 @@ class PagedKvCache:
         self._pages = [layer.view(-1, block_size * head_dim) for layer in self._layers]
         self._scale_pages = [scales.view(-1, block_size) for scales in self._scales]
 
+    @property
+    def coded(self) -> bool:
+        """Whether rows are held with a scale of their own; keys are to be written, and met, `spread` then."""
+        return self._kind.code is not None
+
     def write(self, layer: int, slots: Tensor, kv: Tensor) -> None:
         """Store a step's keys and values at int64 `slots`: [rows, 2 * kv_heads, head_dim], keys first."""
         elements, scales = self._kind.encode(kv.reshape(-1, kv.shape[-1]))

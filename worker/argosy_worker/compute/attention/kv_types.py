@@ -1,12 +1,14 @@
 """In what numbers keys and values are held. A row is the keys, or the values, of one token and one head.
 
 Each row is coded on its own, by operations that round correctly, so a row's bits depend neither on its company nor on
-how its prompt was cut: largest magnitude, division, rounding, and one product on the way back.
+how its prompt was cut: largest magnitude, division, rounding, and one product on the way back. Keys of types with a
+scale are turned first (`spread`), as the queries that meet them are.
 
 int8 and fp8 have a scale for each row, its largest magnitude over the code's: int8 then has 127 even steps, fp8 (e4m3,
 "FP8 formats for deep learning", Micikevicius et al., 2022) 3 bits of precision over 18 powers of two.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -96,3 +98,22 @@ def kv_type(name: str, activations: torch.dtype) -> KvType:
     if name not in KV_TYPES:
         raise ModelUnsupportedError(f"quantization.kvCache {name!r} is unknown; it can: auto, {', '.join(KV_TYPES)}")
     return KV_TYPES[name]
+
+
+def spread(rows: Tensor) -> Tensor:
+    """Rows [..., n], turned by an orthonormal Walsh-Hadamard matrix of the largest power of two that divides n.
+
+    Keys have a few channels that are much larger than the others; with a scale for the whole row these are all that is
+    kept of it. Turned, what is in one channel lies evenly over all ("QuaRot", Ashkboos et al., arXiv 2404.00456). It is
+    made of additions in pairs, which round a row the same in any company. For SmolLM2-135M it makes the loss of int8
+    keys a fifth, of fp8 ones a third; values have no such channels, and turning them too gained nothing.
+    """
+    width = rows.shape[-1]
+    size = width & -width
+    turned, half = rows.float(), 1
+    while half < size:
+        pairs = turned.view(*rows.shape[:-1], -1, 2, half)
+        first, second = pairs.select(-2, 0), pairs.select(-2, 1)
+        turned = torch.stack((first + second, first - second), -2)
+        half *= 2
+    return (turned.reshape(rows.shape) * (1 / math.sqrt(size))).to(rows.dtype)

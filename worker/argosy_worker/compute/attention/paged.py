@@ -21,6 +21,7 @@ from torch import Tensor
 
 from argosy_worker.compute.attention import softmax
 from argosy_worker.compute.attention.cache import PagedKvCache
+from argosy_worker.compute.attention.kv_types import spread
 from argosy_worker.compute.attention.rows import Rows
 from argosy_worker.compute.attention.softmax import LOWEST, Sums
 from argosy_worker.compute.attention.tiles import (
@@ -62,6 +63,8 @@ class PagedTorch:
         """Store keys and values and attend, as the protocol says."""
         if self._tiles is None:
             raise RuntimeError("attend before prepare")
+        if self.cache.coded:  # products of two rows that are turned alike are what they were
+            q, k = spread(q), spread(k)
         self.cache.write(layer, self._tiles.writes, torch.cat((k, v), 1))
         view, spec = self._tiles.views[self._windows[layer]], self._specs[layer]
         one = _Layer(self.cache, self._rows, self._tiles.tile, layer, spec.softcap, sinks)
