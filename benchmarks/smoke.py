@@ -5,7 +5,8 @@
 Measured in alternation: one stream, 16 streams (123 prompt + 128 new tokens each), prefill of one long prompt; further
 the worker's start and memory, and what the router adds to the time to first token of a simulated model. The peer is
 the llama.cpp inside the PyPI package xllamacpp (prebuilt); a llama.cpp compiled for the machine is faster at one
-stream. Prompts are random token ids, new ones for each measurement, so that no cache helps either side.
+stream. Prompts are random token ids, new ones for each measurement, so that no cache helps either side. Nobody guesses
+ahead; `speculation.py` measures that.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import processes
 from rich.console import Console
 from rich.table import Table
 
-from argosy_api.resource import EngineSpec
+from argosy_api.resource import EngineSpec, SpeculativeSpec
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc as rpc
 
@@ -166,8 +167,10 @@ def main() -> None:
     parser.add_argument("--compute", default="auto")
     options = parser.parse_args()
     peer = not options.no_peer and find_spec("xllamacpp") is not None
+    # random prompts make answers that repeat themselves, which guessing ahead would make look three times as fast
+    engine = EngineSpec(threads=2, compute=options.compute, speculative=SpeculativeSpec(method="off"))
     with contextlib.ExitStack() as stack:
-        worker = stack.enter_context(processes.worker(MODEL, EngineSpec(threads=2, compute=options.compute)))
+        worker = stack.enter_context(processes.worker(MODEL, engine))
         beside = {"llama.cpp": stack.enter_context(llama_cpp())} if peer else {}
 
         async def run() -> dict[str, dict[str, float]]:
