@@ -64,6 +64,6 @@ async def test_ten_thousand_requests_of_which_a_third_is_given_up(make_rig, orac
         samples = {s.name: s.value for m in rig.metrics.registry.collect() for s in m.samples if not s.labels.get("le")}
     assert sum(seen.values()) == REQUESTS
     assert seen["ended"] > 0.6 * REQUESTS
-    assert min(seen["aborted"], seen["cancelled"]) > 0.01 * REQUESTS
+    assert min(seen["aborted"], seen["cancelled"]) > 0.05 * REQUESTS
     assert samples["argosy_worker_preemptions_total"] > 0
     assert samples["argosy_worker_accepted_draft_tokens_total"] > 0
