@@ -5,6 +5,8 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -16,8 +18,10 @@ from waiting import eventually
 from argosy_api import blocks, limits
 from argosy_api.errors import InvalidArgumentError, ModelInvalidError, OverloadedError, UnavailableError
 from argosy_api.v1 import worker_pb2 as pb
+from argosy_router.children import child
 from argosy_router.children.child import Child, JobFailedError, JobKilledError, JobRefusedError
 from argosy_router.children.frames import Unpacker, pack
+from argosy_router.children.spawn import spawn
 from argosy_router.fronts.bodies import HERE_VALUES, Bodies
 from argosy_router.fronts.fields import parse_json
 from argosy_router.fronts.oai_parse import completions
@@ -156,6 +160,50 @@ async def test_a_child_that_dies_is_replaced(library):
     assert pids(library) != [first]
 
 
+async def test_a_child_that_dies_while_it_loads_is_tried_again(library, monkeypatch):
+    """What waits for it has its answer from the next one; two such deaths are the end of the wait."""
+    text = await text_of(library, info())
+    text._child._end()
+    starts = []
+
+    def stillborn(module, fd):
+        starts.append(module)
+        return spawn(module, fd) if len(starts) == 2 else spawn("argosy_router.no_such_module", fd)
+
+    monkeypatch.setattr(child, "spawn", stillborn)
+    answer = await text.encode("hello", WANTED, field="prompt")
+    assert list(answer.tokens) == encode("hello")
+    assert len(starts) == 2
+    text._child._end()
+    with pytest.raises(UnavailableError, match="does not start"):
+        await text.encode("hello", WANTED, field="prompt")
+    assert len(starts) == 4
+
+
+async def test_a_child_is_started_without_a_fork():
+    """No fork handler may run: those of gRPC may crash the fork. On the loop that the router runs on."""
+    script = """
+import asyncio, ctypes, uvloop
+from argosy_router.children.child import Child
+forks = []
+handler = ctypes.CFUNCTYPE(None)(lambda: forks.append(1))
+assert ctypes.CDLL(None).__register_atfork(handler, None, None, None) == 0
+async def main():
+    child = Child("argosy_router.fronts.bodies_work", job_s=30)
+    await child.open()
+    await child.close()
+uvloop.run(main())
+print("forks:", len(forks))
+import os
+if os.fork() == 0:
+    os._exit(0)
+os.wait()
+print("seen:", len(forks))
+"""
+    done = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["forks: 0", "seen: 1"], done.stderr
+
+
 async def test_one_child_for_equal_models_and_sleep_beyond_the_limit(library, monkeypatch):
     """Workers of one model share a child; of many models the least used sleep, and wake when asked."""
     monkeypatch.setattr("argosy_router.text.models.AWAKE_MODELS", 2)
@@ -202,7 +250,7 @@ async def test_a_busy_child_that_is_given_up_sleeps_once_it_is_idle(monkeypatch)
     os.kill(process.pid, signal.SIGCONT)
     assert (await asked).tokens == encode("hi")
     assert child.pid is None
-    await asyncio.wait_for(process.wait(), 30)
+    await eventually(lambda: process.returncode is not None)
     await library.close()
 
 

@@ -9,9 +9,9 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import os
 import socket
-import sys
+import subprocess
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,14 +21,15 @@ from argosy_api.errors import OverloadedError, UnavailableError
 from argosy_router.children.frames import Frame, pack
 from argosy_router.children.lanes import Job, Lane
 from argosy_router.children.link import Link
+from argosy_router.children.spawn import spawn
 
 log = logging.getLogger(__name__)
 
 DEPTH = {"short": 8, "long": 1}
 """Jobs sent ahead of their answers: a job of a client that has left costs nothing while it is not sent."""
+MOST_DEATHS = 2
+"""Processes that may end before a job's answer: then the job is given up."""
 BACKOFF = Backoff(first=0.1, cap=5.0)
-_INHERITED = ("PATH", "PYTHONPATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
-"""All that a child sees of the environment: no credential is among it."""
 
 
 class JobRefusedError(Exception):
@@ -64,7 +65,7 @@ class Child:
         self._numbers = itertools.count(1)
         self._link: Link | None = None
         self._ready = False
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._opened: asyncio.Future[Frame] | None = None
         self._starting: asyncio.Task[None] | None = None
         self._reaping: set[asyncio.Task[int]] = set()
@@ -223,14 +224,20 @@ class Child:
             self._failures += 1
             log.exception("%s: no process could be started", self._module)
             self._end()
-            problem = UnavailableError(f"the model's text process does not start: {error}")
-            for lane in self._lanes.values():
-                self._fail(lane.waiting, problem)
-                lane.waiting.clear()
+            self._give_up(error)
         finally:
             self._starting = None
         self._pump_if_needed()
         self._sleep_if_idle()
+
+    def _give_up(self, error: Exception) -> None:
+        """No process came of it: a job that met one death waits for the next try."""
+        problem = UnavailableError(f"the model's text process does not start: {error}")
+        for lane in self._lanes.values():
+            for job in lane.waiting:
+                job.deaths += 1 if isinstance(error, JobKilledError) else MOST_DEATHS
+            self._fail([job for job in lane.waiting if job.deaths >= MOST_DEATHS], problem)
+            lane.waiting = deque(job for job in lane.waiting if job.deaths < MOST_DEATHS)
 
     def _pump_if_needed(self) -> None:
         if self.busy:
@@ -241,12 +248,7 @@ class Child:
         loop = asyncio.get_running_loop()
         with its:
             mine.setblocking(False)
-            environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-            environment["TOKENIZERS_PARALLELISM"] = "false"  # a long prompt stays in the one thread that yields
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-m", "argosy_router.children.main", self._module, str(its.fileno()),
-                pass_fds=[its.fileno()], env=environment, stdin=asyncio.subprocess.DEVNULL,
-            )  # fmt: skip
+            self._process = spawn(self._module, its.fileno())
         self._opened = loop.create_future()
         self._link = link = Link(self)
         await loop.create_unix_connection(lambda: link, sock=mine)
@@ -274,7 +276,7 @@ class Child:
         for lane in self._lanes.values():
             for job in reversed(lane.sent):
                 job.deaths += 1
-                if job.deaths < 2:
+                if job.deaths < MOST_DEATHS:
                     lane.waiting.appendleft(job)
                 else:
                     self._fail([job], JobKilledError("takes more memory than it may, or ends its process"))
@@ -294,6 +296,6 @@ class Child:
             return
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-        reaping = asyncio.create_task(process.wait())
+        reaping = asyncio.create_task(asyncio.to_thread(process.wait))
         self._reaping.add(reaping)
         reaping.add_done_callback(self._reaping.discard)
