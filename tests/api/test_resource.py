@@ -4,6 +4,7 @@ import copy
 
 import pytest
 from pydantic import BaseModel
+from pydantic.alias_generators import to_camel
 
 from argosy_api import crd, quantity, resource, rules
 from argosy_api.errors import InvalidArgumentError
@@ -206,7 +207,7 @@ def test_the_crd_has_the_same_defaults_as_the_types():
 
     def walk(model, path):
         for name, field in type(model).model_fields.items():
-            value, at = getattr(model, name), f"{path}.{resource.to_camel(name)}"
+            value, at = getattr(model, name), f"{path}.{to_camel(name)}"
             if isinstance(value, BaseModel):
                 walk(value, at)
             elif value is not None and not field.is_required() and value not in ({}, []):
