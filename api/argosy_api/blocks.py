@@ -6,6 +6,7 @@
 Only full blocks have ids. The version is part of the root, so two versions never share an id.
 """
 
+import functools
 import hashlib
 import struct
 import sys
@@ -19,6 +20,7 @@ DEFAULT_BLOCK_SIZE = 16
 BlockId = bytes
 
 
+@functools.lru_cache(maxsize=1024)
 def root_id(fingerprint: str, *, adapter: str = "", salt: str = "") -> BlockId:
     """The id before the first block: which weights, which adapter, which tenant's salt. 16 bytes."""
     digest = hashlib.blake2b(b"argosy-block" + struct.pack("<I", VERSION), digest_size=ID_BYTES)

@@ -66,6 +66,8 @@ class Books:
         self._others = 0.0
         self._done: list[tuple[float, int]] = []
         """(sent at, tokens) of requests beyond the report that have got their first token."""
+        self._done_since = 0
+        """Tokens of those that were sent since the report."""
         self.decode = 0
         """Context tokens of the requests that generate."""
         self._known: Ordered | None = None
@@ -93,6 +95,8 @@ class Books:
         """`count` tokens came; with the first ones the prompt is computed."""
         if entry.uncached and not self._reported(entry) and len(self._done) < limits.MAX_REMEMBERED_PROMPTS:
             self._done.append((entry.sent_at, entry.uncached))
+            if self._report is not None and entry.sent_at >= self._report.at:
+                self._done_since += entry.uncached
         self._waits_no_more(entry)
         added = count if entry.decode else entry.prompt + count
         entry.uncached = 0
@@ -117,6 +121,7 @@ class Books:
         """The worker's newest report; None when its process is another one now, so that nothing is known."""
         self._report, self._others = report, 0.0
         self._done.clear()
+        self._done_since = 0
         self._known = self._own = None
         own = self.waiting()
         self._later = {e: None for e in own if not self._reported(e)}
@@ -164,9 +169,11 @@ class Books:
         own = self._own
         if own is None or own.beyond is not beyond or (own.ordered.rate, own.ordered.discipline) != (rate, discipline):
             entries = self.waiting() if beyond is None else list(self._later)
-            first = min((e.sent_at for e in entries), default=None)
-            began = beyond.at if beyond is not None and beyond.line else first
-            done = sum(tokens for sent_at, tokens in self._done if began is not None and sent_at >= began)
+            began = min((e.sent_at for e in entries), default=None)
+            if beyond is not None and beyond.line:
+                began, done = beyond.at, self._done_since
+            else:
+                done = sum(tokens for sent_at, tokens in self._done if sent_at >= began) if began is not None else 0
             ordered = Ordered((Piece(e.uncached, e.sent_at, 1, e.priority) for e in entries), rate, discipline)
             own = self._own = _Own(ordered, beyond, began, done)
         return own

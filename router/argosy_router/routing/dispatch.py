@@ -8,6 +8,7 @@ from argosy_api.errors import UnavailableError
 from argosy_api.membership import RoutingPolicy
 from argosy_api.order import RESOURCE_DEFAULTS
 from argosy_api.params import SamplingParams
+from argosy_api.resource import PREFILL
 from argosy_router.clock import now
 from argosy_router.fleet.fleet import DeploymentState
 from argosy_router.fleet.peer import Peer
@@ -144,6 +145,8 @@ class Dispatcher:
     def assign_prompt(self, job: Job, *, abandon: Callable[[], object]) -> Assignment | None:
         """Picks a prefill worker for the prompt, where there are some and it is worth the way. No I/O."""
         state, time = job.deployment, self._clock()
+        if not any(worker.role == PREFILL for worker in state.workers.values()):
+            return None
         if job.params.prompt_logprobs is not None:  # whose rows the worker that answers must compute itself
             return None
         found = state.candidates(time, frozenset(), wanted=job.longest)
