@@ -12,6 +12,9 @@ WORKER_CACHED_TOKENS = "argosy_worker_cached_prompt_tokens"  # counter
 WORKER_GENERATED_TOKENS = "argosy_worker_generated_tokens"  # counter
 WORKER_PREEMPTIONS = "argosy_worker_preemptions"  # counter
 WORKER_BLOCKS = "argosy_worker_kv_blocks"  # gauge: state=free|cached|used
+WORKER_HOST_BLOCKS = "argosy_worker_kv_host_blocks"  # gauge: state=free|cached
+WORKER_HOST_MOVES = "argosy_worker_kv_host_moved_blocks"  # counter: to=host|device (evicted, restored)
+WORKER_HOST_SECONDS = "argosy_worker_kv_host_seconds"  # counter: of the steps' time, for these copies
 WORKER_STEP_SECONDS = "argosy_worker_step_seconds"  # histogram
 WORKER_STEP_TOKENS = "argosy_worker_step_tokens"  # histogram
 WORKER_TTFT_SECONDS = "argosy_worker_time_to_first_token_seconds"  # histogram

@@ -162,6 +162,7 @@ def parse(document: Any) -> InferenceDeployment:
     quantity.check(
         {
             "spec.engine.kvCacheMemory": spec.engine.kv_cache_memory,
+            "spec.engine.kvCacheHostMemory": spec.engine.kv_cache_host_memory,
             "spec.resources.cpu": spec.resources.cpu,
             "spec.resources.memory": spec.resources.memory,
             "spec.modelCache.size": spec.model_cache.size if spec.model_cache else None,

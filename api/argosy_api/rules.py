@@ -188,6 +188,22 @@ RULES: tuple[Rule, ...] = (
         lambda e: "batchWaitSeconds" not in e or e["batching"] != "continuous",
     ),
     _size("spec.engine", "kvCacheMemory"),
+    _size("spec.engine", "kvCacheHostMemory"),
+    Rule(
+        "spec.engine", "kvCacheHostMemory",
+        "!has(self.kvCacheHostMemory) || self.prefixCaching",
+        "needs prefixCaching: without it no block outlives its request",
+        lambda e: "kvCacheHostMemory" not in e or e["prefixCaching"],
+    ),
+    Rule(
+        "spec", "engine.kvCacheHostMemory",
+        "!has(self.engine.kvCacheHostMemory) || !isQuantity(string(self.engine.kvCacheHostMemory))"
+        " || !isQuantity(string(self.resources.memory))"
+        " || quantity(string(self.engine.kvCacheHostMemory)).compareTo(quantity(string(self.resources.memory))) < 0",
+        "must be less than resources.memory, the limit of all that a worker takes of the host's memory",
+        lambda s: "kvCacheHostMemory" not in s["engine"]
+        or quantity.parse(s["engine"]["kvCacheHostMemory"]) < quantity.parse(s["resources"]["memory"]),
+    ),
     Rule(
         "spec.engine.speculative", "model",
         "self.method != 'draft' || has(self.model)",

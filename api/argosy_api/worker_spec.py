@@ -70,7 +70,12 @@ class WorkerSpec(Strict):
             raise first_problem(error, cls, "worker's spec") from None
         if spec.model.served_name is None:
             raise InvalidArgumentError("model.servedName", "is needed: the name that clients ask for")
-        quantity.check({"engine.kvCacheMemory": spec.engine.kv_cache_memory})
+        quantity.check(
+            {
+                "engine.kvCacheMemory": spec.engine.kv_cache_memory,
+                "engine.kvCacheHostMemory": spec.engine.kv_cache_host_memory,
+            }
+        )
         document = spec.model_dump(by_alias=True, exclude_none=True)
         for part in ("model", "engine", "quantization"):
             rules.check_part(f"spec.{part}", document[part], as_path=part)

@@ -177,7 +177,7 @@ def _ended(pod: PodView) -> Problem | None:
     if ended.reason == "OOMKilled":
         text = (
             f"{pod.name} was killed for using more memory than spec.resources.memory allows. "
-            "Raise it, or lower spec.engine.kvCacheMemory."
+            "Raise it, or lower spec.engine.kvCacheMemory or spec.engine.kvCacheHostMemory."
         )
         return Problem(_ACT, "ModelLoaded", Reason.OUT_OF_MEMORY, text)
     told = Termination.parse(ended.message)

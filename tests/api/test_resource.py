@@ -100,6 +100,11 @@ REFUSED = [
     ({"engine__kvCacheMemory": "512m"}, "spec.engine.kvCacheMemory"),
     ({"engine__kvCacheMemory": "0.5"}, "spec.engine.kvCacheMemory"),
     ({"engine__kvCacheMemory": 0}, "spec.engine.kvCacheMemory"),
+    ({"engine__kvCacheHostMemory": "512m"}, "spec.engine.kvCacheHostMemory"),
+    ({"engine__kvCacheHostMemory": "much"}, "spec.engine.kvCacheHostMemory"),
+    ({"engine__kvCacheHostMemory": "2Gi"}, "spec.engine.kvCacheHostMemory"),  # all of the default memory
+    ({"engine__kvCacheHostMemory": 1 << 40, "resources__memory": "1Ti"}, "spec.engine.kvCacheHostMemory"),
+    ({"engine__kvCacheHostMemory": "1Gi", "engine__prefixCaching": False}, "spec.engine.kvCacheHostMemory"),
     ({"resources__memory": "0"}, "spec.resources.memory"),
     ({"resources__memory": "999m"}, "spec.resources.memory"),
     ({"resources__cpu": -1}, "spec.resources.cpu"),

@@ -98,6 +98,7 @@ async def running_rig(
     open_at_once: bool = True,
     block_size: int = 16,
     num_blocks: int = 256,
+    host_blocks: int = 0,
     max_model_len: int = 1024,
     caching: bool = True,
     target_step_s: float | None = None,
@@ -109,7 +110,7 @@ async def running_rig(
 ) -> AsyncIterator[Rig]:
     spec = sim.SimSpec.parse(ModelUri.parse(uri))
     model = sim.SimModel(spec)
-    real = model.make_runner(num_blocks, block_size)
+    real = model.make_runner(num_blocks, block_size, host_blocks=host_blocks)
     metrics = WorkerMetrics(model="test", worker="w")
     state = Lifecycle()
     events = KvEventLog(EPOCH)
@@ -129,6 +130,7 @@ async def running_rig(
         store=real.store,
         config=EngineConfig(
             num_blocks=num_blocks,
+            host_blocks=host_blocks,
             block_size=block_size,
             max_model_len=max_model_len,
             prefix_caching=caching,

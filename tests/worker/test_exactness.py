@@ -61,6 +61,8 @@ class Way:
     every: int = 1
     """Of the real model only every so many jobs, where a way is slow."""
     drafter: Callable[["World"], object] = lambda world: None
+    host: int = 0
+    """Evicted blocks that host memory has room for."""
     imported: bool = False
     """From the cache of another engine that has computed them."""
     proof: Callable[["Line"], bool] = lambda line: True
@@ -116,6 +118,12 @@ WAYS = {
     "drafts in little memory": Way(
         blocks=14, drafter=partial(looked_up, 8), times=2, proof=lambda line: line.tried > 0
     ),
+    "blocks from host memory": Way(
+        blocks=5, host=BLOCKS, budget=64, times=2, every=2, proof=lambda line: line.pool.host.restored > 3
+    ),
+    "drafts on blocks from host memory": Way(
+        blocks=5, host=30, drafter=right_and_wrong, times=2, every=2, proof=lambda line: line.pool.host.restored > 3
+    ),
     "imported blocks": Way(imported=True, proof=lambda line: line.cached > 100),
 }
 
@@ -141,11 +149,11 @@ class Line:
 
     def __init__(self, world, way):
         self.world = world
-        self.pool = BlockPool(way.blocks)
+        self.pool = BlockPool(way.blocks, host_blocks=way.host)
         self.drafter = way.drafter(world)
         config = SchedulerConfig(max_batch_tokens=way.budget, max_running=32, forming=way.forming)
         self.scheduler = Scheduler(config, self.pool, self.drafter)
-        self.runner = world.model.make_runner(way.blocks, BLOCK)
+        self.runner = world.model.make_runner(way.blocks, BLOCK, host_blocks=way.host)
         self.exchange = Exchange(self.pool, self.runner.store, self.scheduler.line.stored)
         self.preempted = self.tried = self.right = self.most_at_once = self.count = self.cached = 0
 

@@ -14,6 +14,7 @@ from argosy_worker.core.scheduler import Scheduler
 from argosy_worker.engine.reply import Reply
 from argosy_worker.engine.stream import Piece
 from argosy_worker.serve.pages import unhealthy
+from argosy_worker.speculation.speculator import Speculator
 
 LENGTH = 20
 PARAMS = SamplingParams(temperature=0, max_tokens=LENGTH)
@@ -257,3 +258,16 @@ async def test_a_fault_of_the_drafter_costs_drafts_and_no_answer(make_rig, oracl
         await others_are_exact(rigged, set(), oracle)
         if at == "plan":
             assert drafter.calls == drafts.MOST_FAULTS  # and then it is asked no more
+
+
+async def test_a_fault_in_learning_from_drafts_ends_nobody(make_rig, oracle, monkeypatch, caplog):
+    """What a step's drafts came to is for the next drafts only. It is told, but not with every step."""
+
+    def fail(*_args):
+        raise Panic("no lesson")
+
+    monkeypatch.setattr(Speculator, "learn", fail)
+    async with Rigged(make_rig) as rigged:
+        await others_are_exact(rigged, set(), oracle)
+    told = [record for record in caplog.records if "not learnt from" in record.message]
+    assert len(told) == drafts.MOST_FAULTS

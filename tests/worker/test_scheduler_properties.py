@@ -51,7 +51,7 @@ class Late:
             replace(s, tokens=[self.sampled.get(s.request_id, 0) if t == PLACEHOLDER else t for t in s.tokens])
             for s in batch.slices
         ]
-        outputs = self.real.launch(StepBatch(slices)).result()
+        outputs = self.real.launch(StepBatch(slices, batch.moves)).result()
         self.sampled = {s.request_id: o.tokens[-1] for s, o in zip(slices, outputs, strict=True) if o.tokens}
         return outputs
 
@@ -86,10 +86,13 @@ class History:
         self.window = draw.choice([0, 0, draw.randint(2, 3 * self.size + 2)])
         spec = sim.SimSpec(decode_ms=0, prefill_tps=0, check=1, eos_every=draw.choice([0, 7]), window=self.window)
         self.eos_every = spec.eos_every
-        cache = sim.SimRunner(spec, self.total, self.size)
+        host = draw.choice([0, draw.randint(1, 2 * self.total), 1000])
+        cache = sim.SimRunner(spec, self.total, self.size, host)
+        self.store = cache.store
         self.runner = Late(cache)
         self.kept = blocks_of_window(self.window, self.size)
-        self.pool = BlockPool(self.total, caching=draw.random() < 0.8, window_blocks=self.kept)
+        self.pool = BlockPool(self.total, caching=draw.random() < 0.8, window_blocks=self.kept, host_blocks=host)
+        self.contents: dict[bytes, bytes] = {}  # of each block that was ever known
         self.drafts = draw.random() < 0.5
         self.speculator = None
         self.overlap = draw.random() < 0.5
@@ -169,7 +172,9 @@ class History:
             self.live[request.request_id] = request
 
     def transfer(self) -> None:
-        """Some leading blocks of a prompt come from another worker, or go there."""
+        """Some leading blocks of a prompt come from another worker, or go there. The thread copies between steps."""
+        if self.out:
+            return
         draw = self.random
         prompt, root = draw.choice(self.stems), root_id("sim", salt=draw.choice(SALTS))
         ids = block_ids(root, prompt, self.size)[: draw.randint(1, 8)]
@@ -179,9 +184,10 @@ class History:
                 if self.pool.knows(block_id):
                     assert self.exchange.read(block_id) == self.content(prompt, i)
                     self.seen["exported"] += 1
+                    self.seen["exported from the host"] += self.pool.find(block_id) is None
                 else:
                     assert self.exchange.read(block_id) is None
-        elif not self.out:  # a step that is out may still write where blocks come in: the thread copies in between
+        else:
             assert set(lacking) == {i for i in ids[-self.kept if self.kept else 0 :] if not self.pool.knows(i)}
             for block_id in lacking:
                 before = self.pool.used
@@ -234,6 +240,7 @@ class History:
             self.seen["overlapped"] += 1
         if step.preempted:
             self.seen["preempted"] += step.preempted
+            self.seen["preempted with a host"] += self.pool.host.total > 0
             assert all(r.request_id in admitted_before for r in step.requests), "admitted in a step that preempted"
         self.out.append((step, self.runner.launch(step.batch)))
         self.verify()
@@ -262,10 +269,13 @@ class History:
                 self.outputs.append((request, progress.finish))
                 self.seen[progress.finish] += 1
         self.verify()
+        if not self.out and self.random.random() < 0.3:
+            self.verify_contents()
 
     def verify(self) -> None:
         pool = self.pool
         assert pool.free + pool.cached + pool.used == pool.total
+        assert pool.host.free + pool.host.cached == pool.host.total
         pool.check([r.table for r in self.live.values()])
         change = pool.take_change()
         assert not set(change.stored) & set(change.removed)
@@ -283,6 +293,15 @@ class History:
                 self.seen["passed"] += request.passed
             if not self.out:
                 assert (request.in_flight, request.awaited, request.drafted) == (0, 0, False)
+
+    def verify_contents(self) -> None:
+        """Each known block holds what it held when it was computed, in either tier, wherever it has been meanwhile."""
+        assert not self.pool.host.take_moves()
+        for block_id in self.pool.known_ids():
+            block, slot = self.pool.find(block_id), self.pool.host.find(block_id)
+            held = [] if block is None else [self.store.export(block)]
+            held += [] if slot is None else [self.store.export_host(slot)]
+            assert {self.contents.setdefault(block_id, held[0])} == set(held)
 
     def run(self) -> None:
         for number in range(self.random.randint(5, 40)):
@@ -307,6 +326,8 @@ class History:
             self.collect()
         assert not self.scheduler.has_work
         assert self.pool.used == 0
+        self.seen["evicted to the host"] += self.pool.host.evicted
+        self.seen["restored"] += self.pool.host.restored
         assert not self.drafter.requests, "an ended request is remembered"
         if self.speculator is not None:
             kept = (self.speculator._guesses, self.speculator._tried, self.speculator._model._seen)
@@ -367,6 +388,10 @@ def test_random_histories(part):
         "hit behind lost blocks",
         "imported",
         "exported",
+        "exported from the host",
+        "evicted to the host",
+        "restored",
+        "preempted with a host",
         Finish.STOP,
         Finish.LENGTH,
     ):

@@ -1,15 +1,17 @@
 """Settings and loading decisions: what is wrong is named."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from argosy_api.errors import InvalidArgumentError, ModelUnsupportedError
+from argosy_api.model_uri import ModelUri
 from argosy_api.resource import DrainSpec, EngineSpec
 from argosy_api.worker_spec import WorkerSpec
 from argosy_worker import sim
 from argosy_worker.serve.settings import Settings, parse
-from argosy_worker.serve.startup import size_cache
+from argosy_worker.serve.startup import size_cache, size_host
 
 MODEL = {"uri": "sim://m", "servedName": "m"}
 
@@ -131,3 +133,62 @@ def test_a_cache_larger_than_what_is_left_is_refused_with_both_numbers():
     assert size(50 * 16 * 1024)[0] == 50
     with pytest.raises(ModelUnsupportedError, match=r"kvCacheMemory is 819201 bytes; .* can take 819200 bytes"):
         size(50 * 16 * 1024 + 1)
+
+
+class Machine(sim.SimModel):
+    """A model that takes memory: room for 50 blocks of a KV cache, of 40 unless more is asked for, and 80 on the host."""
+
+    def __init__(self, device):
+        super().__init__(sim.SimSpec.parse(ModelUri.parse("sim://m")))
+        self.facts = replace(self.facts, device=device)
+        self.left = {"cpu": 50 * 16 * 1024, "cuda": 50 * 16 * 1024}[device]
+
+    def memory_for_kv(self):
+        return self.left * 4 // 5
+
+    def memory_left(self):
+        return self.left
+
+    def host_memory_left(self):
+        return self.left if self.facts.device == "cpu" else 80 * 16 * 1024
+
+
+def tiers(device, **engine):
+    """(blocks on the device, on the host)."""
+    blocks = {name: int(count * 16 * 1024) for name, count in engine.items()}
+    settings, model = parse(arguments(engine=blocks), {}), Machine(device)
+    count, _ = size_cache(model, settings)
+    return count, size_host(model, settings, count)
+
+
+def test_host_memory_is_counted_where_it_is():
+    """On a GPU beside the KV cache; on a CPU both are of one memory."""
+    assert tiers("cuda") == (40, 0)
+    assert tiers("cuda", kvCacheHostMemory=80) == (40, 80)
+    assert tiers("cuda", kvCacheHostMemory=80, kvCacheMemory=50) == (50, 80)
+    assert tiers("cpu", kvCacheHostMemory=10) == (32, 10)
+    assert tiers("cpu", kvCacheHostMemory=10, kvCacheMemory=40) == (40, 10)
+
+
+@pytest.mark.parametrize(
+    ("device", "engine", "words"),
+    [
+        ("cuda", {"kvCacheHostMemory": 81}, r"kvCacheHostMemory is 1327104 bytes; beside the model .* 1310720 bytes"),
+        ("cuda", {"kvCacheHostMemory": 0.5}, "kvCacheHostMemory is 8192 bytes, which hold no block"),
+        (
+            "cpu",
+            {"kvCacheHostMemory": 51, "kvCacheMemory": 1},
+            "kvCacheMemory is .* beside the model and engine.kvCacheH",
+        ),
+        ("cpu", {"kvCacheHostMemory": 11, "kvCacheMemory": 40}, "beside the model and engine.kvCacheHostMemory .* can"),
+    ],
+)
+def test_host_memory_that_is_not_there_is_refused(device, engine, words):
+    with pytest.raises(ModelUnsupportedError, match=words):
+        tiers(device, **engine)
+
+
+def test_both_tiers_together_fit_a_snapshot():
+    settings = parse(arguments(engine={"kvCacheHostMemory": 1_500_001 * 16 * 1024}), {})
+    with pytest.raises(ModelUnsupportedError, match=r"beside the 100 blocks of engine.kvCacheMemory at most"):
+        size_host(sim.SimModel(sim.SimSpec.parse(settings.model_uri)), settings, 100)

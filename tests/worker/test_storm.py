@@ -52,7 +52,7 @@ async def test_ten_thousand_requests_of_which_a_third_is_given_up(make_rig, orac
     async with make_rig(
         # steps that take a moment: else an answer may be whole before its reader can give it up
         "sim://m?decode_ms=1&prefill_tps=0", num_blocks=BLOCKS, max_running=TOGETHER, max_batch_tokens=512,
-        speculation=speculation, draft="sim://m?decode_ms=0&prefill_tps=0&accept=0.7",
+        host_blocks=2 * BLOCKS, speculation=speculation, draft="sim://m?decode_ms=0&prefill_tps=0&accept=0.7",
     ) as rig:  # fmt: skip
         async with asyncio.TaskGroup() as clients:
             for _ in range(TOGETHER):
@@ -60,7 +60,9 @@ async def test_ten_thousand_requests_of_which_a_third_is_given_up(make_rig, orac
         load = await rig.load()
         assert (load.used_blocks, load.running, load.waiting) == (0, 0, 0)
         assert load.free_blocks + load.cached_blocks == load.total_blocks == BLOCKS
-        rig.engine._thread.scheduler.pool.check([])
+        pool = rig.engine._thread.scheduler.pool
+        pool.check([])
+        assert pool.host.restored > 0
         samples = {s.name: s.value for m in rig.metrics.registry.collect() for s in m.samples if not s.labels.get("le")}
     assert sum(seen.values()) == REQUESTS
     assert seen["ended"] > 0.6 * REQUESTS

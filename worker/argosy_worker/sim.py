@@ -116,15 +116,18 @@ def _number(uri: ModelUri, key: str, text: str, *, whole: bool) -> float | int:
 class SimRunner:
     """A `Runner` over hashes. See the module's docstring."""
 
-    def __init__(self, spec: SimSpec, num_blocks: int, block_size: int) -> None:
+    def __init__(self, spec: SimSpec, num_blocks: int, block_size: int, host_blocks: int = 0) -> None:
         self._spec = spec
         self._block_size = block_size
-        self.store = SimCache(num_blocks, block_size, copy_s=spec.copy_ms / 1e3)
+        self.store = SimCache(num_blocks, block_size, copy_s=spec.copy_ms / 1e3, host_blocks=host_blocks)
         self._before, self._after = self.store.before, self.store.after
 
     def launch(self, batch: StepBatch) -> Finished:
         """Compute a step in the time that the address says. Sleeping frees the GIL, as a real model's kernels do."""
+        self.store.move(batch.moves)
         began = time.monotonic()
+        if not batch.slices:
+            return Finished([])
         outputs = [self._slice(piece) for piece in batch.slices]
         pause = self._seconds(batch) - (time.monotonic() - began)
         if pause > 0:
@@ -244,10 +247,13 @@ class SimModel:
     def memory_left(self) -> None:
         """Pretended blocks take no memory."""
 
-    def make_runner(self, num_blocks: int, block_size: int, *, touch: bool = False) -> SimRunner:
-        """A runner with `num_blocks` usable blocks. There is nothing to touch."""
+    def host_memory_left(self) -> None:
+        """Nor do those on the host."""
+
+    def make_runner(self, num_blocks: int, block_size: int, *, touch: bool = False, host_blocks: int = 0) -> SimRunner:
+        """A runner with `num_blocks` usable blocks, and room for evicted ones. There is nothing to touch."""
         del touch
-        return SimRunner(self._spec, num_blocks, block_size)
+        return SimRunner(self._spec, num_blocks, block_size, host_blocks)
 
 
 def load(uri: ModelUri, progress: Callable[[str, float], None]) -> SimModel:

@@ -1,8 +1,10 @@
 """The KV cache of the simulated model: running hashes in the place of keys and values, for each block and slot."""
 
 import time
+from collections.abc import Sequence
 
 from argosy_api.errors import InvalidArgumentError
+from argosy_worker.core.host import Move
 
 State = bytes
 START: State = b"argosy-sim"
@@ -13,7 +15,7 @@ STATE_BYTES = 8
 class SimCache:
     """Blocks 1 .. num_blocks; 0 is the null block. As a `BlockStore`, a wrong block changes all tokens after it."""
 
-    def __init__(self, num_blocks: int, block_size: int, *, copy_s: float = 0.0) -> None:
+    def __init__(self, num_blocks: int, block_size: int, *, copy_s: float = 0.0, host_blocks: int = 0) -> None:
         """`copy_s`: seconds that copying one block out or in takes."""
         self.before: list[State] = [b""] * (num_blocks + 1)
         """The hash before a block's first slot."""
@@ -23,6 +25,7 @@ class SimCache:
         self.bytes_per_block = 1 + len(START) + STATE_BYTES * block_size
         """Length and bytes of the hash before, and the hashes after."""
         self._copy_s = copy_s
+        self._host = [b""] * host_blocks
 
     def export(self, block: int) -> bytes:
         """The hashes of a block. Raises InvalidArgumentError when there is no such block."""
@@ -38,6 +41,18 @@ class SimCache:
         first = 1 + len(START)
         self.before[block] = content[1 : 1 + content[0]]
         self.after[block] = [content[i : i + STATE_BYTES] for i in range(first, len(content), STATE_BYTES)]
+
+    def export_host(self, slot: int) -> bytes:
+        """The hashes of the block that was copied to a slot."""
+        return self._host[slot]
+
+    def move(self, moves: Sequence[Move]) -> None:
+        """Copy blocks to slots and back, one after the other."""
+        for move in moves:
+            if move.out:
+                self._host[move.slot] = self.export(move.block)
+            else:
+                self.import_(move.block, self._host[move.slot])
 
     def _copy(self, block: int) -> None:
         if not 1 <= block < len(self.before):

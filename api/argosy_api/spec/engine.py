@@ -45,6 +45,9 @@ class EngineSpec(Strict):
     kv_cache_memory: Quantity | None = None
     """Memory of a worker's KV cache, as 512Mi; taken at start, or refused where it does not fit. Default: half of what
     a memory limit leaves beside the model; without one up to a quarter of the free memory."""
+    kv_cache_host_memory: Quantity | None = None
+    """Host memory, as 8Gi, for blocks that the KV cache evicts: a prompt that begins like them gets them back by a copy
+    instead of computing. Taken at start, within resources.memory. For GPUs; on a CPU raise kvCacheMemory instead."""
     prefix_caching: bool = True
     """Keep the blocks of ended requests for requests that begin alike."""
     queue_order: Literal["leastWork", "fcfs"] = "leastWork"
@@ -70,6 +73,11 @@ class EngineSpec(Strict):
     def kv_cache_bytes(self) -> int | None:
         """`kv_cache_memory` as bytes."""
         return None if self.kv_cache_memory is None else quantity.parse_bytes(self.kv_cache_memory)
+
+    @property
+    def kv_cache_host_bytes(self) -> int:
+        """`kv_cache_host_memory` as bytes; 0 for none."""
+        return 0 if self.kv_cache_host_memory is None else quantity.parse_bytes(self.kv_cache_host_memory)
 
 
 class QuantizationSpec(Strict):

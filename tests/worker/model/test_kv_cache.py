@@ -16,6 +16,7 @@ from argosy_worker.compute.attention.kv_types import KV_TYPES, kv_type, spread
 from argosy_worker.compute.attention.paged import PagedTorch
 from argosy_worker.compute.attention.rows import Rows
 from argosy_worker.core.batch import SequenceSlice
+from argosy_worker.core.host import Move
 from argosy_worker.core.layout import make_layout
 from argosy_worker.models import load_model
 
@@ -57,6 +58,30 @@ def test_exported_blocks_answer_in_another_cache(kind):
     assert source.cache.spec == target.cache.spec
     expected, found = step(source, 16, 5, [3, 1, 2]), step(target, 16, 5, [6, 2, 4])
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+@pytest.mark.parametrize("kind", KV_TYPES)
+@pytest.mark.parametrize("staged", [1, 3, 100])
+def test_blocks_go_to_host_memory_and_come_back(kind, staged):
+    """In order, whatever is copied at the same time: out and back, a slot given away twice, two blocks exchanged."""
+    one = cache(kind=kind, host_blocks=4)
+    one._host._staged = staged
+    generator = torch.Generator().manual_seed(5)
+    for layer in range(2):
+        one.write(layer, torch.arange(32, 224), torch.randn(48, 4, 16, generator=generator))
+    before = {block: one.export(block) for block in range(1, 7)}
+    assert len(set(before.values())) == 6
+    out, back = (lambda block, slot: Move(block, slot, out=True)), (lambda slot, block: Move(block, slot, out=False))
+    one.move([out(1, 0), out(2, 1), out(3, 2), out(4, 1), back(0, 2), back(2, 1), back(1, 1), back(0, 6), out(6, 3)])
+    assert [one.export_host(slot) for slot in range(4)] == [before[i] for i in (1, 4, 3, 1)]
+    assert [one.export(block) for block in range(1, 7)] == [before[i] for i in (4, 1, 3, 4, 5, 1)]
+    one.move([])
+
+
+def test_host_memory_is_taken_at_once_or_refused():
+    assert resident(cache(host_blocks=4000)._host._slots) == 1
+    with pytest.raises(ModelUnsupportedError, match=r"engine.kvCacheHostMemory: \d+ bytes of memory are not to be had"):
+        cache(host_blocks=1 << 45)
 
 
 def test_nothing_else_is_taken():

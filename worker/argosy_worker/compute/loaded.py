@@ -60,10 +60,21 @@ class LoadedModel:
             return int(free)
         return memory().available
 
-    def make_runner(self, num_blocks: int, block_size: int, *, touch: bool = False) -> CachedRunner:
+    def host_memory_left(self) -> int:
+        """Bytes of the host's memory that can still be taken."""
+        return memory().available
+
+    def make_runner(
+        self, num_blocks: int, block_size: int, *, touch: bool = False, host_blocks: int = 0
+    ) -> CachedRunner:
         """A runner with its own KV cache of `num_blocks` usable blocks: 1 .. num_blocks; 0 is the null block.
 
-        With `touch` all of its memory is taken now; else the CPU's is taken as blocks are first used.
+        With `touch` all of its memory is taken now; else the CPU's is taken as blocks are first used. `host_blocks`:
+        evicted blocks that host memory is taken for.
+
+        Raises:
+            ModelUnsupportedError: there is no host memory for so many.
+
         """
         config = self.decoder.config
         cache = PagedKvCache(
@@ -76,6 +87,7 @@ class LoadedModel:
             device=self.decoder.device,
             kind=self.kv_type,
             touch=touch,
+            host_blocks=host_blocks,
         )
         found, _ = rows.choose(attention_shape(config, block_size), self.threads)
         layers = config.layer_specs()

@@ -34,9 +34,10 @@ class TorchRunner:
     def launch(self, batch: StepBatch) -> Finished:
         """Compute a step; one output for each slice, in order. Writes the KV of all its tokens."""
         slices = batch.slices
-        if not slices:
-            return Finished([])
         with torch.inference_mode():
+            self.store.move(batch.moves)
+            if not slices:
+                return Finished([])
             torch.set_num_threads(self._threads if self._parallel(batch.num_tokens) else 1)
             hidden = self._forward(slices)
             sound = _sound_slices(hidden, slices)

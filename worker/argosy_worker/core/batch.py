@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from argosy_api.params import SamplingParams
+from argosy_worker.core.host import Move
 from argosy_worker.core.rules import Counts, TokenRules
 
 PLACEHOLDER = -1
@@ -72,6 +73,8 @@ class StepBatch:
     """All slices of one step; sum(len(s.tokens)) is at most the step's token budget."""
 
     slices: Sequence[SequenceSlice]
+    moves: Sequence[Move] = ()
+    """Made one after the other, before anything is computed."""
 
     @property
     def num_tokens(self) -> int:
@@ -139,8 +142,9 @@ class Runner(Protocol):
     def launch(self, batch: StepBatch) -> Pending:
         """Begin a step, which writes the KV of all its tokens. Steps are computed in the order of their launches.
 
-        So a block that a step which is out still writes to may be handed on to the next one. A runner that is given a
-        step while one is out replaces a `PLACEHOLDER` by the token that the one before samples for that request.
+        So a block that a step which is out still writes to may be handed on to the next one, or copied. A runner that
+        is given a step while one is out replaces a `PLACEHOLDER` by the token that the one before samples for that
+        request.
         """
         ...
 
@@ -160,6 +164,14 @@ class BlockStore(Protocol):
 
     def export(self, block: int) -> bytes:
         """The content of a block. Raises InvalidArgumentError when there is no such block."""
+        ...
+
+    def export_host(self, slot: int) -> bytes:
+        """The content of a slot in host memory, as `export` would give that of its block."""
+        ...
+
+    def move(self, moves: Sequence[Move]) -> None:
+        """Copy blocks to slots and back, one after the other; all is copied on return."""
         ...
 
     def import_(self, block: int, content: bytes) -> None:

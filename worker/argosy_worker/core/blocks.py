@@ -12,14 +12,21 @@ any more; it is never handed out and not counted.
 
 Where every layer of a model sees a window of positions only, `window_blocks` says how many blocks before its own a row
 may still read. A hit then needs the last so many of its blocks, whatever became of those before.
+
+With slots in host memory (`host.py`) an evicted block is still known, and a hit may count on it: `acquire` brings it
+back. What is said of known blocks, to routers too, is true of both tiers.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from argosy_api.blocks import BlockId
+from argosy_worker.core.block_list import BlockList
+from argosy_worker.core.host import HostTier
 
 NULL_BLOCK = 0
+ON_HOST = -1
+"""In a hit: the block is in host memory only."""
 
 
 def common_window(windows: Collection[int]) -> int:
@@ -30,43 +37,6 @@ def common_window(windows: Collection[int]) -> int:
 def blocks_of_window(window: int, block_size: int) -> int | None:
     """Blocks before its own that a row reads which sees `window` positions, its own too; None for all (window 0)."""
     return -(-(window - 1) // block_size) if window else None
-
-
-class _Line:
-    """A doubly-linked list of block numbers: O(1) to append, to pop the front and to remove from the middle.
-
-    Intrusive: the links are two arrays indexed by block number, so nothing is allocated per operation. Index 0 (the
-    null block, which is never in a line) is the sentinel.
-    """
-
-    __slots__ = ("_next", "_prev", "size")
-
-    def __init__(self, num_blocks: int) -> None:
-        self._next = [0] * (num_blocks + 1)
-        self._prev = [0] * (num_blocks + 1)
-        self.size = 0
-
-    def append(self, block: int) -> None:
-        last = self._prev[0]
-        self._next[last], self._prev[block], self._next[block], self._prev[0] = block, last, 0, block
-        self.size += 1
-
-    def remove(self, block: int) -> None:
-        before, after = self._prev[block], self._next[block]
-        self._next[before], self._prev[after] = after, before
-        self.size -= 1
-
-    def pop_front(self) -> int:
-        block = self._next[0]
-        self.remove(block)
-        return block
-
-    def to_list(self) -> list[int]:
-        blocks, block = [], self._next[0]
-        while block:
-            blocks.append(block)
-            block = self._next[block]
-        return blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +53,22 @@ class CacheChange:
 class BlockPool:
     """All physical blocks of one KV cache. Owned by one thread."""
 
-    def __init__(self, total: int, *, caching: bool = True, window_blocks: int | None = None) -> None:
+    def __init__(
+        self, total: int, *, caching: bool = True, window_blocks: int | None = None, host_blocks: int = 0
+    ) -> None:
         if total < 1:
             raise ValueError(f"a pool needs at least one block, not {total}")
         self.total = total
         self.caching = caching
         self.window_blocks = window_blocks
         """Blocks before its own that a row reads; None: all."""
+        self.host = HostTier(host_blocks)
+        """Where evicted blocks go."""
         self._refs = [0] * (total + 1)
         self._id_of: list[BlockId | None] = [None] * (total + 1)
         self._block_of: dict[BlockId, int] = {}
-        self._free = _Line(total)
-        self._cached = _Line(total)
+        self._free = BlockList(total)
+        self._cached = BlockList(total)
         for block in range(1, total + 1):
             self._free.append(block)
         # dicts as ordered sets: what changed since `take_change`
@@ -128,10 +102,11 @@ class BlockPool:
     def match(self, ids: Sequence[BlockId], most: int) -> list[int]:
         """Physical blocks of the longest usable prefix of `ids[:most]`. Takes no reference: call `acquire` next.
 
-        Blocks that nobody will read, those out of the window, are null blocks: known or not.
+        Blocks that nobody will read, those out of the window, are null blocks: known or not. `ON_HOST` stands for
+        those that are to come back.
         """
         first, end = self.hit(ids, most)
-        return [NULL_BLOCK] * first + [self._block_of[i] for i in ids[first:end]]
+        return [NULL_BLOCK] * first + [self._block_of.get(i, ON_HOST) for i in ids[first:end]]
 
     def hit(self, ids: Sequence[BlockId], most: int) -> tuple[int, int]:
         """(first block needed, blocks) of the longest usable prefix of `ids[:most]`: all from the first one are known.
@@ -139,9 +114,10 @@ class BlockPool:
         Looks at each id twice at most; where nothing is known, at one in a window's length.
         """
         window, end = most if self.window_blocks is None else self.window_blocks, most
+        here, host = self._block_of, self.host
         while True:
             first = max(0, end - window)
-            unknown = next((i for i in range(first, end) if ids[i] not in self._block_of), None)
+            unknown = next((i for i in range(first, end) if ids[i] not in here and ids[i] not in host), None)
             if unknown is None:
                 return first, end
             if first == 0:
@@ -149,25 +125,45 @@ class BlockPool:
             end = unknown  # no prefix that needs this block will do
 
     def knows(self, block_id: BlockId) -> bool:
-        """Whether some block holds `block_id`."""
-        return block_id in self._block_of
+        """Whether some block or slot holds `block_id`."""
+        return block_id in self._block_of or block_id in self.host
 
     def find(self, block_id: BlockId) -> int | None:
-        """The physical block that holds `block_id`."""
+        """The physical block that holds `block_id`; None when there is none, be it in host memory or not."""
         return self._block_of.get(block_id)
 
     def evictable(self, blocks: Sequence[int]) -> int:
-        """How many of `blocks` nobody uses: acquiring them lowers `available` by as many."""
-        return sum(1 for block in blocks if block != NULL_BLOCK and self._refs[block] == 0)
+        """How much acquiring `blocks` lowers `available`: by those that nobody uses, and by those on the host."""
+        return sum(1 for block in blocks if block == ON_HOST or (block != NULL_BLOCK and self._refs[block] == 0))
 
-    def acquire(self, blocks: Sequence[int]) -> None:
-        """Take one more reference to each of `blocks`, which `match` has just returned."""
+    def acquire(self, blocks: Sequence[int], ids: Sequence[BlockId] = ()) -> list[int]:
+        """Take one more reference to each of `blocks`, which `match` has just returned for these ids.
+
+        Returns them, with those in the place of `ON_HOST` that were taken for what comes back by the next moves.
+
+        Raises:
+            MemoryError: that takes more blocks than are available; nothing was taken.
+
+        """
+        table = list(blocks)
+        places = [place for place, block in enumerate(blocks) if block == ON_HOST]
+        if places and self.evictable(blocks) > self.available:
+            raise MemoryError(f"{self.evictable(blocks)} blocks wanted, {self.available} available")
         for block in blocks:
-            if block == NULL_BLOCK:
+            if block in {NULL_BLOCK, ON_HOST}:
                 continue
             if self._refs[block] == 0:
                 self._cached.remove(block)
             self._refs[block] += 1
+        if places:
+            back = [ids[place] for place in places]
+            slots = self.host.withdraw(back)
+            fresh = self.allocate(len(places))  # may evict others, into other slots
+            self.host.restore(back, slots, fresh)
+            for place, block_id, block in zip(places, back, fresh, strict=True):
+                table[place] = self._block_of[block_id] = block
+                self._id_of[block] = block_id
+        return table
 
     def store(self, block: int, block_id: BlockId) -> None:
         """Say that used block `block` now holds the computed full block `block_id`.
@@ -177,17 +173,19 @@ class BlockPool:
         """
         if not self.caching or block_id in self._block_of or self._id_of[block] is not None:
             return
-        self._block_of[block_id] = block
-        self._id_of[block] = block_id
-        if block_id in self._removed:
+        if block_id in self.host:
+            self.host.doubled(block_id)
+        elif block_id in self._removed:
             del self._removed[block_id]
         else:
             self._stored[block_id] = None
+        self._block_of[block_id] = block
+        self._id_of[block] = block_id
 
     # --- allocation
 
     def allocate(self, count: int) -> list[int]:
-        """Take `count` blocks: free ones first, then the least recently used cached ones, which are forgotten.
+        """Take `count` blocks: free ones first, then the least recently used cached ones, which are evicted.
 
         Raises:
             MemoryError: fewer than `count` are available; nothing was taken.
@@ -214,20 +212,23 @@ class BlockPool:
             block = self._free.pop_front()
         else:
             block = self._cached.pop_front()
-            self._forget(block)
+            self._evict(block)
         self._refs[block] = 1
         return block
 
-    def _forget(self, block: int) -> None:
+    def _evict(self, block: int) -> None:
         block_id = self._id_of[block]
         if block_id is None:
             raise RuntimeError(f"cached block {block} has no id")
         self._id_of[block] = None
         del self._block_of[block_id]
-        if block_id in self._stored:
-            del self._stored[block_id]
+        lost = self.host.put(block_id, block)
+        if lost is None or lost in self._block_of:
+            return
+        if lost in self._stored:
+            del self._stored[lost]
         else:
-            self._removed[block_id] = None
+            self._removed[lost] = None
 
     # --- for events and tests
 
@@ -240,7 +241,7 @@ class BlockPool:
 
     def known_ids(self) -> list[BlockId]:
         """Ids of all blocks that a new request could reuse, oldest first."""
-        return list(self._block_of)
+        return [*(block_id for block_id in self.host.ids() if block_id not in self._block_of), *self._block_of]
 
     def check(self, tables: Sequence[Sequence[int]]) -> None:
         """Verify every invariant against the block tables of all requests. For tests: O(total).
@@ -265,6 +266,7 @@ class BlockPool:
             "ids and blocks disagree": {b: i for i, b in self._block_of.items()}
             != {b: i for b, i in enumerate(self._id_of) if i is not None},
             "an id is both stored and removed": bool(self._stored.keys() & self._removed.keys()),
+            **self.host.problems(),
         }
         broken = [name for name, is_broken in problems.items() if is_broken]
         if broken:

@@ -24,7 +24,7 @@ class Exchange:
         self._slack = pool.total // 64  # left to requests that generate, as at an admission
 
     def lacking(self, ids: Sequence[BlockId]) -> list[BlockId]:
-        """Of the blocks that a hit on all of `ids` needs, those that are not in the cache.
+        """Of the blocks that a hit on all of `ids` needs, those that are not in the cache, nor in host memory.
 
         The others become the most recently used ones, the last of them first.
         """
@@ -34,16 +34,21 @@ class Exchange:
         blocks = [block for _, block in found if block is not None]
         self._pool.acquire(blocks)
         self._pool.release(blocks)
-        return [block_id for block_id, block in found if block is None]
+        for block_id, block in reversed(found):
+            if block is None and block_id in self._pool.host:
+                self._pool.host.touch(block_id)
+        return [block_id for block_id in needed if not self._pool.knows(block_id)]
 
     def room(self) -> int:
         """Blocks that could come in without taking one from a request."""
         return max(0, self._pool.available - self._slack) if self._pool.caching else 0
 
     def read(self, block_id: BlockId) -> bytes | None:
-        """The content of a block; None when the cache does not hold it (any more)."""
-        block = self._pool.find(block_id)
-        return None if block is None else self._store.export(block)
+        """The content of a block; None when neither the cache nor the host memory holds it (any more)."""
+        block, slot = self._pool.find(block_id), self._pool.host.find(block_id)
+        if block is not None:
+            return self._store.export(block)
+        return None if slot is None else self._store.export_host(slot)
 
     def write(self, block_id: BlockId, content: bytes) -> bool:
         """Take a block in, under an id that says what it holds. False when there is no room.
@@ -53,11 +58,12 @@ class Exchange:
 
         """
         pool = self._pool
-        if pool.find(block_id) is not None:
+        if pool.knows(block_id):
             return True
         if not self.room():
             return False
         table = pool.allocate(1)
+        self._store.move(pool.host.take_moves())
         try:
             self._store.import_(table[0], content)
             pool.store(table[0], block_id)

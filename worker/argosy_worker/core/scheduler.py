@@ -187,7 +187,8 @@ class Scheduler:
             slices.append(prompt.next_slice(count))
         self._out += 1
         lives = tuple(request.preemptions for request in chosen)
-        return Step(StepBatch(slices), tuple(chosen), lives, generating=len(decoding), preempted=preempted)
+        batch = StepBatch(slices, self.pool.host.take_moves())
+        return Step(batch, tuple(chosen), lives, generating=len(decoding), preempted=preempted)
 
     def update(self, step: Step, outputs: Sequence[StepOutput]) -> list[Advance]:
         """Take in what the runner computed: one `Advance` for each slice whose request is still here, in order.
@@ -236,7 +237,7 @@ class Scheduler:
         slack = self._watermark if self.running else 0
         if missing + slack > self.pool.available - self.pool.evictable(hits):
             return False
-        self.pool.acquire(hits)
+        hits = self.pool.acquire(hits, request.ids)
         request.table = (*hits, *self.pool.allocate(missing))
         request.stored = len(hits)
         request.computed = len(hits) * request.block_size

@@ -11,6 +11,8 @@ class EngineConfig:
     """Sizes of the engine."""
 
     num_blocks: int
+    host_blocks: int = 0
+    """Evicted blocks that host memory has room for."""
     block_size: int = 16
     max_model_len: int = 8192
     prefix_caching: bool = True

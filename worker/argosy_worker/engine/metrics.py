@@ -70,6 +70,10 @@ class WorkerMetrics:
         self._accepted = self._counter(names.WORKER_ACCEPTED_TOKENS, "Of these, right")
         self._accepted_length = self._gauge(names.WORKER_ACCEPTED_LENGTH, "Right tokens of a guess, mean of the latest")
         self._saved = self._gauge(names.WORKER_SPECULATION_SAVED, "Time that guesses saved, less what they cost")
+        self._moved = self._make(Counter, names.WORKER_HOST_MOVES, "KV blocks copied to host memory or back", ("to",))
+        self._move_seconds = self._counter(names.WORKER_HOST_SECONDS, "Time of steps that went into these copies")
+        for to in ("host", "device"):
+            self._moved.labels(**self._labels, to=to)
         self.exported = self._counter(names.WORKER_BLOCKS_EXPORTED, "KV blocks sent to other workers")
         self._imported = self._counter(names.WORKER_BLOCKS_IMPORTED, "KV blocks fetched from other workers")
         self._imports = self._make(Counter, names.WORKER_IMPORTS, "Fetches from other workers", ("result",))
@@ -93,6 +97,12 @@ class WorkerMetrics:
         self._accepted.inc(counts.accepted)
         self._accepted_length.set(accepted_length)
         self._saved.set(saved_s)
+
+    def moved(self, out: int, back: int, seconds: float) -> None:
+        """Evicted blocks were copied to host memory, and others came back."""
+        self._moved.labels(**self._labels, to="host").inc(out)
+        self._moved.labels(**self._labels, to="device").inc(back)
+        self._move_seconds.inc(seconds)
 
     def first_token(self, *, queued_s: float, ttft_s: float, prompt_tokens: int, cached_tokens: int) -> None:
         """A request got its first token."""
@@ -134,6 +144,9 @@ class WorkerMetrics:
         }
         for state, read in states.items():
             blocks.labels(**self._labels, state=state).set_function(read)
+        host = self._make(Gauge, names.WORKER_HOST_BLOCKS, "Room for evicted KV blocks in host memory", ("state",))
+        host.labels(**self._labels, state="free").set_function(lambda: engine.view.host_free_blocks)
+        host.labels(**self._labels, state="cached").set_function(lambda: engine.view.host_cached_blocks)
 
     def _make(self, kind: type[_M], name: str, text: str, more: tuple[str, ...] = ()) -> _M:
         return kind(name, text, (*self._labels, *more), registry=self.registry)

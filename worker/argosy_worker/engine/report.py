@@ -32,6 +32,8 @@ class LoadView:
     free_blocks: int = 0
     cached_blocks: int = 0
     used_blocks: int = 0
+    host_free_blocks: int = 0
+    host_cached_blocks: int = 0
     prefill_rate: float = 0.0
     """Measured tokens per second; 0 until something was measured."""
     prefilling: Sequence[Place] = ()
@@ -100,6 +102,8 @@ def view_of(scheduler: Scheduler, *, accepted: int, prefill_rate: float) -> Load
         free_blocks=pool.free,
         cached_blocks=pool.cached,
         used_blocks=pool.used,
+        host_free_blocks=pool.host.free,
+        host_cached_blocks=pool.host.cached,
         prefill_rate=prefill_rate,
         prefilling=prefilling,
         line=scheduler.line.head(limits.MAX_REPORTED),

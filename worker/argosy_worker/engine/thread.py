@@ -16,17 +16,17 @@ from collections.abc import Callable
 
 from argosy_api.errors import ArgosyError, DeadlineError, InternalError, UnavailableError
 from argosy_api.faults import is_fault
-from argosy_worker.core.batch import Runner, StepOutput
+from argosy_worker.core.batch import Runner
 from argosy_worker.core.blocks import BlockPool, CacheChange, blocks_of_window
 from argosy_worker.core.request import Finish, Request
-from argosy_worker.core.scheduler import Advance, Scheduler, Step
+from argosy_worker.core.scheduler import Advance, Scheduler
 from argosy_worker.engine.config import EngineConfig
 from argosy_worker.engine.copies import Copies
 from argosy_worker.engine.detokenize import TextVocabulary
 from argosy_worker.engine.isolation import check, compute
+from argosy_worker.engine.measures import Measures
 from argosy_worker.engine.metrics import WorkerMetrics
-from argosy_worker.engine.pace import Pace
-from argosy_worker.engine.rate import PrefillRate
+from argosy_worker.engine.moving import Moving
 from argosy_worker.engine.reply import Reply
 from argosy_worker.engine.report import LoadView, view_of
 from argosy_worker.engine.stream import Piece, Stream
@@ -46,7 +46,9 @@ Deliver = Callable[[Outbox, CacheChange], object]
 
 def _pool(config: EngineConfig) -> BlockPool:
     window = blocks_of_window(config.window, config.block_size)
-    return BlockPool(config.num_blocks, caching=config.prefix_caching, window_blocks=window)
+    return BlockPool(
+        config.num_blocks, caching=config.prefix_caching, window_blocks=window, host_blocks=config.host_blocks
+    )
 
 
 class EngineThread:
@@ -64,8 +66,8 @@ class EngineThread:
         trace: StepTrace | None = None,
     ) -> None:
         """`deliver` is called by the thread, with what the step brought for the streams and the KV event log."""
-        self._speculator = Speculator(config.speculation, model=draft, share=config.prefix_caching)
-        self.scheduler = Scheduler(config.scheduler, _pool(config), self._speculator)
+        speculator = Speculator(config.speculation, model=draft, share=config.prefix_caching)
+        self.scheduler = Scheduler(config.scheduler, _pool(config), speculator)
         self.view = LoadView(total_blocks=config.num_blocks, free_blocks=config.num_blocks)
         """Replaced as a whole after each step; any thread may read it."""
         self.failure = ""
@@ -77,10 +79,9 @@ class EngineThread:
         self._replies: dict[str, Reply] = {}
         self._outbox: Outbox = []
         self._accepted = 0
-        self._rate = PrefillRate()
         self._trace = trace
-        self._pace = Pace(config.target_step_s, least=config.block_size, most=config.scheduler.max_batch_tokens)
-        self.scheduler.step_tokens = self._pace.tokens
+        self._measures = Measures(config, self.scheduler, speculator, metrics)
+        self._moving = Moving(runner, metrics)
         self._copies = Copies()
         # each is written whole by one side
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -206,9 +207,11 @@ class EngineThread:
         began = time.monotonic()
         step = self.scheduler.schedule(began)
         scheduled = time.monotonic()
+        self._moving.run(step.batch.moves)
         outputs = compute(self._runner, step.batch)
         now = time.monotonic()
-        self._measure(step, outputs, now - began)
+        self._copies.step_took(now - began)
+        self._measures.take(step, outputs, now - began)
         for progress in self.scheduler.update(step, outputs):
             self._answer(progress, now)
         if self._trace is not None:
@@ -221,6 +224,7 @@ class EngineThread:
         pool = self.scheduler.pool
         if pool.available:  # else others, who run, have all blocks, and their next step tells
             blocks = pool.allocate(1)
+            self._moving.run(pool.host.take_moves())
             check(self._runner, blocks[0])
             pool.release(blocks)
 
@@ -242,21 +246,9 @@ class EngineThread:
             )  # a stop string or a fault ended it; else it is gone already
             del self._replies[reply.request.request_id]
 
-    def _measure(self, step: Step, outputs: list[StepOutput], seconds: float) -> None:
-        rows = sum(len(piece.tokens) for piece in step.batch.slices[: step.generating])
-        self._copies.step_took(seconds)
-        self._rate.add(step.batch.num_tokens - rows, step.generating, seconds)
-        if self._rate.measured:
-            self.scheduler.prefill_rate = self._rate.measured
-        self._pace.add(step.batch.num_tokens, seconds)
-        self.scheduler.step_tokens = self._pace.tokens
-        self._metrics.step(seconds, step.batch.num_tokens, step.preempted)
-        counts = self._speculator.learn(step, outputs, seconds)
-        self._metrics.speculation(counts, self._speculator.accepted_length, self._speculator.saved)
-
     def _flush(self) -> None:
         """Hand everything over: one delivery, however many requests the step had."""
-        self.view = view_of(self.scheduler, accepted=self._accepted, prefill_rate=self._rate.measured)
+        self.view = view_of(self.scheduler, accepted=self._accepted, prefill_rate=self._measures.prefill_rate)
         change = self.scheduler.pool.take_change()
         if self._outbox or change:
             outbox, self._outbox = self._outbox, []

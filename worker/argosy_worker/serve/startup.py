@@ -58,10 +58,17 @@ class LoadedModel(Protocol):
         """Bytes that a KV cache can take at most; None where it takes none."""
         ...
 
-    def make_runner(self, num_blocks: int, block_size: int, *, touch: bool = False) -> CachedRunner:
+    def host_memory_left(self) -> int | None:
+        """Bytes that may still be taken of the host's memory; None where blocks take none."""
+        ...
+
+    def make_runner(
+        self, num_blocks: int, block_size: int, *, touch: bool = False, host_blocks: int = 0
+    ) -> CachedRunner:
         """Allocate the KV cache: `num_blocks` usable blocks, numbered from 1; block 0 is the null block.
 
-        `touch`: take its memory now, not as blocks are first used.
+        `touch`: take its memory now, not as blocks are first used. `host_blocks`: evicted blocks that host memory is
+        taken for. Raises ModelUnsupportedError when there is not so much.
         """
         ...
 
@@ -94,9 +101,10 @@ def load(settings: Settings, state: Lifecycle) -> Loaded:
         draft = _load_model(ModelUri.parse(speculative.model), settings, state, what="the draft model")
         check_vocabulary(model.facts, draft.facts)
     num_blocks, max_model_len = size_cache(model, settings, draft)
+    host_blocks = size_host(model, settings, num_blocks)
     # what was asked for in so many bytes is taken now, so that it cannot be missing in the middle of an answer
     touch = engine.kv_cache_bytes is not None
-    runner = model.make_runner(num_blocks, engine.block_size, touch=touch)
+    runner = model.make_runner(num_blocks, engine.block_size, touch=touch, host_blocks=host_blocks)
     kernels = dict(model.kernels)
     guesses = None
     if draft is not None:
@@ -112,8 +120,11 @@ def load(settings: Settings, state: Lifecycle) -> Loaded:
     log.info(
         "KV cache: %d blocks of %d tokens; longest sequence %d tokens", num_blocks, engine.block_size, max_model_len
     )
+    if host_blocks:
+        log.info("host memory for %d evicted blocks", host_blocks)
     config = EngineConfig(
         num_blocks=num_blocks,
+        host_blocks=host_blocks,
         block_size=engine.block_size,
         max_model_len=max_model_len,
         prefix_caching=engine.prefix_caching,
@@ -181,9 +192,14 @@ def size_cache(model: LoadedModel, settings: Settings, draft: LoadedModel | None
     asked = settings.engine.kv_cache_bytes
     memory = model.memory_for_kv() if asked is None else asked
     left = model.memory_left()
+    host = settings.engine.kv_cache_host_bytes if model.facts.device == "cpu" else 0  # where both are of one memory
+    if left is not None and host:
+        memory = int(memory * max(0.0, 1 - host / left)) if asked is None else asked
+        left = max(0, left - host)
     if asked is not None and left is not None and asked > left:
+        beside = "the model and engine.kvCacheHostMemory" if host else "the model"
         raise ModelUnsupportedError(
-            f"engine.kvCacheMemory is {asked} bytes; beside the model this worker can take {left} bytes"
+            f"engine.kvCacheMemory is {asked} bytes; beside {beside} this worker can take {left} bytes"
         )
     num_blocks = memory // per_block
     if num_blocks < 1:
@@ -207,6 +223,32 @@ def size_cache(model: LoadedModel, settings: Settings, draft: LoadedModel | None
     if length < context and wanted is None:
         log.warning("the KV cache holds %d tokens, less than the model's context of %d", room, context)
     return num_blocks, length
+
+
+def size_host(model: LoadedModel, settings: Settings, num_blocks: int) -> int:
+    """Evicted blocks that host memory has room for, beside `num_blocks` on the device. (A draft model's part of a block
+    stays on the device.)
+
+    Raises:
+        ModelUnsupportedError: so much host memory as was asked for cannot be taken, or holds no block, or too many.
+
+    """
+    asked, left = settings.engine.kv_cache_host_bytes, model.host_memory_left()
+    if not asked:
+        return 0
+    told = f"engine.kvCacheHostMemory is {asked} bytes"
+    if left is not None and asked > left:
+        raise ModelUnsupportedError(f"{told}; beside the model this worker can take {left} bytes of host memory")
+    per_block = model.kv_bytes_per_block(settings.engine.block_size)
+    blocks, most = asked // per_block, limits.MAX_WORKER_BLOCKS - num_blocks
+    if not blocks:
+        raise ModelUnsupportedError(f"{told}, which hold no block; one block takes {per_block} bytes")
+    if blocks > most:
+        raise ModelUnsupportedError(
+            f"{told}, {blocks} blocks; beside the {num_blocks} blocks of engine.kvCacheMemory at most "
+            f"{most * per_block} bytes, {most} blocks"
+        )
+    return blocks
 
 
 def _load_model(uri: ModelUri, settings: Settings, state: Lifecycle, what: str = "the model") -> LoadedModel:

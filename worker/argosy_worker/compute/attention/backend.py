@@ -10,6 +10,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from argosy_worker.core.batch import BlockStore
 from argosy_worker.core.layout import StepLayout
 
 
@@ -36,30 +37,12 @@ class KvSpec:
         return self.layers * 2 * self.kv_heads * self.block_size
 
 
-class KvCache(Protocol):
+class KvCache(BlockStore, Protocol):
     """Blocks of keys and values, numbered from 1; block 0 is the null block."""
 
     @property
     def spec(self) -> KvSpec:
-        """What a block holds."""
-        ...
-
-    @property
-    def layout(self) -> str:
-        """The spec in one line, see `BlockStore`."""
-        ...
-
-    @property
-    def bytes_per_block(self) -> int:
-        """Bytes of one block, in memory and exported."""
-        ...
-
-    def export(self, block: int) -> bytes:
-        """The content of a block. Raises InvalidArgumentError when there is no such block."""
-        ...
-
-    def import_(self, block: int, content: bytes) -> None:
-        """Put exported content into a block. Raises InvalidArgumentError when block or size is wrong."""
+        """What a block holds; its `describe` is the store's `layout`."""
         ...
 
 

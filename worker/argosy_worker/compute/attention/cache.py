@@ -1,12 +1,16 @@
 """The paged cache of keys and values on torch."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from argosy_api.errors import InvalidArgumentError
 from argosy_worker.compute.attention.backend import KvSpec
+from argosy_worker.compute.attention.host import HostMemory
 from argosy_worker.compute.attention.kv_types import SCALE, KvType, kv_type
+from argosy_worker.core.host import Move
 
 LAYOUT_VERSION = 1
 """An exported block is [layers, 2 (keys, values), kv_heads, block_size, head_dim], in the machine's byte order; behind
@@ -28,8 +32,16 @@ class PagedKvCache:
         device: torch.device,
         kind: KvType | None = None,
         touch: bool = False,
+        host_blocks: int = 0,
     ) -> None:
-        """`dtype` is that of the activations, and of what is read; `kind` what is held, by default the same."""
+        """`dtype` is that of the activations, and of what is read; `kind` what is held, by default the same.
+
+        `host_blocks`: blocks that host memory has room for besides.
+
+        Raises:
+            ModelUnsupportedError: there is no host memory for so many.
+
+        """
         self._kind, self._dtype = kind or kv_type("auto", dtype), dtype
         self.spec = KvSpec(
             layers=layers,
@@ -54,6 +66,7 @@ class PagedKvCache:
         self._scale_slots = [scales.view(-1) for scales in self._scales]
         self._pages = [layer.view(-1, block_size * head_dim) for layer in self._layers]
         self._scale_pages = [scales.view(-1, block_size) for scales in self._scales]
+        self._host = HostMemory(host_blocks, self.bytes_per_block, device)
 
     @property
     def coded(self) -> bool:
@@ -79,7 +92,30 @@ class PagedKvCache:
     def export(self, block: int) -> bytes:
         """The content of a block, over all layers."""
         self._check(block)
-        return b"".join(_bytes([tensor[block] for tensor in part]) for part in (self._layers, self._scales) if part)
+        return self.gather([block])[0].cpu().numpy().tobytes()
+
+    def export_host(self, slot: int) -> bytes:
+        """The content of a slot in host memory, in the same form."""
+        return self._host.read(slot)
+
+    def move(self, moves: Sequence[Move]) -> None:
+        """Copy blocks to slots in host memory and back, one after the other; all is copied on return."""
+        self._host.move(moves, self)
+
+    def gather(self, blocks: Sequence[int]) -> Tensor:
+        """What n blocks hold, as they are exported: uint8 [n, bytes_per_block], on the cache's device."""
+        index = torch.tensor(blocks, device=self.device)
+        parts = (tensor.index_select(0, index).view(len(blocks), -1) for tensor in (*self._layers, *self._scales))
+        return torch.cat([part.view(torch.uint8) for part in parts], 1)
+
+    def scatter(self, blocks: Sequence[int], contents: Tensor) -> None:
+        """Put what `gather` gave into n different blocks."""
+        index, begin = torch.tensor(blocks, device=self.device), 0
+        for tensor in (*self._layers, *self._scales):
+            end = begin + tensor[0].nbytes
+            part = contents[:, begin:end].contiguous().view(tensor.dtype)
+            tensor.index_copy_(0, index, part.view(len(blocks), *tensor.shape[1:]))
+            begin = end
 
     def import_(self, block: int, content: bytes) -> None:
         """Put exported content into a block."""
@@ -99,10 +135,6 @@ class PagedKvCache:
     def _check(self, block: int) -> None:
         if not 1 <= block <= self._blocks:
             raise InvalidArgumentError("block", f"is {block}; the cache has the blocks 1 to {self._blocks}")
-
-
-def _bytes(tensors: list[Tensor]) -> bytes:
-    return torch.stack(tensors).contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
