@@ -73,6 +73,7 @@ def _rows(node: dict[str, Any], path: str) -> Iterator[str]:
         )
         yield f"| `{at}` | {kind} | {default} | {child.get('description', '').replace('|', '/')} |"
         yield from _rows(child, at)
+        yield from _rows(child.get("items", {}), f"{at}[]")
 
 
 def main() -> None:

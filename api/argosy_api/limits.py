@@ -154,6 +154,14 @@ MAX_TRACED_SLICES = 65_536
 MAX_TRACE_BYTES = 64 * 1024 * 1024
 """A trace as it is sent, and a trace file before it turns over; one former file is kept."""
 
+# --- autoscaling
+MAX_SCALING_METRICS = 5
+"""Metrics of one resource: each type once."""
+MAX_SCHEDULES = 16
+"""Times of the week of one resource."""
+MAX_SCALING_DECISIONS = 5
+"""Decisions in the status of one resource, the latest ones."""
+
 # --- what the operator writes
 MAX_CONDITION_MESSAGE = 4096
 """Characters; the API server takes 32,768."""

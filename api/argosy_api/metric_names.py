@@ -61,4 +61,7 @@ OPERATOR_PASSES = "argosy_operator_reconcile_passes"  # counter: result
 OPERATOR_PASS_SECONDS = "argosy_operator_reconcile_seconds"  # histogram
 OPERATOR_RESOURCES = "argosy_operator_resources"  # gauge: ready=true|false
 OPERATOR_REDIS_USERS_UP = "argosy_operator_redis_users_up"  # gauge: 1 while workers' Redis users are as they should be
+OPERATOR_WANTED_REPLICAS = "argosy_operator_wanted_replicas"  # gauge: namespace, name; with autoscaling
+OPERATOR_SCALING_SIGNALS = "argosy_operator_scaling_signals"  # gauge: namespace, name, signal
+OPERATOR_SCALING_DECISIONS = "argosy_operator_scaling_decisions"  # counter: reason
 OPERATOR_LAST_PASS_AGE = "argosy_operator_last_pass_age_seconds"  # gauge

@@ -13,6 +13,7 @@ from argosy_api import quantity, rules
 from argosy_api.checking import first_problem
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.model_uri import ModelUri
+from argosy_api.spec.autoscaling import AutoscalingSpec, MetricSpec, ScaleDownSpec, ScaleUpSpec, ScheduleSpec
 from argosy_api.spec.change import DisruptionSpec, DrainSpec, RolloutSpec
 from argosy_api.spec.engine import EngineSpec, QuantizationSpec, SpeculativeSpec
 from argosy_api.spec.model import ModelCacheSpec, ModelSpec, SecretKeyRef
@@ -30,6 +31,7 @@ __all__ = [
     "PREFILL",
     "SHORT_NAME",
     "VERSION",
+    "AutoscalingSpec",
     "DisaggregationSpec",
     "DisruptionSpec",
     "DrainSpec",
@@ -38,6 +40,7 @@ __all__ = [
     "InferenceDeployment",
     "InferenceDeploymentSpec",
     "Metadata",
+    "MetricSpec",
     "ModelCacheSpec",
     "ModelSpec",
     "PlacementSpec",
@@ -46,6 +49,9 @@ __all__ = [
     "RoleSpec",
     "RolloutSpec",
     "RoutingSpec",
+    "ScaleDownSpec",
+    "ScaleUpSpec",
+    "ScheduleSpec",
     "SecretKeyRef",
     "SpeculativeSpec",
     "Strict",
@@ -72,7 +78,9 @@ class InferenceDeploymentSpec(Strict):
     model: ModelSpec
     """Which model is served, and under which name."""
     replicas: Annotated[int, Field(ge=0, le=1000)] = 1
-    """Workers that serve the model, each of which computes prompts and generates."""
+    """Workers that serve the model, each of which computes prompts and generates. Left out with autoscaling."""
+    autoscaling: AutoscalingSpec | None = None
+    """Decides how many workers there are, in place of `replicas` (docs/autoscaling.md)."""
     disaggregation: DisaggregationSpec | None = None
     """Workers of two roles instead of `replicas` equal ones (docs/disaggregation.md says when that helps)."""
     engine: EngineSpec = EngineSpec()

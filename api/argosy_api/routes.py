@@ -1,8 +1,13 @@
-"""What a router can reach: `GET /routes` on its metrics port. One writer, one parser."""
+"""What a router can reach, and what is asked of it: `GET /routes` on its metrics port. One writer, one parser."""
 
 import json
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from typing import Any
+
+from argosy_api.latency import BINS
 
 
 class RouteState(StrEnum):
@@ -19,6 +24,40 @@ class RouteState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerLoad:
+    """A worker's newest report, as this router has it. It counts what all routers sent to the worker."""
+
+    age_s: float
+    """For how long the router has had it."""
+    requests: int
+    """Running and waiting."""
+    queue_s: float
+    """Seconds that it takes to compute the prompts that are not computed yet."""
+    kv_used: float
+    """Part of the KV cache's blocks that requests hold, 0 to 1."""
+    prefill_rate: float
+    """Prompt tokens that it computes in a second, as measured; 0 until something was measured."""
+    itl_s: float
+    """90th percentile of the times between the latest tokens of a request; 0 while none generates."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """What clients asked of this one router for a deployment."""
+
+    held: int = 0
+    """Requests that wait here because no worker is there."""
+    in_flight: int = 0
+    """Requests on their way, the held ones among them."""
+    idle_s: float = 0.0
+    """Seconds since the last request came or ended; 0 while one is on its way."""
+    prompt_rate: float = 0.0
+    """Prompt tokens to compute (not found cached) that came in a second, mean of the last minute."""
+    ttft: Mapping[int, int] = field(default_factory=dict)
+    """Times to the first token in the last minute, as `latency.Counts`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerRoute:
     """One worker."""
 
@@ -28,6 +67,8 @@ class WorkerRoute:
     state: RouteState
     indexed_blocks: int
     """Blocks of its prefix cache that the router knows of."""
+    load: WorkerLoad | None = None
+    """None: no recent report."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +82,8 @@ class DeploymentRoutes:
     workers: tuple[WorkerRoute, ...]
     name_taken_by: str = ""
     """`namespace/name` of the older deployment that has this one's served name; empty where there is none."""
+    demand: Demand | None = None
+    """None: an older router, which does not tell."""
 
     @property
     def ready(self) -> frozenset[str]:
@@ -75,12 +118,14 @@ class Routes:
                         served_name=d.get("served_name", ""),
                         name_taken_by=d.get("name_taken_by", ""),
                         policy=d.get("policy", ""),
+                        demand=_demand(d.get("demand")),
                         workers=tuple(
                             WorkerRoute(
                                 worker_id=w["worker_id"],
                                 revision=w.get("revision", ""),
                                 state=RouteState(w["state"]),
                                 indexed_blocks=w.get("indexed_blocks", 0),
+                                load=_load(w.get("load")),
                             )
                             for w in d["workers"]
                         ),
@@ -90,3 +135,38 @@ class Routes:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"not a router's routes: {error!r}") from error
+
+
+def _load(document: Any) -> WorkerLoad | None:
+    if document is None:
+        return None
+    return WorkerLoad(
+        age_s=_number(document["age_s"]),
+        requests=int(_number(document["requests"])),
+        queue_s=_number(document["queue_s"]),
+        kv_used=_number(document["kv_used"]),
+        prefill_rate=_number(document["prefill_rate"]),
+        itl_s=_number(document["itl_s"]),
+    )
+
+
+def _demand(document: Any) -> Demand | None:
+    if document is None:
+        return None
+    ttft = {int(place): int(_number(count)) for place, count in document["ttft"].items()}
+    if not all(0 <= place < BINS for place in ttft):
+        raise ValueError("ttft has a bin that does not exist")
+    return Demand(
+        held=int(_number(document["held"])),
+        in_flight=int(_number(document["in_flight"])),
+        idle_s=_number(document["idle_s"]),
+        prompt_rate=_number(document["prompt_rate"]),
+        ttft=ttft,
+    )
+
+
+def _number(value: Any) -> float:
+    """A number that can be reckoned with."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise ValueError(f"{value!r:.40} is no number of what is there")
+    return float(value)

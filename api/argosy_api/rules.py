@@ -187,6 +187,13 @@ RULES: tuple[Rule, ...] = (
         "is only for batching dynamic and static",
         lambda e: "batchWaitSeconds" not in e or e["batching"] != "continuous",
     ),
+    Rule(
+        # likewise: 0 passes 0.05
+        "spec.engine", "maxPromptShare",
+        "self.maxPromptShare >= 0.05",
+        "must be at least 0.05",
+        lambda e: e["maxPromptShare"] >= 0.05,
+    ),
     _size("spec.engine", "kvCacheMemory"),
     _size("spec.engine", "kvCacheHostMemory"),
     Rule(
@@ -254,6 +261,49 @@ RULES: tuple[Rule, ...] = (
         "!has(self.disaggregation) || self.engine.prefixCaching",
         "must be true with disaggregation: prompts go from worker to worker as cached blocks",
         lambda s: "disaggregation" not in s or s["engine"]["prefixCaching"],
+    ),
+    Rule(
+        "spec", "replicas",
+        "!has(self.autoscaling) || self.replicas == 1",
+        "is decided by autoscaling: leave it out (it is 1 then, and means nothing), or remove autoscaling to set it",
+        lambda s: "autoscaling" not in s or s["replicas"] == 1,
+    ),
+    Rule(
+        "spec", "autoscaling",
+        "!has(self.autoscaling) || !has(self.disaggregation)",
+        "counts workers that do everything, and there are none with disaggregation",
+        lambda s: "autoscaling" not in s or "disaggregation" not in s,
+    ),
+    Rule(
+        "spec.autoscaling", "minReplicas",
+        "self.minReplicas <= self.maxReplicas",
+        "must be at most maxReplicas",
+        lambda a: a["minReplicas"] <= a["maxReplicas"],
+    ),
+    Rule(
+        "spec.autoscaling", "metrics",
+        "self.metrics.all(m, self.metrics.exists_one(n, n.type == m.type))",
+        "must have each type once",
+        lambda a: len({m["type"] for m in a["metrics"]}) == len(a["metrics"]),
+    ),
+    Rule(
+        "spec.autoscaling", "metrics",
+        "self.metrics.all(m, m.type != 'kvUsage' || m.target <= 1.0)",
+        "has a target of kvUsage above 1; it is a part of the KV cache, as 0.8",
+        lambda a: all(m["type"] != "kvUsage" or m["target"] <= 1 for m in a["metrics"]),
+    ),
+    Rule(
+        # the API server holds a whole number against a `minimum` with its fraction cut off, so 0 passes 0.001
+        "spec.autoscaling", "metrics",
+        "self.metrics.all(m, m.target >= 0.001)",
+        "has a target below 0.001",
+        lambda a: all(m["target"] >= 0.001 for m in a["metrics"]),
+    ),
+    Rule(
+        "spec.autoscaling", "schedule",
+        "self.schedule.all(s, s.minReplicas <= self.maxReplicas)",
+        "must have minReplicas of at most maxReplicas",
+        lambda a: all(s["minReplicas"] <= a["maxReplicas"] for s in a["schedule"]),
     ),
     Rule(
         "spec.rollout", "maxSurge",

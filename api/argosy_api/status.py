@@ -49,6 +49,31 @@ class RoleStatus(BaseModel):
     """Workers of the current revision that the router can reach."""
 
 
+class ScalingDecision(BaseModel):
+    """A change of the number of workers."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True)
+
+    time: Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
+    before: int
+    after: int
+    reason: Annotated[str, Field(max_length=64)]
+    """CamelCase word for programs: Load, LessLoad, Bounds."""
+    message: Annotated[str, Field(max_length=1024)] = ""
+    """What was measured."""
+
+
+class AutoscalingStatus(BaseModel):
+    """What autoscaling decides."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True)
+
+    desired_replicas: int = 0
+    """Workers that it wants now."""
+    decisions: list[ScalingDecision] = []
+    """The last changes, the newest one first."""
+
+
 class InferenceDeploymentStatus(BaseModel):
     """What is the case, written by the operator."""
 
@@ -76,7 +101,10 @@ class InferenceDeploymentStatus(BaseModel):
     """Where to send requests, inside the cluster."""
     roles: list[RoleStatus] = []
     """The same by role, with disaggregation."""
+    autoscaling: AutoscalingStatus | None = None
+    """What autoscaling decides, where the resource has it."""
     model: ModelStatus | None = None
     """What the workers found in the model's files."""
     conditions: list[Condition] = []
-    """Ready, Progressing, Scheduled, ModelLoaded, RouterSynced, Uniform, NameTaken."""
+    """Ready, Progressing, Scheduled, ModelLoaded, RouterSynced, Uniform, NameTaken; AutoscalingActive with
+    autoscaling."""

@@ -14,6 +14,7 @@ from argosy_kube import http as kube_http
 from argosy_kube.access import Access
 from argosy_kube.http import HttpTransport
 from argosy_operator import kopf_edge
+from argosy_operator.autoscaling.edge import Autoscaler
 from argosy_operator.background import Background
 from argosy_operator.controller import Controller
 from argosy_operator.kube import HttpKubeApi
@@ -85,6 +86,7 @@ async def _run(
             children=store.of,
             routers=routers.facts,
             probe=HttpWorkerProbe(session),
+            autoscaler=Autoscaler(api, routers.told, metrics.scaled),
             name_holder=resources.name_holder,
             hurry=routers.hurry,
         )

@@ -7,6 +7,7 @@ from argosy_api import labels, limits
 from argosy_api.status import Condition, InferenceDeploymentStatus, ModelStatus, RoleStatus
 from argosy_api.worker_status import ServedModel, WorkerStatus
 from argosy_operator import uniformity
+from argosy_operator.autoscaling.pilot import Course
 from argosy_operator.diagnose import Problem, Reason, diagnose, worst
 from argosy_operator.observe import Children, PodView
 from argosy_operator.plan import ChildRef
@@ -21,6 +22,9 @@ READY, PROGRESSING, SCHEDULED, MODEL_LOADED, ROUTER_SYNCED, UNIFORM, NAME_TAKEN 
     "Uniform",
     "NameTaken",
 )
+
+AUTOSCALING = "AutoscalingActive"
+"""Only where the resource has autoscaling."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +71,8 @@ class Facts:
     name_holder: str | None = None
     """`namespace/name` of the older resource that has the served name; empty: it is this one's; None: not known."""
     failure: Failure | None = None
+    course: Course | None = None
+    """Where autoscaling goes; None: the resource has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +102,10 @@ def status_of(facts: Facts, previous: tuple[Condition, ...], now: str) -> Infere
         UNIFORM: _Verdict(*uniformity.judge(facts.served)),
         NAME_TAKEN: _name_taken(facts),
     }
+    if facts.course is not None:
+        verdicts[AUTOSCALING] = _Verdict(*facts.course.condition)
     before = {c.type: c for c in previous}
-    conditions = [_condition(kind, verdicts[kind], before.get(kind), facts.generation, now) for kind in TYPES]
+    conditions = [_condition(kind, said, before.get(kind), facts.generation, now) for kind, said in verdicts.items()]
     selector = ",".join(f"{k}={v}" for k, v in sorted(labels.worker_selector(facts.name).items()))
     return InferenceDeploymentStatus(
         observed_generation=facts.generation,
@@ -111,6 +119,7 @@ def status_of(facts: Facts, previous: tuple[Condition, ...], now: str) -> Infere
         reason=verdicts[READY].reason,
         endpoint=facts.endpoint,
         roles=_roles(facts, alive, routable),
+        autoscaling=None if facts.course is None else facts.course.status,
         model=facts.model,
         conditions=conditions,
     )

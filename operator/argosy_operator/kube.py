@@ -19,6 +19,8 @@ Object = dict[str, Any]
 
 MANAGER = "argosy-operator"
 STATUS_MANAGER = "argosy-operator-status"
+SCALING_MANAGER = "argosy-operator-scaling"
+DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 FINALIZER_MANAGER = "argosy-operator-finalizer"
 REQUEST_TIMEOUT_S = 15.0
 CONCURRENT = 16
@@ -28,6 +30,7 @@ PLURALS = {
     ("v1", "Secret"): "secrets",
     ("v1", "Service"): "services",
     ("v1", "Event"): "events",
+    ("v1", "Pod"): "pods",
     ("policy/v1", "PodDisruptionBudget"): "poddisruptionbudgets",
     ("networking.k8s.io/v1", "NetworkPolicy"): "networkpolicies",
     ("apps/v1", "Deployment"): "deployments",
@@ -60,6 +63,10 @@ class KubeApi(Protocol):
 
     async def delete(self, ref: ChildRef, namespace: str, uid: str, version: str) -> None:
         """Delete in the background what has this uid and resourceVersion (else 409); nothing where there is none."""
+        ...
+
+    async def set_deletion_cost(self, namespace: str, name: str, uid: str, cost: int) -> None:
+        """Say how much would be lost with a pod: of those alike the one with the least goes first (404, 409: gone)."""
         ...
 
     async def create_event(self, namespace: str, event: Object) -> None:
@@ -124,6 +131,18 @@ class HttpKubeApi:
         except ApiError as error:
             if error.status != 404:
                 raise
+
+    async def set_deletion_cost(self, namespace: str, name: str, uid: str, cost: int) -> None:
+        """See `KubeApi`."""
+        # a merge patch, where the uid is a condition: an apply would make the pod anew where it has gone
+        only = {"uid": uid, "annotations": {DELETION_COST: str(cost)}}
+        await self._call(
+            "PATCH",
+            _path("v1", "Pod", namespace, name),
+            params={"fieldManager": SCALING_MANAGER},
+            json={"metadata": only},
+            content_type="application/merge-patch+json",
+        )
 
     async def create_event(self, namespace: str, event: Object) -> None:
         """See `KubeApi`."""

@@ -11,6 +11,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from argosy_api import metric_names
 from argosy_api.net import Page
+from argosy_operator.autoscaling.pilot import Course
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,21 @@ class Metrics:
             "1 while the users of workers and routers in Redis are as they should be",
             registry=self.registry,
         )
+        resource = ["namespace", "name"]
+        self.wanted_replicas = Gauge(
+            metric_names.OPERATOR_WANTED_REPLICAS, "Workers that autoscaling wants", resource, registry=self.registry
+        )
+        self.scaling_signals = Gauge(
+            metric_names.OPERATOR_SCALING_SIGNALS,
+            "What autoscaling goes by: complete, sources, requests, held, queue_seconds, arriving, kv_used",
+            [*resource, "signal"],
+            registry=self.registry,
+        )
+        self.scaling_decisions = Counter(
+            metric_names.OPERATOR_SCALING_DECISIONS, "Decisions of autoscaling", ["reason"], registry=self.registry
+        )
         self._ready: dict[tuple[str, str], bool] = {}
+        self._scaled: set[tuple[str, str]] = set()
         self._last_pass = time.monotonic()
         self.last_pass_age.set_function(lambda: time.monotonic() - self._last_pass if self._ready else 0.0)
 
@@ -58,10 +73,36 @@ class Metrics:
         self.passes.labels(result).inc()
         self.pass_seconds.observe(seconds)
 
+    def scaled(self, namespace: str, name: str, course: Course | None) -> None:
+        """Where autoscaling of a resource goes; None: nowhere (any more)."""
+        if course is None:
+            if (namespace, name) not in self._scaled:
+                return
+            self._scaled.discard((namespace, name))
+            for gauge in (self.wanted_replicas, self.scaling_signals):
+                gauge.remove_by_labels({"namespace": namespace, "name": name})
+            return
+        self._scaled.add((namespace, name))
+        self.wanted_replicas.labels(namespace, name).set(course.replicas)
+        self.scaling_decisions.labels(course.decision.why).inc()
+        told = course.signals
+        values = {
+            "complete": told.complete,
+            "sources": told.sources,
+            "requests": told.requests,
+            "held": told.held,
+            "queue_seconds": told.queue_s,
+            "arriving": told.arriving,
+            "kv_used": told.kv_used,
+        }
+        for signal, value in values.items():
+            self.scaling_signals.labels(namespace, name, signal).set(value)
+
     def set_ready(self, namespace: str, name: str, ready: bool | None) -> None:
         """Count a resource as ready or not; None: it is gone."""
         if ready is None:
             self._ready.pop((namespace, name), None)
+            self.scaled(namespace, name, None)
         else:
             self._ready[namespace, name] = ready
         good = sum(self._ready.values())

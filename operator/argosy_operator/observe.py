@@ -104,6 +104,8 @@ class ChildView:
     """uid of its controller: whose it is, whatever its labels say."""
     conditions: tuple[tuple[str, str, str, str], ...] = ()
     """type, status, reason, message; of a workload."""
+    replicas: int | None = None
+    """That a workload asks for."""
 
     @classmethod
     def from_body(cls, body: Body, api_version: str, kind: str) -> "ChildView":
@@ -115,6 +117,7 @@ class ChildView:
             body["metadata"].get("uid", ""),
             controller_of(body),
             tuple((c["type"], c["status"], c.get("reason", ""), c.get("message", "")) for c in conditions),
+            (body.get("spec") or {}).get("replicas") if kind == DEPLOYMENT else None,
         )
 
     def condition(self, kind: str) -> tuple[str, str, str]:

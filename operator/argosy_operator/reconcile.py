@@ -16,6 +16,9 @@ from argosy_api.resource import InferenceDeployment
 from argosy_api.status import Condition, InferenceDeploymentStatus, ModelStatus
 from argosy_operator import conditions, manifests, uniformity
 from argosy_operator.asking import Told, ask_again, ask_serving, ask_starting
+from argosy_operator.autoscaling import pilot
+from argosy_operator.autoscaling.edge import Autoscaler
+from argosy_operator.autoscaling.pilot import ScalingMemory
 from argosy_operator.carry_out import OWN_ECHO_S, Made, carry_out
 from argosy_operator.conditions import Facts, Failure, RouterFacts, is_routable
 from argosy_operator.diagnose import Reason
@@ -42,6 +45,7 @@ class Memory:
     made: Made = field(default_factory=Made)
     status: Mapping[str, Any] | None = None
     told: Told = field(default_factory=Told)
+    scaling: ScalingMemory = field(default_factory=ScalingMemory)
     failures: int = 0
     """Passes in a row that failed."""
     announcer: Announcer = field(default_factory=Announcer)
@@ -58,13 +62,14 @@ class Reconciler:
         children: Callable[[Owner], Children],
         routers: Callable[[str, str], RouterFacts | None],
         probe: WorkerProbe,
+        autoscaler: Autoscaler,
         name_holder: Callable[[str, str, str], str],
         hurry: Callable[[], None],
     ) -> None:
         """`name_holder` says which older resource, if any, has a resource's served name."""
         self._api, self._settings = api, settings
         self._children, self._routers, self._probe, self._hurry = children, routers, probe, hurry
-        self._name_holder = name_holder
+        self._name_holder, self._autoscaler = name_holder, autoscaler
 
     async def run(self, body: Mapping[str, Any], memory: Memory) -> tuple[float, InferenceDeploymentStatus]:
         """One pass. Returns after how many seconds another one is due though nothing happens, and the status.
@@ -85,6 +90,10 @@ class Reconciler:
 
         before, router = self._children(owner), self._routers(owner.namespace, owner.name)
         routable = Counter(p.revision for p in before.pods if p.active and is_routable(p, router))
+        course = self._autoscaler.course(wanted, before, routable.total(), body, memory.scaling)
+        if course is not None:
+            wanted = pilot.with_replicas(wanted, course.replicas)
+            await self._autoscaler.choose_who_goes(owner, before.pods, course)
         intent = plan(wanted, Observed(_may_exist(wanted, before, memory), routable), self._settings.plan)
         outcome = await carry_out(self._api, owner, intent, before, memory.made, resync_s=self._settings.resync_s)
         refusal = outcome.refusal
@@ -108,6 +117,7 @@ class Reconciler:
             endpoint=self._settings.router_endpoint,
             name_holder=self._name_holder(owner.namespace, owner.name, wanted.served_name),
             failure=_failure(refusal) if refusal is not None and told else None,
+            course=course,
             **_served(memory.told, current, body, intent.revision),
         )
         status, unwritten = await self._write_status(body, facts, memory)
@@ -123,7 +133,8 @@ class Reconciler:
             return self._again(owner, failed, memory), status
         memory.failures = 0
         echo_due = OWN_ECHO_S if outcome.echo else float("inf")
-        return min(self._resync(), serving_due, ask_again(current, time.time()), echo_due), status
+        scaling_due = pilot.AGAIN_S if course is not None else float("inf")
+        return min(self._resync(), serving_due, ask_again(current, time.time()), echo_due, scaling_due), status
 
     async def _leave_as_it_is(
         self, owner: Owner, body: Mapping[str, Any], failure: Failure, memory: Memory
@@ -189,6 +200,7 @@ def _as_before(body: Mapping[str, Any]) -> dict[str, Any]:
     """Revision and replicas that the children were last made for."""
     written, spec = body.get("status") or {}, body.get("spec") or {}
     replicas = spec.get("replicas", 1) if isinstance(spec, Mapping) else 1
+    replicas = (written.get("autoscaling") or {}).get("desiredReplicas", replicas)
     known = isinstance(replicas, int) and replicas >= 0
     return {"revision": str(written.get("revision") or ""), "replicas": replicas if known else 1}
 

@@ -11,13 +11,17 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from argosy_api import limits, net
-from argosy_api.routes import Routes
+from argosy_api.routes import DeploymentRoutes, Routes
 from argosy_kube.http import body_of
+from argosy_operator.autoscaling.signals import Told
 from argosy_operator.conditions import RouterFacts
 
 log = logging.getLogger(__name__)
 
 SETTLED_S = 5.0
+ATTENTIVE_S = 1.0
+"""While somebody scales by what routers tell."""
+ATTENTIVE_FOR_S = 15.0
 HURRY_S = 0.25
 HURRY_FOR_S = 20.0
 TIMEOUT_S = 2.0
@@ -25,6 +29,8 @@ GRACE_S = 15.0
 """How long the last answers count when no router answers any more: a dropped connection is no outage."""
 
 ByDeployment = Mapping[tuple[str, str], frozenset[str]]
+Answer = Mapping[tuple[str, str], DeploymentRoutes]
+"""What one router says, by resource."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,7 @@ class View:
     total: int = 0
     ready: ByDeployment = field(default_factory=dict)
     error: str = ""
+    answers: tuple[Answer, ...] = ()
 
 
 class Routers:
@@ -47,7 +54,9 @@ class Routers:
         self._session, self._url, self._changed = session, url, changed
         self._view = View()
         self._good_at = float("-inf")
-        self._hurry_until = float("-inf")
+        self._answers: tuple[Answer, ...] = ()
+        self._answered_at, self._asked = float("-inf"), 0
+        self._hurry_until = self._attentive_until = float("-inf")
         self._wake = asyncio.Event()
 
     def facts(self, namespace: str, name: str) -> RouterFacts | None:
@@ -57,6 +66,13 @@ class Routers:
         view = self._view
         ready = view.ready.get((namespace, name), frozenset())
         return RouterFacts(reachable=view.reachable, total=view.total, ready=ready, error=view.error)
+
+    def told(self, namespace: str, name: str) -> Told | None:
+        """What the last round of questions brought about one resource, and that the next ones come soon."""
+        self._attentive_until = time.monotonic() + ATTENTIVE_FOR_S
+        if not self._answers:
+            return None
+        return Told(self._answered_at, self._asked, [answer.get((namespace, name)) for answer in self._answers])
 
     def hurry(self) -> None:
         """Somebody waits for a router to learn of a worker: ask often for a while."""
@@ -68,7 +84,7 @@ class Routers:
         """Runs until it is cancelled."""
         while self._url:
             self._take(await self._round())
-            period = HURRY_S if time.monotonic() < self._hurry_until else SETTLED_S
+            period = self._period(time.monotonic())
             self._wake.clear()
             try:
                 async with asyncio.timeout(period):
@@ -76,10 +92,16 @@ class Routers:
             except TimeoutError:
                 pass
 
+    def _period(self, now: float) -> float:
+        if now < self._hurry_until:
+            return HURRY_S
+        return ATTENTIVE_S if now < self._attentive_until else SETTLED_S
+
     def _take(self, new: View) -> None:
         old, now = self._view, time.monotonic()
         if new.reachable:
             self._good_at = now
+            self._answers, self._answered_at, self._asked = new.answers, now, new.total
         elif now - self._good_at < GRACE_S:
             return
         self._view = new
@@ -105,22 +127,28 @@ class Routers:
         answers = await asyncio.gather(*(self._ask(str(host), int(port), path) for host, port in addresses))
         good = [answer for answer in answers if not isinstance(answer, str)]
         error = next((answer for answer in answers if isinstance(answer, str)), "")
-        return View(len(good), len(answers), common(good), error)
+        ready = common([ready_workers(answer) for answer in good])
+        return View(len(good), len(answers), ready, error, tuple(good))
 
-    async def _ask(self, host: str, port: int, path: str) -> ByDeployment | str:
+    async def _ask(self, host: str, port: int, path: str) -> Answer | str:
         url = f"http://{net.address(host, port)}{path}"
         try:
             async with asyncio.timeout(TIMEOUT_S), self._session.get(url) as response:
                 if response.status != 200:
                     return f"status {response.status}"
-                return ready_workers(Routes.parse(await body_of(response, most=limits.MAX_ROUTES_BYTES)))
+                return by_resource(Routes.parse(await body_of(response, most=limits.MAX_ROUTES_BYTES)))
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             return str(error) or type(error).__name__
 
 
-def ready_workers(routes: Routes) -> ByDeployment:
+def by_resource(routes: Routes) -> Answer:
+    """What a router says, by resource."""
+    return {(d.namespace, d.name): d for d in routes.deployments}
+
+
+def ready_workers(answer: Answer) -> ByDeployment:
     """Ready workers by resource."""
-    return {(d.namespace, d.name): d.ready for d in routes.deployments}
+    return {key: deployment.ready for key, deployment in answer.items()}
 
 
 def common(answers: list[ByDeployment]) -> ByDeployment:

@@ -1,8 +1,9 @@
 """What the router can reach, for `GET /routes` on the metrics port (inside the cluster only)."""
 
-from argosy_api.routes import DeploymentRoutes, Routes, RouteState, WorkerRoute
+from argosy_api.routes import DeploymentRoutes, Routes, RouteState, WorkerLoad, WorkerRoute
 from argosy_router.fleet.fleet import DeploymentState, Fleet
 from argosy_router.fleet.peer import Peer
+from argosy_router.routing.policy import fill_rates
 
 
 def routes(fleet: Fleet, time: float) -> Routes:
@@ -12,22 +13,42 @@ def routes(fleet: Fleet, time: float) -> Routes:
 
 def _deployment(state: DeploymentState, time: float) -> DeploymentRoutes:
     spec = state.spec
+    loads = _loads(state, time)
     return DeploymentRoutes(
         namespace=spec.namespace,
         name=spec.name,
         served_name=spec.served_name,
         name_taken_by=state.name_taken_by,
         policy=spec.policy.value,
+        demand=state.demand.told(time),
         workers=tuple(
             WorkerRoute(
                 worker_id=worker.worker_id,
                 revision=worker.spec.revision,
                 state=state_of(worker, time),
                 indexed_blocks=state.index.held(worker.worker_id),
+                load=loads.get(worker.worker_id),
             )
             for worker in state.workers.values()
         ),
     )
+
+
+def _loads(state: DeploymentState, time: float) -> dict[str, WorkerLoad]:
+    """The recent reports, by worker; who has measured no speed yet is taken to be as fast as the others."""
+    known = [(worker, load) for worker in state.workers.values() if (load := worker.fresh_load(time)) is not None]
+    rates = fill_rates([load.prefill_tokens_per_second for _, load in known])
+    return {
+        worker.worker_id: WorkerLoad(
+            age_s=max(0.0, time - worker.load_at),
+            requests=load.running + load.waiting,
+            queue_s=load.uncached_tokens / rate,
+            kv_used=load.used_blocks / load.total_blocks if load.total_blocks else 0.0,
+            prefill_rate=load.prefill_tokens_per_second,
+            itl_s=load.inter_token_seconds,
+        )
+        for (worker, load), rate in zip(known, rates, strict=True)
+    }
 
 
 def state_of(worker: Peer, time: float) -> RouteState:

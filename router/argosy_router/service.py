@@ -220,14 +220,18 @@ class Service:
         name = job.deployment.name
         inflight = self.metrics.inflight.labels(name)
         inflight.inc()
+        demand = job.deployment.demand
+        demand.came(now())
         flight = Flight(job, self._dispatcher, self.metrics, attempts=self._attempts, taken=taken)
         try:
             await flight.start()
             if job.received_at:
                 self.metrics.ttft.labels(name).observe(now() - job.received_at)
+                demand.first_token(now() - job.received_at, now())
             yield flight
         finally:
             flight.close()
+            demand.went(now())
             inflight.dec()
             self.metrics.prompt.labels(name).inc(len(job.tokens))
             self.metrics.cached.labels(name).inc(flight.cached_tokens)

@@ -144,6 +144,18 @@ REFUSED = [
     ({"disaggregation": {}, "engine__prefixCaching": False}, "spec.engine.prefixCaching"),
     ({"disaggregation": {"prefill": {"replicas": 0}}}, "spec.disaggregation.prefill.replicas"),
     ({"disaggregation": {"decode": 2}}, "spec.disaggregation.decode"),
+    ({"autoscaling": {"maxReplicas": 2}, "replicas": 2}, "spec.replicas"),
+    ({"autoscaling": {"maxReplicas": 2}, "disaggregation": {}}, "spec.autoscaling"),
+    ({"autoscaling": {"maxReplicas": 2, "minReplicas": 3}}, "spec.autoscaling.minReplicas"),
+    (
+        {"autoscaling": {"maxReplicas": 2, "metrics": [{"type": "kvUsage", "target": 2}]}},
+        "spec.autoscaling.metrics",
+    ),
+    (
+        {"autoscaling": {"maxReplicas": 2, "schedule": [{"start": "08:00", "end": "09:00", "minReplicas": 3}]}},
+        "spec.autoscaling.schedule",
+    ),
+    ({"engine__maxPromptShare": 0}, "spec.engine.maxPromptShare"),
     ({"rollout": {"maxSurge": 0}}, "spec.rollout.maxSurge"),
     ({"rollout__progressDeadlineSeconds": 1}, "spec.rollout.progressDeadlineSeconds"),
     ({"disruption__maxUnavailable": -1}, "spec.disruption.maxUnavailable"),

@@ -52,6 +52,7 @@ def test_what_has_no_effect_is_named_once(spec, field):
         ({"uri": "hf://o/r", "model": {"tokenSecretRef": {"name": "s"}}}, "spec.model.tokenSecretRef: .*HF_TOKEN"),
         ({"resources": {"gpu": {}}}, "spec.resources.gpu: this machine has no CUDA device"),
         ({"engine": {"device": "cuda"}}, "spec.engine.device: is cuda"),
+        ({"autoscaling": {"maxReplicas": 2}}, "spec.autoscaling: there is no operator here"),
     ],
 )
 def test_what_a_worker_cannot_do_without_is_refused(spec, says):

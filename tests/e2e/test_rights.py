@@ -169,6 +169,10 @@ def test_granted_and_used_are_the_same(system, cluster, namespace, unmountable, 
         wait_ready(namespace, "plain")
         namespace("scale", "infd/plain", "--replicas=2")
         wait_ready(namespace, "plain")
+        bounds = {"minReplicas": 1, "maxReplicas": 1}  # one must go, and the operator says which
+        namespace.patch("plain", {"replicas": 1, "autoscaling": bounds})
+        wait_for("one has gone", lambda: len(namespace.workers("plain")) == 1, 60)
+        wait_ready(namespace, "plain")
         labels = {"matchLabels": {"nobody": "has-this"}}
         pod = {"metadata": {"labels": labels["matchLabels"]}, "spec": {"containers": [{"name": "c", "image": "none"}]}}
         owner = namespace.get("infd", "plain")

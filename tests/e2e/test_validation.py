@@ -32,6 +32,7 @@ def document(changes):
 
 
 HF = {"spec/model/uri": "hf://org/name@main"}
+NIGHT = {"start": "22:00", "end": "06:00", "minReplicas": 2}
 # Changes, and the path that both refusals must name.
 REFUSED = [
     ({"spec": None}, "spec"),
@@ -117,6 +118,57 @@ REFUSED = [
     ({"spec/disaggregation": {"prefill": {"replicas": 2}}, "spec/replicas": 2}, "spec.replicas"),
     ({"spec/disaggregation": {}, "spec/engine/prefixCaching": False}, "spec.engine.prefixCaching"),
     ({"spec/disaggregation": {"decode": {"replicas": 0}}}, "spec.disaggregation.decode.replicas"),
+    ({"spec/autoscaling": {}}, "spec.autoscaling.maxReplicas"),
+    ({"spec/autoscaling": {"maxReplicas": 0}}, "spec.autoscaling.maxReplicas"),
+    ({"spec/autoscaling": {"maxReplicas": 1001}}, "spec.autoscaling.maxReplicas"),
+    ({"spec/autoscaling": {"maxReplicas": "3"}}, "spec.autoscaling.maxReplicas"),
+    ({"spec/autoscaling": {"maxReplicas": 3, "minReplicas": -1}}, "spec.autoscaling.minReplicas"),
+    ({"spec/autoscaling": {"maxReplicas": 3, "minReplicas": 4}}, "spec.autoscaling.minReplicas"),
+    ({"spec/autoscaling": {"maxReplicas": 3}, "spec/replicas": 2}, "spec.replicas"),
+    ({"spec/autoscaling": {"maxReplicas": 3}, "spec/replicas": 0}, "spec.replicas"),
+    ({"spec/autoscaling": {"maxReplicas": 3}, "spec/disaggregation": {}}, "spec.autoscaling"),
+    ({"spec/autoscaling": {"maxReplicas": 3, "metrics": []}}, "spec.autoscaling.metrics"),
+    ({"spec/autoscaling": {"maxReplicas": 3, "metrics": [{"type": "gpu", "target": 1}]}}, "metrics[0].type"),
+    ({"spec/autoscaling": {"maxReplicas": 3, "metrics": [{"type": "ttft"}]}}, "metrics[0].target"),
+    ({"spec/autoscaling": {"maxReplicas": 3, "metrics": [{"type": "ttft", "target": 0}]}}, "spec.autoscaling.metrics"),
+    ({"spec/engine/maxPromptShare": 0}, "spec.engine.maxPromptShare"),
+    ({"spec/engine/maxPromptShare": 0.04}, "spec.engine.maxPromptShare"),
+    ({"spec/autoscaling": {"maxReplicas": 3, "metrics": [{"type": "ttft", "target": "1s"}]}}, "metrics[0].target"),
+    (
+        {"spec/autoscaling": {"maxReplicas": 3, "metrics": [{"type": "kvUsage", "target": 1.5}]}},
+        "spec.autoscaling.metrics",
+    ),
+    (
+        {"spec/autoscaling": {"maxReplicas": 3, "metrics": [{"type": "itl", "target": 1}] * 2}},
+        "spec.autoscaling.metrics",
+    ),
+    (
+        {"spec/autoscaling": {"maxReplicas": 3, "metrics": [{"type": "itl", "target": 1}] * 6}},
+        "spec.autoscaling.metrics",
+    ),
+    ({"spec/autoscaling": {"maxReplicas": 3, "scaleUp": {"maxStep": 0}}}, "spec.autoscaling.scaleUp.maxStep"),
+    ({"spec/autoscaling": {"maxReplicas": 3, "scaleUp": {"maxPercent": -1}}}, "spec.autoscaling.scaleUp.maxPercent"),
+    (
+        {"spec/autoscaling": {"maxReplicas": 3, "scaleUp": {"stabilizationSeconds": 3601}}},
+        "spec.autoscaling.scaleUp.stabilizationSeconds",
+    ),
+    (
+        {"spec/autoscaling": {"maxReplicas": 3, "scaleDown": {"stabilizationSeconds": -1}}},
+        "spec.autoscaling.scaleDown.stabilizationSeconds",
+    ),
+    ({"spec/autoscaling": {"maxReplicas": 3, "scaleDown": {"maxStep": 0}}}, "spec.autoscaling.scaleDown.maxStep"),
+    (
+        {"spec/autoscaling": {"maxReplicas": 3, "scaleDown": {"periodSeconds": 0}}},
+        "spec.autoscaling.scaleDown.periodSeconds",
+    ),
+    ({"spec/autoscaling": {"maxReplicas": 3, "schedule": [NIGHT | {"start": "8:00"}]}}, "schedule[0].start"),
+    ({"spec/autoscaling": {"maxReplicas": 3, "schedule": [NIGHT | {"end": "24:00"}]}}, "schedule[0].end"),
+    ({"spec/autoscaling": {"maxReplicas": 3, "schedule": [NIGHT | {"days": ["Monday"]}]}}, "schedule[0].days[0]"),
+    ({"spec/autoscaling": {"maxReplicas": 3, "schedule": [NIGHT | {"utcOffset": "CET"}]}}, "schedule[0].utcOffset"),
+    ({"spec/autoscaling": {"maxReplicas": 3, "schedule": [NIGHT | {"minReplicas": 0}]}}, "schedule[0].minReplicas"),
+    ({"spec/autoscaling": {"maxReplicas": 1, "schedule": [NIGHT]}}, "spec.autoscaling.schedule"),
+    ({"spec/autoscaling": {"maxReplicas": 3, "schedule": [NIGHT] * 17}}, "spec.autoscaling.schedule"),
+    ({"spec/autoscaling": {"maxReplicas": 3, "targetCPU": 80}}, "spec.autoscaling.targetCPU"),
     ({"spec/rollout/maxSurge": -1}, "spec.rollout.maxSurge"),
     ({"spec/rollout/maxSurge": 0}, "spec.rollout.maxSurge"),
     ({"spec/rollout/maxSurge": "25%"}, "spec.rollout.maxSurge"),
@@ -177,6 +229,14 @@ ACCEPTED = [
     {"spec/placement/tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}]},
     {"spec/rollout/maxSurge": 0, "spec/rollout/maxUnavailable": 1},
     {"spec/drain/timeoutSeconds": 0},
+    {"spec/autoscaling": {"maxReplicas": 1}},
+    {
+        "spec/autoscaling": {
+            "maxReplicas": 9,
+            "metrics": [{"type": "ttft", "target": 0.5}, {"type": "itl", "target": 1}],
+        }
+    },
+    {"spec/autoscaling": {"maxReplicas": 2, "schedule": [NIGHT | {"days": ["Sat", "Sun"], "utcOffset": "-03:30"}]}},
     {"metadata/name": "x" * rules.MAX_NAME},
 ]
 

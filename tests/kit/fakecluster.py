@@ -100,6 +100,10 @@ class Controllers:
             if key.gvr == PODS and (name is None or pod["metadata"]["labels"]["serving.argosy.dev/name"] == name)
         }
 
+    def _cost(self, key: Key) -> int:
+        annotations = self.server.objects[key]["metadata"].get("annotations") or {}
+        return int(annotations.get("controller.kubernetes.io/pod-deletion-cost", 0))
+
     def settle(self) -> None:
         """Do all that is to be done now."""
         for key, deployment in list(self.server.objects.items()):
@@ -124,6 +128,7 @@ class Controllers:
         wanted = deployment["spec"]["replicas"]
         for old, _ in [(k, p) for k, p in mine if k not in current]:
             self.server.delete(old)
+        current.sort(key=lambda k: -self._cost(k))  # stable: of equals the youngest go
         for extra in current[wanted:]:
             self.server.delete(extra)
         for _ in range(wanted - len(current)):

@@ -8,6 +8,7 @@ import time
 
 import fakecluster
 from fakeapi import ApiError, Key
+from pydantic import BaseModel
 from waiting import eventually
 
 from argosy_kube.access import Access
@@ -192,3 +193,19 @@ class World:
 
         self.server.hooks.append(hook)
         return dead
+
+
+def paths(model: type[BaseModel], prefix: str = ""):
+    """The path of every field of a type, with 0 for the items of a list."""
+    for field in model.model_fields.values():
+        path = prefix + field.alias
+        inner = next((t for t in _flat(field.annotation) if isinstance(t, type) and issubclass(t, BaseModel)), None)
+        if inner is None:
+            yield path
+        else:
+            yield from paths(inner, path + (".0." if "list" in str(field.annotation) else "."))
+
+
+def _flat(annotation):
+    arguments = getattr(annotation, "__args__", ())
+    return [annotation, *(t for a in arguments for t in _flat(a))]

@@ -1,39 +1,13 @@
 """The operator with those it talks to: workers that start, routers, Redis."""
 
 import fakecluster
-import pytest_asyncio
 import redis
-from aiohttp import web
 from operator_kit import document
 from waiting import eventually
 
 from argosy_api import labels
 from argosy_api.keys import Keys
 from argosy_operator.manifests import PlanSettings
-
-
-@pytest_asyncio.fixture
-async def serve():
-    """A function that answers JSON at any path of a port, and returns the port."""
-    runners = []
-
-    async def start(answer) -> int:
-        async def handle(request):
-            found = answer(request.path)
-            return web.Response(status=404) if found is None else web.json_response(found)
-
-        app = web.Application()
-        app.router.add_get("/{tail:.*}", handle)
-        runner = web.AppRunner(app)
-        runners.append(runner)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        return runner.addresses[0][1]
-
-    yield start
-    for runner in runners:
-        await runner.cleanup()
-
 
 MODEL = {
     "architecture": "llama", "quantization": "Q4_1", "compute": "int8", "device": "cpu", "maxModelLen": 2048,

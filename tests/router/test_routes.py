@@ -1,5 +1,6 @@
 """`/routes` on the metrics port: what the operator asks, to know which workers can be reached."""
 
+import asyncio
 from dataclasses import replace
 
 from router_kit import FakeWorker
@@ -8,6 +9,7 @@ from waiting import eventually
 from argosy_api.membership import Deployment, Worker
 from argosy_api.routes import Routes
 from argosy_router.clock import now
+from argosy_router.fleet.demand import DemandBooks
 from argosy_router.routes import routes
 
 
@@ -107,3 +109,50 @@ async def test_whether_news_would_come_is_told(rig):
     await eventually(lambda: up.collect()[0].samples[0].value == 0)
     response, _ = await rig.post("/v1/completions", {"model": "m", "prompt": "x", "max_tokens": 1})
     assert response.status == 200
+
+
+async def test_what_is_asked_of_a_deployment_is_told(rig):
+    """Requests on their way, the prompts that came, how long first tokens took, and each worker's report."""
+
+    def demand():
+        [deployment] = routes(rig.router.fleet, now()).deployments
+        return deployment.demand
+
+    before = demand()
+    assert (before.in_flight, before.held, before.prompt_rate, before.ttft) == (0, 0, 0.0, {})
+    first = rig.workers[0].script, rig.workers[1].script
+    for script in first:
+        script.hang_accepted = True
+    asked = asyncio.create_task(rig.post("/v1/completions", {"model": "m", "prompt": "x" * 200, "max_tokens": 1}))
+    await eventually(lambda: demand().in_flight == 1)
+    assert demand().idle_s == 0.0
+    for script in first:
+        script.release.set()
+    response, _ = await asked
+    assert response.status == 200
+    await eventually(lambda: demand().in_flight == 0)
+    after = demand()
+    assert after.prompt_rate > 0
+    assert sum(after.ttft.values()) == 1
+    assert after.idle_s < now()
+
+    def loads():
+        [deployment] = routes(rig.router.fleet, now()).deployments
+        return [w.load for w in deployment.workers]
+
+    await eventually(lambda: all(load is not None and load.prefill_rate == 1000.0 for load in loads()))
+    async with rig.http.get(f"http://127.0.0.1:{rig.router.metrics_port}/routes") as answer:
+        [deployment] = Routes.parse(await answer.text()).deployments
+    assert deployment.demand.ttft == after.ttft
+
+
+def test_the_books_of_demand_forget_what_is_older_than_a_minute():
+    books = DemandBooks()
+    books.prompt(600, 1000.0)
+    books.first_token(0.3, 1000.0)
+    assert books.told(1001.0).prompt_rate == 120.0  # of a window that has only begun, five seconds count
+    assert books.told(1030.0).prompt_rate == 20.0
+    books.prompt(60, 1031.0)
+    told = books.told(1062.0)
+    assert (told.prompt_rate, told.ttft) == (1.0, {})
+    assert books.told(1200.0).prompt_rate == 0.0

@@ -11,6 +11,8 @@ from argosy_api import limits
 from argosy_api.blocks import block_ids, root_id
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_worker import sim
+from argosy_worker.engine.metrics import WorkerMetrics
+from argosy_worker.engine.report import LoadView
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 PROMPT = list(b"the quick brown fox jumps over the lazy dog, twice")
@@ -381,3 +383,18 @@ async def test_a_bug_of_ours_is_internal_and_tells_nothing(rig, monkeypatch):
         await rig.load()
     assert caught.value.code() is grpc.StatusCode.INTERNAL
     assert "secret" not in caught.value.details()
+
+
+def test_a_report_tells_the_time_between_tokens_while_something_generates():
+    metrics = WorkerMetrics(model="m", worker="w")
+    assert metrics.latest_gap() == 0
+    for i in range(1000):
+        metrics.next_token(0.5 if i < 488 else (i - 488) / 1000)  # the older ones do not count
+    assert metrics.latest_gap() == 0.46
+
+    def told(decode_tokens: int) -> float:
+        view = LoadView(decode_tokens=decode_tokens)
+        usual = {"worker_id": "w", "epoch": 1, "sequence": 1, "accepted": 0, "now": 0.0, "unseen": (), "age": 0.0}
+        return view.to_proto(**usual, draining=False, inter_token_s=metrics.latest_gap()).inter_token_seconds
+
+    assert (told(7), told(0)) == (0.46, 0.0)

@@ -545,6 +545,7 @@ class Load(_message.Message):
     DECODE_TOKENS_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     ACCEPTED_FIELD_NUMBER: _builtins.int
+    INTER_TOKEN_SECONDS_FIELD_NUMBER: _builtins.int
     TRANSFER_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     epoch: _builtins.int
@@ -573,6 +574,8 @@ class Load(_message.Message):
     """Submissions taken so far; all of them are in this report. Generate tells each caller its own submission's number
     in the initial metadata `argosy-accepted`, so a router knows which of its requests a report contains.
     """
+    inter_token_seconds: _builtins.float
+    """90th percentile of the latest gaps between tokens; 0 while no request generates"""
     transfer_bytes_per_second: _builtins.float
     """measured, of blocks that came from other workers; 0 until some did"""
     @_builtins.property
@@ -598,11 +601,12 @@ class Load(_message.Message):
         decode_tokens: _builtins.float = ...,
         sequence: _builtins.int = ...,
         accepted: _builtins.int = ...,
+        inter_token_seconds: _builtins.float = ...,
         transfer_bytes_per_second: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cached_blocks", b"cached_blocks", "decode_tokens", b"decode_tokens", "draining", b"draining", "epoch", b"epoch", "free_blocks", b"free_blocks", "last_step_age_seconds", b"last_step_age_seconds", "prefill_tokens_per_second", b"prefill_tokens_per_second", "queue", b"queue", "running", b"running", "sequence", b"sequence", "total_blocks", b"total_blocks", "transfer_bytes_per_second", b"transfer_bytes_per_second", "uncached_tokens", b"uncached_tokens", "used_blocks", b"used_blocks", "waiting", b"waiting", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cached_blocks", b"cached_blocks", "decode_tokens", b"decode_tokens", "draining", b"draining", "epoch", b"epoch", "free_blocks", b"free_blocks", "inter_token_seconds", b"inter_token_seconds", "last_step_age_seconds", b"last_step_age_seconds", "prefill_tokens_per_second", b"prefill_tokens_per_second", "queue", b"queue", "running", b"running", "sequence", b"sequence", "total_blocks", b"total_blocks", "transfer_bytes_per_second", b"transfer_bytes_per_second", "uncached_tokens", b"uncached_tokens", "used_blocks", b"used_blocks", "waiting", b"waiting", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

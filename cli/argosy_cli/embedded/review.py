@@ -36,6 +36,8 @@ def review(loaded: Sequence[Loaded], machine: Machine, environment: Mapping[str,
 
 def _refusals(resource: InferenceDeployment, machine: Machine, environment: Mapping[str, str]) -> list[tuple[str, str]]:
     spec, found = resource.spec, []
+    if spec.autoscaling is not None:
+        found.append(("spec.autoscaling", "there is no operator here that decides; set spec.replicas"))
     for path, uri in zip(("spec.model.uri", "spec.engine.speculative.model"), resource.model_uris, strict=False):
         if uri.scheme == "pvc":
             root = environment.get(PVC_ROOT)

@@ -12,6 +12,7 @@ from argosy_api.ending import end
 from argosy_api.errors import NotFoundError
 from argosy_api.membership import Deployment, Membership
 from argosy_api.names import holders
+from argosy_router.fleet.demand import DemandBooks
 from argosy_router.fleet.peer import Peer
 from argosy_router.routing.index import KvIndex
 from argosy_router.routing.policy import HashRing
@@ -39,6 +40,7 @@ class DeploymentState:
         self.card: ModelCard | None = None
         self.index = KvIndex()
         self.predictions = Predictions()
+        self.demand = DemandBooks()
         self.turn = 0
         self.changed = asyncio.Event()
         """Set when workers came, went or became known: the index feed looks at once."""

@@ -60,7 +60,7 @@ class Peer:
             return
         numbers = [
             load.prefill_tokens_per_second, load.decode_tokens, load.uncached_tokens, load.last_step_age_seconds,
-            load.transfer_bytes_per_second,
+            load.transfer_bytes_per_second, load.inter_token_seconds,
         ]  # fmt: skip
         numbers += [n for q in load.queue for n in (q.uncached_tokens, q.waited_seconds)]
         if self.facts is None or load.epoch != self.facts.epoch or not all(0 <= n < MAX_NUMBER for n in numbers):

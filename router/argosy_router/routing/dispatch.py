@@ -188,6 +188,7 @@ class Dispatcher:
         entry = worker.books.open(
             uncached=max(1, prompt - cached), prompt=prompt, now=time, priority=job.priority, abandon=abandon
         )
+        state.demand.prompt(max(1, prompt - cached), time)
         self._metrics.decisions.labels(state.name, name, choice.reason).inc()
         self._metrics.predicted.labels(state.name).inc(cached)
         return Assignment(

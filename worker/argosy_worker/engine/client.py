@@ -74,6 +74,7 @@ class Engine:
         self.config = config
         self.draining = False
         self._loop = loop
+        self._metrics = metrics
         self._on_cache_change = on_cache_change
         self._active: dict[str, Stream] = {}
         self._submitted = 0
@@ -235,6 +236,7 @@ class Engine:
             age=self.last_step_age,
             draining=self.draining,
             transfer_rate=self.blocks.rate.measured,
+            inter_token_s=self._metrics.latest_gap(),
         )
 
     # --- inside

@@ -1,5 +1,6 @@
 """The Prometheus metrics of a worker."""
 
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
@@ -15,6 +16,7 @@ from argosy_worker.speculation.speculator import Counts
 
 _LATENCY = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 _GAPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+_KEPT_GAPS = 512
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 _M = TypeVar("_M", Counter, Gauge)
@@ -64,6 +66,7 @@ class WorkerMetrics:
         self._step_tokens = self._histogram(names.WORKER_STEP_TOKENS, "Tokens of a step", _SIZES)
         self._ttft = self._histogram(names.WORKER_TTFT_SECONDS, "From arrival to the first token", _LATENCY)
         self._itl = self._histogram(names.WORKER_ITL_SECONDS, "Between two tokens of a request", _GAPS)
+        self._gaps: deque[float] = deque(maxlen=_KEPT_GAPS)
         self._queue = self._histogram(names.WORKER_QUEUE_SECONDS, "From arrival to admission", _LATENCY)
         self._drafts = self._counter(names.WORKER_DRAFTS, "Guesses ahead, one for each request and step that had one")
         self._drafted = self._counter(names.WORKER_DRAFTED_TOKENS, "Tokens guessed ahead")
@@ -115,7 +118,13 @@ class WorkerMetrics:
     def next_token(self, gap_s: float) -> None:
         """A request got another token."""
         self._itl.observe(gap_s)
+        self._gaps.append(gap_s)
         self._generated.inc()
+
+    def latest_gap(self) -> float:
+        """The 90th percentile of the latest gaps between tokens, in seconds; 0 before there is one. Any thread."""
+        gaps = sorted(self._gaps.copy())
+        return gaps[9 * len(gaps) // 10] if gaps else 0.0
 
     def finished(self, reason: Finish) -> None:
         """A request ended."""

@@ -55,6 +55,7 @@ class LoadView:
         age: float,
         draining: bool,
         transfer_rate: float = 0.0,
+        inter_token_s: float = 0.0,
     ) -> pb.Load:
         """The report, number `sequence` of its epoch.
 
@@ -87,6 +88,7 @@ class LoadView:
             sequence=sequence,
             accepted=accepted,
             transfer_bytes_per_second=transfer_rate,
+            inter_token_seconds=inter_token_s if self.decode_tokens else 0.0,
         )
 
 

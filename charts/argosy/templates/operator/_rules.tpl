@@ -29,7 +29,7 @@ rules:
     verbs: [get, create, patch, delete]
   - apiGroups: [""]
     resources: [pods]
-    verbs: [list, watch]
+    verbs: [list, watch, patch]         # patch: the deletion cost of workers, for autoscaling
   - apiGroups: [""]
     resources: [events]
     verbs: [list, create]               # list: the kubelet's own words about a volume that does not mount

@@ -1,0 +1,63 @@
+"""Workers follow the load, on a cluster: up soon, down after the window, still while nothing is known."""
+
+import time
+
+from e2e_kit import RELEASE, Load, resource, wait_for, wait_ready
+
+SLOW = "sim://busy?decode_ms=40"
+WINDOW_S = 15
+AUTOSCALING = {
+    "minReplicas": 1,
+    "maxReplicas": 3,
+    "metrics": [{"type": "running", "target": 4}],
+    "scaleDown": {"stabilizationSeconds": WINDOW_S, "maxStep": 2, "periodSeconds": 5},
+}
+
+
+def desired(namespace, name):
+    return ((namespace.get("infd", name) or {}).get("status", {}).get("autoscaling") or {}).get("desiredReplicas")
+
+
+def test_up_with_the_load_and_down_after_the_window(namespace, http):
+    namespace.apply(resource("busy", SLOW, autoscaling=AUTOSCALING))
+    wait_ready(namespace, "busy")
+    assert desired(namespace, "busy") == 1
+    with Load(http, "busy", per_second=5.0, max_tokens=64) as load:
+        began = time.monotonic()
+        wait_for("more workers are wanted", lambda: desired(namespace, "busy") == 3, 60)
+        wait_for("they are made", lambda: len(namespace.workers("busy")) == 3, 15)
+        print(f"{time.monotonic() - began:.1f} s from the first request to three workers")
+        wait_ready(namespace, "busy")
+    assert load.failures == []
+    ended = time.monotonic()
+    wait_for("all but one are taken away", lambda: len(namespace.workers("busy")) == 1, 120)
+    assert time.monotonic() - ended >= WINDOW_S - 5  # what ran at the end of the load took a while, too
+    decisions = namespace.get("infd", "busy")["status"]["autoscaling"]["decisions"]
+    assert {d["reason"] for d in decisions} == {"Load", "LessLoad"}
+    assert "requests run or wait" in decisions[-1]["message"]
+
+
+def test_without_routers_the_number_stays(namespace, system, http):
+    namespace.apply(resource("still", autoscaling=AUTOSCALING | {"minReplicas": 2, "maxReplicas": 2}))
+    wait_ready(namespace, "still")
+    namespace.patch("still", {"autoscaling": {"minReplicas": 1}})
+    router = f"deployment/{RELEASE}-router"
+    count = system.get("deployment", f"{RELEASE}-router")["spec"]["replicas"]
+    system("scale", router, "--replicas=0")
+    try:
+        wait_for(
+            "it is told", lambda: namespace.condition("still", "AutoscalingActive").get("reason") == "NoSignals", 60
+        )
+        time.sleep(2 * WINDOW_S)
+        assert len(namespace.workers("still")) == 2
+    finally:
+        system("scale", router, f"--replicas={count}")
+        system("rollout", "status", router, "--timeout=60s", timeout=70)
+    wait_for("one is taken away", lambda: len(namespace.workers("still")) == 1, 120)
+
+
+def test_a_number_of_its_own_is_refused(namespace):
+    namespace.apply(resource("owned", autoscaling=AUTOSCALING))
+    refused = namespace.run("scale", "infd/owned", "--replicas=3")
+    assert refused.returncode != 0
+    assert "is decided by autoscaling" in refused.stderr
