@@ -39,6 +39,8 @@ class Deployment:
     name: str
     served_name: str
     policy: RoutingPolicy = RoutingPolicy.KV_AWARE
+    fetch_blocks: bool = True
+    """Whether a worker may be told to fetch blocks from another one."""
     workers: tuple[Worker, ...] = ()
     message: str = ""
     """Why there is no worker, when that is known: goes into the client's error."""

@@ -306,6 +306,12 @@ RULES: tuple[Rule, ...] = (
         lambda a: all(s["minReplicas"] <= a["maxReplicas"] for s in a["schedule"]),
     ),
     Rule(
+        "spec", "routing.fetchBlocks",
+        "!has(self.disaggregation) || self.routing.fetchBlocks",
+        "must be true with disaggregation: decode workers fetch what prefill workers computed",
+        lambda s: "disaggregation" not in s or s["routing"]["fetchBlocks"],
+    ),
+    Rule(
         "spec.rollout", "maxSurge",
         "self.maxSurge > 0 || self.maxUnavailable > 0",
         "and maxUnavailable are both 0: nothing could ever be replaced",

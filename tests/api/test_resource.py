@@ -139,6 +139,8 @@ REFUSED = [
         "spec.modelCache.size",
     ),
     ({"routing__policy": "random"}, "spec.routing.policy"),
+    ({"routing__fetchBlocks": "no"}, "spec.routing.fetchBlocks"),
+    ({"disaggregation": {}, "routing__fetchBlocks": False}, "spec.routing.fetchBlocks"),
     ({"disaggregation": {}, "replicas": 2}, "spec.replicas"),
     ({"disaggregation": {}, "replicas": 0}, "spec.replicas"),
     ({"disaggregation": {}, "engine__prefixCaching": False}, "spec.engine.prefixCaching"),

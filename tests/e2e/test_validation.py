@@ -110,6 +110,7 @@ REFUSED = [
     (HF | {"spec/modelCache": {"type": "pvc", "claimName": "x", "size": "1Gi"}}, "spec.modelCache.size"),
     (HF | {"spec/modelCache": {"size": "big"}}, "spec.modelCache.size"),
     ({"spec/routing/policy": "random"}, "spec.routing.policy"),
+    ({"spec/disaggregation": {}, "spec/routing/fetchBlocks": False}, "spec.routing.fetchBlocks"),
     ({"spec/engine/speculative": {"method": "draft"}}, "spec.engine.speculative.model"),
     (
         {"spec/engine/speculative": {"method": "ngram", "model": "hf://org/small"}},

@@ -295,10 +295,14 @@ def test_a_slice_without_our_port_has_no_workers(ports):
 
 
 def test_a_resource_as_routers_see_it():
-    made = document(model={"uri": "sim://x", "servedName": "org/x"}, routing={"policy": "roundRobin"})
+    made = document(
+        model={"uri": "sim://x", "servedName": "org/x"}, routing={"policy": "roundRobin", "fetchBlocks": False}
+    )
     made["status"] = {"reason": "ImagePullFailed"}
     made["metadata"] |= {"creationTimestamp": "2026-01-01T00:00:02Z", "uid": "u1"}
-    view = DeploymentView("org/x", RoutingPolicy.ROUND_ROBIN, "ImagePullFailed", 1_767_225_602.0, "u1")
+    view = DeploymentView(
+        "org/x", RoutingPolicy.ROUND_ROBIN, "ImagePullFailed", 1_767_225_602.0, "u1", fetch_blocks=False
+    )
     assert DeploymentView.from_body(made) == view
     made = document()
     made["metadata"] |= {"creationTimestamp": "2026-01-01T00:00:02Z", "uid": "u1"}
@@ -318,6 +322,9 @@ def test_merging():
     workers = (Worker(worker_id="a", address="2:1"), Worker(worker_id="b", address="3:1"))
     assert merged == Membership((Deployment(namespace="default", name="m", served_name="m", workers=workers),))
     assert merged == merge(deployments, dict(reversed((slices | elsewhere).items())))
+    forbidding = {ObjectKey("default", "m"): DeploymentView("m", RoutingPolicy.KV_AWARE, "", fetch_blocks=False)}
+    (deployment,) = merge(forbidding, slices).deployments
+    assert not deployment.fetch_blocks
 
 
 async def test_the_source_follows_the_cluster(world):

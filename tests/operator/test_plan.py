@@ -301,7 +301,7 @@ _CHANGES = {
     "placement.runtimeClassName": "nvidia",
     "modelCache.type": {"type": "pvc", "claimName": "c"}, "modelCache.size": "2Gi",
     "modelCache.claimName": {"type": "pvc", "claimName": "d"},
-    "routing.policy": "roundRobin",
+    "routing.policy": "roundRobin", "routing.fetchBlocks": False,
     "rollout.maxSurge": 3, "rollout.maxUnavailable": 3, "rollout.progressDeadlineSeconds": 100,
     "disruption.maxUnavailable": 3, "drain.timeoutSeconds": 3,
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """Whom a worker asks for the blocks that it lacks: the decision, and what reaches the worker."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -141,6 +142,14 @@ async def test_workers_that_cannot_exchange_are_not_asked_to(make_rig, fake_work
         rig, (_, idle), prompt = await _with_prefix(make_rig, fake_worker, layouts=layouts)
         await ask(rig, prompt)
         assert all(r.kv_source == "" for r in idle.requests)
+
+
+async def test_a_resource_may_forbid_it(make_rig, fake_worker):
+    rig, (_, idle), prompt = await _with_prefix(make_rig, fake_worker)
+    rig.state.spec = replace(rig.state.spec, fetch_blocks=False)
+    headers = await ask(rig, prompt)
+    assert [r.kv_source for r in idle.requests] == [""]
+    assert "source" not in headers["x-argosy-decision"]
 
 
 async def test_a_worker_that_measured_slow_transfers_computes(make_rig, fake_worker):

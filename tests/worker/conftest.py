@@ -33,7 +33,7 @@ EPOCH = 77
 
 @dataclass
 class Rig:
-    """A worker in this process: simulated model, real everything else."""
+    """A worker in this process: simulated model (but where a test brings its own), real everything else."""
 
     engine: Engine
     serving: Serving
@@ -105,11 +105,12 @@ async def running_rig(
     tokenizer_json: bytes | None = None,
     speculation: SpeculationConfig | None = None,
     draft: str | None = None,
+    model=None,
     trace: StepTrace | None = None,
     **scheduler,
 ) -> AsyncIterator[Rig]:
-    spec = sim.SimSpec.parse(ModelUri.parse(uri))
-    model = sim.SimModel(spec)
+    if model is None:
+        model = sim.SimModel(sim.SimSpec.parse(ModelUri.parse(uri)))
     real = model.make_runner(num_blocks, block_size, host_blocks=host_blocks)
     metrics = WorkerMetrics(model="test", worker="w")
     state = Lifecycle()
@@ -134,6 +135,7 @@ async def running_rig(
             block_size=block_size,
             max_model_len=max_model_len,
             prefix_caching=caching,
+            window=model.facts.window,
             target_step_s=target_step_s,
             scheduler=SchedulerConfig(**scheduler),
             speculation=speculation or SpeculationConfig(),

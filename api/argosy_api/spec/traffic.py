@@ -13,6 +13,9 @@ class RoutingSpec(Strict):
     policy: Literal["kvAware", "prefixHash", "roundRobin"] = "kvAware"
     """kvAware: least seconds to the first token, counting what each replica holds of the prompt and has still to do.
     prefixHash: by the first blocks of the prompt. roundRobin: in turn."""
+    fetch_blocks: bool = True
+    """Whether a replica may fetch blocks of the KV cache that it lacks from another one that has them, where that takes
+    less time than computing. Always so between the roles of disaggregation."""
 
 
 class RoleSpec(Strict):

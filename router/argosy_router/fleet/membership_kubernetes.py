@@ -39,14 +39,15 @@ class DeploymentView:
     created_at: float = 0.0
     """Seconds since the epoch."""
     uid: str = ""
+    fetch_blocks: bool = True
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any]) -> "DeploymentView":
         """Read a resource, also one that this version does not wholly understand."""
         meta, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
-        name = meta["name"]
+        name, routing = meta["name"], spec.get("routing") or {}
         try:
-            policy = RoutingPolicy((spec.get("routing") or {}).get("policy", RoutingPolicy.KV_AWARE))
+            policy = RoutingPolicy(routing.get("policy", RoutingPolicy.KV_AWARE))
         except ValueError:
             log.warning("%s: unknown routing policy; %s is used", name, RoutingPolicy.KV_AWARE)
             policy = RoutingPolicy.KV_AWARE
@@ -58,6 +59,7 @@ class DeploymentView:
             message="" if reason == "Ready" else reason,
             created_at=datetime.fromisoformat(meta["creationTimestamp"]).timestamp(),
             uid=str(meta["uid"]),
+            fetch_blocks=routing.get("fetchBlocks") is not False,
         )
 
 
@@ -105,6 +107,7 @@ def merge(deployments: Mapping[Key, DeploymentView], slices: Mapping[Key, SliceV
                 name=key.name,
                 served_name=view.served_name,
                 policy=view.policy,
+                fetch_blocks=view.fetch_blocks,
                 workers=tuple(worker for _, worker in sorted(workers.get(key, {}).items())),
                 message=view.message,
                 created_at=view.created_at,

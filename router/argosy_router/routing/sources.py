@@ -20,8 +20,11 @@ def cheaper(
     """The candidates, with what each would do better to fetch from one of `workers`, themselves included.
 
     `prompt`: its length in tokens. `ids`: its blocks, as far as a cache may be used. Only those that are there count,
-    no promised ones. Where all hold about the same, which is nearly always, it costs nothing.
+    no promised ones. Where all hold about the same, which is nearly always, it costs nothing; nor where the resource
+    forbids it.
     """
+    if not state.spec.fetch_blocks:
+        return candidates
     peers = {w.worker_id: w for w in workers}
     spread = max(c.cached for c in candidates) - min(c.cached for c in candidates)
     slowest = min(c.rate for c in candidates)
