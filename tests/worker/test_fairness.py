@@ -9,6 +9,7 @@ from argosy_api.blocks import root_id
 from argosy_api.order import PRIORITY_S, Discipline, Order
 from argosy_api.params import SamplingParams
 from argosy_worker import sim
+from argosy_worker.core.batching import Batching, Forming
 from argosy_worker.core.blocks import BlockPool
 from argosy_worker.core.request import Request
 from argosy_worker.core.scheduler import Scheduler, SchedulerConfig
@@ -126,6 +127,32 @@ def test_a_preempted_request_is_computed_again_from_its_cached_blocks():
     world.finish(small, large)
 
 
+@pytest.mark.parametrize(("priority", "first"), [(0, "small"), (2, "new")])
+@pytest.mark.parametrize("order", list(Order))
+def test_a_preempted_request_goes_before_those_of_its_priority_and_after_larger_ones(order, priority, first):
+    world = World(6, max_batch_tokens=100, order=order)
+    small = world.add("small", 7, max_tokens=12)
+    large = world.add("large", 12, max_tokens=9)
+    while not small.preemptions:
+        world.now += 0.01
+        world.step()
+    new = world.add("new", 4, max_tokens=8, priority=priority)
+    assert world.scheduler.line.first()[0].request_id == first
+    world.finish(small, large, new)
+
+
+@pytest.mark.parametrize("mode", [Batching.STATIC, Batching.DYNAMIC])
+def test_a_batch_goes_on_with_its_preempted_requests_whoever_waits(mode):
+    world = World(6, max_batch_tokens=100, forming=Forming(mode=mode, size=2, wait_s=0.0))
+    small = world.add("small", 7, max_tokens=12)
+    large = world.add("large", 12, max_tokens=9)
+    while not small.preemptions:
+        world.step()
+    new = world.add("new", 4, max_tokens=8, priority=9)
+    assert world.scheduler.line.first()[0] is small
+    world.finish(small, large, new)
+
+
 # --- deadlines
 
 
@@ -189,7 +216,7 @@ def test_shares_give_everything_away_and_nobody_more_than_the_rest_leaves():
         world = World(1000)
         prompts = [world.add(f"r{i}", draw.randint(1, 40)) for i in range(draw.randint(1, 8))]
         budget, share = draw.randint(0, 60), draw.choice([0.05, 0.3, 0.5, 1.0])
-        given = shares(iter(prompts), budget, share)
+        given = shares(((r, r.remaining) for r in prompts), budget, share)
         counts = {r.request_id: count for r, count in given}
         wanted = sum(r.remaining for r in prompts)
         assert sum(counts.values()) == min(budget, wanted)
@@ -269,8 +296,9 @@ class History:
         if world.step_seen is not None and outcome:
             self.seen["preempted"] += world.step_seen.preempted
             admitted = [r for r in waiting if r.request_id in outcome and r.request_id not in before]
-            still = [r for r in waiting if r.request_id in world.scheduler.line and not r.preemptions]
+            still = [r for r in waiting if r.request_id in world.scheduler.line]
             for a in admitted:
+                self.seen["preempted ones admitted before others"] += bool(a.preemptions and still)
                 for b in still:
                     self.not_overtaken(b, a)
         for name, request in list(self.live.items()):
@@ -278,9 +306,7 @@ class History:
                 self.ended.append(self.live.pop(name))
 
     def not_overtaken(self, waits, goes):
-        """Only who came less than a bounded time later may go first."""
-        if goes.preemptions:
-            return
+        """Only who came less than a bounded time later may go first: who was preempted, too."""
         discipline = Discipline(self.order, self.ageing)
         work = self.longest / RATE
         most = (work * (self.order is Order.LEAST_WORK) + PRIORITY_S * (goes.priority - waits.priority)) / (
@@ -325,3 +351,4 @@ def test_random_histories(part):
             raise
         seen += history.seen
     assert all(seen[what] > 100 for what in ("expired", "preempted", "overtaken", "ended")), seen
+    assert seen["preempted ones admitted before others"] > 20, seen

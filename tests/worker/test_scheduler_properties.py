@@ -138,6 +138,8 @@ class History:
     def add(self, number: int) -> None:
         draw = self.random
         length = draw.randint(1, max(1, min(self.max_model_len - 1, self.total * self.size + 3)))
+        if self.window and draw.random() < 0.3:  # with a window a prompt may be longer than the cache
+            length = draw.randint(1, self.max_model_len - 1)
         sampled = draw.random() < 0.5
         most = draw.randint(1, 30)
         params = SamplingParams(
@@ -164,12 +166,14 @@ class History:
             self.scheduler.add(request)
         except InvalidArgumentError as error:
             assert request.most_blocks > self.total
+            assert self.kept is None or self.kept >= self.total
             self.seen[f"refused {error.field}"] += 1
         except OverloadedError:
             assert len(self.live) == self.config.max_requests
             self.seen["overloaded"] += 1
         else:
             self.live[request.request_id] = request
+            self.seen["longer than the cache"] += length > self.total * self.size
 
     def transfer(self) -> None:
         """Some leading blocks of a prompt come from another worker, or go there. The thread copies between steps."""
@@ -291,6 +295,7 @@ class History:
             if self.kept is not None:
                 assert request.passed == max(0, request.computed // self.size - self.kept)
                 self.seen["passed"] += request.passed
+                self.seen["admitted in part"] += bool(request.table) and len(request.table) < request.blocks_wanted
             if not self.out:
                 assert (request.in_flight, request.awaited, request.drafted) == (0, 0, False)
 
@@ -385,6 +390,8 @@ def test_random_histories(part):
         "min_tokens",
         "gathering",
         "passed",
+        "admitted in part",
+        "longer than the cache",
         "hit behind lost blocks",
         "imported",
         "exported",

@@ -102,6 +102,11 @@ def test_size_of_the_cache():
     assert sized(blockSize=32) == (50, 800)
 
 
+@pytest.mark.parametrize(("window", "longest"), [(0, 160), (145, 800), (146, 160), (40, 800)])
+def test_a_window_that_the_cache_holds_bounds_no_sequence(window, longest):
+    assert sized(f"sim://m?kv_blocks=10&max_model_len=800&window={window}") == (10, longest)
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [

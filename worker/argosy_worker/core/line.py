@@ -1,6 +1,7 @@
 """The line of waiting requests, in the order in which they are to be admitted.
 
-`argosy_api.order` says by which rank; preempted requests go before all others. The rank has times of arrival in it, so
+`argosy_api.order` says by which rank. Of a preempted request no work is counted, since it had its turn before others of
+its priority who wait now; a larger priority goes before it as before any other. The rank has times of arrival in it, so
 it gives the same order at any time, and a sorted list stays sorted. What changes is the work, when the prefix cache
 gains or loses a block, and the rate. The line cannot look at every request in every step for that, or its own work
 would grow with its length. It looks at
@@ -58,7 +59,9 @@ class _Waiter:
 class Line:
     """The waiting requests. Owned by one thread."""
 
-    def __init__(self, pool: BlockPool, *, discipline: Discipline, rate: float) -> None:
+    def __init__(self, pool: BlockPool, *, discipline: Discipline, rate: float, preempted_first: bool = False) -> None:
+        """`rate`: tokens per second. `preempted_first`: who was preempted goes before all others, whatever the rank."""
+        self._preempted_first = preempted_first
         self._pool = pool
         self._discipline = discipline
         self._rate = rate
@@ -119,10 +122,10 @@ class Line:
         """The first `count` places."""
         return self._places[:count]
 
-    def rank(self, request: Request, uncached_tokens: int, *, first: bool = False) -> Rank:
-        """Where a request with so much work belongs; `first` puts it before all that are not."""
+    def rank(self, request: Request, uncached_tokens: int) -> Rank:
+        """Where a request with so much work belongs."""
         key = self._discipline.key(uncached_tokens / self._rate, request.arrival, request.priority)
-        return not first, key, request.arrival
+        return True, key, request.arrival
 
     # --- what changes
 
@@ -162,7 +165,9 @@ class Line:
     def _place(self, request: Request, number: int) -> Place:
         request.likely_hit = self._hit(request)
         work = request.remaining - request.likely_hit * request.block_size
-        rank = self.rank(request, work, first=request.preemptions > 0)
+        rank = self.rank(request, 0 if request.preemptions else work)
+        if request.preemptions and self._preempted_first:
+            rank = (False, *rank[1:])
         return Place(rank, number, work, request.arrival, request.priority)
 
     def _hit(self, request: Request) -> int:

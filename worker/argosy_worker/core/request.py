@@ -15,7 +15,6 @@ from enum import StrEnum
 from math import inf
 
 from argosy_api.blocks import BlockId, block_ids, next_id
-from argosy_api.errors import InvalidArgumentError
 from argosy_api.params import SamplingParams
 from argosy_worker.core.batch import PLACEHOLDER, SequenceSlice, TokenLogprob
 from argosy_worker.core.blocks import NULL_BLOCK
@@ -104,6 +103,11 @@ class Request:
         return len(self.tokens) + self.awaited - self.scheduled
 
     @property
+    def ready(self) -> int:
+        """How many of `remaining` the blocks at hand have room for."""
+        return max(0, min(self.remaining, len(self.table) * self.block_size - self.scheduled))
+
+    @property
     def generated(self) -> int:
         """Tokens generated so far."""
         return len(self.tokens) - len(self.prompt)
@@ -150,6 +154,13 @@ class Request:
         return (*self.params.stop_token_ids, *(() if self.params.ignore_eos else self.eos_token_ids))
 
     # --- changes
+
+    def begin(self, hits: Sequence[int], fresh: Sequence[int]) -> None:
+        """It is admitted, with blocks that hold its first tokens and others for what comes next."""
+        self.table = (*hits, *fresh)
+        self.stored = len(hits)
+        self.computed = len(hits) * self.block_size
+        self.passed = hits.count(NULL_BLOCK)
 
     def next_slice(self, count: int, draft: Sequence[int] = ()) -> SequenceSlice:
         """The next `count` tokens as a share of a step, and a draft of what may follow; they are in flight then."""
@@ -252,22 +263,3 @@ class Request:
     def _enough(self, more: int) -> bool:
         """Whether the length ends the request once `more` tokens are known."""
         return self.generated + more >= self.params.max_tokens or len(self.tokens) + more >= self.max_model_len
-
-
-def check_fits(prompt_tokens: int, most_blocks: int, *, total: int, block_size: int) -> None:
-    """Refuse a request that could never be computed, even alone.
-
-    Raises:
-        InvalidArgumentError: naming `prompt` when it alone is too long, else `max_tokens`.
-
-    """
-    if most_blocks <= total:
-        return
-    room = total * block_size
-    if prompt_tokens > room:
-        raise InvalidArgumentError("prompt", f"has {prompt_tokens} tokens; the KV cache of this worker holds {room}")
-    raise InvalidArgumentError(
-        "max_tokens",
-        f"must be at most {room - prompt_tokens + 1} with a prompt of {prompt_tokens} tokens: "
-        f"the KV cache of this worker holds {room}",
-    )

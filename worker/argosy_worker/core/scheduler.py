@@ -12,10 +12,11 @@ token. A request whose deadline has passed ends before the next step. What a ste
 runs, not on how many wait (`line.py`). Whether anybody may join those who run is for `batching.py` to say; by default
 anybody may.
 
-A request is admitted only when all its known tokens fit, and takes their blocks at once. So only a request that has
-generated since its admission can run out of blocks, and every preemption has a new token behind it: there is no thrash
-without progress. Preempted requests go to the head of the line and are recomputed, cheaply while their blocks are
-cached.
+A request is admitted only when all its known tokens fit, and takes their blocks at once (with a sliding window those
+that it needs at once: `tables.py`). So only a request that has generated since its admission can run out of blocks, and
+every preemption has a new token behind it: there is no thrash without progress. Preempted requests take their place in
+the line by the same order as all others, as if no work were left of them; they are recomputed, cheaply while their
+blocks are cached.
 
 `schedule` may run while one step is out, so that the next one is ready when it comes back (`request.py` says what a
 request knows then). Who ends or is preempted meanwhile may be in the step that is out: its rows are void. A token that
@@ -30,12 +31,14 @@ from math import inf
 from argosy_api.errors import InvalidArgumentError, OverloadedError
 from argosy_api.order import Discipline
 from argosy_worker.core.batch import SequenceSlice, StepBatch, StepOutput, TokenLogprob
-from argosy_worker.core.blocks import NULL_BLOCK, BlockPool
+from argosy_worker.core.batching import Batching
+from argosy_worker.core.blocks import BlockPool
 from argosy_worker.core.config import SchedulerConfig
 from argosy_worker.core.drafts import Drafter, Harmless, NoDrafts, drafts_of
 from argosy_worker.core.line import Line, Place
-from argosy_worker.core.request import Finish, Request, check_fits
+from argosy_worker.core.request import Finish, Request
 from argosy_worker.core.shares import Deadlines, shares, worth
+from argosy_worker.core.tables import Tables, check_fits
 
 _DRAFTS_PART = 4
 """Drafts take at most this part of what generating leaves of a step while prompts wait: else many long drafts would
@@ -85,8 +88,11 @@ class Scheduler:
         self.prefill_rate = NOMINAL_PREFILL_RATE
         self.running: dict[str, Request] = {}
         """Holding blocks; in order of admission."""
-        self.line = Line(pool, discipline=Discipline(config.order, config.ageing), rate=NOMINAL_PREFILL_RATE)
+        order, batches = Discipline(config.order, config.ageing), config.forming.mode is not Batching.CONTINUOUS
+        # a batch ends before the next one begins, so who is of it comes first
+        self.line = Line(pool, discipline=order, rate=NOMINAL_PREFILL_RATE, preempted_first=batches)
         """Waiting for admission."""
+        self._tables = Tables(pool, step_tokens=config.max_batch_tokens)
         self._places = 0  # of the batch under way, for those who wait; unused where batches are continuous
         self._watermark = pool.total // 64  # slack, so that an admission is not at once followed by a preemption
 
@@ -102,11 +108,10 @@ class Scheduler:
         """
         if request.request_id in self.running or request.request_id in self.line:
             raise InvalidArgumentError("request_id", f"{request.request_id!r} is already running here")
-        check_fits(len(request.prompt), request.most_blocks, total=self.pool.total, block_size=request.block_size)
-        if len(self.running) + len(self.line) >= self.config.max_requests:
-            raise OverloadedError(
-                f"this worker has all the {self.config.max_requests} requests that it takes at a time"
-            )
+        check_fits(request, total=self.pool.total, window_blocks=self.pool.window_blocks)
+        most = self.config.max_requests
+        if len(self.running) + len(self.line) >= most:
+            raise OverloadedError(f"this worker has all the {most} requests that it takes at a time")
         if not self.line:
             self._places = 0  # a batch that nobody waits for any more is complete
         self.line.add(request)
@@ -165,7 +170,11 @@ class Scheduler:
             raise RuntimeError("two steps are out")
         config = self.config
         decoding = [r for r in self.running.values() if r.decoding][: config.max_batch_tokens]
+        self._tables.go_on(self.running.values())
         preempted = sum(self._make_room(r) for r in decoding if r.request_id in self.running)
+        while not (decoding or self._out) and self._tables.stuck(self.running.values()):
+            self._preempt()
+            preempted += 1
         decoding = [r for r in decoding if r.request_id in self.running]  # a victim may be among them
         budget = max(self.step_tokens - len(decoding), config.least_prompt_tokens)
         budget = min(budget, config.max_batch_tokens - len(decoding))
@@ -210,38 +219,36 @@ class Scheduler:
 
     # --- how
 
-    def _prompts(self, now: float, *, admitting: bool) -> Iterator[Request]:
-        """Requests with prompt tokens to compute (or to recompute), in order; who waits is admitted on the way."""
+    def _prompts(self, now: float, *, admitting: bool) -> Iterator[tuple[Request, int]]:
+        """Who has prompt tokens to compute (or to recompute), in order, and how many he could; who waits is admitted on
+        the way. Nobody overtakes for want of blocks, or the large would starve.
+        """
         self.line.refresh(self.prefill_rate)
         prefilling = [r for r in self.running.values() if r.remaining and not r.decoding]
         ranked = deque(sorted(((self.line.rank(r, r.remaining), i) for i, r in enumerate(prefilling))))
         while True:
             waiting = self.line.first() if admitting else None
             if waiting is not None and not (ranked and ranked[0][0] < waiting[1]):
-                admitting = self._admit(
-                    waiting[0], now
-                )  # nobody overtakes for want of blocks, or the large would starve
-                if admitting:
-                    yield waiting[0]
+                request = waiting[0]
+                admitting = self._admit(request, now)
+                if not admitting:
+                    continue
             elif ranked:
-                yield prefilling[ranked.popleft()[1]]
+                request = prefilling[ranked.popleft()[1]]
+                self._tables.grow(request)
             else:
                 return
+            if request.ready:
+                yield request, request.ready
+            else:
+                admitting = False
 
     def _admit(self, request: Request, now: float) -> bool:
         again = request.preemptions > 0  # it has had a place
         if len(self.running) >= self.config.max_running or not (self._places or again):
             return False
-        hits = self.pool.match(request.ids, request.usable_blocks)
-        missing = request.blocks_wanted - len(hits)
-        slack = self._watermark if self.running else 0
-        if missing + slack > self.pool.available - self.pool.evictable(hits):
+        if not self._tables.begin(request, slack=self._watermark if self.running else 0):
             return False
-        hits = self.pool.acquire(hits, request.ids)
-        request.table = (*hits, *self.pool.allocate(missing))
-        request.stored = len(hits)
-        request.computed = len(hits) * request.block_size
-        request.passed = hits.count(NULL_BLOCK)
         if request.admitted_at is None:
             request.admitted_at = now
             request.cached_tokens = request.computed
@@ -257,11 +264,12 @@ class Scheduler:
             if self.pool.available:
                 request.table += tuple(self.pool.allocate(1))
             else:
-                self._preempt(min(reversed(self.running.values()), key=worth))
+                self._preempt()
                 preempted += 1
         return preempted
 
-    def _preempt(self, victim: Request) -> None:
+    def _preempt(self) -> None:
+        victim = min(reversed(self.running.values()), key=worth)
         self.pool.release(victim.table)
         victim.restart()
         del self.running[victim.request_id]
@@ -281,20 +289,12 @@ class Scheduler:
             taken = request.accept(output.tokens)
             if piece.draft:
                 self.pool.release(request.rollback(piece.draft - min(len(taken), len(output.tokens) - 1)))
-            for index, block in self._newly_full(request):
-                self.pool.store(block, request.ids[index])
-                self.line.stored(request.ids[index])
-            if self.pool.window_blocks is not None:
-                self.pool.release(request.let_go(self.pool.window_blocks))
+            for block_id in self._tables.store(request):
+                self.line.stored(block_id)
+            self._tables.let_go(request)
         if not taken:
             return Advance(request)
         finish, stop_reason = request.finish_after_last_token() or (None, "")
         if finish is not None:
             self.remove(request.request_id)
         return Advance(request, taken, output.logprobs[: len(taken)], finish, stop_reason)
-
-    def _newly_full(self, request: Request) -> Iterator[tuple[int, int]]:
-        if self.pool.caching:
-            while request.stored < request.computed // request.block_size:
-                yield request.stored, request.table[request.stored]
-                request.stored += 1

@@ -7,27 +7,28 @@ from math import inf
 from argosy_worker.core.request import Request
 
 
-def shares(prompts: Iterable[Request], budget: int, share: float) -> list[tuple[Request, int]]:
-    """Of `budget` tokens those that each prompt may compute, in order; `prompts` is read only as far as they last.
+def shares(prompts: Iterable[tuple[Request, int]], budget: int, share: float) -> list[tuple[Request, int]]:
+    """Of `budget` tokens those that each prompt may compute, in order. With each comes how many it could.
 
     No prompt has more than `share` of them (and at least one) while another can use the rest; what nobody else can use
-    the first ones have after all.
+    the first ones have after all. `prompts` is read only as far as the tokens last.
     """
     most = max(1, int(budget * share))
-    given: list[tuple[Request, int]] = []
+    given: list[tuple[Request, int, int]] = []
     left = budget
     if left:
-        for prompt in prompts:
-            count = min(prompt.remaining, most, left)
-            given.append((prompt, count))
+        for prompt, could in prompts:
+            count = min(could, most, left)
+            given.append((prompt, count, could))
             left -= count
             if not left:
                 break
-    for i, (prompt, count) in enumerate(given):
-        more = min(prompt.remaining - count, left)
-        given[i] = (prompt, count + more)
+    found = []
+    for prompt, count, could in given:
+        more = min(could - count, left)
+        found.append((prompt, count + more))
         left -= more
-    return given
+    return found
 
 
 class Deadlines:

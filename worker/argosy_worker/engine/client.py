@@ -30,7 +30,8 @@ from argosy_worker.core.batch import BlockStore, Runner
 from argosy_worker.core.blocks import CacheChange
 from argosy_worker.core.exchange import Exchange
 from argosy_worker.core.facts import ModelFacts
-from argosy_worker.core.request import Request, check_fits
+from argosy_worker.core.request import Request
+from argosy_worker.core.tables import check_fits
 from argosy_worker.engine.config import EngineConfig
 from argosy_worker.engine.detokenize import vocabulary
 from argosy_worker.engine.exchange import BlockExchange
@@ -138,7 +139,7 @@ class Engine:
             priority=priority,
             deadline=deadline,
         )
-        check_fits(len(prompt), request.most_blocks, total=self.config.num_blocks, block_size=self.config.block_size)
+        check_fits(request, total=self.config.num_blocks, window_blocks=self.config.window_blocks)
         former = self._active.get(request_id)
         if former is not None:
             former.fail(CancelledError(f"replaced by attempt {attempt}"))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from argosy_worker.core.blocks import blocks_of_window
 from argosy_worker.core.config import SchedulerConfig
 from argosy_worker.speculation.config import SpeculationConfig
 
@@ -22,3 +23,8 @@ class EngineConfig:
     """Positions up to its own that a row sees in any layer of the model; 0: all of them."""
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     speculation: SpeculationConfig = field(default_factory=SpeculationConfig)
+
+    @property
+    def window_blocks(self) -> int | None:
+        """Blocks before its own that a row reads; None: all."""
+        return blocks_of_window(self.window, self.block_size)

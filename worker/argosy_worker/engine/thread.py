@@ -17,7 +17,7 @@ from collections.abc import Callable
 from argosy_api.errors import ArgosyError, DeadlineError, InternalError, UnavailableError
 from argosy_api.faults import is_fault
 from argosy_worker.core.batch import Runner
-from argosy_worker.core.blocks import BlockPool, CacheChange, blocks_of_window
+from argosy_worker.core.blocks import BlockPool, CacheChange
 from argosy_worker.core.request import Finish, Request
 from argosy_worker.core.scheduler import Advance, Scheduler
 from argosy_worker.engine.config import EngineConfig
@@ -45,9 +45,11 @@ Deliver = Callable[[Outbox, CacheChange], object]
 
 
 def _pool(config: EngineConfig) -> BlockPool:
-    window = blocks_of_window(config.window, config.block_size)
     return BlockPool(
-        config.num_blocks, caching=config.prefix_caching, window_blocks=window, host_blocks=config.host_blocks
+        config.num_blocks,
+        caching=config.prefix_caching,
+        window_blocks=config.window_blocks,
+        host_blocks=config.host_blocks,
     )
 
 

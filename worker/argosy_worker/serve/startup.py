@@ -16,7 +16,7 @@ from argosy_api.worker_status import Phase
 from argosy_worker import sim
 from argosy_worker.core.batch import BlockStore, CachedRunner, Runner
 from argosy_worker.core.batching import Batching, Forming
-from argosy_worker.core.blocks import common_window
+from argosy_worker.core.blocks import blocks_of_window, common_window
 from argosy_worker.core.config import SchedulerConfig
 from argosy_worker.core.facts import ModelFacts
 from argosy_worker.engine.config import EngineConfig
@@ -128,7 +128,7 @@ def load(settings: Settings, state: Lifecycle) -> Loaded:
         block_size=engine.block_size,
         max_model_len=max_model_len,
         prefix_caching=engine.prefix_caching,
-        window=common_window([m.facts.window for m in (model, draft) if m is not None]),
+        window=_window(model, draft),
         target_step_s=None if engine.target_step_ms is None else engine.target_step_ms / 1e3,
         scheduler=SchedulerConfig(
             max_batch_tokens=engine.max_batch_tokens,
@@ -212,7 +212,10 @@ def size_cache(model: LoadedModel, settings: Settings, draft: LoadedModel | None
             )
         num_blocks = limits.MAX_WORKER_BLOCKS
         log.warning("the KV cache has %d blocks, the most that a worker may have", num_blocks)
+    kept = blocks_of_window(_window(model, draft), block_size)
     room, context = num_blocks * block_size, model.facts.context_length
+    if kept is not None and kept < num_blocks:  # it never needs more at once, however long the sequence
+        room = context
     if wanted is not None and wanted > context:
         raise ModelUnsupportedError(f"model.maxModelLen is {wanted}; the model's context is {context} tokens")
     if wanted is not None and wanted > room:
@@ -249,6 +252,10 @@ def size_host(model: LoadedModel, settings: Settings, num_blocks: int) -> int:
             f"{most * per_block} bytes, {most} blocks"
         )
     return blocks
+
+
+def _window(model: LoadedModel, draft: LoadedModel | None) -> int:
+    return common_window([m.facts.window for m in (model, draft) if m is not None])
 
 
 def _load_model(uri: ModelUri, settings: Settings, state: Lifecycle, what: str = "the model") -> LoadedModel:
