@@ -10,6 +10,7 @@ from argosy_api.v1 import worker_pb2 as pb
 from argosy_worker import sim
 from argosy_worker.core.batch import StepBatch
 from argosy_worker.core.blocks import ON_HOST, BlockPool
+from argosy_worker.core.exchange import Exchange
 from argosy_worker.core.host import Move
 
 URI = "sim://test?decode_ms=0&prefill_tps=0&check=1"
@@ -329,3 +330,16 @@ def test_moves_are_made_in_order():
     runner.store.import_(2, content[2])
     assert runner.launch(StepBatch((), [out(1, 0), back(0, 2), out(2, 1)])).result() == []
     assert [runner.store.export(2), runner.store.export_host(1)] == [content[1]] * 2
+
+
+def test_what_is_read_between_steps_is_there():
+    """Though its copy would have gone with the next step."""
+    runner, pool = sim.SimRunner(sim.SimSpec(), 1, 16, 1), BlockPool(1, host_blocks=1)
+    exchange = Exchange(pool, runner.store, lambda _: None)
+    content = bytes([*bytes(11), *range(128)])
+    assert exchange.write(b"a", content)
+    (block,) = pool.allocate(1)
+    assert pool.find(b"a") is None
+    assert exchange.read(b"a") == content
+    assert pool.host.take_moves() == ()
+    pool.check([[block]])

@@ -301,7 +301,7 @@ class History:
 
     def verify_contents(self) -> None:
         """Each known block holds what it held when it was computed, in either tier, wherever it has been meanwhile."""
-        assert not self.pool.host.take_moves()
+        self.store.move(self.pool.host.take_moves())  # of blocks taken since the last step
         for block_id in self.pool.known_ids():
             block, slot = self.pool.find(block_id), self.pool.host.find(block_id)
             held = [] if block is None else [self.store.export(block)]

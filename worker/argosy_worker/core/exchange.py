@@ -45,6 +45,7 @@ class Exchange:
 
     def read(self, block_id: BlockId) -> bytes | None:
         """The content of a block; None when neither the cache nor the host memory holds it (any more)."""
+        self._settle()
         block, slot = self._pool.find(block_id), self._pool.host.find(block_id)
         if block is not None:
             return self._store.export(block)
@@ -63,7 +64,7 @@ class Exchange:
         if not self.room():
             return False
         table = pool.allocate(1)
-        self._store.move(pool.host.take_moves())
+        self._settle()
         try:
             self._store.import_(table[0], content)
             pool.store(table[0], block_id)
@@ -71,3 +72,7 @@ class Exchange:
             pool.release(table)
         self._stored(block_id)
         return True
+
+    def _settle(self) -> None:
+        """Make the moves that would go with the next step: blocks may have been taken since the last one."""
+        self._store.move(self._pool.host.take_moves())
