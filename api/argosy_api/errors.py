@@ -14,6 +14,7 @@
         ├── ModelNotFoundError    the source has no such file, repository or package
         ├── ModelInvalidError     truncated, corrupt or hostile file
         ├── ModelUnsupportedError a sound file that this version cannot run
+        ├── ModelDoesNotFitError  it takes more memory than the worker may have
         └── ModelDownloadError    the source could not be reached, or refused us
 
 Clients get `message`; it never holds a path of the server, an address or a traceback of ours.
@@ -136,6 +137,12 @@ class ModelUnsupportedError(ModelError):
     """A sound file that this version cannot run."""
 
     reason = "ModelUnsupported"
+
+
+class ModelDoesNotFitError(ModelError):
+    """It takes more memory than the worker may have."""
+
+    reason = "ModelDoesNotFit"
 
 
 class ModelDownloadError(ModelError):

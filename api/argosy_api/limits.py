@@ -178,3 +178,10 @@ MAX_GGUF_TENSORS = 1 << 16
 MAX_GGUF_STRING = 64 * 1024 * 1024
 MAX_GGUF_ARRAY = 1 << 24
 MAX_SAFETENSORS_HEADER = 100 * 1024 * 1024
+MAX_REMOTE_HEADER = 32 * 1024 * 1024
+"""Bytes that are moved for the header of a remote model: the largest vocabularies make GGUF headers of about 16 MiB."""
+REMOTE_CHUNK = 256 * 1024
+"""Bytes of one range request."""
+MAX_REMOTE_REDIRECTS = 5
+REMOTE_HEADER_S = 60.0
+"""Seconds that reading a remote header takes at most."""

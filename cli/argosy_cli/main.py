@@ -80,11 +80,39 @@ def status() -> None:
 
 
 @app.command()
-def plan(files: Files) -> None:
+def plan(
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FILE...]", help="YAML with InferenceDeployments; - reads stdin.")
+    ] = None,
+    filename: Annotated[
+        list[Path] | None, typer.Option("-f", "--filename", help="The same, as kubectl has it.")
+    ] = None,
+    gpu: Annotated[str | None, typer.Option(help="Kind of the GPU: h100, a100-80, rtx4090, l4, ...")] = None,
+    memory: Annotated[str | None, typer.Option(help="Memory of the GPU, or of a CPU worker, as 16Gi.")] = None,
+    context: Annotated[
+        int | None, typer.Option(help="Tokens of the requests that are counted. Default: 8192.", min=16)
+    ] = None,
+    output: Annotated[str | None, typer.Option("-o", "--output", help="json, for programs.")] = None,
+) -> None:
+    """Show how the memory of each worker will divide, from the model's header alone, and whether it fits."""
+    from rich.console import Console
+
+    from argosy_cli.planning.command import plan as make_plan
+
+    chosen = [*(files or ()), *(filename or ())]
+    if not chosen or output not in (None, "json"):
+        wrong = "no FILE was given" if not chosen else f"-o {output} is not known; it can: json"
+        raise CommandError(wrong)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    make_plan(chosen, console, gpu=gpu, memory=memory, context=context, as_json=output is not None)
+
+
+@app.command()
+def manifests(files: Files) -> None:
     """Print the Kubernetes manifests that the operator would apply for these resources."""
     from argosy_cli import views
 
-    print(views.plan(files), end="")
+    print(views.manifests(files), end="")
 
 
 @app.command()

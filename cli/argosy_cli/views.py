@@ -1,4 +1,4 @@
-"""`argosy status` and `argosy plan`: what is the case, and what would be done."""
+"""`argosy status` and `argosy manifests`: what is the case, and what would be done."""
 
 import os
 import time
@@ -32,12 +32,10 @@ def status(console: Console) -> None:
         _print_run(console, state, root)
 
 
-def plan(files: Sequence[Path]) -> str:
+def manifests(files: Sequence[Path]) -> str:
     """The manifests that the operator would apply for these resources, as YAML."""
-    manifests = [
-        m for item in resources.load(files) for m in make_plan(item.resource, Observed(), PlanSettings()).apply
-    ]
-    return yaml.safe_dump_all(manifests, sort_keys=False, width=120)
+    found = [m for item in resources.load(files) for m in make_plan(item.resource, Observed(), PlanSettings()).apply]
+    return yaml.safe_dump_all(found, sort_keys=False, width=120)
 
 
 def _print_run(console: Console, state: RunState, root: Path) -> None:

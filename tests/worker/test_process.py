@@ -170,7 +170,7 @@ async def test_metrics_of_a_request(start, eventually):
     ("uri", "reason", "words"),
     [
         ("sim://m?speed=9", "ModelInvalid", "unknown option 'speed'"),
-        ("sim://m?kv_blocks=1", "ModelUnsupported", "holds 16 tokens"),
+        ("sim://m?kv_blocks=1", "ModelDoesNotFit", "holds 16 tokens"),
     ],
 )
 def test_a_model_that_cannot_be_served(start, uri, reason, words):

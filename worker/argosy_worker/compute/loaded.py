@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from argosy_api.memory import automatic_cache, kv_token_bytes
 from argosy_worker.compute.attention import rows
 from argosy_worker.compute.attention.cache import PagedKvCache
 from argosy_worker.compute.attention.kernels import AttentionSpec, choose_attention
@@ -15,11 +16,6 @@ from argosy_worker.compute.runner import TorchRunner
 from argosy_worker.core.batch import CachedRunner
 from argosy_worker.core.facts import ModelFacts
 from argosy_worker.machine import memory
-
-_SHARED_KV_BYTES = 512 * 1024 * 1024
-_SHARED_SHARE, _OWN_SHARE = 0.25, 0.5
-"""Parts of the free memory for the KV cache when nobody says: of a machine that others use, and of our own limit."""
-_CUDA_SHARE = 0.85
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,25 +29,24 @@ class LoadedModel:
     threads: int
     kv_type: KvType
     """In what numbers keys and values are held."""
+    weights_bytes: int
+    """What the linears and the embedding take."""
 
     def kv_bytes_per_block(self, block_size: int) -> int:
         """Bytes of one KV block over all layers."""
         config = self.decoder.config
-        return config.layers * 2 * config.kv_heads * block_size * self.kv_type.row_bytes(config.head_dim)
+        return block_size * kv_token_bytes(
+            layers=config.layers, kv_heads=config.kv_heads, head_dim=config.head_dim, kind=self.kv_type.name
+        )
 
     def memory_for_kv(self) -> int:
-        """Bytes that the KV cache takes when nobody says: a share of what is free.
-
-        With a memory limit of our own (a container's) that is half of what the model has left. Without one it is a
-        quarter of the machine's free memory, but no more than 512 MiB or one sequence of the model's full context.
-        """
-        if self.decoder.device.type == "cuda":
-            return int(self.memory_left() * _CUDA_SHARE)
-        found = memory()
-        if found.limited:
-            return int(found.available * _OWN_SHARE)
-        one_sequence = self.decoder.config.context_length * self.kv_bytes_per_block(1)
-        return min(max(_SHARED_KV_BYTES, one_sequence), int(found.available * _SHARED_SHARE))
+        """Bytes that the KV cache takes when nobody says: a share of what is free (`argosy_api.memory`)."""
+        return automatic_cache(
+            self.memory_left(),
+            device=self.decoder.device.type,
+            limited=memory().limited,
+            one_sequence=self.decoder.config.context_length * self.kv_bytes_per_block(1),
+        )
 
     def memory_left(self) -> int:
         """Bytes that a KV cache can take at most, now that the model is loaded."""

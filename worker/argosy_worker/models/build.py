@@ -25,8 +25,9 @@ from argosy_worker.compute.quant.int8_cpu import sums_are_exact
 from argosy_worker.compute.quant.isa import cpu_features, instruction_set
 from argosy_worker.compute.quant.linear import Linear, LinearKernel, LinearSpec
 from argosy_worker.compute.quant.packer import KERNELS, Packer
-from argosy_worker.compute.quant.precision import Precision, resolve
+from argosy_worker.compute.quant.precision import Precision, of_head, resolve
 from argosy_worker.compute.quant.rounding import embedding
+from argosy_worker.compute.quant.sizes import embedding_bytes
 from argosy_worker.core.facts import ModelFacts
 from argosy_worker.machine import usable_cores
 from argosy_worker.models.hf_model import open_safetensors
@@ -123,7 +124,14 @@ def assemble(
         log.info("kernel for %s: %s", role, report)
     if facts.exactness != EXACT:
         log.warning("answers may depend on a request's company here: %s", facts.exactness)
-    return LoadedModel(facts=facts, kernels=builder.reports, decoder=decoder, threads=workers, kv_type=kind)
+    return LoadedModel(
+        facts=facts,
+        kernels=builder.reports,
+        decoder=decoder,
+        threads=workers,
+        kv_type=kind,
+        weights_bytes=builder.nbytes,
+    )
 
 
 def _device(device: str) -> str:
@@ -138,13 +146,6 @@ def _device(device: str) -> str:
 
 def _integers(device: str) -> bool:
     return device == "cpu" and bool(cpu_features() & {"avx512_vnni", "amx_tile"}) and sums_are_exact()
-
-
-def _of_head(precision: Precision, device: str) -> Precision:
-    """int8 for the LM head of an int4 model: its logits decide between tokens."""
-    if precision.weights != "int4":
-        return precision
-    return resolve("int8", None, "auto", device, integers=_integers(device))
 
 
 def _activations(precision: Precision, device: str) -> torch.dtype:
@@ -181,10 +182,12 @@ class _Builder:
     ) -> None:
         self._source, self._precision, self._device, self._progress = source, precision, device, progress
         self._packer = Packer(kernels, check)
-        self._head_precision = _of_head(precision, device.type)
+        self._head_precision = of_head(precision, device.type, integers=_integers(device.type))
         self._dtype = _activations(precision, device.type)
         self._isa = cpu_features()
         self.reports = self._packer.reports
+        self.nbytes = 0
+        """What the weights take, once they are packed."""
 
     def build(self, longest: int | None = None) -> Decoder:
         """The decoder for sequences of up to `longest` tokens; None for the model's context."""
@@ -201,6 +204,9 @@ class _Builder:
         head_matrix = embed if config.tied else source.matrix("head")
         head = self._linear("head", ["head"], matrices=[head_matrix])
         self._progress("weights", 0.95)
+        self.nbytes = self._packer.nbytes + embedding_bytes(
+            rows=embed.rows, cols=embed.cols, stored=embed.format, weights=self._precision.weights
+        )
         return Decoder(
             config,
             embed=embedding(embed, self._precision.weights).to(self._device),

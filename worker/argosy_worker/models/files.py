@@ -23,11 +23,15 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 def read_json(path: Path, limit: int) -> dict[str, Any]:
     """A JSON object. Raises ModelNotFoundError, ModelInvalidError."""
-    raw = read_bytes(path, limit)
+    return parse_json(path.name, read_bytes(path, limit))
+
+
+def parse_json(name: str, raw: bytes) -> dict[str, Any]:
+    """The JSON object that the file `name` holds. Raises ModelInvalidError."""
     try:
         found = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise ModelInvalidError(f"{path.name!r} is no sound JSON: {error}") from error
+        raise ModelInvalidError(f"{name!r} is no sound JSON: {error}") from error
     if not isinstance(found, dict):
-        raise ModelInvalidError(f"{path.name!r} holds no JSON object")
+        raise ModelInvalidError(f"{name!r} holds no JSON object")
     return found

@@ -18,7 +18,7 @@ import numpy as np
 from argosy_api import limits
 from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
 from argosy_worker.compute.quant.layout import BLOCKS
-from argosy_worker.models.tensor_file import TensorFile, TensorInfo
+from argosy_worker.models.tensor_file import Opened, TensorFile, TensorInfo
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -49,7 +49,7 @@ class GgufFile(TensorFile):
 
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | Opened) -> None:
         self._at = 0
         self.metadata: dict[str, Any] = {}
         super().__init__(path)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,15 @@ class TensorInfo:
     nbytes: int
 
 
+class Opened(NamedTuple):
+    """A file that somebody else opened: one that is not on this machine."""
+
+    name: str
+    file: BufferedReader
+    size: int
+    """In bytes."""
+
+
 class TensorFile:
     """An open file; `tensors` is filled by the subclass. Use as a context manager.
 
@@ -42,21 +51,14 @@ class TensorFile:
 
     """
 
-    def __init__(self, path: Path) -> None:
-        try:
-            self._file: BufferedReader = path.open("rb")
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-            raise ModelNotFoundError(f"no file {path.name!r} at the model's source") from error
-        except OSError as error:
-            raise ModelInvalidError(f"{path.name!r} cannot be opened: {error.strerror}") from error
-        self.name = path.name
+    def __init__(self, path: Path | Opened) -> None:
+        self.name, self._file, self._size = path if isinstance(path, Opened) else _open(path)
         self.tensors: dict[str, TensorInfo] = {}
         try:
-            self._size = os.fstat(self._file.fileno()).st_size
             self._parse()
         except OSError as error:
             self._file.close()
-            raise ModelInvalidError(f"{path.name!r} cannot be read: {error.strerror}") from error
+            raise ModelInvalidError(f"{self.name!r} cannot be read: {error.strerror}") from error
         except BaseException:
             self._file.close()
             raise
@@ -106,3 +108,13 @@ class TensorFile:
         if got != size:
             raise ModelInvalidError(f"{self.name!r}: {what} ends after {got} of {size} bytes; the file is truncated")
         return out
+
+
+def _open(path: Path) -> Opened:
+    try:
+        file = path.open("rb")
+        return Opened(path.name, file, os.fstat(file.fileno()).st_size)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise ModelNotFoundError(f"no file {path.name!r} at the model's source") from error
+    except OSError as error:
+        raise ModelInvalidError(f"{path.name!r} cannot be opened: {error.strerror}") from error

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from argosy_api import limits
+from argosy_api import limits, memory
 from argosy_api.errors import ModelUnsupportedError
 from argosy_api.model_uri import ModelUri
 from argosy_api.order import Order
@@ -184,48 +184,28 @@ def size_cache(model: LoadedModel, settings: Settings, draft: LoadedModel | None
     A block has room for the keys and values of the draft model, too.
 
     Raises:
-        ModelUnsupportedError: not even one block fits, or a size or length that was asked for is not possible.
+        ModelDoesNotFitError, ModelUnsupportedError: as `argosy_api.memory.size_cache` does.
 
     """
-    block_size, wanted = settings.engine.block_size, settings.spec.model.max_model_len
-    per_block = sum(m.kv_bytes_per_block(block_size) for m in (model, draft) if m is not None)
-    asked = settings.engine.kv_cache_bytes
-    memory = model.memory_for_kv() if asked is None else asked
-    left = model.memory_left()
-    host = settings.engine.kv_cache_host_bytes if model.facts.device == "cpu" else 0  # where both are of one memory
-    if left is not None and host:
-        memory = int(memory * max(0.0, 1 - host / left)) if asked is None else asked
-        left = max(0, left - host)
-    if asked is not None and left is not None and asked > left:
-        beside = "the model and engine.kvCacheHostMemory" if host else "the model"
-        raise ModelUnsupportedError(
-            f"engine.kvCacheMemory is {asked} bytes; beside {beside} this worker can take {left} bytes"
-        )
-    num_blocks = memory // per_block
-    if num_blocks < 1:
-        raise ModelUnsupportedError(f"a KV cache of {memory} bytes holds no block; one block takes {per_block} bytes")
-    if num_blocks > limits.MAX_WORKER_BLOCKS:
-        if asked is not None:
-            raise ModelUnsupportedError(
-                f"engine.kvCacheMemory is {asked} bytes, {num_blocks} blocks; "
-                f"at most {limits.MAX_WORKER_BLOCKS * per_block} bytes, {limits.MAX_WORKER_BLOCKS} blocks"
-            )
-        num_blocks = limits.MAX_WORKER_BLOCKS
-        log.warning("the KV cache has %d blocks, the most that a worker may have", num_blocks)
-    kept = blocks_of_window(_window(model, draft), block_size)
-    room, context = num_blocks * block_size, model.facts.context_length
-    if kept is not None and kept < num_blocks:  # it never needs more at once, however long the sequence
-        room = context
-    if wanted is not None and wanted > context:
-        raise ModelUnsupportedError(f"model.maxModelLen is {wanted}; the model's context is {context} tokens")
-    if wanted is not None and wanted > room:
-        raise ModelUnsupportedError(
-            f"model.maxModelLen is {wanted}; the KV cache of {memory} bytes holds {room} tokens"
-        )
-    length = min(context, room) if wanted is None else wanted
-    if length < context and wanted is None:
-        log.warning("the KV cache holds %d tokens, less than the model's context of %d", room, context)
-    return num_blocks, length
+    block_size = settings.engine.block_size
+    context = model.facts.context_length
+    cache = memory.size_cache(
+        per_block=sum(m.kv_bytes_per_block(block_size) for m in (model, draft) if m is not None),
+        block_size=block_size,
+        automatic=model.memory_for_kv(),
+        asked=settings.engine.kv_cache_bytes,
+        left=model.memory_left(),
+        # where cache and host memory are of one memory
+        host=settings.engine.kv_cache_host_bytes if model.facts.device == "cpu" else 0,
+        kept=blocks_of_window(_window(model, draft), block_size),
+        context=context,
+        wanted=settings.spec.model.max_model_len,
+    )
+    if cache.blocks == limits.MAX_WORKER_BLOCKS:
+        log.warning("the KV cache has %d blocks, the most that a worker may have", cache.blocks)
+    if cache.longest < context and settings.spec.model.max_model_len is None:
+        log.warning("the KV cache holds %d tokens, less than the model's context of %d", cache.longest, context)
+    return cache.blocks, cache.longest
 
 
 def size_host(model: LoadedModel, settings: Settings, num_blocks: int) -> int:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from argosy_api.errors import ModelUnsupportedError
+from argosy_api.memory import kv_row_bytes
 
 SCALE = torch.float32
 _MOST = 1e37
@@ -36,7 +37,7 @@ class KvType:
 
     def row_bytes(self, head_dim: int) -> int:
         """Bytes of a row, its scale included."""
-        return head_dim * self.dtype.itemsize + (SCALE.itemsize if self.code is not None else 0)
+        return kv_row_bytes(self.name, head_dim)
 
     def encode(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """[n, head_dim] -> elements of the same shape, and fp32 [n] scales. NaN becomes 0, infinity the largest number.

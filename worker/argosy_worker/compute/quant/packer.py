@@ -14,6 +14,7 @@ from argosy_worker.compute.quant.int4_cpu import Int4Torch
 from argosy_worker.compute.quant.int8_cpu import Int8OneDnn
 from argosy_worker.compute.quant.int8_groups_cpu import Int8GroupsOneDnn
 from argosy_worker.compute.quant.linear import Linear, LinearKernel, LinearSpec, choose
+from argosy_worker.compute.quant.sizes import linear_bytes
 
 KERNELS: tuple[LinearKernel, ...] = (
     Int8OneDnn(),
@@ -36,6 +37,8 @@ class Packer:
         """(role, in, out) -> kernel -> what the check found with it."""
         self._checked: set[tuple[str, int, int, str]] = set()
         self.reports: dict[str, str] = {}
+        self.nbytes = 0
+        """Of all that was packed."""
 
     def pack(self, spec: LinearSpec, parts: Sequence[QuantTensor], bias: Tensor | None, device: torch.device) -> Linear:
         """Lay out a layer. Raises ModelUnsupportedError when no kernel can run it."""
@@ -54,4 +57,7 @@ class Packer:
         if self._check is not None and name in failed and spec.role not in self.reports:
             self._check.problems.append(f"{spec.role}: {failed[name]}")
         self.reports.setdefault(spec.role, choice.report)
+        self.nbytes += linear_bytes(
+            rows=spec.out_features, cols=spec.in_features, weights=spec.weights, group=spec.group, compute=spec.compute
+        )
         return layer

@@ -64,3 +64,10 @@ def resolve(weights: str, group_size: int | None, compute: str, device: str, *, 
         raise ModelUnsupportedError(f"quantization.groupSize is for int4 and int8; the weights are {weights!r}")
     group = group_size or (INT4_GROUP if weights == "int4" else 0)
     return Precision(weights=weights, group=group, compute=able[weights][0] if compute == "auto" else compute)
+
+
+def of_head(precision: Precision, device: str, *, integers: bool) -> Precision:
+    """int8 for the LM head of an int4 model: its logits decide between tokens."""
+    if precision.weights != "int4":
+        return precision
+    return resolve("int8", None, "auto", device, integers=integers)

@@ -8,14 +8,12 @@ import torch
 from torch import Tensor
 
 from argosy_worker.compute.quant.formats import QuantTensor
+from argosy_worker.compute.quant.sizes import EMBEDDED, WIDE
 
 _LEAST = 1e-30
 """Of a scale: rows of zeros have one, too."""
 _E4M3_TOP = 448.0
 _ROWS_AT_ONCE = 4096
-_WIDE = ("F32", "F16", "BF16")
-_TABLE = {"fp16": "F16", "bf16": "BF16", "int8": "INT8", "int4": "INT8", "fp8": "INT8"}
-"""Weights of the linears -> format of the embedding, where the checkpoint's is wider."""
 
 
 def int8(rows: QuantTensor, group: int) -> tuple[Tensor, Tensor]:
@@ -76,17 +74,17 @@ def _kept_int4(rows: QuantTensor, group: int) -> tuple[Tensor, Tensor, Tensor] |
 
 def embedding(matrix: QuantTensor, weights: str) -> QuantTensor:
     """The table of a model whose linears hold `weights`: no wider than they, but 8 bits in groups of 32 at least."""
-    if matrix.format not in _WIDE or weights not in _TABLE or matrix.format == _TABLE[weights]:
+    if matrix.format not in WIDE or weights not in EMBEDDED or matrix.format == EMBEDDED[weights]:
         return matrix
     raws, scales = [], []
     for rows in matrix.slices(_ROWS_AT_ONCE):
-        if _TABLE[weights] == "INT8":
+        if EMBEDDED[weights] == "INT8":
             numbers, scale = int8(rows, 32 if matrix.cols % 32 == 0 else 0)
             scales.append(scale)
         else:
             numbers = rows.dequantize().to(torch.float16 if weights == "fp16" else torch.bfloat16)
         raws.append(numbers.view(torch.uint8))
-    return QuantTensor(_TABLE[weights], torch.cat(raws), matrix.cols, torch.cat(scales) if scales else None)
+    return QuantTensor(EMBEDDED[weights], torch.cat(raws), matrix.cols, torch.cat(scales) if scales else None)
 
 
 def power_of_two(values: Tensor) -> tuple[Tensor, Tensor]:

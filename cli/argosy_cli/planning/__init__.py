@@ -1,0 +1,1 @@
+"""`argosy plan`: how the memory of a worker will divide, before anything is created."""

@@ -1,0 +1,155 @@
+"""What a model will take, from its header alone: the same sums as the packer's, before any weight is read."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
+from argosy_api.memory import Needs, kv_token_bytes
+from argosy_api.resource import EngineSpec, QuantizationSpec
+from argosy_worker.compute.config import DecoderConfig, Experts, LayerSpec, window_of
+from argosy_worker.compute.quant.precision import Precision, of_head, resolve
+from argosy_worker.compute.quant.sizes import embedding_bytes, linear_bytes
+from argosy_worker.core.blocks import blocks_of_window
+from argosy_worker.models import hf_config
+from argosy_worker.models.files import read_json
+from argosy_worker.models.gguf import GgufFile
+from argosy_worker.models.gguf_config import read_config
+from argosy_worker.models.hf_quantized import read_settings
+from argosy_worker.models.tensor_file import Opened
+from argosy_worker.models.weights import storage
+
+MAX_CONFIG_BYTES = 16 * 1024 * 1024
+_DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a model's files say before their weights."""
+
+    config: DecoderConfig
+    embedding: str
+    """Storage format of the embedding."""
+    formats: str
+    """Of the matrices, for people."""
+
+
+class Linear(NamedTuple):
+    """A linear layer, or several that are computed as one."""
+
+    role: str
+    rows: int
+    cols: int
+
+
+def read_gguf(file: Path | Opened) -> Header:
+    """The header of a GGUF file. Raises the ModelErrors of GgufFile and `gguf_config.read_config`."""
+    with GgufFile(file) as found:
+        config = read_config(found)
+        return Header(config, found.tensors["token_embd.weight"].format, storage(found.tensors.values()))
+
+
+def read_hf(raw: dict[str, Any]) -> Header:
+    """The header that a `config.json` is. Raises the ModelErrors of `hf_config.read_config` and `read_settings`."""
+    config, settings = hf_config.read_config(raw), read_settings(raw)
+    dtype = raw.get("dtype") or raw.get("torch_dtype") or "bfloat16"
+    if dtype not in _DTYPES:
+        raise ModelInvalidError(f"config.json: dtype is {dtype!r}; known are {', '.join(_DTYPES)}")
+    return Header(config, _DTYPES[dtype], str(settings["quant_method"]) if settings else _DTYPES[dtype])
+
+
+def read_header(path: Path) -> Header:
+    """The header of a model on this machine: a GGUF file, or a folder with one or with a config.json.
+
+    Raises:
+        ModelError: it is no model that can be served.
+
+    """
+    if path.is_dir():
+        files = sorted(path.glob("*.gguf"))
+        if len(files) > 1:
+            raise ModelUnsupportedError(f"the folder has {len(files)} GGUF files; name one of them")
+        if not files:
+            return read_hf(read_json(path / "config.json", MAX_CONFIG_BYTES))
+        path = files[0]
+    return read_gguf(path)
+
+
+def needs(
+    header: Header,
+    quantization: QuantizationSpec,
+    engine: EngineSpec,
+    *,
+    device: str,
+    max_model_len: int | None,
+    integers: bool = True,
+) -> Needs:
+    """What a worker would take on a `device`, cpu or cuda. `integers`: whether its CPU has VNNI or AMX.
+
+    Raises:
+        ModelUnsupportedError: the device cannot compute it so; the message says what it can.
+
+    """
+    config = header.config.up_to(max_model_len)
+    precision = resolve(quantization.weights, quantization.group_size, engine.compute, device, integers=integers)
+    activations = "bf16" if device == "cuda" and precision.compute == "bf16" else "fp32"
+    return Needs(
+        weights=weights_bytes(config, precision, header.embedding, device=device, integers=integers),
+        kv_token=kv_token_bytes(
+            layers=config.layers,
+            kv_heads=config.kv_heads,
+            head_dim=config.head_dim,
+            kind=activations if quantization.kv_cache == "auto" else quantization.kv_cache,
+        ),
+        context=config.context_length,
+        step=step_bytes(config, engine, 2 if activations == "bf16" else 4),
+        heads=config.heads,
+        kv_heads=config.kv_heads,
+        kept=blocks_of_window(window_of(config.layer_specs()), engine.block_size),
+    )
+
+
+def weights_bytes(config: DecoderConfig, precision: Precision, stored: str, *, device: str, integers: bool) -> int:
+    """Bytes of all linears and of the embedding, which is `stored` in this format."""
+    head = of_head(precision, device, integers=integers)
+    floats = "bf16" if device == "cuda" and precision.compute == "bf16" else "fp32"
+    total = embedding_bytes(rows=config.vocab_size, cols=config.hidden, stored=stored, weights=precision.weights)
+    for linear in linears(config):
+        held = head if linear.role == "head" else precision
+        router = linear.role == "router"
+        total += linear_bytes(
+            rows=linear.rows,
+            cols=linear.cols,
+            weights="none" if router else held.weights,
+            group=0 if router else held.group,
+            compute=floats if router else held.compute,
+        )
+    return total
+
+
+def linears(config: DecoderConfig) -> Iterator[Linear]:
+    """All linears of a model, as `build` makes them; the head has a copy of its own where it is tied."""
+    yield Linear("head", config.vocab_size, config.hidden)
+    for spec in config.layer_specs():
+        yield from _of_layer(spec)
+
+
+def _of_layer(spec: LayerSpec) -> Iterator[Linear]:
+    queries, keys = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+    yield Linear("qkv", queries + 2 * keys, spec.hidden)
+    yield Linear("o", spec.hidden, queries)
+    count = 1
+    if isinstance(spec.mlp, Experts):
+        count = spec.mlp.count
+        yield Linear("router", count, spec.hidden)
+    for _ in range(count):
+        yield Linear("gate_up", 2 * spec.ffn, spec.hidden)
+        yield Linear("down", spec.hidden, spec.ffn)
+
+
+def step_bytes(config: DecoderConfig, engine: EngineSpec, width: int) -> int:
+    """Activations of the largest step: what lives at once in a layer, and the logits with their sorted copy."""
+    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    wide = max(2 * config.ffn + config.hidden, 2 * queries + 2 * keys)
+    return engine.max_batch_tokens * (2 * config.hidden + wide) * width + 3 * engine.max_running * config.vocab_size * 4
