@@ -7,7 +7,7 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check generate format smoke bench-operator bench-routing bench-storm test-hostile images test-cluster test-peers clean
+.PHONY: help setup demo test check generate format smoke bench-operator bench-routing bench-storm test-rollouts test-hostile images test-cluster test-peers clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ images:  ## container images of operator, router, worker and Valkey (docker or b
 
 test-cluster: setup  ## end-to-end tests on the cluster that KUBECONFIG names
 	$(BIN)/pytest -q -m cluster tests
+
+test-rollouts: setup  ## twenty updates in a row under load, three of them bad, and canaries, on the cluster that KUBECONFIG names
+	ARGOSY_UPDATES=20 $(BIN)/pytest -q -s -m cluster tests/e2e/test_rollouts.py
 
 test-hostile: setup  ## 5,000 requests with hostile fields, through all ways in (the suite sends 400)
 	ARGOSY_HOSTILE=5000 $(BIN)/pytest -q tests/integration/test_hostile.py

@@ -17,7 +17,13 @@ disaggregation pods have the roles of their workers, `prefill` and `decode`."""
 TRACK = f"{GROUP}/track"
 """On worker pods and in the selectors of their workloads: which of a resource's versions they belong to."""
 STABLE = "stable"
-"""Track of what the resource's spec says."""
+"""Track of the workers that are there when nothing is being changed."""
+CANARY = "canary"
+"""Track of workers of a new revision beside those, while it is not for all of them yet."""
+STATE = f"{GROUP}/state"
+"""On a ControllerRevision, what became of it (`argosy_operator.revisions`)."""
+ROUTABLE = "argosy.dev/routable"
+"""Readiness gate of worker pods: the routers reach the worker."""
 
 GRPC_PORT = 9000
 METRICS_PORT = 9001

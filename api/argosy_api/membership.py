@@ -28,7 +28,18 @@ class Worker:
     """host:port of its gRPC server."""
     revision: str = ""
     serving: bool = True
-    """False once it is terminating or no longer ready: no new requests; running streams go on."""
+    """False while it is not ready, or once it is terminating: no new requests; running streams go on."""
+    terminating: bool = False
+    """It will not come back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Canary:
+    """A part of the requests is for workers of one revision."""
+
+    revision: str
+    weight: int
+    """Percent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +58,7 @@ class Deployment:
     created_at: float = 0.0
     """When the resource was made: of equal served names the oldest has it (`argosy_api.names`, also for `uid`)."""
     uid: str = ""
+    canary: Canary | None = None
 
     @property
     def qualified_name(self) -> str:
@@ -86,6 +98,7 @@ class Membership:
                             **d,
                             "policy": RoutingPolicy(d["policy"]),
                             "workers": tuple(Worker(**w) for w in d["workers"]),
+                            "canary": Canary(**d["canary"]) if d.get("canary") else None,
                         }
                     )
                     for d in document["deployments"]

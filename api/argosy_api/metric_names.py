@@ -54,7 +54,7 @@ ROUTER_MEMBERSHIP_UP = "argosy_router_membership_up"  # gauge, 0 or 1
 ROUTER_LOOP_BURST = "argosy_router_loop_burst_seconds"  # histogram: processor time between two turns of the event loop
 ROUTER_TASKS = "argosy_router_tasks"  # gauge: of the event loop; grows with requests, and shrinks with them
 ROUTER_HELD_BYTES = "argosy_router_held_bytes"  # gauge: of requests' bodies, prompts and collected answers
-ROUTER_WORKERS = "argosy_router_workers"  # gauge: model, state=ready|ejected|terminating
+ROUTER_WORKERS = "argosy_router_workers"  # gauge: model, state=ready|standby|ejected|terminating
 
 # --- operator
 OPERATOR_PASSES = "argosy_operator_reconcile_passes"  # counter: result

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from argosy_api.latency import BINS
+from argosy_api.measures import Measures, Trial
 
 
 class RouteState(StrEnum):
@@ -15,6 +16,8 @@ class RouteState(StrEnum):
 
     READY = "ready"
     """Takes requests."""
+    STANDBY = "standby"
+    """Answers, and is not asked for anything: its pod is not ready yet."""
     CONNECTING = "connecting"
     """Not known yet."""
     EJECTED = "ejected"
@@ -80,6 +83,8 @@ class DeploymentRoutes:
     served_name: str
     policy: str
     workers: tuple[WorkerRoute, ...]
+    trial: Trial | None = None
+    """What was measured since a canary began; None: there is no canary."""
     name_taken_by: str = ""
     """`namespace/name` of the older deployment that has this one's served name; empty where there is none."""
     demand: Demand | None = None
@@ -89,6 +94,12 @@ class DeploymentRoutes:
     def ready(self) -> frozenset[str]:
         """Ids of the workers that take requests."""
         return frozenset(w.worker_id for w in self.workers if w.state is RouteState.READY)
+
+    @property
+    def reached(self) -> frozenset[str]:
+        """Ids of the workers that answer: those, and those whose pods are not ready yet."""
+        known = (RouteState.READY, RouteState.STANDBY)
+        return frozenset(w.worker_id for w in self.workers if w.state in known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +130,7 @@ class Routes:
                         name_taken_by=d.get("name_taken_by", ""),
                         policy=d.get("policy", ""),
                         demand=_demand(d.get("demand")),
+                        trial=_trial(d["trial"]) if d.get("trial") else None,
                         workers=tuple(
                             WorkerRoute(
                                 worker_id=w["worker_id"],
@@ -170,3 +182,8 @@ def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
         raise ValueError(f"{value!r:.40} is no number of what is there")
     return float(value)
+
+
+def _trial(document: Any) -> Trial:
+    sides = (Measures(**document[side]).check() for side in ("canary", "stable"))
+    return Trial(str(document["revision"]), *sides)

@@ -4,6 +4,7 @@
 on a real API server holds the two against each other.
 """
 
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -313,9 +314,39 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "spec.rollout", "maxSurge",
-        "self.maxSurge > 0 || self.maxUnavailable > 0",
+        "self.strategy == 'Recreate' || self.maxSurge > 0 || self.maxUnavailable > 0",
         "and maxUnavailable are both 0: nothing could ever be replaced",
-        lambda r: r["maxSurge"] > 0 or r["maxUnavailable"] > 0,
+        lambda r: r["strategy"] == "Recreate" or r["maxSurge"] > 0 or r["maxUnavailable"] > 0,
+    ),
+    Rule(
+        "spec.rollout", "canary",
+        "(self.strategy == 'Canary') == has(self.canary)",
+        "is needed with strategy Canary, and only then",
+        lambda r: (r["strategy"] == "Canary") == ("canary" in r),
+    ),
+    Rule(
+        "spec.rollout.canary", "steps",
+        "self.steps.map(step, step.weight).isSorted()",
+        "must not go down in weight",
+        lambda c: all(a["weight"] <= b["weight"] for a, b in itertools.pairwise(c["steps"])),
+    ),
+    Rule(
+        "spec.rollout", "partition",
+        "self.partition == 0 || self.strategy == 'RollingUpdate'",
+        "is for strategy RollingUpdate",
+        lambda r: r["partition"] == 0 or r["strategy"] == "RollingUpdate",
+    ),
+    Rule(
+        "spec", "rollout.strategy",
+        "!has(self.disaggregation) || self.rollout.strategy != 'Canary'",
+        "Canary is for workers that do everything, not for disaggregation",
+        lambda s: "disaggregation" not in s or s["rollout"]["strategy"] != "Canary",
+    ),
+    Rule(
+        "spec", "rollout.partition",
+        "!has(self.disaggregation) || self.rollout.partition == 0",
+        "is for workers that do everything, not for disaggregation",
+        lambda s: "disaggregation" not in s or s["rollout"]["partition"] == 0,
     ),
 )  # fmt: skip
 

@@ -74,6 +74,20 @@ class AutoscalingStatus(BaseModel):
     """The last changes, the newest one first."""
 
 
+class CanaryStatus(BaseModel):
+    """The canary that is under way; routers send it its part of the requests."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True)
+
+    revision: str
+    weight: int = 0
+    """Percent of the requests."""
+    step: int = 0
+    """Which of `spec.rollout.canary.steps`, from 1."""
+    message: str = ""
+    """What was measured, and what is waited for."""
+
+
 class InferenceDeploymentStatus(BaseModel):
     """What is the case, written by the operator."""
 
@@ -86,17 +100,23 @@ class InferenceDeploymentStatus(BaseModel):
     ready_replicas: int = 0
     """Workers that are ready, of any revision."""
     updated_replicas: int = 0
-    """Workers of the current revision."""
+    """Workers of `revision`."""
     routable_replicas: int = 0
-    """Workers of the current revision that the router can reach."""
+    """Workers of the revision in force that the router can reach."""
     ready: str = ""
     """Routable and wanted replicas, as 1/2."""
     selector: str = ""
     """Label selector of the worker pods, for the scale subresource."""
     revision: str = ""
-    """Hash of what the worker pods are made of."""
+    """Hash of what the worker pods are to be made of, by the spec."""
+    current_revision: str = ""
+    """The last revision of which all workers could be routed to; what a failed change is taken back to."""
+    failed_revision: str = ""
+    """`revision`, when it was taken back."""
     reason: str = ""
     """Reason of the Ready condition."""
+    canary: CanaryStatus | None = None
+    """The canary that is under way."""
     endpoint: str = ""
     """Where to send requests, inside the cluster."""
     roles: list[RoleStatus] = []
@@ -106,5 +126,5 @@ class InferenceDeploymentStatus(BaseModel):
     model: ModelStatus | None = None
     """What the workers found in the model's files."""
     conditions: list[Condition] = []
-    """Ready, Progressing, Scheduled, ModelLoaded, RouterSynced, Uniform, NameTaken; AutoscalingActive with
+    """Ready, Progressing, Degraded, Scheduled, ModelLoaded, RouterSynced, Uniform, NameTaken; AutoscalingActive with
     autoscaling."""

@@ -42,8 +42,8 @@ class Told:
 class Starting:
     """What is known of pods that are not ready, by name."""
 
-    workers: Mapping[str, WorkerStatus]
-    mount_problems: Mapping[str, str]
+    workers: Mapping[str, WorkerStatus] = field(default_factory=dict)
+    mount_problems: Mapping[str, str] = field(default_factory=dict)
 
 
 async def ask_starting(probe: WorkerProbe, api: KubeApi, namespace: str, pods: tuple[PodView, ...]) -> Starting:

@@ -4,18 +4,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from argosy_api import labels, limits
+from argosy_api.measures import Trial
 from argosy_api.status import Condition, InferenceDeploymentStatus, ModelStatus, RoleStatus
 from argosy_api.worker_status import ServedModel, WorkerStatus
-from argosy_operator import uniformity
+from argosy_operator import rollout_status, uniformity
 from argosy_operator.autoscaling.pilot import Course
 from argosy_operator.diagnose import Problem, Reason, diagnose, worst
 from argosy_operator.observe import Children, PodView
 from argosy_operator.plan import ChildRef
+from argosy_operator.rollout import Decision
 from argosy_operator.words import clip, some_of
 
-READY, PROGRESSING, SCHEDULED, MODEL_LOADED, ROUTER_SYNCED, UNIFORM, NAME_TAKEN = TYPES = (
+READY, PROGRESSING, DEGRADED, SCHEDULED, MODEL_LOADED, ROUTER_SYNCED, UNIFORM, NAME_TAKEN = TYPES = (
     "Ready",
     "Progressing",
+    "Degraded",
     "Scheduled",
     "ModelLoaded",
     "RouterSynced",
@@ -35,7 +38,13 @@ class RouterFacts:
     total: int
     ready: frozenset[str]
     """Workers that every reachable router can use."""
+    reached: frozenset[str] = frozenset()
+    """Those, and workers that answer every reachable router and whose pods are not ready yet."""
+    trial: Trial | None = None
+    """What they measured together, where there is a canary."""
     error: str = ""
+    asked: bool = True
+    """They were asked since the operator's start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,11 @@ class Facts:
     by_role: Mapping[str, int] = field(default_factory=dict)
     """Workers that are wanted, by role; those that do everything have an empty one."""
     revision: str = ""
+    """What the spec asks for."""
+    rollout: Decision | None = None
+    """None: the resource could not be understood."""
+    current_revision: str = ""
+    """What the status said of it before."""
     workloads: tuple[ChildRef, ...] = ()
     """What makes the resource's pods."""
     children: Children = field(default_factory=Children)
@@ -74,6 +88,11 @@ class Facts:
     course: Course | None = None
     """Where autoscaling goes; None: the resource has none."""
 
+    @property
+    def in_force(self) -> str:
+        """Revision of the workers that serve; the one that is asked for, unless that one failed or is being tried."""
+        return self.revision if self.rollout is None else self.rollout.stable
+
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
@@ -86,7 +105,7 @@ def status_of(facts: Facts, previous: tuple[Condition, ...], now: str) -> Infere
     """Say what is the case. `now` (RFC 3339) becomes the transition time of conditions whose status has changed."""
     alive = tuple(p for p in facts.children.pods if p.active)
     current = tuple(p for p in alive if p.revision == facts.revision)
-    routable = tuple(p for p in current if is_routable(p, facts.router))
+    routable = tuple(p for p in alive if p.revision == facts.in_force and is_routable(p, facts.router))
     problems = {
         pod.name: problem
         for pod in current
@@ -96,6 +115,7 @@ def status_of(facts: Facts, previous: tuple[Condition, ...], now: str) -> Infere
     verdicts = {
         READY: _ready(facts, alive=alive, current=current, routable=len(routable), problems=problems, synced=synced),
         PROGRESSING: _progressing(facts, alive, current, len(routable)),
+        DEGRADED: _Verdict(*rollout_status.degraded(facts.rollout)),
         SCHEDULED: _scheduled(facts, current, problems),
         MODEL_LOADED: _model_loaded(facts, current, problems),
         ROUTER_SYNCED: synced,
@@ -116,6 +136,9 @@ def status_of(facts: Facts, previous: tuple[Condition, ...], now: str) -> Infere
         ready=f"{len(routable)}/{facts.replicas}",
         selector=selector,
         revision=facts.revision,
+        current_revision=facts.rollout.current if facts.rollout is not None else facts.current_revision,
+        failed_revision=facts.rollout.failed if facts.rollout is not None else "",
+        canary=rollout_status.canary(facts.rollout),
         reason=verdicts[READY].reason,
         endpoint=facts.endpoint,
         roles=_roles(facts, alive, routable),
@@ -160,6 +183,8 @@ def _ready(
     failure = facts.failure
     if failure is not None and failure.reason != Reason.API_UNAVAILABLE:
         return _Verdict("False", failure.reason, failure.message)
+    if (held := rollout_status.ready(facts.rollout, routable)) is not None:
+        return _Verdict(*held)
     if routable >= facts.replicas:
         if facts.replicas == 0:
             return _Verdict("True", Reason.SCALED_TO_ZERO, "spec.replicas is 0: nobody serves this model.")
@@ -189,6 +214,8 @@ def _ready(
 def _progressing(facts: Facts, alive: tuple[PodView, ...], current: tuple[PodView, ...], routable: int) -> _Verdict:
     if facts.failure is not None:
         return _Verdict("False", facts.failure.reason, facts.failure.message)
+    if (said := rollout_status.progressing(facts.rollout)) is not None:
+        return _Verdict(*said)
     stuck = _workload_says(facts, "Progressing", "False")
     if stuck is not None and stuck[0] == "ProgressDeadlineExceeded":
         text = (
@@ -218,7 +245,7 @@ def _model_loaded(facts: Facts, current: tuple[PodView, ...], problems: Mapping[
     problem = worst(problems, "ModelLoaded")
     if problem is not None:
         return _Verdict("Unknown" if problem.reason == Reason.NOT_STARTED else "False", problem.reason, problem.message)
-    loaded = sum(p.ready for p in current)
+    loaded = sum(p.ready or p.answering for p in current)
     if loaded:
         return _Verdict("True", Reason.LOADED, f"Loaded by {_workers(loaded)}.")
     held = worst(problems)
@@ -234,7 +261,11 @@ def _router_synced(facts: Facts, current: tuple[PodView, ...], routable: int) ->
     if router.reachable == 0:
         text = f"None of {router.total} routers answers: {router.error or 'no address'}. Check the router's pods."
         return _Verdict("Unknown", Reason.ROUTER_UNREACHABLE, text)
-    waiting = sorted(p.name for p in current if p.ready and p.name not in router.ready)
+    waiting = sorted(
+        p.name
+        for p in current
+        if (p.ready and p.name not in router.ready) or (p.answering and p.gated and p.name not in router.reached)
+    )
     if waiting:
         return _Verdict("False", Reason.SYNCING, f"Routers do not reach {some_of(waiting)} yet.")
     if facts.replicas and not routable:

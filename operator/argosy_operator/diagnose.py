@@ -22,6 +22,10 @@ class Reason(StrEnum):
     STARTING = "Starting"
     ROLLING_OUT = "RollingOut"
     COMPLETE = "Complete"
+    PARTITIONED = "Partitioned"
+    CANARY = "Canary"
+    ROLLED_BACK = "RolledBack"
+    AS_ASKED = "AsAsked"
     DEADLINE = "ProgressDeadlineExceeded"
     INVALID_SPEC = "InvalidSpec"
     APPLY_FAILED = "ApplyFailed"
@@ -74,7 +78,7 @@ class Problem:
 
     rank: int
     condition: str = field(compare=False)
-    """Scheduled, ModelLoaded or Container."""
+    """Scheduled, ModelLoaded, Container or Router."""
     reason: str
     message: str
 
@@ -89,10 +93,18 @@ _IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNever
 _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CreatePodSandboxError"}
 
 
+HOPELESS_S = 20.0
+"""An image that can't be pulled, a model that is none: after so long nobody expects that it passes by itself."""
+_PASSING = {Reason.MOUNT_FAILED, "ModelDownloadFailed"}
+
+
 def diagnose(pod: PodView, state: WorkerStatus | None, mount_problem: str) -> Problem | None:
     """The one cause to tell, or None for a pod that is ready."""
     if pod.ready:
         return None
+    if pod.answering and pod.gated:
+        text = f"{pod.name} has loaded the model and answers; it waits until every router reaches it."
+        return Problem(_TIME, "Router", Reason.SYNCING, text)
     if pod.phase == "Failed":
         return Problem(_MAYBE, "Container", Reason.EVICTED, f"{pod.name} has failed and is being replaced.")
     if not pod.scheduled:
@@ -117,6 +129,16 @@ def diagnose(pod: PodView, state: WorkerStatus | None, mount_problem: str) -> Pr
         return Problem(_TIME, "ModelLoaded", Reason.STARTING, text)
     text = f"{pod.name} is being started on {pod.node or 'a node'}."
     return Problem(_TIME + 1, "ModelLoaded", Reason.NOT_STARTED, text)
+
+
+def hopeless_at(pod: PodView, problem: Problem | None) -> float:
+    """From when on (seconds since the epoch) a pod's problem counts as one that does not pass by itself.
+
+    Never where nodes may come or volumes be attached, and where a worker has begun anew and tries.
+    """
+    if problem is None or problem.rank != _ACT or problem.condition == "Scheduled" or problem.reason in _PASSING:
+        return float("inf")
+    return float("inf") if pod.running and pod.restarts < 2 else pod.created_at + HOPELESS_S
 
 
 def _scheduling(pod: PodView) -> Problem:

@@ -34,6 +34,7 @@ PLURALS = {
     ("policy/v1", "PodDisruptionBudget"): "poddisruptionbudgets",
     ("networking.k8s.io/v1", "NetworkPolicy"): "networkpolicies",
     ("apps/v1", "Deployment"): "deployments",
+    ("apps/v1", "ControllerRevision"): "controllerrevisions",
     (API_VERSION, KIND): PLURAL,
 }
 
@@ -55,6 +56,10 @@ class KubeApi(Protocol):
 
     async def apply_status(self, metadata: Mapping[str, Any], status: Object) -> bool:
         """Server-side apply of a resource's whole status; False when the resource is gone."""
+        ...
+
+    async def apply_pod_condition(self, namespace: str, name: str, uid: str, condition: Object) -> None:
+        """Set one condition of the pod with this uid; 404, 409 or 422 where it is gone or another one."""
         ...
 
     async def apply_finalizer(self, metadata: Mapping[str, Any], finalizer: str) -> None:
@@ -115,6 +120,12 @@ class HttpKubeApi:
                 raise
             return False
         return True
+
+    async def apply_pod_condition(self, namespace: str, name: str, uid: str, condition: Object) -> None:
+        """See `KubeApi`."""
+        metadata = {"name": name, "uid": uid}
+        intent = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": {"conditions": [condition]}}
+        await self._apply(_path("v1", "Pod", namespace, name) + "/status", intent, STATUS_MANAGER)
 
     async def apply_finalizer(self, metadata: Mapping[str, Any], finalizer: str) -> None:
         """See `KubeApi`."""

@@ -125,13 +125,17 @@ def _from_each_other(resource: InferenceDeployment) -> Manifest:
 
 
 def deployment(
-    resource: InferenceDeployment, settings: PlanSettings, *, role: str, track: str, replicas: int, revision_hash: str
+    resource: InferenceDeployment, *, role: str, track: str, replicas: int, revision_hash: str, template: Manifest
 ) -> Manifest:
-    """The workers of a role and a track."""
+    """The workers of a role and a track; `template` is that of the revision."""
     rollout = resource.spec.rollout
     chosen = labels.workload_selector(resource.metadata.name, role, track)
     head = _head("apps/v1", "Deployment", resource, workload_name(resource, role, track))
     head["metadata"]["labels"][labels.REVISION] = revision_hash
+    rolling: Manifest | None = {"maxSurge": rollout.max_surge, "maxUnavailable": rollout.max_unavailable}
+    if rollout.strategy == "Recreate":
+        rolling = None  # said, not left out: the API server keeps what it had filled in before, and refuses both
+    labelled = {**template["metadata"]["labels"], **chosen}
     return {
         **head,
         "spec": {
@@ -140,27 +144,40 @@ def deployment(
             "progressDeadlineSeconds": rollout.progress_deadline_seconds,
             "selector": {"matchLabels": chosen},
             "strategy": {
-                "type": "RollingUpdate",
-                "rollingUpdate": {"maxSurge": rollout.max_surge, "maxUnavailable": rollout.max_unavailable},
+                "type": "Recreate" if rolling is None else "RollingUpdate",
+                "rollingUpdate": rolling,
             },
-            "template": {
-                "metadata": {"labels": {**common_labels(resource), **chosen, labels.REVISION: revision_hash}},
-                "spec": _pod_spec(resource, settings, chosen, revision_hash),
-            },
+            "template": {**template, "metadata": {**template["metadata"], "labels": labelled}},
         },
     }
 
 
-def revision(resource: InferenceDeployment, settings: PlanSettings, *, roles: tuple[str, ...], track: str) -> str:
-    """Hash of what the worker pods of a track are made of, of all its roles: 10 hexadecimal digits.
+def pod_template(resource: InferenceDeployment, settings: PlanSettings, *, role: str, revision_hash: str) -> Manifest:
+    """Of the workers of a role, on the stable track; on another one only that label differs."""
+    chosen = labels.workload_selector(resource.metadata.name, role, labels.STABLE)
+    return {
+        "metadata": {"labels": {**common_labels(resource), **chosen, labels.REVISION: revision_hash}},
+        "spec": _pod_spec(resource, settings, chosen, revision_hash),
+    }
+
+
+def revision_head(resource: InferenceDeployment, revision_hash: str) -> Manifest:
+    """What the ControllerRevision of a revision begins with."""
+    return _head("apps/v1", "ControllerRevision", resource, f"{resource.metadata.name}-{revision_hash}")
+
+
+def revision(resource: InferenceDeployment, settings: PlanSettings, *, roles: tuple[str, ...]) -> str:
+    """Hash of what the worker pods are made of, of all roles: 10 hexadecimal digits.
 
     The Redis URL counts although pods refer to it by name: they read it when they start, so a new password must
     replace them.
     """
     made_of: list[Any] = [common_labels(resource), _redis_url(resource, settings)]
     for role in roles:
-        chosen = labels.workload_selector(resource.metadata.name, role, track)
+        chosen = labels.workload_selector(resource.metadata.name, role, labels.STABLE)
         made_of += [chosen, _pod_spec(resource, settings, chosen, "")]
+    if resource.spec.rollout.restart:
+        made_of.append(resource.spec.rollout.restart)
     text = json.dumps(made_of, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
 
@@ -191,7 +208,7 @@ def _pod_spec(
         revision=revision_hash,
         role=worker_role(chosen[labels.ROLE]),
         service_account=child_name(resource),
-        selector=chosen,
+        selector={k: v for k, v in chosen.items() if k != labels.TRACK},
         image=resource.spec.image or settings.worker_image,
         image_pull_policy=settings.image_pull_policy,
         image_pull_secrets=settings.image_pull_secrets,

@@ -9,6 +9,7 @@ from typing import Any
 
 from argosy_api import labels
 from argosy_operator.plan import DEPLOYMENT, ChildRef
+from argosy_operator.revisions import KIND, Revision
 
 Body = Mapping[str, Any]
 _WAITS_LONG_S = 15.0
@@ -39,6 +40,13 @@ class PodView:
     """Seconds since the epoch."""
     phase: str = "Pending"
     ready: bool = False
+    ready_since: float = 0.0
+    """Seconds since the epoch."""
+    answering: bool = False
+    """Its container is ready: the worker answers the kubelet."""
+    gated: bool = False
+    """It waits for somebody to say that routers reach it."""
+    track: str = ""
     terminating: bool = False
     scheduled: bool = False
     scheduling: str = ""
@@ -80,6 +88,11 @@ class PodView:
             created_at=epoch_seconds(metadata.get("creationTimestamp")),
             phase=status.get("phase", "Pending"),
             ready=conditions.get("Ready", {}).get("status") == "True",
+            ready_since=epoch_seconds(conditions.get("Ready", {}).get("lastTransitionTime")),
+            answering=conditions.get("ContainersReady", {}).get("status") == "True",
+            gated=any(gate["conditionType"] == labels.ROUTABLE for gate in spec.get("readinessGates") or ())
+            and conditions.get(labels.ROUTABLE, {}).get("status") != "True",
+            track=(metadata.get("labels") or {}).get(labels.TRACK, ""),
             terminating="deletionTimestamp" in metadata,
             scheduled=scheduled.get("status") == "True" or bool(spec.get("nodeName")),
             scheduling=scheduled.get("message", "") if scheduled.get("status") == "False" else "",
@@ -106,6 +119,8 @@ class ChildView:
     """type, status, reason, message; of a workload."""
     replicas: int | None = None
     """That a workload asks for."""
+    revision: Revision | None = None
+    """What a ControllerRevision is about."""
 
     @classmethod
     def from_body(cls, body: Body, api_version: str, kind: str) -> "ChildView":
@@ -118,6 +133,7 @@ class ChildView:
             controller_of(body),
             tuple((c["type"], c["status"], c.get("reason", ""), c.get("message", "")) for c in conditions),
             (body.get("spec") or {}).get("replicas") if kind == DEPLOYMENT else None,
+            Revision.from_body(body) if kind == KIND else None,
         )
 
     def condition(self, kind: str) -> tuple[str, str, str]:
@@ -131,6 +147,11 @@ class Children:
 
     pods: tuple[PodView, ...] = ()
     children: Mapping[ChildRef, ChildView] = field(default_factory=dict)
+
+    @property
+    def history(self) -> tuple[Revision, ...]:
+        """The revisions, in no order."""
+        return tuple(child.revision for child in self.children.values() if child.revision is not None)
 
 
 def controller_of(body: Body) -> str:

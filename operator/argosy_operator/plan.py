@@ -2,13 +2,16 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from argosy_api import labels
+from argosy_api.measures import Trial
 from argosy_api.resource import InferenceDeployment
-from argosy_operator import manifests
+from argosy_operator import manifests, revisions, rollout
 from argosy_operator.manifests import PlanSettings
+from argosy_operator.revisions import History
+from argosy_operator.rollout import Decision, Wanted, Worker
 
 Manifest = dict[str, Any]
 DEPLOYMENT = "Deployment"
@@ -50,8 +53,14 @@ class Observed:
 
     children: frozenset[ChildRef] = frozenset()
     """Children of this resource that exist, or that may exist because nobody has looked."""
-    routable: Mapping[str, int] = field(default_factory=dict)
-    """Workers that can be routed to, by revision."""
+    history: History = ()
+    """Of the resource's revisions."""
+    workers: tuple[Worker, ...] = ()
+    """Worker pods that are there."""
+    trial: Trial | None = None
+    """What routers measured, where there is a canary."""
+    now: float = 0.0
+    """Seconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +73,13 @@ class Plan:
     """Children that must not exist."""
     workloads: tuple[Workload, ...]
     """What makes the worker pods."""
+    rollout: Decision
+    """Which revisions they are of, and why."""
 
     @property
     def revision(self) -> str:
         """Of what the resource's spec says."""
-        return next(w.revision for w in self.workloads if w.track == labels.STABLE)
+        return self.rollout.history[-1].hash
 
 
 def plan(resource: InferenceDeployment, observed: Observed, settings: PlanSettings) -> Plan:
@@ -77,8 +88,22 @@ def plan(resource: InferenceDeployment, observed: Observed, settings: PlanSettin
     Total: it raises for no resource that `argosy_api.resource.parse` accepts. The result depends on the arguments
     only, and a resource's whole intent is returned each time, so that any drift is put right by applying it.
     """
-    workloads = _workloads(resource, settings)
-    wanted = tuple(
+    roles = {role or labels.LEADER: replicas for role, replicas in resource.spec.by_role.items()}
+    # one revision for all roles: a new one replaces them together
+    name = manifests.revision(resource, settings, roles=tuple(roles))
+    templates = {role: manifests.pod_template(resource, settings, role=role, revision_hash=name) for role in roles}
+    wanted = Wanted(
+        revision=name,
+        templates=revisions.text_of(templates),
+        replicas=resource.spec.workers,
+        rollout=resource.spec.rollout,
+        trial=observed.trial if observed.trial is not None and observed.trial.revision == name else None,
+    )
+    decision = rollout.plan_rollout(observed.history, wanted, observed.workers, observed.now)
+    made_of = {r.hash: r.by_role for r in decision.history if r.hash in (decision.stable, decision.canary)}
+    made_of[name] = templates
+    workloads = _workloads(resource, roles, decision)
+    intents = tuple(
         manifest
         for manifest in (
             manifests.service_account(resource),
@@ -86,44 +111,54 @@ def plan(resource: InferenceDeployment, observed: Observed, settings: PlanSettin
             manifests.service(resource),
             manifests.disruption_budget(resource),
             manifests.network_policy(resource, settings),
-            *(_manifest(resource, settings, workload) for workload in workloads),
+            decision.history[-1].manifest(manifests.revision_head(resource, name)),
+            *(_manifest(resource, workload, made_of[workload.revision][workload.role]) for workload in workloads),
         )
         if manifest is not None
     )
-    surplus = observed.children - {child_ref(manifest) for manifest in wanted}
-    wanted_of: Counter[str] = Counter()
-    for workload in workloads:
-        wanted_of[workload.revision] += workload.replicas
-    if any(observed.routable.get(revision, 0) < replicas for revision, replicas in wanted_of.items()):
+    kept = {
+        ChildRef(revisions.API_VERSION, revisions.KIND, f"{resource.metadata.name}-{r.hash}") for r in decision.history
+    }
+    surplus = observed.children - kept - {child_ref(manifest) for manifest in intents}
+    if _are_awaited(workloads, observed.workers):
         # a workload that goes for another one's sake serves until that one can
-        surplus = frozenset(ref for ref in surplus if ref.kind != DEPLOYMENT)
-    return Plan(apply=wanted, delete=tuple(sorted(surplus)), workloads=workloads)
+        canary = manifests.workload_name(resource, labels.LEADER, labels.CANARY)
+        surplus = frozenset(ref for ref in surplus if ref.kind != DEPLOYMENT or ref.name == canary)
+    return Plan(apply=intents, delete=tuple(sorted(surplus)), workloads=workloads, rollout=decision)
 
 
-def _workloads(resource: InferenceDeployment, settings: PlanSettings) -> tuple[Workload, ...]:
-    track, by_role = labels.STABLE, {role or labels.LEADER: n for role, n in resource.spec.by_role.items()}
-    # one revision for all roles: a new one replaces them together
-    revision = manifests.revision(resource, settings, roles=tuple(by_role), track=track)
-    return tuple(
-        Workload(
-            ChildRef("apps/v1", DEPLOYMENT, manifests.workload_name(resource, role, track)),
-            role,
-            track,
-            replicas,
-            revision,
-        )
-        for role, replicas in by_role.items()
-    )
+def _are_awaited(workloads: tuple[Workload, ...], workers: tuple[Worker, ...]) -> bool:
+    """Whether some of the wanted workers can't be routed to yet."""
+    wanted: Counter[str] = Counter()
+    for workload in workloads:
+        wanted[workload.revision] += workload.replicas
+    there = Counter(worker.revision for worker in workers if worker.routable)
+    return any(there[revision] < replicas for revision, replicas in wanted.items())
 
 
-def _manifest(resource: InferenceDeployment, settings: PlanSettings, workload: Workload) -> Manifest:
+def _workloads(resource: InferenceDeployment, roles: Mapping[str, int], decision: Decision) -> tuple[Workload, ...]:
+    made = list[Workload]()
+    for role, replicas in roles.items():
+        tracks = {labels.STABLE: (replicas, decision.stable)}
+        if decision.canary_replicas:  # there is one role then
+            tracks = {
+                labels.STABLE: (decision.stable_replicas, decision.stable),
+                labels.CANARY: (decision.canary_replicas, decision.canary),
+            }
+        for track, (count, revision) in tracks.items():
+            ref = ChildRef("apps/v1", DEPLOYMENT, manifests.workload_name(resource, role, track))
+            made.append(Workload(ref, role, track, count, revision))
+    return tuple(made)
+
+
+def _manifest(resource: InferenceDeployment, workload: Workload, template: Manifest) -> Manifest:
     return manifests.deployment(
         resource,
-        settings,
         role=workload.role,
         track=workload.track,
         replicas=workload.replicas,
         revision_hash=workload.revision,
+        template=template,
     )
 
 

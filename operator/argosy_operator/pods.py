@@ -56,6 +56,8 @@ def pod_spec(
                 "matchLabelKeys": ["pod-template-hash"],
             }
         ],
+        # a pod is ready, and another one goes in its place, only when routers reach the worker (`gate`)
+        "readinessGates": [{"conditionType": labels.ROUTABLE}],
         "containers": [
             {
                 "name": labels.WORKER,

@@ -3,7 +3,6 @@
 import logging
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -14,19 +13,21 @@ from argosy_api.backoff import Backoff
 from argosy_api.errors import ArgosyError
 from argosy_api.resource import InferenceDeployment
 from argosy_api.status import Condition, InferenceDeploymentStatus, ModelStatus
-from argosy_operator import conditions, manifests, uniformity
-from argosy_operator.asking import Told, ask_again, ask_serving, ask_starting
+from argosy_operator import conditions, gate, manifests, uniformity
+from argosy_operator.asking import Starting, Told, ask_again, ask_serving, ask_starting
 from argosy_operator.autoscaling import pilot
 from argosy_operator.autoscaling.edge import Autoscaler
 from argosy_operator.autoscaling.pilot import ScalingMemory
 from argosy_operator.carry_out import OWN_ECHO_S, Made, carry_out
 from argosy_operator.conditions import Facts, Failure, RouterFacts, is_routable
-from argosy_operator.diagnose import Reason
+from argosy_operator.diagnose import Reason, diagnose, hopeless_at
 from argosy_operator.errors import ApiError, NameConflictError
 from argosy_operator.events import Announcer
 from argosy_operator.kube import KubeApi
 from argosy_operator.observe import Children, PodView
 from argosy_operator.plan import ChildRef, Observed, Owner, plan
+from argosy_operator.revisions import History
+from argosy_operator.rollout import Worker
 from argosy_operator.settings import Settings, image_allowed
 from argosy_operator.words import redact
 from argosy_operator.workers import WorkerProbe
@@ -49,6 +50,12 @@ class Memory:
     failures: int = 0
     """Passes in a row that failed."""
     announcer: Announcer = field(default_factory=Announcer)
+    history: History | None = None
+    """Of revisions, as it should be: nobody else writes it, so after the first pass it is never behind, as watches
+    are."""
+    starting: Starting = field(default_factory=Starting)
+    gates: set[str] = field(default_factory=set)
+    """Uids of pods whose readiness gate was opened."""
 
 
 class Reconciler:
@@ -89,18 +96,27 @@ class Reconciler:
             return await self._leave_as_it_is(owner, body, Failure(Reason.IMAGE_NOT_ALLOWED, text), memory)
 
         before, router = self._children(owner), self._routers(owner.namespace, owner.name)
-        routable = Counter(p.revision for p in before.pods if p.active and is_routable(p, router))
-        course = self._autoscaler.course(wanted, before, routable.total(), body, memory.scaling)
+        there = sum(p.active and is_routable(p, router) for p in before.pods)
+        course = self._autoscaler.course(wanted, before, there, body, memory.scaling)
         if course is not None:
             wanted = pilot.with_replicas(wanted, course.replicas)
             await self._autoscaler.choose_who_goes(owner, before.pods, course)
-        intent = plan(wanted, Observed(_may_exist(wanted, before, memory), routable), self._settings.plan)
+        observed = Observed(
+            _may_exist(wanted, before, memory),
+            history=memory.history if memory.history is not None else before.history,
+            workers=tuple(_worker(p, router, memory.starting) for p in before.pods if p.active),
+            trial=router.trial if router is not None else None,
+            now=time.time(),
+        )
+        intent = plan(wanted, observed, self._settings.plan)
+        memory.history = intent.rollout.history
         outcome = await carry_out(self._api, owner, intent, before, memory.made, resync_s=self._settings.resync_s)
-        refusal = outcome.refusal
 
         children = self._children(owner)
+        shut = await gate.open_gates(self._api, owner.namespace, children.pods, router, memory.gates)
+        refusal = outcome.refusal or shut
         current = tuple(p for p in children.pods if p.revision == intent.revision)
-        starting = await ask_starting(self._probe, self._api, owner.namespace, current)
+        memory.starting = starting = await ask_starting(self._probe, self._api, owner.namespace, current)
         # what passes by itself is not told at once
         told = refusal is not None and (not refusal.passing or memory.failures > 2)
         facts = Facts(
@@ -109,6 +125,7 @@ class Reconciler:
             replicas=wanted.spec.workers,
             by_role=wanted.spec.by_role,
             revision=intent.revision,
+            rollout=intent.rollout,
             workloads=tuple(workload.ref for workload in intent.workloads),
             children=children,
             workers=starting.workers,
@@ -125,7 +142,7 @@ class Reconciler:
         if news:
             facts = replace(facts, **_served(memory.told, current, body, intent.revision))
             status, unwritten = await self._write_status(body, facts, memory)
-        if conditions.is_unsettled(status) and router is not None:
+        if router is not None and (conditions.is_unsettled(status) or gate.is_waiting(children.pods)):
             self._hurry()
         if (failed := refusal or unwritten) is not None:
             # what gets on, if slowly, need not wait longer and longer
@@ -134,7 +151,8 @@ class Reconciler:
         memory.failures = 0
         echo_due = OWN_ECHO_S if outcome.echo else float("inf")
         scaling_due = pilot.AGAIN_S if course is not None else float("inf")
-        return min(self._resync(), serving_due, ask_again(current, time.time()), echo_due, scaling_due), status
+        dues = (self._resync(), serving_due, ask_again(current, time.time()), echo_due, scaling_due, intent.rollout.due)
+        return max(0.0, min(dues)), status
 
     async def _leave_as_it_is(
         self, owner: Owner, body: Mapping[str, Any], failure: Failure, memory: Memory
@@ -196,13 +214,29 @@ def _may_exist(wanted: InferenceDeployment, children: Children, memory: Memory) 
     return frozenset(children.children) | ({secret} - memory.made.absent)
 
 
+def _worker(pod: PodView, router: RouterFacts | None, starting: Starting) -> Worker:
+    problem = diagnose(pod, starting.workers.get(pod.name), starting.mount_problems.get(pod.name, ""))
+    return Worker(
+        revision=pod.revision,
+        track=pod.track,
+        routable=is_routable(pod, router),
+        routable_since=pod.ready_since,
+        problem="" if problem is None else problem.message,
+        hopeless_at=hopeless_at(pod, problem),
+    )
+
+
 def _as_before(body: Mapping[str, Any]) -> dict[str, Any]:
     """Revision and replicas that the children were last made for."""
     written, spec = body.get("status") or {}, body.get("spec") or {}
     replicas = spec.get("replicas", 1) if isinstance(spec, Mapping) else 1
     replicas = (written.get("autoscaling") or {}).get("desiredReplicas", replicas)
     known = isinstance(replicas, int) and replicas >= 0
-    return {"revision": str(written.get("revision") or ""), "replicas": replicas if known else 1}
+    return {
+        "revision": str(written.get("revision") or ""),
+        "current_revision": str(written.get("currentRevision") or ""),
+        "replicas": replicas if known else 1,
+    }
 
 
 def _served(told: Told, current: tuple[PodView, ...], body: Mapping[str, Any], revision: str) -> dict[str, Any]:

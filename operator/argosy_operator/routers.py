@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from argosy_api import limits, net
+from argosy_api.measures import Trial
 from argosy_api.routes import DeploymentRoutes, Routes
 from argosy_kube.http import body_of
 from argosy_operator.autoscaling.signals import Told
@@ -40,8 +41,11 @@ class View:
     reachable: int = 0
     total: int = 0
     ready: ByDeployment = field(default_factory=dict)
+    reached: ByDeployment = field(default_factory=dict)
+    trials: Mapping[tuple[str, str], Trial] = field(default_factory=dict)
     error: str = ""
     answers: tuple[Answer, ...] = ()
+    asked: bool = True
 
 
 class Routers:
@@ -52,7 +56,7 @@ class Routers:
     ) -> None:
         """`changed` is called with the resource whose view has changed, with None when that of all has."""
         self._session, self._url, self._changed = session, url, changed
-        self._view = View()
+        self._view = View(asked=False)
         self._good_at = float("-inf")
         self._answers: tuple[Answer, ...] = ()
         self._answered_at, self._asked = float("-inf"), 0
@@ -64,8 +68,16 @@ class Routers:
         if not self._url:
             return None
         view = self._view
-        ready = view.ready.get((namespace, name), frozenset())
-        return RouterFacts(reachable=view.reachable, total=view.total, ready=ready, error=view.error)
+        key = (namespace, name)
+        return RouterFacts(
+            reachable=view.reachable,
+            total=view.total,
+            ready=view.ready.get(key, frozenset()),
+            reached=view.reached.get(key, frozenset()),
+            trial=view.trials.get(key),
+            error=view.error,
+            asked=view.asked,
+        )
 
     def told(self, namespace: str, name: str) -> Told | None:
         """What the last round of questions brought about one resource, and that the next ones come soon."""
@@ -105,12 +117,12 @@ class Routers:
         elif now - self._good_at < GRACE_S:
             return
         self._view = new
-        if (old.reachable, old.total, old.error) != (new.reachable, new.total, new.error):
+        if (old.reachable, old.total, old.error, old.asked) != (new.reachable, new.total, new.error, new.asked):
             log.info("%d of %d routers answer %s", new.reachable, new.total, new.error)
             self._changed(None)
             return
-        for key in old.ready.keys() | new.ready.keys():
-            if old.ready.get(key) != new.ready.get(key):
+        for key in old.reached.keys() | new.reached.keys():
+            if _of(old, key) != _of(new, key):
                 self._changed(key)
 
     async def _round(self) -> View:
@@ -127,8 +139,8 @@ class Routers:
         answers = await asyncio.gather(*(self._ask(str(host), int(port), path) for host, port in addresses))
         good = [answer for answer in answers if not isinstance(answer, str)]
         error = next((answer for answer in answers if isinstance(answer, str)), "")
-        ready = common([ready_workers(answer) for answer in good])
-        return View(len(good), len(answers), ready, error, tuple(good))
+        ready, reached = (common([which(answer) for answer in good]) for which in (ready_workers, reached_workers))
+        return View(len(good), len(answers), ready, reached, together(good), error, tuple(good))
 
     async def _ask(self, host: str, port: int, path: str) -> Answer | str:
         url = f"http://{net.address(host, port)}{path}"
@@ -146,9 +158,29 @@ def by_resource(routes: Routes) -> Answer:
     return {(d.namespace, d.name): d for d in routes.deployments}
 
 
+def _of(view: View, key: tuple[str, str]) -> tuple[object, ...]:
+    return view.ready.get(key), view.reached.get(key), view.trials.get(key)
+
+
+def together(answers: list[Answer]) -> dict[tuple[str, str], Trial]:
+    """What all of them measured, by resource; a router that has not heard of the canary yet does not count."""
+    found: dict[tuple[str, str], Trial] = {}
+    for key, trial in ((key, d.trial) for answer in answers for key, d in answer.items()):
+        if trial is None:
+            continue
+        before = found.get(key)
+        found[key] = trial if before is None or before.revision != trial.revision else before.plus(trial)
+    return found
+
+
 def ready_workers(answer: Answer) -> ByDeployment:
     """Ready workers by resource."""
     return {key: deployment.ready for key, deployment in answer.items()}
+
+
+def reached_workers(answer: Answer) -> ByDeployment:
+    """Workers that answer, by resource: also those whose pods are not ready yet."""
+    return {key: deployment.reached for key, deployment in answer.items()}
 
 
 def common(answers: list[ByDeployment]) -> ByDeployment:

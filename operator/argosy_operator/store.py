@@ -18,6 +18,7 @@ WATCHED = (
     ("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets"),
     ("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"),
     ("apps/v1", "Deployment", "deployments"),
+    ("apps/v1", "ControllerRevision", "controllerrevisions"),
 )
 """Not Secrets: that would be a right to read all of them."""
 

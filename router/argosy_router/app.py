@@ -231,11 +231,13 @@ class Router:
             for state in self.fleet.deployments:
                 workers, present = list(state.workers.values()), now()
                 ready = sum(w.facts is not None and w.healthy(present) for w in workers)
-                leaving = sum(not w.spec.serving for w in workers)
+                leaving = sum(w.spec.terminating for w in workers)
+                waiting = sum(not w.spec.serving and not w.spec.terminating for w in workers)
                 gauge = self.metrics.workers
                 gauge.labels(state.name, "ready").set(ready)
+                gauge.labels(state.name, "standby").set(waiting)
                 gauge.labels(state.name, "terminating").set(leaving)
-                gauge.labels(state.name, "ejected").set(len(workers) - ready - leaving)
+                gauge.labels(state.name, "ejected").set(len(workers) - ready - leaving - waiting)
             await asyncio.sleep(GAUGE_S)
 
 

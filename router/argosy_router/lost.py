@@ -14,6 +14,10 @@ _LOST = frozenset({Code.UNAVAILABLE, Code.CANCELLED, Code.UNKNOWN})
 """What a call ends with when its worker dies, drains or is cut off; nobody but us cancels our calls."""
 
 
+NO_FAULT = frozenset({"full", "aborted"})
+"""Why an attempt is over of which the worker's revision can't be blamed: it has much to do, or is to end."""
+
+
 class Lost(Exception):  # noqa: N818 - no error that a client sees
     """The attempt is over, and another worker may do better. `error` is what to tell if none does."""
 

@@ -25,7 +25,7 @@ from argosy_api.errors import (
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.clock import now
 from argosy_router.fleet.peer import ACQUAINTANCE_S, Peer
-from argosy_router.lost import Lost, meaning
+from argosy_router.lost import NO_FAULT, Lost, meaning
 from argosy_router.metrics import Metrics
 from argosy_router.prefill import prefill
 from argosy_router.routing.dispatch import Assignment, Decision, Dispatcher, Job, no_worker
@@ -173,7 +173,10 @@ class Flight:
         try:
             return await answer
         except grpc.aio.AioRpcError as error:
-            raise meaning(error, self.job.request_id) from None
+            found = meaning(error, self.job.request_id)
+            if isinstance(found, InternalError) and self._assignment is not None:
+                self._assignment.failed()
+            raise found from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling() or self._call is None:
@@ -194,6 +197,8 @@ class Flight:
         )
         if lost.eject:
             assignment.worker.eject(now())
+        if lost.why not in NO_FAULT:
+            assignment.failed()
         self._release()
 
     async def _read(self) -> pb.GenerateChunk:

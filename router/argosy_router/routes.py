@@ -21,6 +21,7 @@ def _deployment(state: DeploymentState, time: float) -> DeploymentRoutes:
         name_taken_by=state.name_taken_by,
         policy=spec.policy.value,
         demand=state.demand.told(time),
+        trial=state.trial,
         workers=tuple(
             WorkerRoute(
                 worker_id=worker.worker_id,
@@ -53,8 +54,10 @@ def _loads(state: DeploymentState, time: float) -> dict[str, WorkerLoad]:
 
 def state_of(worker: Peer, time: float) -> RouteState:
     """How a worker stands."""
-    if not worker.spec.serving:
+    if worker.spec.terminating:
         return RouteState.TERMINATING
     if worker.facts is None:
         return RouteState.CONNECTING
+    if not worker.spec.serving:
+        return RouteState.STANDBY if worker.answers(time) else RouteState.EJECTED
     return RouteState.READY if worker.healthy(time) else RouteState.EJECTED

@@ -21,6 +21,7 @@ from argosy_router.fleet.peer import ACQUAINTANCE_S
 from argosy_router.metrics import UNKNOWN_MODEL, Metrics
 from argosy_router.relay import Flight
 from argosy_router.routing.dispatch import Decision, Dispatcher, Job, no_worker
+from argosy_router.routing.trial import conversation
 from argosy_router.text.messages import Prompt
 from argosy_router.text.model_text import Encoded
 from argosy_router.text.models import ModelCard
@@ -146,6 +147,9 @@ class Service:
                 texts.append(prompt if isinstance(prompt, str) else await card.text.decode(prompt, field=field))
         self._check_open()
         request.account.place(ask.choices)
+        key = caller.request_id
+        if state.spec.canary is not None and ask.messages:
+            key = conversation(ask.messages, ask.cache_salt)
         jobs = []
         for tokens, ids, chosen in ((p.tokens, p.block_ids, q) for p, q in zip(prompts, params, strict=True)):
             for i in range(ask.n):
@@ -161,6 +165,7 @@ class Service:
                         priority=ask.priority,
                         deadline=caller.deadline,
                         received_at=request.started,
+                        key=key,
                     )
                 )
         return Prepared(card=card, prompts=prompts, texts=texts, jobs=jobs)

@@ -160,6 +160,23 @@ REFUSED = [
     ({"engine__maxPromptShare": 0}, "spec.engine.maxPromptShare"),
     ({"rollout": {"maxSurge": 0}}, "spec.rollout.maxSurge"),
     ({"rollout__progressDeadlineSeconds": 1}, "spec.rollout.progressDeadlineSeconds"),
+    ({"rollout": {"strategy": "Recreate", "partition": 1}}, "spec.rollout.partition"),
+    ({"rollout": {"partition": 1}, "disaggregation": {}}, "spec.rollout.partition"),
+    ({"rollout__revisionHistoryLimit": 0}, "spec.rollout.revisionHistoryLimit"),
+    ({"rollout": {"strategy": "Canary"}}, "spec.rollout.canary"),
+    ({"rollout": {"canary": {"steps": [{"weight": 1}]}}}, "spec.rollout.canary"),
+    (
+        {"rollout": {"strategy": "Canary", "canary": {"steps": [{"weight": 9}, {"weight": 8}]}}},
+        "spec.rollout.canary.steps",
+    ),
+    (
+        {"rollout": {"strategy": "Canary", "canary": {"steps": [{"weight": 0}]}}},
+        "spec.rollout.canary.steps[0].weight",
+    ),
+    (
+        {"rollout": {"strategy": "Canary", "canary": {"steps": [{"weight": 1}]}}, "disaggregation": {}},
+        "spec.rollout.strategy",
+    ),
     ({"disruption__maxUnavailable": -1}, "spec.disruption.maxUnavailable"),
     ({"drain__timeoutSeconds": 3601}, "spec.drain.timeoutSeconds"),
 ]

@@ -15,7 +15,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # for e2e_kit, a name that no ot
 from e2e_kit import CHART, RELEASE, SYSTEM, Kubectl, helm, make_namespace, reach, wait_for
 
 # Files in this order: what needs little first, and what takes the installation away last.
-ORDER = ["validation", "lifecycle", "status", "autoscaling", "rights", "disruption", "operator_killed", "uninstall"]
+ORDER = [
+    "validation", "lifecycle", "status", "autoscaling", "rights", "rollouts", "disruption", "operator_killed", "uninstall",
+]  # fmt: skip
 
 
 @functools.cache

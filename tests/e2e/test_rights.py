@@ -181,9 +181,10 @@ def test_granted_and_used_are_the_same(system, cluster, namespace, unmountable, 
             stray("Service", "v1", {"spec": {"ports": [{"port": 1}]}}, owner),
             stray("PodDisruptionBudget", "policy/v1", {"spec": {"maxUnavailable": 1, "selector": labels}}, owner),
             stray("NetworkPolicy", "networking.k8s.io/v1", {"spec": {"podSelector": labels}}, owner),
+            stray("ControllerRevision", "apps/v1", {"revision": 1, "data": {}}, owner),
             stray("Deployment", "apps/v1", {"spec": {"replicas": 0, "selector": labels, "template": pod}}, owner),
         )
-        kinds = "serviceaccounts,services,poddisruptionbudgets,networkpolicies,deployments"
+        kinds = "serviceaccounts,services,poddisruptionbudgets,networkpolicies,deployments,controllerrevisions"
         chosen = "--selector=app.kubernetes.io/component=stray"
         wait_for("strays are removed", lambda: not namespace.get(kinds, chosen), 30)
         wait_for(

@@ -33,6 +33,7 @@ def document(changes):
 
 HF = {"spec/model/uri": "hf://org/name@main"}
 NIGHT = {"start": "22:00", "end": "06:00", "minReplicas": 2}
+CANARY = {"spec/rollout/strategy": "Canary", "spec/rollout/canary/steps": [{"weight": 10}, {"weight": 50}]}
 # Changes, and the path that both refusals must name.
 REFUSED = [
     ({"spec": None}, "spec"),
@@ -174,6 +175,35 @@ REFUSED = [
     ({"spec/rollout/maxSurge": 0}, "spec.rollout.maxSurge"),
     ({"spec/rollout/maxSurge": "25%"}, "spec.rollout.maxSurge"),
     ({"spec/rollout/progressDeadlineSeconds": 9}, "spec.rollout.progressDeadlineSeconds"),
+    ({"spec/rollout/progressDeadlineSeconds": 86401}, "spec.rollout.progressDeadlineSeconds"),
+    ({"spec/rollout/strategy": "BlueGreen"}, "spec.rollout.strategy"),
+    ({"spec/rollout/strategy": "Recreate", "spec/rollout/partition": 1}, "spec.rollout.partition"),
+    ({"spec/rollout/partition": -1}, "spec.rollout.partition"),
+    ({"spec/rollout/partition": "50%"}, "spec.rollout.partition"),
+    ({"spec/rollout/partition": 1, "spec/disaggregation": {}}, "spec.rollout.partition"),
+    ({"spec/rollout/restart": -1}, "spec.rollout.restart"),
+    ({"spec/rollout/restart": "now"}, "spec.rollout.restart"),
+    ({"spec/rollout/revisionHistoryLimit": 0}, "spec.rollout.revisionHistoryLimit"),
+    ({"spec/rollout/revisionHistoryLimit": 21}, "spec.rollout.revisionHistoryLimit"),
+    ({"spec/rollout/pause": True}, "spec.rollout.pause"),
+    ({"spec/rollout/strategy": "Canary"}, "spec.rollout.canary"),
+    ({"spec/rollout/canary": {"steps": [{"weight": 10}]}}, "spec.rollout.canary"),
+    (CANARY | {"spec/rollout/canary/steps": []}, "spec.rollout.canary.steps"),
+    (CANARY | {"spec/rollout/canary/steps": [{"weight": 1}] * 21}, "spec.rollout.canary.steps"),
+    (CANARY | {"spec/rollout/canary/steps": [{"weight": 0}]}, "spec.rollout.canary.steps[0].weight"),
+    (CANARY | {"spec/rollout/canary/steps": [{"weight": 101}]}, "spec.rollout.canary.steps[0].weight"),
+    (CANARY | {"spec/rollout/canary/steps": [{"pauseSeconds": 1}]}, "spec.rollout.canary.steps[0].weight"),
+    (CANARY | {"spec/rollout/canary/steps": [{"weight": 9}, {"weight": 8}]}, "spec.rollout.canary.steps"),
+    (
+        CANARY | {"spec/rollout/canary/steps": [{"weight": 9, "pauseSeconds": -1}]},
+        "spec.rollout.canary.steps[0].pauseSeconds",
+    ),
+    (CANARY | {"spec/rollout/canary/analysis": {"minRequests": 0}}, "spec.rollout.canary.analysis.minRequests"),
+    (CANARY | {"spec/rollout/canary/analysis": {"maxErrorRate": 1.5}}, "spec.rollout.canary.analysis.maxErrorRate"),
+    (CANARY | {"spec/rollout/canary/analysis": {"maxTtftRatio": 0.5}}, "spec.rollout.canary.analysis.maxTtftRatio"),
+    (CANARY | {"spec/rollout/canary/analysis": {"maxItlRatio": "2x"}}, "spec.rollout.canary.analysis.maxItlRatio"),
+    (CANARY | {"spec/rollout/partition": 1}, "spec.rollout.partition"),
+    (CANARY | {"spec/disaggregation": {}}, "spec.rollout.strategy"),
     ({"spec/disruption/maxUnavailable": -1}, "spec.disruption.maxUnavailable"),
     ({"spec/disruption/minAvailable": 1}, "spec.disruption.minAvailable"),
     ({"spec/drain/timeoutSeconds": -1}, "spec.drain.timeoutSeconds"),
@@ -229,6 +259,10 @@ ACCEPTED = [
     {"spec/resources/cpu": 2},
     {"spec/placement/tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}]},
     {"spec/rollout/maxSurge": 0, "spec/rollout/maxUnavailable": 1},
+    {"spec/rollout/maxSurge": 0, "spec/rollout/strategy": "Recreate"},
+    {"spec/rollout/partition": 5, "spec/replicas": 2, "spec/rollout/restart": 3},
+    CANARY,
+    CANARY | {"spec/rollout/canary/steps": [{"weight": 5, "pauseSeconds": 0}, {"weight": 5}, {"weight": 100}]},
     {"spec/drain/timeoutSeconds": 0},
     {"spec/autoscaling": {"maxReplicas": 1}},
     {

@@ -8,7 +8,7 @@ them to inject faults ("applied but timed out" is an error raised in phase "afte
 
 Limits: no schema validation, defaulting or pruning, no CEL, no admission, no authentication or RBAC, no managedFields
 and no apply conflicts (every apply behaves as force=true), no controllers (see fakecluster), list merge keys are
-guessed ("uid", then "name"). One event loop, not thread safe. Passing here is evidence about our logic, not about the
+guessed ("uid", then "name", then "type"). One event loop, not thread safe. Passing here is evidence about our logic, not about the
 API server: the cluster tests run the same scenarios on a real one.
 """
 

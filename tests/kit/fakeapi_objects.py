@@ -104,7 +104,7 @@ def apply(current: Object, intent: Object) -> Object:
 def merge_key(value: Any) -> str | None:
     if not isinstance(value, list) or not value or not all(isinstance(item, dict) for item in value):
         return None
-    return next((name for name in ("uid", "name") if all(name in item for item in value)), None)
+    return next((name for name in ("uid", "name", "type") if all(name in item for item in value)), None)
 
 
 def scale_view(obj: Object) -> Object:

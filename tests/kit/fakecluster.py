@@ -1,6 +1,6 @@
-"""What makes the fake API server a cluster: a Deployment controller, a scheduler and kubelets in forty lines.
+"""What makes the fake API server a cluster: a Deployment controller, a scheduler and kubelets in a few lines.
 
-Pods do at once what `fate` says: it takes a pod and returns its status. Deleted pods end at once.
+A Deployment has one pod above its replicas while it rolls, and an old one goes for each new one that is ready. Pods do at once what `fate` says: it takes a pod and returns its status. Deleted pods end at once.
 """
 
 import asyncio
@@ -17,10 +17,11 @@ SECRETS = Gvr("", "v1", "secrets")
 ACCOUNTS = Gvr("", "v1", "serviceaccounts")
 BUDGETS = Gvr("policy", "v1", "poddisruptionbudgets")
 POLICIES = Gvr("networking.k8s.io", "v1", "networkpolicies")
+REVISIONS = Gvr("apps", "v1", "controllerrevisions")
 SLICES = Gvr("discovery.k8s.io", "v1", "endpointslices")
 EVENTS = Gvr("", "v1", "events")
 RESOURCES = Gvr("serving.argosy.dev", "v1alpha1", "inferencedeployments")
-CHILDREN = (DEPLOYMENTS, SERVICES, SECRETS, ACCOUNTS, BUDGETS, POLICIES)
+CHILDREN = (DEPLOYMENTS, SERVICES, SECRETS, ACCOUNTS, BUDGETS, POLICIES, REVISIONS)
 
 
 def api() -> FakeApi:
@@ -29,7 +30,7 @@ def api() -> FakeApi:
     kinds = {
         DEPLOYMENTS: "Deployment", PODS: "Pod", SERVICES: "Service", SECRETS: "Secret", ACCOUNTS: "ServiceAccount",
         BUDGETS: "PodDisruptionBudget", SLICES: "EndpointSlice", EVENTS: "Event", RESOURCES: "InferenceDeployment",
-        POLICIES: "NetworkPolicy",
+        POLICIES: "NetworkPolicy", REVISIONS: "ControllerRevision",
     }  # fmt: skip
     for gvr, kind in kinds.items():
         subresources = {"status", "scale"} if gvr in (DEPLOYMENTS, RESOURCES) else {"status"}
@@ -64,6 +65,24 @@ def waiting(reason: str, message: str, *, ended: dict | None = None, restarts: i
         container["lastState"] = {"terminated": ended}
     conditions = [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "False"}]
     return {"phase": "Pending", "conditions": conditions, "containerStatuses": [container]}
+
+
+def _gated(pod: dict, status: dict) -> dict:
+    """As a kubelet does: what others said of the pod's gates stays, and without it the pod is not ready."""
+    gates = {gate["conditionType"] for gate in pod.get("spec", {}).get("readinessGates", ())}
+    kept = [c for c in pod.get("status", {}).get("conditions", ()) if c["type"] in gates]
+    is_open = gates <= {c["type"] for c in kept if c["status"] == "True"}
+    conditions = [dict(c) for c in status.get("conditions", ())]
+    for condition in [c for c in conditions if c["type"] == "Ready"]:
+        conditions.append({"type": "ContainersReady", "status": condition["status"]})
+        if not is_open:
+            condition["status"] = "False"
+    return {**status, "conditions": [*conditions, *kept]}
+
+
+def _is_ready(pod: dict) -> bool:
+    conditions = pod.get("status", {}).get("conditions", ())
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
 
 class Controllers:
@@ -111,7 +130,7 @@ class Controllers:
                 self._deployment(key, deployment)
         for key, pod in list(self.server.objects.items()):
             if key.gvr == PODS and key in self.server.objects:
-                status = self.fate(pod)
+                status = _gated(pod, self.fate(pod))
                 if pod.get("status") != status:
                     self.server.update(key, {**copy.deepcopy(pod), "status": status}, "status")
 
@@ -126,12 +145,17 @@ class Controllers:
         revision = template["metadata"]["labels"]["serving.argosy.dev/revision"]
         current = [k for k, p in mine if p["metadata"]["labels"]["serving.argosy.dev/revision"] == revision]
         wanted = deployment["spec"]["replicas"]
-        for old, _ in [(k, p) for k, p in mine if k not in current]:
-            self.server.delete(old)
+        stay = max(0, wanted - sum(_is_ready(p) for k, p in mine if k in current))
+        if deployment["spec"]["strategy"]["type"] == "Recreate":
+            stay = 0
+        old = sorted(((k, p) for k, p in mine if k not in current), key=lambda one: not _is_ready(one[1]))
+        for surplus, _ in old[stay:]:
+            self.server.delete(surplus)
         current.sort(key=lambda k: -self._cost(k))  # stable: of equals the youngest go
         for extra in current[wanted:]:
             self.server.delete(extra)
-        for _ in range(wanted - len(current)):
+        room = wanted + bool(old[:stay]) - len(old[:stay]) - len(current)
+        for _ in range(min(wanted - len(current), room)):
             name = f"{key.name}-{next(self._count)}"
             owner = {"apiVersion": "apps/v1", "kind": "Deployment", "name": key.name, "uid": uid, "controller": True}
             metadata = {"labels": copy.deepcopy(template["metadata"]["labels"]), "ownerReferences": [owner]}

@@ -31,6 +31,14 @@ def document(name: str = "m", *, uri: str = "sim://tiny", namespace: str = NAMES
     }
 
 
+def unpullable(pod: dict) -> dict:
+    """The fate of pods, where the images that begin with `bad` can't be pulled."""
+    containers = pod.get("spec", {}).get("containers", [{"image": ""}])
+    if containers[0]["image"].startswith("bad"):
+        return fakecluster.waiting("ImagePullBackOff", "Back-off pulling image")
+    return fakecluster.ready(pod)
+
+
 class Operator:
     """One operator in a thread: Kopf wants a loop of its own."""
 
@@ -163,6 +171,8 @@ class World:
                 continue
             plain = copy.deepcopy(obj)
             plain.pop("status", None)
+            for note in ("began", "step-since", "why"):  # times, and the name of a pod
+                plain["metadata"].get("annotations", {}).pop(f"serving.argosy.dev/{note}", None)
             for field in ("uid", "resourceVersion", "creationTimestamp", "generation"):
                 plain["metadata"].pop(field, None)
             for owner in plain["metadata"].get("ownerReferences", ()):

@@ -4,13 +4,15 @@ import asyncio
 
 import fakecluster
 import pytest
-from operator_kit import MUTATING, document
+from operator_kit import MUTATING, document, unpullable
 from waiting import eventually
 
+from argosy_operator import diagnose
 from argosy_operator.manifests import PlanSettings
 
 PLAN = PlanSettings(redis_url="redis://:secret@127.0.0.1:1/0")
 """Redis is away, too: nothing may wait for it."""
+CANARY = {"strategy": "Canary", "canary": {"steps": [{"weight": 10}]}}
 LIMIT = 40
 """More calls than any of these stories has."""
 
@@ -25,6 +27,12 @@ async def _story(world, name: str) -> None:
         world.apply(document(replicas=2))
     elif name == "update":
         world.apply(document(replicas=3, engine={"maxRunning": 9}))
+    elif name == "rollback":
+        world.apply(document(replicas=3, image="bad:1"))
+    elif name == "partition":
+        world.apply(document(replicas=3, image="good:2", rollout={"partition": 1}))
+    elif name == "canary":
+        world.apply(document(replicas=3, image="good:2", rollout=CANARY))
     else:
         world.delete("m")
 
@@ -32,13 +40,30 @@ async def _story(world, name: str) -> None:
 def _done(world, name: str) -> bool:
     if name == "delete":
         return world.key("m") not in world.server.objects and not world.children()
-    wanted = 2 if name == "create" else 3
-    return world.is_ready() and len(world.controllers.pods("m")) == wanted
+    wanted = {"create": 2, "canary": 4}.get(name, 3)
+    pods = world.controllers.pods("m").values()
+    if len(pods) != wanted:
+        return False
+    if name == "rollback":
+        return world.condition("Ready")[1] == "RolledBack" and not _of_image(pods, "bad:1")
+    if name == "canary":
+        return (
+            "No router tells" in world.status().get("canary", {}).get("message", "")
+            and len(_of_image(pods, "good:2")) == 1
+        )
+    if name == "partition":
+        return world.status()["updatedReplicas"] == 2 and len(_of_image(pods, "good:2")) == 2
+    return world.is_ready()
 
 
-@pytest.mark.parametrize("name", ["create", "update", "delete"])
-async def test_killed_after_each_call(world, name):
-    world.plan = PLAN
+def _of_image(pods, image: str) -> list:
+    return [pod for pod in pods if pod["spec"]["containers"][0]["image"] == image]
+
+
+@pytest.mark.parametrize("name", ["create", "update", "partition", "canary", "rollback", "delete"])
+async def test_killed_after_each_call(world, name, monkeypatch):
+    monkeypatch.setattr(diagnose, "HOPELESS_S", 0.0)
+    world.plan, world.controllers.fate = PLAN, unpullable
     reference = None
     calls = 0
     for k in range(LIMIT + 1):  # k = 0: nobody is killed; that run is the reference

@@ -343,7 +343,7 @@ async def test_the_source_follows_the_cluster(world):
         going["endpoints"] = [endpoint("a", ready=False, serving=True, terminating=True)]
         world.server.update(key, going)
         (deployment,) = (await asyncio.wait_for(anext(views), 10)).deployments
-        assert deployment.workers == (Worker(worker_id="a", address="10.0.0.1:9000", serving=False),)
+        assert deployment.workers == (Worker(worker_id="a", address="10.0.0.1:9000", serving=False, terminating=True),)
         world.server.compact()
         world.server.drop_watches()
         world.server.delete(key)

@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 from operator_kit import document, paths
 
 from argosy_api import labels
+from argosy_api.measures import Measures, Trial, bucket
 from argosy_api.resource import InferenceDeploymentSpec, parse
 from argosy_api.worker_spec import WorkerSpec
 from argosy_cli.embedded import pods as embedded
 from argosy_operator.manifests import PlanSettings
 from argosy_operator.plan import ChildRef, Observed, child_ref, plan
 from argosy_operator.pods import literal
+from argosy_operator.revisions import GOOD, Revision
+from argosy_operator.rollout import Worker
 from argosy_router.fleet.membership_kubernetes import DeploymentView
 
 INSTALLED = PlanSettings(worker_image="argosy-worker:test", redis_url="redis://:pw@valkey:6379/0")
@@ -233,7 +236,8 @@ def test_equal_workers_serve_until_those_with_roles_can():
     resource = _resource(disaggregation={"prefill": {"replicas": 2}, "decode": {"replicas": 1}})
     revision = plan(resource, Observed(), INSTALLED).revision
     for routable, goes in ((2, False), (3, True)):
-        made = plan(resource, Observed(frozenset({former}), {revision: routable}), INSTALLED)
+        workers = tuple(Worker(revision=revision, routable=n < routable) for n in range(3))
+        made = plan(resource, Observed(frozenset({former}), workers=workers), INSTALLED)
         assert made.delete == ((former,) if goes else ())
 
 
@@ -302,13 +306,33 @@ _CHANGES = {
     "modelCache.type": {"type": "pvc", "claimName": "c"}, "modelCache.size": "2Gi",
     "modelCache.claimName": {"type": "pvc", "claimName": "d"},
     "routing.policy": "roundRobin", "routing.fetchBlocks": False,
-    "rollout.maxSurge": 3, "rollout.maxUnavailable": 3, "rollout.progressDeadlineSeconds": 100,
+    "rollout.strategy": "Recreate", "rollout.maxSurge": 3, "rollout.maxUnavailable": 3,
+    "rollout.progressDeadlineSeconds": 100, "rollout.restart": 1, "rollout.partition": 1,
+    "rollout.revisionHistoryLimit": 2,
+    "rollout.canary.steps.0.weight": 20, "rollout.canary.steps.0.pauseSeconds": 30,
+    "rollout.canary.analysis.minRequests": 1000, "rollout.canary.analysis.maxErrorRate": 0.01,
+    "rollout.canary.analysis.maxTtftRatio": 1.5, "rollout.canary.analysis.maxItlRatio": 1.5,
     "disruption.maxUnavailable": 3, "drain.timeoutSeconds": 3,
 }  # fmt: skip
+TEMPLATES = '{"leader":{"metadata":{"labels":{}},"spec":{}}}'
+"""Pod templates of revisions before the one that is asked for."""
+CANARY = {
+    "strategy": "Canary",
+    "canary": {
+        "steps": [{"weight": 10}],
+        "analysis": {"minRequests": 10, "maxErrorRate": 0.5, "maxTtftRatio": 3.0, "maxItlRatio": 3.0},
+    },
+}
 _SINGLE_VALUED = {"resources.gpu.count"}
 """1 is all that this version accepts."""
 _DECIDING = "autoscaling."
 """These decide a number before there is a plan: test_autoscaling.py."""
+
+
+def _measured(seconds, errors=0):
+    made = Measures(requests=100, errors=errors)
+    made.ttft[bucket(seconds)] = made.itl[bucket(seconds)] = 100 - errors
+    return made
 
 
 def test_the_table_of_changes_is_complete():
@@ -321,6 +345,8 @@ def test_no_field_is_ignored(path):
     base = copy.deepcopy(_FULL)
     if path == "modelCache.claimName":
         base["modelCache"] = {"type": "pvc", "claimName": "c"}
+    if path.startswith("rollout.canary"):
+        base["rollout"] = CANARY
     if path.startswith("disaggregation"):
         base |= {"replicas": 1, "disaggregation": {}}
     changed = copy.deepcopy(base)
@@ -337,7 +363,17 @@ def test_no_field_is_ignored(path):
         made = document()
         made["spec"] = spec
         made["metadata"] |= {"uid": "u", "creationTimestamp": "2026-11-28T12:00:00Z"}
-        return plan(parse(made), Observed(), INSTALLED).apply, DeploymentView.from_body(made)
+        revision = plan(parse(made), Observed(), INSTALLED).revision
+        workers = (
+            Worker(revision="r4", routable=True),
+            *[Worker(revision=revision, track="canary", routable=True)] * 2,
+        )
+        trial = Trial(revision, _measured(0.2, errors=5), _measured(0.1))  # half as fast, and some fail
+        observed = Observed(history=former, workers=workers if "canary" in str(spec) else (), trial=trial)
+        planned = plan(parse(made), observed, INSTALLED)
+        return planned.apply, planned.rollout, DeploymentView.from_body(made)
+
+    former = tuple(Revision(hash=f"r{n}", number=n, templates=TEMPLATES, state=GOOD) for n in range(1, 5))
 
     assert effect(base) != effect(changed)
 
@@ -368,7 +404,8 @@ def test_the_model_that_guesses_ahead_is_where_the_worker_looks_for_it(model, dr
 
 def test_what_belongs_to_a_resource():
     assert [m["kind"] for m in plan(_resource(), Observed(), INSTALLED).apply] == [
-        "ServiceAccount", "Secret", "Service", "PodDisruptionBudget", "Deployment",
+        "ServiceAccount", "Secret", "Service", "PodDisruptionBudget", "ControllerRevision",
+        "Deployment",
     ]  # fmt: skip
 
 
@@ -502,7 +539,11 @@ FORMER = ChildRef("apps/v1", "Deployment", "m-worker")
 def test_a_workload_that_is_not_wanted_serves_until_those_that_are_can(routable, replicas, goes):
     resource = _resource(replicas=replicas)
     this = plan(resource, Observed(), INSTALLED).revision
-    counted = {this if name == "this" else name: number for name, number in routable.items()}
+    workers = tuple(
+        Worker(revision=this if name == "this" else name, routable=True)
+        for name, number in routable.items()
+        for _ in range(number)
+    )
     stray = ChildRef("v1", "Service", "m-old")
-    made = plan(resource, Observed(frozenset({FORMER, stray}), counted), INSTALLED)
+    made = plan(resource, Observed(frozenset({FORMER, stray}), workers=workers), INSTALLED)
     assert made.delete == ((FORMER, stray) if goes else (stray,))

@@ -12,7 +12,7 @@ from argosy_api import blocks
 from argosy_api.convert import ACCEPTED_KEY
 from argosy_api.ending import end
 from argosy_api.keys import BATCH_FIELD, Keys
-from argosy_api.membership import Deployment, Membership, RoutingPolicy, Worker
+from argosy_api.membership import Canary, Deployment, Membership, RoutingPolicy, Worker
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc as rpc
 
@@ -98,6 +98,7 @@ class FakeWorker(rpc.WorkerServicer):
     queue_order: str = "leastWork"
     queue_ageing: float = 0.25
     role: str = ""
+    revision: str = ""
     kv_layout: str = ""
     kv_block_bytes: int = 0
     transfer: float = 0.0
@@ -200,7 +201,7 @@ class FakeWorker(rpc.WorkerServicer):
             bos_token_id=_TOKENIZER.token_to_id("<|endoftext|>"),
             special_tokens={"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>"},
             queue_order=self.queue_order, queue_ageing=self.queue_ageing,
-            role=self.role, kv_layout=self.kv_layout, kv_block_bytes=self.kv_block_bytes,
+            role=self.role, revision=self.revision, kv_layout=self.kv_layout, kv_block_bytes=self.kv_block_bytes,
         )  # fmt: skip
 
     def load(self) -> pb.Load:
@@ -312,7 +313,9 @@ class Cluster:
         self.problem = ""
         self._views: asyncio.Queue[Membership] = asyncio.Queue()
 
-    def announce(self, *workers: Worker, message: str = "", others: tuple[Deployment, ...] = ()) -> None:
+    def announce(
+        self, *workers: Worker, message: str = "", others: tuple[Deployment, ...] = (), canary: Canary | None = None
+    ) -> None:
         mine = Deployment(
             namespace="default",
             name=self.name,
@@ -320,6 +323,7 @@ class Cluster:
             policy=self.policy,
             workers=workers,
             message=message,
+            canary=canary,
         )
         self._views.put_nowait(Membership((mine, *others)))
 

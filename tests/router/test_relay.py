@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -364,7 +365,7 @@ async def test_a_request_waits_for_new_workers_when_the_old_ones_leave(make_rig)
     new.introduced.clear()
     await new.start()
     rig.workers.append(new)
-    rig.cluster.announce(old.member(serving=False), new.member())
+    rig.cluster.announce(replace(old.member(serving=False), terminating=True), new.member())
     await eventually(lambda: len(rig.state.workers) == 2 and not rig.state.workers["old"].spec.serving)
     asked = asyncio.create_task(rig.post("/v1/completions", HELLO))
     await eventually(lambda: rig.router.service.running == 1)

@@ -17,7 +17,7 @@ async def test_each_worker_has_the_state_that_requests_meet(rig):
     """Ready when it answered, connecting until then, ejected after a failure, terminating when membership says so."""
     first, second = (w.member() for w in rig.workers)
     silent = Worker(worker_id="silent", address="127.0.0.1:1", revision="r2")
-    rig.cluster.announce(first, replace(second, serving=False), silent)
+    rig.cluster.announce(first, replace(second, serving=False, terminating=True), silent)
 
     def states():
         [deployment] = routes(rig.router.fleet, now()).deployments
@@ -31,6 +31,29 @@ async def test_each_worker_has_the_state_that_requests_meet(rig):
 
     rig.state.workers["w0"].eject(now(), 30)
     assert states()["w0"] == "ejected"
+
+
+async def test_a_worker_whose_pod_is_not_ready_stands_by(rig):
+    """It is known and reached, which opens its pod's gate; it gets no request while another one can."""
+    first, second = (w.member() for w in rig.workers)
+    rig.cluster.announce(first, replace(second, serving=False))
+
+    def routed():
+        [deployment] = routes(rig.router.fleet, now()).deployments
+        return deployment
+
+    await eventually(lambda: {w.worker_id: w.state for w in routed().workers} == {"w0": "ready", "w1": "standby"})
+    assert (routed().ready, routed().reached) == ({"w0"}, {"w0", "w1"})
+
+    async def workers():
+        answers = [await rig.post("/v1/completions", {"model": "m", "prompt": f"{i}"}) for i in range(8)]
+        assert [response.status for response, _ in answers] == [200] * 8
+        return {response.headers["x-argosy-worker"] for response, _ in answers}
+
+    assert await workers() == {"w0"}
+    rig.cluster.announce(replace(first, serving=False, terminating=True), replace(second, serving=False))
+    await eventually(lambda: routed().ready == set())
+    assert await workers() == {"w1"}  # with nobody else: whoever declares pods ready may be away
 
 
 def named(namespace: str, name: str, served: str, created_at: float, *, worker: Worker) -> Deployment:

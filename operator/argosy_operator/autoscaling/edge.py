@@ -52,8 +52,10 @@ class Autoscaler:
         namespace, name = resource.metadata.namespace, resource.metadata.name
         told = None if resource.spec.autoscaling is None else self._told(namespace, name)
         written = (body.get("status") or {}).get("autoscaling")
+        numbers = [c.replicas for ref, c in children.children.items() if ref.kind == DEPLOYMENT]
         found = Found(
-            replicas=next((c.replicas for ref, c in children.children.items() if ref.kind == DEPLOYMENT), None),
+            # during a rollout with two workloads none of them has the whole number; the status has it
+            replicas=numbers[0] if len(numbers) == 1 else None,
             serving=serving,
             written=None if written is None else AutoscalingStatus.model_validate(written),
         )

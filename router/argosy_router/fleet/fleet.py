@@ -10,6 +10,7 @@ import grpc
 
 from argosy_api.ending import end
 from argosy_api.errors import NotFoundError
+from argosy_api.measures import Trial
 from argosy_api.membership import Deployment, Membership
 from argosy_api.names import holders
 from argosy_router.fleet.demand import DemandBooks
@@ -44,6 +45,8 @@ class DeploymentState:
         self.turn = 0
         self.changed = asyncio.Event()
         """Set when workers came, went or became known: the index feed looks at once."""
+        self.trial: Trial | None = None
+        """What is measured while there is a canary."""
         self._ring: HashRing | None = None
 
     def ring(self, workers: Iterable[str]) -> HashRing:
@@ -52,6 +55,14 @@ class DeploymentState:
         if self._ring is None or self._ring.workers != wanted:
             self._ring = HashRing(sorted(wanted))
         return self._ring
+
+    def follow_canary(self) -> None:
+        """Measure anew where the canary is another one."""
+        canary = self.spec.canary
+        if canary is None:
+            self.trial = None
+        elif self.trial is None or self.trial.revision != canary.revision:
+            self.trial = Trial(canary.revision)
 
     def refresh(self, library: ModelLibrary) -> None:
         """Workers or their facts changed: choose the card, and which workers the index covers."""
@@ -95,19 +106,21 @@ class DeploymentState:
         be had is refused, or cut, by the worker's own words.
         """
         card = self.card
-        usable = [
+        known = [
             w
             for w in self.workers.values()
-            if w.spec.serving
+            if not w.spec.terminating
             and w.worker_id not in excluded
             and w.facts is not None
             # token ids of another tokenizer would be another prompt
             and (card is None or w.facts.tokenizer_key == card.facts.tokenizer_key)
         ]
+        # with nobody else, whoever answers: the operator, which declares pods ready, may be away
+        usable = [w for w in known if w.spec.serving] or [w for w in known if w.answers(now)]
         if card is not None:
             wanted = min(wanted, card.facts.max_model_len)
         usable = [w for w in usable if w.fits(wanted)] or _largest(usable)
-        return [w for w in usable if w.healthy(now)] or usable
+        return [w for w in usable if w.answers(now)] or usable
 
 
 def _largest(workers: list[Peer]) -> list[Peer]:
@@ -169,6 +182,7 @@ class Fleet:
                 state = self._deployments[key] = DeploymentState(spec)
                 self._tasks[key] = self._feed(state)
             state.spec = spec
+            state.follow_canary()
             self._apply_workers(state)
         self._name_all()
         self.known = True

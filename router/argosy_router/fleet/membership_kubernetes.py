@@ -14,7 +14,7 @@ from typing import Any
 
 from argosy_api import labels, net
 from argosy_api.ending import end
-from argosy_api.membership import Deployment, Membership, RoutingPolicy, Worker
+from argosy_api.membership import Canary, Deployment, Membership, RoutingPolicy, Worker
 from argosy_api.process import WATCH_NAMESPACES
 from argosy_api.resource import GROUP, PLURAL, VERSION
 from argosy_kube import access as kube_access
@@ -40,6 +40,7 @@ class DeploymentView:
     """Seconds since the epoch."""
     uid: str = ""
     fetch_blocks: bool = True
+    canary: Canary | None = None
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any]) -> "DeploymentView":
@@ -60,6 +61,7 @@ class DeploymentView:
             created_at=datetime.fromisoformat(meta["creationTimestamp"]).timestamp(),
             uid=str(meta["uid"]),
             fetch_blocks=routing.get("fetchBlocks") is not False,
+            canary=_canary(status.get("canary")),
         )
 
 
@@ -81,14 +83,29 @@ class SliceView:
         return cls(owner, tuple(worker for worker in workers if worker is not None))
 
 
+def _canary(told: Any) -> Canary | None:
+    """What the operator says of it; nothing where that can't be understood."""
+    if not isinstance(told, Mapping):
+        return None
+    revision, weight = told.get("revision"), told.get("weight")
+    if not isinstance(revision, str) or not isinstance(weight, int) or not 0 <= weight <= 100:
+        return None
+    return Canary(revision=revision, weight=weight)
+
+
 def _worker(endpoint: Mapping[str, Any], port: int) -> Worker | None:
     target, addresses = endpoint.get("targetRef") or {}, endpoint.get("addresses") or ()
     if target.get("kind") != "Pod" or not target.get("name") or not addresses:
         return None
     conditions = endpoint.get("conditions") or {}
     # unset counts as ready: that is what the API says of it
-    serving = conditions.get("ready") is not False and not conditions.get("terminating")
-    return Worker(worker_id=target["name"], address=net.address(addresses[0], port), serving=serving)
+    terminating = bool(conditions.get("terminating"))
+    return Worker(
+        worker_id=target["name"],
+        address=net.address(addresses[0], port),
+        serving=conditions.get("ready") is not False and not terminating,
+        terminating=terminating,
+    )
 
 
 def merge(deployments: Mapping[Key, DeploymentView], slices: Mapping[Key, SliceView]) -> Membership:
@@ -112,6 +129,7 @@ def merge(deployments: Mapping[Key, DeploymentView], slices: Mapping[Key, SliceV
                 message=view.message,
                 created_at=view.created_at,
                 uid=view.uid,
+                canary=view.canary,
             )
             for key, view in sorted(deployments.items())
         )

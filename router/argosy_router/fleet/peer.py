@@ -46,6 +46,11 @@ class Peer:
         return self.spec.worker_id
 
     @property
+    def revision(self) -> str:
+        """Of the resource; empty: it has not said yet."""
+        return self.facts.revision if self.facts is not None else ""
+
+    @property
     def role(self) -> str:
         """`prefill` or `decode`; empty: it does everything, or has not said yet."""
         return self.facts.role if self.facts is not None else ""
@@ -116,6 +121,10 @@ class Peer:
 
     def healthy(self, now: float) -> bool:
         """Whether it takes new requests, as far as is known."""
+        return self.spec.serving and self.answers(now)
+
+    def answers(self, now: float) -> bool:
+        """Whether it would take requests, for all that is known of itself."""
         load = self.fresh_load(now)
         draining = load is not None and load.draining
-        return self.spec.serving and now >= self.ejected_until and not draining and not self.hangs(now)
+        return now >= self.ejected_until and not draining and not self.hangs(now)

@@ -13,9 +13,10 @@ from argosy_router.clock import now
 from argosy_router.fleet.fleet import DeploymentState
 from argosy_router.fleet.peer import Peer
 from argosy_router.metrics import Metrics
-from argosy_router.routing import policy, roles, sources
+from argosy_router.routing import policy, roles, sources, trial
 from argosy_router.routing.books import Entry
 from argosy_router.routing.predictions import Predictions, Promise
+from argosy_router.routing.trial import Clocked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,8 @@ class Job:
     deadline: float | None = None
     """Monotonic seconds."""
     received_at: float = 0.0
+    key: str = ""
+    """Decides whether it is for a canary, where there is one."""
 
     @property
     def longest(self) -> int:
@@ -80,6 +83,8 @@ class Assignment:
     predictions: Predictions
     promise: Promise | None
     clock: Callable[[], float]
+    clocked: Clocked | None = None
+    """While there is a canary."""
 
     def accepted(self, number: int) -> None:
         """The worker has taken the request, as its submission with this number."""
@@ -88,12 +93,21 @@ class Assignment:
     def tokens(self, count: int) -> None:
         """`count` tokens came."""
         self.worker.books.tokens(self.entry, count)
+        if self.clocked is not None:
+            self.clocked.came(count)
         if self.promise is not None:
             self.predictions.computed(self.promise, self.clock())
             self.promise = None
 
+    def failed(self) -> None:
+        """By the worker's fault."""
+        if self.clocked is not None:
+            self.clocked.failed()
+
     def close(self) -> None:
         """The request ended, in whatever way. May be called twice."""
+        if self.clocked is not None:
+            self.clocked.ended()
         self.worker.books.close(self.entry)
         if self.promise is not None:
             self.predictions.withdraw(self.promise)
@@ -132,6 +146,8 @@ class Dispatcher:
         workers = roles.for_answers(state.candidates(time, excluded, wanted=job.longest))
         if not workers:
             raise UnavailableError(no_worker(state, tried=len(excluded)))
+        if state.spec.canary is not None:
+            workers = trial.side(state.spec.canary, job.key, workers, again=bool(excluded))
         others = [w for w in state.workers.values() if w.healthy(time) and w.worker_id not in excluded]
         candidates, fresh = self._candidates(job, workers, time)
         if computed_by is None:
@@ -199,6 +215,7 @@ class Dispatcher:
             predictions=state.predictions,
             promise=promise,
             clock=self._clock,
+            clocked=Clocked.of(state.trial, worker.revision, self._clock) if state.trial is not None else None,
         )
 
     def others(self, job: Job, excluded: frozenset[str]) -> bool:

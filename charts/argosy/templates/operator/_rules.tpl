@@ -13,6 +13,9 @@ rules:
   - apiGroups: [apps]
     resources: [deployments]
     verbs: [get, list, watch, create, patch, delete]
+  - apiGroups: [apps]
+    resources: [controllerrevisions]    # former revisions, to go back to
+    verbs: [get, list, watch, create, patch, delete]
   - apiGroups: [""]
     resources: [services, serviceaccounts]
     verbs: [get, list, watch, create, patch, delete]
@@ -30,6 +33,9 @@ rules:
   - apiGroups: [""]
     resources: [pods]
     verbs: [list, watch, patch]         # patch: the deletion cost of workers, for autoscaling
+  - apiGroups: [""]
+    resources: [pods/status]
+    verbs: [patch]                      # the condition argosy.dev/routable
   - apiGroups: [""]
     resources: [events]
     verbs: [list, create]               # list: the kubelet's own words about a volume that does not mount

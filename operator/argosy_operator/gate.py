@@ -1,0 +1,63 @@
+"""When a worker's pod may count as ready: the readiness gate `argosy.dev/routable`.
+
+A Deployment ends an old pod for each new one that is ready. With the gate, ready means that every router that answers
+has reached the worker, knows its model, and can send the next request there. The condition stays once it is set: a
+router that fails later leaves a worker out by itself, and must not make a Deployment replace it.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from argosy_api import labels
+from argosy_operator.conditions import RouterFacts
+from argosy_operator.errors import ApiError
+from argosy_operator.kube import KubeApi
+from argosy_operator.observe import PodView
+
+
+def opens(pod: PodView, router: RouterFacts | None) -> bool:
+    """Whether the pod's gate is to be opened now.
+
+    Nobody waits for routers that there are none of: where the operator asks none (None), or none answers, the worker's
+    own readiness counts. Before the first answer of this process it is not known whether there are any.
+    """
+    if not (pod.gated and pod.answering and pod.active):
+        return False
+    if router is None:
+        return True
+    return router.asked and (router.reachable == 0 or pod.name in router.reached)
+
+
+async def open_gates(
+    api: KubeApi, namespace: str, pods: tuple[PodView, ...], router: RouterFacts | None, opened: set[str]
+) -> ApiError | None:
+    """Open those that are to be opened, each once; the first refusal is returned. `opened` has uids of pods."""
+    opened &= {pod.uid for pod in pods}
+    refusal = None
+    for pod in pods:
+        if pod.uid in opened or not opens(pod, router):
+            continue
+        try:
+            await api.apply_pod_condition(namespace, pod.name, pod.uid, _condition(router))
+        except ApiError as error:
+            if error.status not in (404, 409, 422):  # else the pod is gone, or another one has its name
+                refusal = refusal or error
+        else:
+            opened.add(pod.uid)
+    return refusal
+
+
+def is_waiting(pods: tuple[PodView, ...]) -> bool:
+    """Whether a worker is there that only routers must still reach."""
+    return any(pod.gated and pod.answering and pod.active for pod in pods)
+
+
+def _condition(router: RouterFacts | None) -> dict[str, Any]:
+    asked = router is not None and router.reachable
+    return {
+        "type": labels.ROUTABLE,
+        "status": "True",
+        "reason": "Reached" if asked else "NobodyToAsk",
+        "message": "Every router that answers reaches the worker." if asked else "There is no router that answers.",
+        "lastTransitionTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
