@@ -12,6 +12,22 @@ import typer
 from argosy_api.errors import ArgosyError
 from argosy_api.params import SamplingParams
 from argosy_cli.errors import CommandError
+from argosy_cli.options import (
+    Address,
+    Context,
+    Everywhere,
+    Files,
+    GrpcPort,
+    Host,
+    HttpPort,
+    Kubeconfig,
+    MetricsPort,
+    Model,
+    Namespace,
+    Seed,
+    Stop,
+    Temperature,
+)
 
 app = typer.Typer(
     name="argosy",
@@ -21,20 +37,6 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="YAML with InferenceDeployments; - reads stdin.")]
-Address = Annotated[
-    str | None,
-    typer.Option(envvar="ARGOSY_ADDRESS", help="host:port of the router's gRPC. Default: the running `argosy up`."),
-]
-Model = Annotated[str | None, typer.Option(help="Served name. Default: the only one that is served.")]
-Temperature = Annotated[float, typer.Option(help="0 always takes the most likely token.")]
-Seed = Annotated[int | None, typer.Option(help="Same seed, same answer.")]
-Stop = Annotated[list[str] | None, typer.Option(help="Text that ends the answer; can be given several times.")]
-Host = Annotated[str, typer.Option(envvar="ARGOSY_HOST", help="Address to listen on; :: for all, IPv4 and IPv6.")]
-HttpPort = Annotated[int, typer.Option(envvar="ARGOSY_HTTP_PORT", min=1, max=65535, help="OpenAI-compatible HTTP.")]
-GrpcPort = Annotated[int, typer.Option(envvar="ARGOSY_GRPC_PORT", min=1, max=65535, help="gRPC.")]
-MetricsPort = Annotated[int, typer.Option(envvar="ARGOSY_METRICS_PORT", min=1, max=65535, help="Prometheus metrics.")]
 
 
 def _version(wanted: bool) -> None:
@@ -69,14 +71,23 @@ def up(
 
 
 @app.command()
-def status() -> None:
-    """Show what `argosy up` runs: replicas, restarts, endpoints."""
+def status(
+    name: Annotated[str | None, typer.Argument(help="A resource: why it is not ready, and what to do.")] = None,
+    namespace: Namespace = None,
+    everywhere: Everywhere = False,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+    output: Annotated[str | None, typer.Option("-o", "--output", help="json, yaml or wide, of a cluster.")] = None,
+) -> None:
+    """Show what `argosy up` runs, or with a name or an option of kubectl's how resources of a cluster stand."""
     from rich.console import Console
 
     from argosy_cli import views
+    from argosy_cli.cluster.command import Where, check_output
 
-    wide = None if sys.stdout.isatty() else 160
-    views.status(Console(width=wide))
+    check_output(output)
+    where = Where(namespace=namespace, everywhere=everywhere, context=context, kubeconfig=kubeconfig)
+    views.status(Console(width=None if sys.stdout.isatty() else 160), name, where, output)
 
 
 @app.command()

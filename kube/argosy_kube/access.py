@@ -67,6 +67,8 @@ class Access:
     """Path of its key, PEM."""
     token: Callable[[], str] | None = field(default=None, repr=False)
     insecure: bool = False
+    namespace: str = "default"
+    """What a context names, for commands that name none."""
 
     def headers(self) -> dict[str, str]:
         """What each request must carry; ask for each request anew."""
@@ -83,8 +85,10 @@ class Access:
         return context
 
 
-def find(environment: Mapping[str, str] = os.environ, account: Path = SERVICE_ACCOUNT) -> Access:
-    """KUBECONFIG when it is set, else the pod's service account, else ~/.kube/config.
+def find(
+    environment: Mapping[str, str] = os.environ, account: Path = SERVICE_ACCOUNT, *, context: str | None = None
+) -> Access:
+    """KUBECONFIG when it is set, else the pod's service account, else ~/.kube/config. `context`: not the current one.
 
     Raises:
         InvalidArgumentError: none of them is there, or the file is not what it should be.
@@ -92,7 +96,7 @@ def find(environment: Mapping[str, str] = os.environ, account: Path = SERVICE_AC
     """
     named = environment.get("KUBECONFIG", "")
     if named:
-        return from_kubeconfig(Path(named))
+        return from_kubeconfig(Path(named), context)
     if (account / "token").exists():
         authority = account / "ca.crt"
         return Access(
@@ -102,28 +106,30 @@ def find(environment: Mapping[str, str] = os.environ, account: Path = SERVICE_AC
         )
     default = Path(environment.get("HOME", "/")) / ".kube" / "config"
     if default.exists():
-        return from_kubeconfig(default)
+        return from_kubeconfig(default, context)
     raise InvalidArgumentError("KUBECONFIG", "is not set, and this is not a pod with a service account")
 
 
-def from_kubeconfig(path: Path) -> Access:
-    """The current context of a kubeconfig file: certificates, tokens, and programs that print tokens.
+def from_kubeconfig(path: Path, context: str | None = None) -> Access:
+    """The current or another context of a kubeconfig file: certificates, tokens, and programs that print tokens.
 
     Raises:
         InvalidArgumentError: the file is missing, broken, or wants what this cannot do.
 
     """
     try:
-        return _read(path)
+        return _read(path, context)
     except (OSError, KeyError, TypeError, ValueError, AttributeError, StopIteration, yaml.YAMLError) as error:
         # not the words of YAML errors: they quote the file
         why = str(error) if isinstance(error, OSError) else repr(error)
         raise InvalidArgumentError("KUBECONFIG", f"{path} is no usable kubeconfig: {why}") from error
 
 
-def _read(path: Path) -> Access:
+def _read(path: Path, wanted: str | None) -> Access:
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    context = _named(config, "contexts", config["current-context"])["context"]
+    if wanted is not None and wanted not in [item["name"] for item in config["contexts"]]:
+        raise InvalidArgumentError("KUBECONFIG", f"{path} has no context {wanted!r}")
+    context = _named(config, "contexts", wanted or config["current-context"])["context"]
     cluster = _named(config, "clusters", context["cluster"])["cluster"]
     user: Mapping[str, Any] = _named(config, "users", context["user"])["user"] if context.get("user") else {}
     for holder, part in ((cluster, "cluster"), (user, "user")):
@@ -137,6 +143,7 @@ def _read(path: Path) -> Access:
         key=_file(user, "client-key", path),
         token=_token(user, cluster, path),
         insecure=bool(cluster.get("insecure-skip-tls-verify")),
+        namespace=str(context.get("namespace") or "default"),
     )
 
 
