@@ -90,6 +90,7 @@ class FakeWorker(rpc.WorkerServicer):
     served_name: str = "m"
     max_model_len: int = 4096
     total_blocks: int = 10_000
+    host_blocks: int = 0
     hash_version: int = blocks.VERSION
     template: str = TEMPLATE
     tokenizer_json: bytes = TOKENIZER_JSON
@@ -196,6 +197,7 @@ class FakeWorker(rpc.WorkerServicer):
         return pb.ModelInfo(
             worker_id=self.worker_id, epoch=self.epoch, served_name=self.served_name, fingerprint=self.fingerprint,
             block_hash_version=self.hash_version, block_size=BLOCK, total_blocks=self.total_blocks,
+            host_blocks=self.host_blocks,
             max_model_len=self.max_model_len, vocab_size=VOCAB, architecture="fake", quantization="none", compute="none",
             tokenizer_json=self.tokenizer_json, chat_template=self.template, eos_token_ids=[eos],
             bos_token_id=_TOKENIZER.token_to_id("<|endoftext|>"),

@@ -148,6 +148,9 @@ async def test_more_blocks_than_a_worker_may_have_are_refused(library):
         await library.facts(message)
     message.total_blocks -= 1
     await library.facts(message)
+    message.host_blocks = 1
+    with pytest.raises(ModelInvalidError, match="host_blocks is 1; at most 0 beside total_blocks"):
+        await library.facts(message)
 
 
 async def test_a_child_that_dies_is_replaced(library):

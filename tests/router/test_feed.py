@@ -52,6 +52,16 @@ async def test_prefix_routing_without_redis(rig):
     await prefix_routing_works(rig, "one")
 
 
+async def test_what_a_worker_has_in_host_memory_counts_too(make_rig):
+    """It knows more blocks than its device has; one that told of more than it can have would not be listened to."""
+    rig = await make_rig()
+    holder = FakeWorker(worker_id="w0", total_blocks=40, host_blocks=200)
+    holder.emit(stored=[bytes([n]) * 16 for n in range(240)])
+    await rig.add(holder)
+    await rig.until_indexed()
+    assert rig.state.index.held("w0") == 240
+
+
 async def test_events_before_the_router_count(make_rig):
     """What a worker holds when the router starts comes with its snapshot."""
     rig = await make_rig()

@@ -182,6 +182,8 @@ async def balanced(rig):
 async def test_restored_answers_as_cold_and_warm_ones(make_rig, oracle):
     """Prompts that together need four times the device's blocks: none is computed twice, and routers are told so."""
     async with make_rig(URI, num_blocks=16, host_blocks=100) as rig:
+        info = await rig.stub.GetModel(pb.GetModelRequest())
+        assert (info.total_blocks, info.host_blocks) == (16, 100)  # so many may be told of
         for turn in range(3):
             for i, prompt in enumerate(prompts(8)):
                 answer = await rig.generate(prompt, f"{turn}.{i}", max_tokens=9)

@@ -142,7 +142,7 @@ async def test_from_start_to_end(start, eventually, valkey, oracle):
 
 
 async def test_metrics_of_a_request(start, eventually):
-    worker = start("sim://m?decode_ms=0")
+    worker = start("sim://m?decode_ms=0", spec={"engine": {"kvCacheHostMemory": "320Ki"}})  # 20 blocks
     await eventually(ready(worker), "ready")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{worker.grpc_port}") as channel:
         stub = worker_pb2_grpc.WorkerStub(channel)
@@ -159,6 +159,7 @@ async def test_metrics_of_a_request(start, eventually):
     assert lines[f"{metric_names.WORKER_ITL_SECONDS}_count{{{labels}}}"] == "30.0"
     assert lines[f'{metric_names.WORKER_REQUESTS}_total{{model="m",reason="length",worker="w-0"}}'] == "2.0"
     assert lines[f'{metric_names.WORKER_BLOCKS}{{model="m",state="used",worker="w-0"}}'] == "0.0"
+    assert lines[f'{metric_names.WORKER_HOST_BLOCKS}{{model="m",state="free",worker="w-0"}}'] == "20.0"
     for name, value in vars(metric_names).items():
         if name.startswith("WORKER_"):
             assert any(line.startswith(value) for line in lines), f"{value} is not exported"

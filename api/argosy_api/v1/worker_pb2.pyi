@@ -724,6 +724,7 @@ class ModelInfo(_message.Message):
     SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
     KV_LAYOUT_FIELD_NUMBER: _builtins.int
     KV_BLOCK_BYTES_FIELD_NUMBER: _builtins.int
+    HOST_BLOCKS_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     INSTRUCTION_SET_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
@@ -764,6 +765,8 @@ class ModelInfo(_message.Message):
     """what an exported block's bytes mean; they move between equal ones only"""
     kv_block_bytes: _builtins.int
     """of one block, exported"""
+    host_blocks: _builtins.int
+    """evicted blocks that host memory has room for: KV events may tell of so many more"""
     role: _builtins.str
     """"prefill" or "decode" with disaggregation; empty: the worker is for everything"""
     instruction_set: _builtins.str
@@ -815,12 +818,13 @@ class ModelInfo(_message.Message):
         special_tokens: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         kv_layout: _builtins.str = ...,
         kv_block_bytes: _builtins.int = ...,
+        host_blocks: _builtins.int = ...,
         role: _builtins.str = ...,
         instruction_set: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id", "_queue_ageing", b"_queue_ageing", "bos_token_id", b"bos_token_id", "queue_ageing", b"queue_ageing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id", "_queue_ageing", b"_queue_ageing", "adapters", b"adapters", "add_bos", b"add_bos", "architecture", b"architecture", "block_hash_version", b"block_hash_version", "block_size", b"block_size", "bos_token_id", b"bos_token_id", "chat_template", b"chat_template", "compute", b"compute", "device", b"device", "eos_token_ids", b"eos_token_ids", "epoch", b"epoch", "exactness", b"exactness", "fingerprint", b"fingerprint", "instruction_set", b"instruction_set", "kernels", b"kernels", "kv_block_bytes", b"kv_block_bytes", "kv_dtype", b"kv_dtype", "kv_layout", b"kv_layout", "max_model_len", b"max_model_len", "quantization", b"quantization", "queue_ageing", b"queue_ageing", "queue_order", b"queue_order", "revision", b"revision", "role", b"role", "served_name", b"served_name", "special_tokens", b"special_tokens", "tokenizer_json", b"tokenizer_json", "total_blocks", b"total_blocks", "vocab_size", b"vocab_size", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id", "_queue_ageing", b"_queue_ageing", "adapters", b"adapters", "add_bos", b"add_bos", "architecture", b"architecture", "block_hash_version", b"block_hash_version", "block_size", b"block_size", "bos_token_id", b"bos_token_id", "chat_template", b"chat_template", "compute", b"compute", "device", b"device", "eos_token_ids", b"eos_token_ids", "epoch", b"epoch", "exactness", b"exactness", "fingerprint", b"fingerprint", "host_blocks", b"host_blocks", "instruction_set", b"instruction_set", "kernels", b"kernels", "kv_block_bytes", b"kv_block_bytes", "kv_dtype", b"kv_dtype", "kv_layout", b"kv_layout", "max_model_len", b"max_model_len", "quantization", b"quantization", "queue_ageing", b"queue_ageing", "queue_order", b"queue_order", "revision", b"revision", "role", b"role", "served_name", b"served_name", "special_tokens", b"special_tokens", "tokenizer_json", b"tokenizer_json", "total_blocks", b"total_blocks", "vocab_size", b"vocab_size", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bos_token_id: _TypeAlias = _typing.Literal["bos_token_id"]  # noqa: Y015
     _WhichOneofArgType__bos_token_id: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id"]  # noqa: Y015

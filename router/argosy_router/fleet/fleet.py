@@ -71,7 +71,8 @@ class DeploymentState:
         for worker in self.workers.values():
             covered = self.indexed(worker)
             if covered and worker.facts is not None:
-                self.index.join(worker.worker_id, worker.facts.total_blocks + CAPACITY_SLACK)
+                facts = worker.facts
+                self.index.join(worker.worker_id, facts.total_blocks + facts.host_blocks + CAPACITY_SLACK)
                 bit = self.index.bit(worker.worker_id)
                 if self.index.new_epoch(worker.worker_id, worker.facts.epoch):
                     self.predictions.forget(bit)

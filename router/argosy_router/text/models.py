@@ -40,6 +40,8 @@ class ServedModel:
     block_hash_version: int
     block_size: int
     total_blocks: int
+    host_blocks: int = 0
+    """Evicted ones that it may know besides."""
     max_model_len: int
     vocab_size: int
     architecture: str
@@ -107,6 +109,9 @@ class ModelLibrary:
         """
         if info.total_blocks > limits.MAX_WORKER_BLOCKS:
             raise ModelInvalidError(f"total_blocks is {info.total_blocks}; at most {limits.MAX_WORKER_BLOCKS}")
+        most = limits.MAX_WORKER_BLOCKS - info.total_blocks
+        if info.host_blocks > most:
+            raise ModelInvalidError(f"host_blocks is {info.host_blocks}; at most {most} beside total_blocks")
         key = await asyncio.to_thread(_key, info)
         async with self._loading.setdefault(key, asyncio.Lock()):
             if key not in self._loaded:
@@ -120,6 +125,7 @@ class ModelLibrary:
             block_hash_version=info.block_hash_version,
             block_size=info.block_size,
             total_blocks=info.total_blocks,
+            host_blocks=info.host_blocks,
             max_model_len=info.max_model_len,
             vocab_size=info.vocab_size,
             architecture=info.architecture,

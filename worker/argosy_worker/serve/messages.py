@@ -58,6 +58,7 @@ def model_info(engine: Engine, **more: Any) -> pb.ModelInfo:
         block_hash_version=blocks.VERSION,
         block_size=config.block_size,
         total_blocks=config.num_blocks,
+        host_blocks=config.host_blocks,
         max_model_len=config.max_model_len,
         kv_layout=engine.blocks.layout,
         kv_block_bytes=engine.blocks.bytes_per_block,
