@@ -6,13 +6,11 @@ on a real API server holds the two against each other.
 
 import itertools
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-from argosy_api import quantity
+from argosy_api import engine_rules, quantity
 from argosy_api.errors import InvalidArgumentError
-from argosy_api.model_uri import ModelUri
+from argosy_api.rule import Document, Rule, scheme, size
 
 MAX_NAME = 40
 """Longest name of a resource: children add suffixes, and label values end at 63."""
@@ -22,28 +20,10 @@ NAME = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 QUALIFIED_NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?/[a-z]([-a-z0-9]*[a-z0-9])?$"
 """What `namespace/name` of a resource looks like."""
 
-Document = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """What must hold. `at` is the path of the object that `cel` calls self; `field` is the one to blame, below it."""
-
-    at: str
-    field: str
-    cel: str
-    message: str
-    holds: Callable[[Document], bool]
-    """Over the object at `at`, with defaults filled in."""
-
-
-def _scheme(spec: Document) -> str:
-    return ModelUri.parse(spec["model"]["uri"]).scheme
-
 
 def _has_hub_model(spec: Document) -> bool:
     draft = spec["engine"]["speculative"].get("model", "")
-    return _scheme(spec) == "hf" or draft.startswith("hf://")
+    return scheme(spec) == "hf" or draft.startswith("hf://")
 
 
 _HUB_MODEL = (
@@ -51,22 +31,6 @@ _HUB_MODEL = (
     "(has(self.engine.speculative.model) && self.engine.speculative.model.startsWith('hf://'))"
 )
 
-
-def _size(at: str, field: str) -> Rule:
-    """A size comes to a byte at least: 512m is half a byte, where 512Mi was meant."""
-    this = f"self.{field}"
-    # strings that are no quantities are the pattern's business, and `quantity` must not meet them
-    text = f"!isQuantity(string({this})) || quantity(string({this})).compareTo(quantity('1')) >= 0"
-    return Rule(
-        at, field,
-        f"!has({this}) || (type({this}) == int ? int({this}) >= 1 : {text})",
-        "must be at least one byte (m is a thousandth of one; write 512Mi or 2Gi)",
-        lambda d: field not in d or quantity.parse(d[field]) >= 1,
-    )  # fmt: skip
-
-
-_COMPUTED = ("none/fp32", "none/bf16", "fp16/fp32", "bf16/fp32", "bf16/bf16", "fp8/fp32", "int8/int8", "int8/fp32")
-"""Weights with an arithmetic that reads them; int4 goes with auto alone."""
 
 RULES: tuple[Rule, ...] = (
     Rule(
@@ -116,122 +80,11 @@ RULES: tuple[Rule, ...] = (
         "spec", "resources.gpu",
         "!has(self.resources.gpu) || !self.model.uri.startsWith('sim://')",
         "is set, but sim:// models use no GPU",
-        lambda s: "gpu" not in s["resources"] or _scheme(s) != "sim",
+        lambda s: "gpu" not in s["resources"] or scheme(s) != "sim",
     ),
-    Rule(
-        "spec", "quantization",
-        "!self.model.uri.startsWith('sim://') || (self.quantization.weights == 'auto'"
-        " && self.quantization.kvCache == 'auto')",
-        "is set, but sim:// models hold neither weights nor keys",
-        lambda s: _scheme(s) != "sim" or "auto" == s["quantization"]["weights"] == s["quantization"]["kvCache"],
-    ),
-    Rule(
-        "spec", "quantization.weights",
-        "self.engine.compute == 'auto' || self.quantization.weights == 'auto'"
-        f" || (self.quantization.weights + '/' + self.engine.compute) in {list(_COMPUTED)}",
-        "and engine.compute contradict each other; leave engine.compute at auto, which fits the weights",
-        lambda s: s["engine"]["compute"] == "auto"
-        or s["quantization"]["weights"] == "auto"
-        or f"{s['quantization']['weights']}/{s['engine']['compute']}" in _COMPUTED,
-    ),
-    Rule(
-        "spec.quantization", "groupSize",
-        "!has(self.groupSize) || self.weights in ['int4', 'int8']",
-        "is for weights int4 and int8",
-        lambda q: "groupSize" not in q or q["weights"] in ("int4", "int8"),
-    ),
-    Rule(
-        "spec.quantization", "groupSize",
-        "!has(self.groupSize) || self.groupSize in [32, 64, 128, 256]",
-        "must be 32, 64, 128 or 256",
-        lambda q: q.get("groupSize", 32) in (32, 64, 128, 256),
-    ),
-    Rule(
-        "spec.engine", "compute",
-        "self.compute != 'bf16' || self.device != 'cpu'",
-        "bf16 is for GPUs; on a CPU use int8 or fp32",
-        lambda e: e["compute"] != "bf16" or e["device"] != "cpu",
-    ),
-    Rule(
-        "spec.engine", "compute",
-        "self.compute != 'int8' || self.device != 'cuda'",
-        "int8 is for CPUs in this version; on a GPU use bf16 or fp32",
-        lambda e: e["compute"] != "int8" or e["device"] != "cuda",
-    ),
-    Rule(
-        "spec.engine", "blockSize",
-        "self.blockSize in [8, 16, 32, 64, 128]",
-        "must be 8, 16, 32, 64 or 128",
-        lambda e: e["blockSize"] in (8, 16, 32, 64, 128),
-    ),
-    Rule(
-        "spec.engine", "maxBatchTokens",
-        "self.maxBatchTokens >= self.maxRunning",
-        "must be at least maxRunning: each running request needs one token of every step",
-        lambda e: e["maxBatchTokens"] >= e["maxRunning"],
-    ),
-    Rule(
-        "spec.engine", "batchSize",
-        "!has(self.batchSize) || self.batching != 'continuous'",
-        "is only for batching dynamic and static",
-        lambda e: "batchSize" not in e or e["batching"] != "continuous",
-    ),
-    Rule(
-        "spec.engine", "batchSize",
-        "!has(self.batchSize) || self.batchSize <= self.maxRunning",
-        "must be at most maxRunning: a batch runs as a whole",
-        lambda e: e.get("batchSize", 1) <= e["maxRunning"],
-    ),
-    Rule(
-        "spec.engine", "batchWaitSeconds",
-        "!has(self.batchWaitSeconds) || self.batching != 'continuous'",
-        "is only for batching dynamic and static",
-        lambda e: "batchWaitSeconds" not in e or e["batching"] != "continuous",
-    ),
-    Rule(
-        # likewise: 0 passes 0.05
-        "spec.engine", "maxPromptShare",
-        "self.maxPromptShare >= 0.05",
-        "must be at least 0.05",
-        lambda e: e["maxPromptShare"] >= 0.05,
-    ),
-    _size("spec.engine", "kvCacheMemory"),
-    _size("spec.engine", "kvCacheHostMemory"),
-    Rule(
-        "spec.engine", "kvCacheHostMemory",
-        "!has(self.kvCacheHostMemory) || self.prefixCaching",
-        "needs prefixCaching: without it no block outlives its request",
-        lambda e: "kvCacheHostMemory" not in e or e["prefixCaching"],
-    ),
-    Rule(
-        "spec", "engine.kvCacheHostMemory",
-        "!has(self.engine.kvCacheHostMemory) || !isQuantity(string(self.engine.kvCacheHostMemory))"
-        " || !isQuantity(string(self.resources.memory))"
-        " || quantity(string(self.engine.kvCacheHostMemory)).compareTo(quantity(string(self.resources.memory))) < 0",
-        "must be less than resources.memory, the limit of all that a worker takes of the host's memory",
-        lambda s: "kvCacheHostMemory" not in s["engine"]
-        or quantity.parse(s["engine"]["kvCacheHostMemory"]) < quantity.parse(s["resources"]["memory"]),
-    ),
-    Rule(
-        "spec.engine.speculative", "model",
-        "self.method != 'draft' || has(self.model)",
-        "is needed with method draft: the smaller model that guesses ahead",
-        lambda s: s["method"] != "draft" or "model" in s,
-    ),
-    Rule(
-        "spec.engine.speculative", "model",
-        "!has(self.model) || self.method in ['auto', 'draft']",
-        "is only for methods auto and draft",
-        lambda s: "model" not in s or s["method"] in ("auto", "draft"),
-    ),
-    Rule(
-        "spec.engine.speculative", "model",
-        "!has(self.model) || !self.model.contains('%00')",
-        "holds a null character",
-        lambda s: "%00" not in s.get("model", ""),
-    ),
-    _size("spec.resources", "memory"),
-    _size("spec.modelCache", "size"),
+    *engine_rules.RULES,
+    size("spec.resources", "memory"),
+    size("spec.modelCache", "size"),
     Rule(
         "spec.resources", "cpu",
         "type(self.cpu) != int || int(self.cpu) >= 0",
