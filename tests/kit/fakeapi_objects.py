@@ -83,6 +83,9 @@ def drop_owned(current: Object, previous: Object, intent: Object) -> Object:
             current.pop(name, None)
         elif isinstance(value, dict) and isinstance(intent[name], dict) and isinstance(current.get(name), dict):
             current[name] = drop_owned(current[name], value, intent[name])
+        elif isinstance(current.get(name), list) and (by := merge_key(value)) and merge_key(intent[name]) == by:
+            gone = {item[by] for item in value} - {item[by] for item in intent[name]}
+            current[name] = [item for item in current[name] if item.get(by) not in gone]
     return current
 
 

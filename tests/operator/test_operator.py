@@ -261,8 +261,9 @@ async def test_a_deployment_of_an_earlier_release_serves_until_the_new_one_can(w
     world.controllers.fate = fate
     await world.operator()
     await eventually(lambda: world.condition("Ready")[1] == "Unschedulable")
-    assert "2 workers of an earlier revision can serve" in world.condition("Ready")[2]
-    assert len(world.controllers.pods("m")) == 4
+    # whose gates the operator that comes has opened by then
+    await eventually(lambda: "2 workers of an earlier revision can serve" in world.condition("Ready")[2])
+    await eventually(lambda: len(world.controllers.pods("m")) == 4)
     assert old in world.server.objects
     world.controllers.fate = fakecluster.ready
     world.controllers.settle()
