@@ -37,7 +37,10 @@ class Everything:
             budget -= found[-1]
         return found
 
-    def catching_up(self, rows, remaining, requests):
+    def asks_model(self, requests, most):
+        return True
+
+    def catching_up(self, rows, requests):
         return 0.0
 
     def learn(self, requests, drafted, right, seconds, *, spent, alone):

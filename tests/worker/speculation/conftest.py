@@ -1,6 +1,6 @@
 """A scheduler with a speculator over any model, without threads and sockets."""
 
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 import pytest
 from proposing import Everything
@@ -67,7 +67,9 @@ class Line:
         while self.scheduler.has_work:
             step = self.scheduler.schedule(0.0)
             outputs = self.runner.launch(step.batch).result()
-            counts = self.speculator.learn(step, outputs, 0.01)
+            drafted = sum(piece.draft for piece in step.batch.slices)
+            seconds = 0.01 + 0.001 * drafted + sum(astuple(self.speculator._spent))
+            counts = self.speculator.learn(step, outputs, seconds)
             total = Counts(*(a + b for a, b in zip(total, counts, strict=True)))
             steps += 1
             for progress in self.scheduler.update(step, outputs):

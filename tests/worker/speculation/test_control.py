@@ -134,9 +134,11 @@ def test_an_old_measurement_is_made_anew():
 class Machine:
     """Steps that take what they take, and drafts that are right as often as is said; time is counted, not spent."""
 
-    def __init__(self, seed, *, row=0.1, model=0.0, by_model=False):
+    def __init__(self, seed, *, row=0.1, model=0.0, by_model=False, prompt=0):
         self.rng, self.row, self.model, self.by_model = random.Random(seed), row, model, by_model
-        self.control = Controller()
+        self.control = Controller(model_share=model if by_model else None)
+        self.prompt = prompt  # rows that the draft model has not seen when it is first asked
+        self.forwards = 0  # of the draft model
         self.worker = Rates(Prior(lambda _: 0.7), trust=4, keep=0.99)
         self.seconds = self.plain_seconds = 0.0
         self.drafted = 0
@@ -145,9 +147,10 @@ class Machine:
         """`requests` streams, whose tokens are guessed right with this probability."""
         plain = 1.0 + 0.05 * (requests - 1)
         lengths = [0] * requests
-        if self.control.open_to(requests):
-            offers = [Offer(survival(self.worker, range(8)), by_model=self.by_model)] * requests
-            lengths = self.control.lengths(offers, 64)
+        behind = 0.1 * self.model * self.prompt
+        if self.control.open_to(requests) and (not self.by_model or self.control.asks_model(requests, 8)):
+            offer = Offer(survival(self.worker, range(8)), self.by_model, catching_up=behind / 50, behind=behind)
+            lengths = self.control.lengths([offer] * requests, 64)
         hits = 0
         for length in lengths:
             for j in range(length):
@@ -157,10 +160,13 @@ class Machine:
                     break
                 hits += 1
         guessing = max(lengths) * self.model if self.by_model else 0.0
+        catching_up = behind if self.by_model and any(lengths) else 0.0
+        self.forwards += max(lengths) if self.by_model else 0
         for _ in range(max(lengths) if self.by_model else 0):
             self.control.model_steps.add(requests, 0, self.model)
-        seconds = (plain + self.row * sum(lengths)) * self.rng.uniform(1 - noise, 1 + noise) + guessing
-        self.control.learn(requests, sum(lengths), hits, seconds, spent=Spent(guessing), alone=True)
+        seconds = (plain + self.row * sum(lengths)) * self.rng.uniform(1 - noise, 1 + noise) + guessing + catching_up
+        spent = Spent(guessing, catching_up)
+        self.control.learn(requests, sum(lengths), hits, seconds, spent=spent, alone=True)
         self.seconds += seconds
         self.plain_seconds += plain * (1 + hits / requests)
         self.drafted += sum(lengths)
@@ -187,6 +193,30 @@ def test_a_draft_model_as_slow_as_the_model_itself_is_left_alone():
         machine.step(1, 1.0)
     assert machine.speed > 0.97
     assert machine.drafted < 30
+
+
+@pytest.mark.parametrize("requests", [1, 4, 16])
+@pytest.mark.parametrize(("model", "right"), [(1.0, 1.0), (0.9, 0.9), (0.5, 0.2), (0.1, 0.0), (0.03, 0.0)])
+def test_a_draft_model_that_does_not_pay_hardly_runs(requests, model, right):
+    """Neither one as slow as the model nor one that is wrong: in the long run less than one step in a hundred."""
+    machine = Machine(5, row=0.05, model=model, by_model=True, prompt=100)
+    for _ in range(10_000):
+        machine.step(requests, right)
+    assert machine.forwards <= 100
+    assert machine.speed > 0.97
+    if model > 0.8 and requests == 1:
+        assert machine.forwards == 0, "by its measured cost it could not pay if it were always right"
+
+
+def test_a_draft_model_that_begins_to_pay_is_noticed():
+    machine = Machine(6, row=0.02, model=0.05, by_model=True)
+    for _ in range(3000):
+        machine.step(1, 0.0)
+    before, drafted = machine.forwards, machine.drafted
+    assert before <= 100
+    for _ in range(4000):
+        machine.step(1, 0.9)
+    assert machine.drafted - drafted > 2000
 
 
 def test_where_it_pays_it_is_used():

@@ -177,6 +177,46 @@ def test_blocks_that_the_models_window_has_passed_are_gone_for_the_draft_model_t
         assert (answered.counts.accepted > 100) is helps
 
 
+def test_a_draft_model_that_is_always_wrong_hardly_runs_and_never_catches_up_with_most_prompts(make_line, simulated):
+    """Counted over the worker, not over each request: one after the other, long prompts, short answers."""
+    line = make_line(simulated(), method=Method.DRAFT, draft=simulated(accept=0.0, decode_ms=1), policy=None)
+    forwards, rows = [], []
+    runner = line.speculator._model._runner
+    launch = runner.launch
+    runner.launch = lambda batch: forwards.append(1) or rows.append(batch.num_tokens) or launch(batch)
+    params = SamplingParams(max_tokens=100, temperature=0)
+    steps = 0
+    for i in range(40):
+        made = [([i, *range(150)], params)]
+        answered = line.answers(made)
+        assert answered.tokens == plain(made)
+        steps += answered.steps
+    assert steps == 4000
+    assert 0 < len(forwards) <= steps / 100
+    assert sum(rows) < 40 * 150 / 2
+
+
+def test_what_a_row_takes_is_measured_before_there_is_a_request(make_line, simulated):
+    line = make_line(simulated(decode_ms=20), method=Method.DRAFT, draft=simulated(decode_ms=2), policy=None)
+    model = line.speculator._model
+    assert model.share is None
+    model.measure(line.runner)
+    assert 0 < model.share < 1
+    made = jobs(2)
+    assert line.answers(made).tokens == plain(made)
+
+
+def test_a_draft_model_that_fails_when_it_is_measured_is_told_of(make_line, simulated, caplog):
+    line = make_line(simulated(), method=Method.DRAFT, draft=simulated())
+    model = line.speculator._model
+    model._runner = type("Broken", (), {"launch": lambda self, batch: 1 / 0})()
+    model.measure(line.runner)
+    assert model.share is None
+    assert "failed when it was tried" in caplog.text
+    made = jobs()
+    assert line.answers(made).tokens == plain(made)
+
+
 def test_other_vocabularies_are_refused_with_a_token(simulated):
     facts = simulated().facts
     check_vocabulary(facts, simulated(vocab=300).facts)

@@ -116,6 +116,7 @@ def load(settings: Settings, state: Lifecycle) -> Loaded:
             num_blocks=num_blocks,
             block_size=engine.block_size,
         )
+        guesses.measure(runner)
         kernels["draft_model"] = f"{facts.architecture}, {facts.quantization}, computed in {facts.compute}"
     log.info(
         "KV cache: %d blocks of %d tokens; longest sequence %d tokens", num_blocks, engine.block_size, max_model_len

@@ -5,6 +5,10 @@ little, tokens that were right pay what they saved, and the cost of drafts is ta
 until it has recovered, so all losses together stay within INCOME of the time and a few steps, however wrong the
 estimates are. Where drafts do not seem to pay, what the purse holds buys probes: short drafts that show whether that
 has changed.
+
+A draft model is asked for nothing, not even for its share of a prompt, where it could not pay if it were always right:
+by what its steps were measured to take beside the model's own, the first time when the worker starts. Where it could
+and does not, its probes become rarer, each time twice as rare, and it is not even considered in every step.
 """
 
 from collections.abc import Sequence
@@ -19,19 +23,30 @@ PROBE = 2
 """Tokens of a probe."""
 _PAID_IN = 32
 _MODEL_SHARE = 0.3
-"""What a token of the draft model takes, in plain steps, until it was measured."""
+"""What a token of the draft model takes, in plain steps, where it was not measured."""
+_LOOK_AGAIN, _COSTS_HOLD = 16, 64
+"""Steps after which a draft model that does not pay, or could not, is considered again."""
+_PROBE_GAP, _LONGEST_GAP = 16, 1024
+"""Steps between two probes of the draft model: at first, and at most."""
 
 
 class Controller:
     """The lengths of a step's drafts, and what came of them. Owned by the engine's thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, model_share: float | None = None) -> None:
+        """`model_share`: what a row of the draft model was measured to take, in plain steps. It is never believed to
+        take less, since the machine may have been less busy when it was last used.
+        """
         self.steps = StepCost()
         self.model_steps = StepCost()
         self.purse = START
         self.saved = 0.0
         """Seconds that drafts have saved so far, less what they cost."""
         self._owed = 0.0  # what catching up has cost, and is paid for over the steps that follow
+        self._learnt = 0  # steps
+        self._rests: dict[int, int] = {}  # size of a step -> when the draft model is to be considered again
+        self._gap, self._next_probe = _PROBE_GAP, 0
+        self._share = model_share
 
     def open_to(self, requests: int) -> bool:
         """Whether a step of so many requests may have drafts at all."""
@@ -45,17 +60,32 @@ class Controller:
         """How many tokens to try of each request's offer. Only where `open_to` says so."""
         costs = self._costs(len(offers))
         found = best_lengths(offers, costs, budget)
-        return found if any(found) else self._probe(offers, costs, budget)
+        if any(found):
+            if any(length and offer.by_model for length, offer in zip(found, offers, strict=True)):
+                self._gap = _PROBE_GAP
+            return found
+        if any(offer.by_model for offer in offers):
+            self._rests[len(offers).bit_length()] = self._learnt + _LOOK_AGAIN
+        return self._probe(offers, costs, budget)
 
-    def catching_up(self, rows: int, remaining: int, requests: int) -> float:
-        """Seconds of `rows` that the draft model has not seen, spread over half the tokens that may still come."""
-        return rows * self.model_row_s(requests) / max(1.0, remaining / 2)
+    def asks_model(self, requests: int, most: int) -> bool:
+        """Whether drafts of a model are to be considered in a step of so many requests, `most` tokens for each."""
+        size = requests.bit_length()
+        if self._learnt < self._rests.get(size, 0):
+            return False
+        sure = Offer([1.0] * most, by_model=True)
+        if any(best_lengths([sure] * requests, self._costs(requests), requests * most)):
+            return True
+        self._rests[size] = self._learnt + _COSTS_HOLD
+        return False
+
+    def catching_up(self, rows: int, requests: int) -> float:
+        """Seconds that the draft model needs for `rows` that it has not seen."""
+        return rows * self.model_row_s(requests)
 
     def model_row_s(self, requests: int) -> float:
         """What a row costs the draft model when it computes many."""
-        plain = self.model_steps.plain(1)
-        if plain is None:
-            plain = _MODEL_SHARE * (self.steps.plain(requests) or 0.0)
+        plain = self._model_step(1, self.steps.plain(requests) or 0.0)
         return self.model_steps.added(1, plain)(1) if plain else 0.0
 
     def learn(self, requests: int, drafted: int, right: int, seconds: float, *, spent: Spent, alone: bool) -> None:
@@ -64,6 +94,7 @@ class Controller:
         `spent`: what of it went into making drafts. `alone`: whether the step computed no prompts.
         """
         plain = self.steps.plain(requests)
+        self._learnt += 1
         if alone:
             self.steps.add(requests, drafted, seconds - spent.guessing - spent.catching_up)
         self.purse = min(MOST, self.purse + INCOME)
@@ -78,21 +109,25 @@ class Controller:
 
     def _costs(self, requests: int) -> Costs:
         plain = self.steps.plain(requests) or 1.0
+        return Costs(
+            requests, plain, self.steps.added(requests, plain), lambda together: self._model_step(together, plain)
+        )
 
-        def model_step(together: int) -> float:
-            known = self.model_steps.plain(together)
-            if known is None:
-                known = self.model_steps.plain(1) or _MODEL_SHARE * plain
-            return known
-
-        return Costs(requests, plain, self.steps.added(requests, plain), model_step)
+    def _model_step(self, together: int, plain: float) -> float:
+        """Seconds that a step of the draft model takes."""
+        known = self.model_steps.plain(together) or self.model_steps.plain(1)
+        if self._share is None:
+            return _MODEL_SHARE * plain if known is None else known
+        return max(known or 0.0, self._share * plain)
 
     def _probe(self, offers: Sequence[Offer], costs: Costs, budget: int) -> list[int]:
         """A short draft of the most promising request, if it could pay at all and the purse has what it costs."""
         lengths = [0] * len(offers)
-        i = max(range(len(offers)), key=lambda i: offers[i].survival[0] if offers[i].survival else 0.0)
-        if not offers[i].survival or budget < 1:
+        due = self._learnt >= self._next_probe
+        found = [i for i, offer in enumerate(offers) if offer.survival and (due or not offer.by_model)]
+        if not found or budget < 1:
             return lengths
+        i = max(found, key=lambda i: offers[i].survival[0])
         offer = offers[i]
         sure = Offer([1.0] * len(offer.survival), offer.by_model, offer.catching_up)
         if not any(best_lengths([sure], costs, budget)):
@@ -100,7 +135,9 @@ class Controller:
         count = min(PROBE, len(offer.survival), budget)
         seconds = costs.added(count)
         if offer.by_model:
-            seconds += count * costs.model_step(1) + offer.catching_up
+            seconds += count * costs.model_step(1) + offer.behind
         if self.purse * costs.plain >= seconds:
             lengths[i] = count
+            if offer.by_model:
+                self._next_probe, self._gap = self._learnt + self._gap, min(2 * self._gap, _LONGEST_GAP)
         return lengths

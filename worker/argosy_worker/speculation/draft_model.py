@@ -10,12 +10,14 @@ The draft model draws with the request's own sampling settings and the same (see
 likely under both models is drawn by both.
 """
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from argosy_api import limits
 from argosy_api.blocks import BlockId
+from argosy_api.faults import is_fault
 from argosy_api.params import SamplingParams
 from argosy_worker.core.batch import Runner, SequenceSlice, StepBatch, StepOutput
 from argosy_worker.core.blocks import NULL_BLOCK
@@ -23,6 +25,8 @@ from argosy_worker.core.facts import ModelFacts
 from argosy_worker.core.request import Request
 from argosy_worker.core.rules import RulesAhead, TokenRules
 from argosy_worker.speculation.cost import StepCost
+
+log = logging.getLogger(__name__)
 
 CHUNK = 256
 """Rows that the draft model computes in a step to catch up with a request, at most."""
@@ -69,6 +73,25 @@ class DraftModel:
         self._windowed = 0 < facts.window <= target.window
         self._holds: list[BlockId | None] = [None] * (num_blocks + 1)
         self._seen: dict[Request, _Seen] = {}
+        self.share: float | None = None
+        """What a row took when it was measured, in steps of the model that is served."""
+
+    def measure(self, target: Runner) -> None:
+        """See what a row takes, and what it takes `target`. Before there is any request: both write to the first block.
+
+        Else only a draft could show it, for which the model would first have to catch up with a whole prompt.
+        """
+        piece = SequenceSlice(
+            request_id="", tokens=(0,), start=0, table=(1,), sample_rows=range(1), params=SamplingParams(temperature=0)
+        )
+        try:
+            times = [(_run(self._runner, [piece])[1], _run(target, [piece])[1]) for _ in range(3)]
+            draft, plain = (min(each) for each in zip(*times, strict=True))
+            self.share = draft / max(plain, 1e-9)
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            log.exception("the draft model failed when it was tried")
 
     def behind(self, request: Request) -> int | None:
         """Rows to compute before the next guess, at least 1; None where the draft model cannot guess."""
@@ -102,7 +125,7 @@ class DraftModel:
         if not first:
             return drafts, spent
         pieces = [self._catch_up(requests[i], count) for i, count in first]
-        outputs, seconds = self._run(pieces)
+        outputs, seconds = _run(self._runner, pieces)
         plain = cost.plain(len(pieces))
         cost.add(len(pieces), sum(len(p.tokens) - 1 for p in pieces), seconds)
         guessing = min(seconds, plain or seconds)
@@ -110,7 +133,7 @@ class DraftModel:
         going = self._take(first, pieces, outputs, requests, drafts)
         while going := [i for i in going if len(drafts[i]) < lengths[i]]:
             pieces = [self._next(requests[i], drafts[i]) for i in going]
-            outputs, seconds = self._run(pieces)
+            outputs, seconds = _run(self._runner, pieces)
             cost.add(len(pieces), 0, seconds)
             spent = Spent(spent.guessing + seconds, spent.catching_up)
             going = self._take([(i, 1) for i in going], pieces, outputs, requests, drafts)
@@ -181,11 +204,6 @@ class DraftModel:
             rules=rules,
         )
 
-    def _run(self, pieces: Sequence[SequenceSlice]) -> tuple[list[StepOutput], float]:
-        began = time.monotonic()
-        outputs = self._runner.launch(StepBatch(pieces)).result()
-        return outputs, time.monotonic() - began
-
     def _take(
         self,
         rows: Sequence[tuple[int, int]],
@@ -221,3 +239,9 @@ class DraftModel:
             if request.table[place] != NULL_BLOCK:
                 self._holds[request.table[place]] = request.ids[place]
         seen.marked = max(seen.marked, full) if full else 0
+
+
+def _run(runner: Runner, pieces: Sequence[SequenceSlice]) -> tuple[list[StepOutput], float]:
+    began = time.monotonic()
+    outputs = runner.launch(StepBatch(pieces)).result()
+    return outputs, time.monotonic() - began

@@ -22,6 +22,8 @@ class Offer:
     """Whether a draft model must compute it first."""
     catching_up: float = 0.0
     """Seconds that the draft model needs for what it has not seen yet of the request, its share of this step."""
+    behind: float = 0.0
+    """The whole of these seconds."""
 
 
 NOTHING = Offer(())

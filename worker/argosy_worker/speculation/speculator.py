@@ -37,8 +37,12 @@ class Policy(Protocol):
         """How many tokens to try of each request's offer."""
         ...
 
-    def catching_up(self, rows: int, remaining: int, requests: int) -> float:
-        """Seconds for `rows` that the draft model has not seen, as far as they weigh on this step."""
+    def asks_model(self, requests: int, most: int) -> bool:
+        """Whether drafts of a model are to be considered in a step of so many requests, `most` tokens for each."""
+        ...
+
+    def catching_up(self, rows: int, requests: int) -> float:
+        """Seconds that the draft model needs for `rows` that it has not seen."""
         ...
 
     def learn(self, requests: int, drafted: int, right: int, seconds: float, *, spent: Spent, alone: bool) -> None:
@@ -92,9 +96,9 @@ class Speculator:
         self.accepted_length = 0.0
         """Tokens of a draft that are right, mean of the latest."""
         self._config = config
-        self._controller = Controller()
-        self._policy: Policy = policy if policy is not None else self._controller
         self._model = model if config.method in (Method.AUTO, Method.DRAFT) else None
+        self._controller = Controller(model_share=None if self._model is None else self._model.share)
+        self._policy: Policy = policy if policy is not None else self._controller
         self._recent = RecentTokens() if share and config.looks_up else None
         self._guesses: dict[Request, _Guesses] = {}
         self._looked_up = Rates(Prior(lambda match: match / (match + 2)), **_OF_WORKER)
@@ -115,8 +119,13 @@ class Speculator:
         nothing = [0] * len(requests)
         if self._config.method is Method.OFF or not any(most) or not self._policy.open_to(len(requests)):
             return nothing
+        model = self._model
+        if model is not None and not self._policy.asks_model(len(requests), self._config.max_draft):
+            model = None
+        if model is None and not self._config.looks_up:
+            return nothing
         offers = [
-            self._offer(request, min(limit, self._config.max_draft), len(requests))
+            self._offer(request, min(limit, self._config.max_draft), len(requests), model)
             for request, limit in zip(requests, most, strict=True)
         ]
         return self._policy.lengths(offers, budget) if any(o.survival for o in offers) else nothing
@@ -166,7 +175,7 @@ class Speculator:
 
     # --- how
 
-    def _offer(self, request: Request, most: int, together: int) -> Offer:
+    def _offer(self, request: Request, most: int, together: int, model: DraftModel | None) -> Offer:
         if most <= 0:
             return NOTHING
         guesses = self._guesses.get(request)
@@ -175,7 +184,7 @@ class Speculator:
                 TokenIndex(request.tokens), Rates(self._looked_up, **_OF_REQUEST), Rates(self._modelled, **_OF_REQUEST)
             )
         looked_up = self._look_up(request, guesses, most)
-        rows = self._model.behind(request) if self._model is not None else None
+        rows = model.behind(request) if model is not None else None
         if rows is None and not looked_up.tokens:
             return NOTHING
         places = range(most)
@@ -184,8 +193,9 @@ class Speculator:
         )
         if by_model and rows is not None:
             self._tried[request] = _Tried(kinds=places, by_model=True)
-            share = self._policy.catching_up(rows - 1, request.most_draft, together)
-            return Offer(survival(guesses.modelled, places), by_model=True, catching_up=share)
+            behind = self._policy.catching_up(rows - 1, together)
+            share = behind / max(1.0, request.most_draft / 2)  # it serves half the tokens that may still come
+            return Offer(survival(guesses.modelled, places), by_model=True, catching_up=share, behind=behind)
         self._tried[request] = looked_up
         return Offer(survival(guesses.looked_up, looked_up.kinds))
 
