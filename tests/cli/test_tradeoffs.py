@@ -1,8 +1,11 @@
 """`argosy tradeoffs`: which setups, what is computed from answers, and the whole of it with a small model."""
 
+import importlib.util
 import json
 import math
 import xml.etree.ElementTree as ET
+from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -11,10 +14,11 @@ import small_model
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.resource import EngineSpec, QuantizationSpec
 from argosy_cli.errors import CommandError
-from argosy_cli.tradeoffs import measure, picture, report, run
+from argosy_cli.tradeoffs import measure, part, picture, report, run
 from argosy_cli.tradeoffs.setups import Setup, setups
 from argosy_cli.tradeoffs.worker import Answer, SetupRefusedError, measured_worker
 
+ROOT = Path(__file__).resolve().parents[2]
 FIGURES = measure.Figures(
     resident_bytes=300 << 20, kv_bytes_per_token=46080, one_stream=40.5, many_streams=150.25, prefill=900.4,
     perplexity=12.3456, change=0.0123, agreement=0.987, weights="Q4_1", compute="int8",
@@ -137,6 +141,52 @@ async def test_a_small_model_from_end_to_end(tmp_path, short):
     assert sorted(one.name for one in (tmp_path / "out").iterdir()) == sorted(run.FILES)
     assert told[0] == ("fp32: loading", 0.0)
     assert [fraction for _, fraction in told] == sorted(fraction for _, fraction in told)
+
+
+async def test_a_run_that_was_stopped_is_gone_on_with(tmp_path, short, monkeypatch):
+    """What was measured stays, to the last bit; what was not is compared with the same text's scores."""
+    path = tmp_path / "small.gguf"
+    small_model.write_gguf(small_model.make(), path)
+    request = run.Request(uri=run.model_uri(str(path)), out=tmp_path / "out", only=("KV cache int8",), threads=1)
+    real, begun = run.measured_worker, []
+
+    def measured(uri, setup, environment):
+        begun.append(setup.name)
+        if begun == ["fp32", "KV cache int8"]:
+            raise KeyboardInterrupt
+        return real(uri, setup, environment)
+
+    monkeypatch.setattr(run, "measured_worker", measured)
+    with pytest.raises(KeyboardInterrupt):
+        await run.run(request, lambda *_: None)
+    assert [one.name for one in (tmp_path / "out").iterdir()] == [part.NAME]
+    kept = part.load(request.out, {"model": request.uri, "draft": None, "threads": 1, "seed": 0})
+    with pytest.raises(InvalidArgumentError, match=r"--out: .* is the unfinished run of .*'seed': 0"):
+        await run.run(replace(request, seed=1), lambda *_: None)
+    found = await run.run(request, lambda *_: None)
+    assert begun == ["fp32", "KV cache int8", "KV cache int8"]
+    assert found.rows[0] == kept.rows[0]
+    assert found.rows[1].figures.change == pytest.approx(0, abs=0.02)
+    assert sorted(one.name for one in (tmp_path / "out").iterdir()) == sorted(run.FILES)
+    assert report.Found.from_json((tmp_path / "out/tradeoffs.json").read_text()) == found
+
+
+def test_another_file_is_no_unfinished_run(tmp_path):
+    (tmp_path / part.NAME).write_text("{}")
+    with pytest.raises(InvalidArgumentError, match="is no unfinished run; remove it"):
+        part.load(tmp_path, {})
+
+
+def test_the_documentation_has_the_markers():
+    """`make tradeoffs` finds its places."""
+    spec = importlib.util.spec_from_file_location("tradeoffs_page", ROOT / "tools/tradeoffs_page.py")
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    for name in page.PAGES:
+        written = page.with_table((ROOT / name).read_text(encoding="utf-8"), "| x |\n")
+        assert f"{page.BEGIN}\n| x |\n{page.END}" in written
+    with pytest.raises(ValueError, match="the page has no"):
+        page.with_table("no markers", "")
 
 
 async def test_a_model_that_cannot_be_served_ends_the_run(tmp_path):

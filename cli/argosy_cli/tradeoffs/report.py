@@ -37,6 +37,18 @@ class Found:
         """For programs; ends with a line break."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
+    @classmethod
+    def from_json(cls, text: str) -> "Found":
+        """What `to_json` wrote."""
+        document = json.loads(text)
+        return cls(**{**document, "rows": tuple(map(row_of, document["rows"]))})
+
+
+def row_of(document: dict[str, Any]) -> Row:
+    """A row as JSON has it."""
+    figures = document["figures"]
+    return Row(document["name"], None if figures is None else Figures(**figures), document["refused"])
+
 
 def cells(figures: Figures) -> tuple[str, ...]:
     """A row's figures as they are shown."""

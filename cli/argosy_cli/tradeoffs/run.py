@@ -9,7 +9,7 @@ from argosy_api.errors import InvalidArgumentError
 from argosy_api.model_uri import ModelUri
 from argosy_cli.embedded import machine
 from argosy_cli.errors import CommandError
-from argosy_cli.tradeoffs import picture, report
+from argosy_cli.tradeoffs import part, picture, report
 from argosy_cli.tradeoffs.measure import LENGTH, SEQUENCES, measure, own_text
 from argosy_cli.tradeoffs.setups import Setup, setups
 from argosy_cli.tradeoffs.worker import SetupRefusedError, measured_worker
@@ -60,52 +60,60 @@ def chosen(request: Request) -> list[Setup]:
         if (request.out / name).exists():
             raise InvalidArgumentError("--out", f"{request.out / name} exists")
     reference, *others = setups(request.threads, request.draft)
-    for part in request.only:
-        if not any(part in setup.name for setup in (reference, *others)):
+    for piece in request.only:
+        if not any(piece in setup.name for setup in (reference, *others)):
             names = ", ".join(setup.name for setup in (reference, *others))
-            raise InvalidArgumentError("--only", f"{part!r} is in none of {names}")
-    wanted = [s for s in others if not request.only or any(part in s.name for part in request.only)]
+            raise InvalidArgumentError("--only", f"{piece!r} is in none of {names}")
+    wanted = [s for s in others if not request.only or any(piece in s.name for piece in request.only)]
     return [reference, *wanted]
 
 
 async def run(request: Request, progress: Progress, environment: Mapping[str, str] = os.environ) -> report.Found:
-    """Measure all setups, and write the files.
+    """Measure all setups, and write the files. What an interrupted run has measured is not measured again.
 
     Raises:
-        InvalidArgumentError: see `chosen`.
+        InvalidArgumentError: see `chosen` and `part.load`.
         CommandError: a worker fails for another reason than its setup, or the reference cannot be served.
 
     """
     wanted = chosen(request)
-    rows: list[report.Row] = []
-    texts: list[list[int]] = []
-    reference = None
-    instructions = ""
+    cores = request.threads or machine.detect().cores
+    about = {"model": request.uri, "draft": request.draft, "threads": cores, "seed": request.seed}
+    state = part.load(request.out, about)
     for number, setup in enumerate(wanted):
 
         def say(stage: str, setup: Setup = setup, number: int = number) -> None:
             progress(f"{setup.name}: {stage}", number / len(wanted))
 
-        say("loading")
-        try:
-            async with measured_worker(request.uri, setup, environment) as worker:
-                if not texts:
-                    say("sampling text")
-                    texts = await own_text(worker, request.seed)
-                figures, scores = await measure(worker, texts, reference, say)
-                rows.append(report.Row(setup.name, figures))
-                reference = scores if reference is None else reference
-                instructions = worker.info.instruction_set
-        except SetupRefusedError as error:
-            if reference is None:
-                raise CommandError(error.message) from None
-            rows.append(report.Row(setup.name, None, error.message))
-    here = machine.detect()
-    about = {"cores": request.threads or here.cores, "instructions": instructions}
+        if state.row(setup.name) is None:
+            state.rows.append(await _measured(request.uri, setup, state, say, environment))
+            state.save(request.out)
+    rows = tuple(row for setup in wanted if (row := state.row(setup.name)) is not None)
     text = f"{SEQUENCES} x {LENGTH} tokens that the model sampled in fp32 (temperature 1, seed {request.seed})"
-    found = report.Found(request.uri, about, text, tuple(rows))
+    found = report.Found(request.uri, {"cores": cores, "instructions": state.instructions}, text, rows)
     _write(request.out, found)
+    (request.out / part.NAME).unlink()
     return found
+
+
+async def _measured(
+    uri: str, setup: Setup, state: part.Part, say: Callable[[str], None], environment: Mapping[str, str]
+) -> report.Row:
+    """A row. The first one is the reference's, and notes in `state` what the others are compared with."""
+    say("loading")
+    try:
+        async with measured_worker(uri, setup, environment) as worker:
+            if not state.rows:
+                say("sampling text")
+                state.texts = await own_text(worker, state.about["seed"])
+                state.instructions = worker.info.instruction_set
+            figures, scores = await measure(worker, state.texts, state.scores or None, say)
+    except SetupRefusedError as error:
+        if not state.rows:
+            raise CommandError(error.message) from None
+        return report.Row(setup.name, None, error.message)
+    state.scores = state.scores or scores
+    return report.Row(setup.name, figures)
 
 
 def _write(out: Path, found: report.Found) -> None:

@@ -41,7 +41,7 @@ def llama_cpp_logprobs(path, texts):
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
     params.n_ctx, params.n_parallel, params.n_gpu_layers = 2 * LENGTH, 1, 0
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 2
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.warmup, params.verbosity = False, 0
     server = xllamacpp.Server(params)
     found = []
@@ -67,19 +67,36 @@ def perplexity(logprobs):
     return math.exp(-logprobs.double().mean().item())
 
 
-@pytest.mark.parametrize("to", ["f32", "q8_0", "q4_0", "q4_1", "q5_1", "iq4_nl"])
+@pytest.mark.parametrize("to", ["f32", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl"])
 def test_llama_cpp(smollm_path, texts, tmp_path, to):
-    """Within 0.1 % for floats. llama.cpp rounds a layer's inputs to 8 bits before it multiplies quantized weights, which
-    has a loss of its own: there the tokens' log-probabilities must be close, and the perplexity within 2 %."""
-    out = tmp_path / "out.gguf"
+    """The perplexity of a file's weights is the same within 0.1 %, and llama.cpp computes with the weights that we read.
+
+    llama.cpp rounds a layer's inputs to 8 bits before it multiplies weights in blocks: with 135 million parameters that
+    moves the log-probability of a single token by 0.07 in the mean, so some hundred tokens say nothing about 0.1 %. So
+    it is given the file's weights twice: in blocks, where the differences have no bias (their mean is within four
+    standard errors of 0) and are small beside what another rounding of the weights changes (0.26), and as floats.
+    """
+    out, floats = tmp_path / "out.gguf", tmp_path / "floats.gguf"
     quantize(Job(source=smollm_path, to=to, out=out, check=False, method="round", threads=2))
-    theirs = llama_cpp_logprobs(out, texts)
-    told = theirs.isfinite()
+    ours, in_blocks = score(load(out), texts).logprobs, llama_cpp_logprobs(out, texts)
+    in_floats = in_blocks
+    if to != "f32":
+        quantize(Job(source=out, to="f32", out=floats, check=False, threads=2))
+        in_floats = llama_cpp_logprobs(floats, texts)
+        floats.unlink()
+    told = in_blocks.isfinite() & in_floats.isfinite()
     assert told.sum() > 0.9 * len(told)
-    ours, theirs = score(load(out), texts).logprobs[told], theirs[told]
-    change = perplexity(theirs) / perplexity(ours) - 1
-    print(f"{to}: here {perplexity(ours):.4f}, llama.cpp {perplexity(theirs):.4f}, {change:+.4%}")
-    assert abs(change) <= (0.001 if to == "f32" else 0.02)
+    ours, in_blocks, in_floats = ours[told], in_blocks[told], in_floats[told]
+    change, noise = (perplexity(theirs) / perplexity(ours) - 1 for theirs in (in_floats, in_blocks))
+    moved = in_blocks - ours
+    print(
+        f"{to}: {len(ours)} tokens, here {perplexity(ours):.4f}; llama.cpp {change:+.4%} with these weights as floats, "
+        f"{noise:+.4%} in blocks (a token by {moved.abs().mean():.4f})"
+    )
+    assert abs(change) <= 0.001
+    if to != "f32":
+        assert moved.mean().abs() <= 4 * moved.std() / math.sqrt(len(moved))
+        assert moved.abs().mean() <= 0.12
 
 
 @pytest.mark.parametrize("to", ["f16", "int8", "int4", "fp8"])

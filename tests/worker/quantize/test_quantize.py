@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_models
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -19,6 +20,10 @@ from argosy_worker.quantize.command import Job, quantize
 from argosy_worker.quantize.gptq import round_plainly
 from argosy_worker.quantize.targets import FOLDER, GGUF
 
+TOKENIZER = {
+    "tokenizer_model": "gpt2", "tokenizer_pre": "gpt-2", "token_list": [*(chr(33 + i) for i in range(90)), "ab"],
+    "token_merges": ["a b"],
+}  # fmt: skip
 TEXTS = [[1, *torch.randint(2, 320, (63,), generator=torch.Generator().manual_seed(i)).tolist()] for i in range(4)]
 
 
@@ -105,6 +110,36 @@ def test_rows_of_q_and_k_keep_their_places(small_gguf, small_folder, tmp_path):
         for role in ("layers.0.q", "layers.1.k", "layers.1.v"):
             wanted = round_plainly(original.matrix(role).dequantize(), GGUF["q8_0"].grid, 32).dequantize()
             assert torch.equal(written.matrix(role).dequantize(), wanted)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "gpt-oss", "phi3"])
+def test_tensors_that_hold_several_matrices(tmp_path, name):
+    """Experts stacked in one tensor, q, k and v fused in one: each role gets back what was chosen for it."""
+    source, out = tmp_path / "source.gguf", tmp_path / "out.gguf"
+    small_models.write_gguf(name, small_models.model(name), source, TOKENIZER)
+    quantize(job(source, "q4_0", out, method="round", check=False))
+    roles = {"phi3": ["q", "k", "v", "gate", "up", "down"]}.get(
+        name, ["q", *(f"experts.{i}.{part}" for i in (0, 3, 4) for part in ("gate", "up", "down"))]
+    )
+    with ExitStack() as stack:
+        before, after = (open_model(path, stack).weights for path in (source, out))
+        for role in (f"layers.1.{role}" for role in roles):
+            wanted = round_plainly(before.matrix(role).dequantize(), GGUF["q4_0"].grid, 32).dequantize()
+            assert torch.equal(after.matrix(role).dequantize(), wanted), role
+            assert after.matrix(role).format == "Q4_0"
+
+
+def test_experts_get_the_method(tmp_path):
+    """They are no longer what plain rounding makes of them, and lose no more by it."""
+    source = tmp_path / "source.gguf"
+    small_models.write_gguf("mixtral", small_models.model("mixtral"), source, TOKENIZER)
+    before, plain, after = quantize(job(source, "q4_0", tmp_path / "out.gguf", method="gptq")).rows
+    assert after.perplexity - before.perplexity < plain.perplexity - before.perplexity
+    with ExitStack() as stack:
+        original, written = (open_model(path, stack).weights for path in (source, tmp_path / "out.gguf"))
+        for role in ("layers.0.experts.1.up", "layers.1.experts.4.down"):
+            rounded = round_plainly(original.matrix(role).dequantize(), GGUF["q4_0"].grid, 32).dequantize()
+            assert not torch.equal(written.matrix(role).dequantize(), rounded)
 
 
 @pytest.mark.parametrize("method", ["gptq", "search", "round"])

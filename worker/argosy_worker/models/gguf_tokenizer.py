@@ -1,12 +1,11 @@
 """A `tokenizers` JSON document from the vocabulary in a GGUF file: byte-level BPE, or SentencePiece (BPE or unigram).
 
-How the text is cut before the merges is named by `tokenizer.ggml.pre`; the names and expressions are llama.cpp's
-(llama-vocab.cpp). An unknown name is refused: a near miss would give other ids for some texts and nobody would notice.
+How the text is cut before the merges is named by `tokenizer.ggml.pre` (`gguf_pretokenizers.py`). An unknown name is
+refused: a near miss would give other ids for some texts and nobody would notice.
 Control and user-defined tokens become added tokens, found in the text before it is cut.
 """
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from argosy_api import bpe, limits
@@ -15,40 +14,9 @@ from argosy_worker.core.facts import TokenizerFacts
 from argosy_worker.models import sentencepiece
 from argosy_worker.models.end_tokens import end_texts
 from argosy_worker.models.gguf_meta import Metadata
+from argosy_worker.models.gguf_pretokenizers import BYTES, PRE_TOKENIZERS
 
 _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 3, 4, 5, 6
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_QWEN2 = _LLAMA3.replace("{1,3}", "")
-_BYTES_GPT2 = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-_BYTES_ONLY = {**_BYTES_GPT2, "use_regex": False}
-
-
-def _cut(regex: str) -> list[dict[str, Any]]:
-    return [{"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}, _BYTES_ONLY]
-
-
-@dataclass(frozen=True, slots=True)
-class _Pre:
-    steps: list[dict[str, Any]]
-    ignore_merges: bool = False
-    add_bos: bool = False
-    normalizer: dict[str, Any] | None = None
-
-
-_DIGITS = _Pre([{"type": "Digits", "individual_digits": True}, _BYTES_GPT2])
-_PRE: dict[str, _Pre] = {
-    "gpt-2": _Pre([_BYTES_GPT2]),
-    "smollm": _DIGITS,
-    "starcoder": _DIGITS,
-    "llama-bpe": _Pre(_cut(_LLAMA3), ignore_merges=True, add_bos=True),
-    "llama3": _Pre(_cut(_LLAMA3), ignore_merges=True, add_bos=True),
-    "llama-v3": _Pre(_cut(_LLAMA3), ignore_merges=True, add_bos=True),
-    "qwen2": _Pre(_cut(_QWEN2), normalizer={"type": "NFC"}),
-}
-
 _KINDS = ("gpt2", "llama", "t5")
 """Byte-level BPE, SentencePiece's BPE, its unigram model."""
 _SPECIAL = {
@@ -72,9 +40,11 @@ def read_tokenizer(values: dict[str, Any], vocab_size: int) -> TokenizerFacts:
     pre = None
     if kind == "gpt2":
         name = meta.text("tokenizer.ggml.pre", "")
-        if name not in _PRE:
-            raise ModelUnsupportedError(f"pre-tokenizer {name!r} is not supported; supported are {', '.join(_PRE)}")
-        pre = _PRE[name]
+        if name not in PRE_TOKENIZERS:
+            raise ModelUnsupportedError(
+                f"pre-tokenizer {name!r} is not supported; supported are {', '.join(PRE_TOKENIZERS)}"
+            )
+        pre = PRE_TOKENIZERS[name]
     tokens = meta.texts("tokenizer.ggml.tokens")
     if not 0 < len(tokens) <= vocab_size:
         raise ModelInvalidError(f"the file has {len(tokens)} tokens, but its embedding has {vocab_size} rows")
@@ -101,7 +71,7 @@ def read_tokenizer(values: dict[str, Any], vocab_size: int) -> TokenizerFacts:
             normalizer=pre.normalizer,
             pre_tokenizer={"type": "Sequence", "pretokenizers": pre.steps},
             post_processor=post_processor,
-            decoder=_BYTES_GPT2,
+            decoder=BYTES,
             ignore_merges=pre.ignore_merges,
         )
     return TokenizerFacts(

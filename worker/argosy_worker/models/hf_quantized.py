@@ -1,5 +1,5 @@
-"""Quantized safetensors checkpoints (AWQ, GPTQ, compressed-tensors, float8): which modules are quantized, and a view of
-each as one matrix that is read like any other.
+"""Quantized safetensors checkpoints (AWQ, GPTQ, compressed-tensors, float8, MXFP4): which modules are quantized, and a
+view of each as one matrix that is read like any other.
 
 What a checkpoint says of activations (their types and scales) is not followed: they are computed in more bits than it
 asks for. Other methods are refused by name.
@@ -14,11 +14,11 @@ import numpy.typing as npt
 
 from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
 from argosy_worker.compute.quant.formats import QuantTensor
-from argosy_worker.models import hf_packed
+from argosy_worker.models import hf_mxfp4, hf_packed
 from argosy_worker.models.hf_packed import Module
 from argosy_worker.models.tensor_file import TensorFile, TensorInfo
 
-METHODS = ("awq", "gptq", "compressed-tensors", "fp8", "fbgemm_fp8")
+METHODS = ("awq", "gptq", "compressed-tensors", "fp8", "fbgemm_fp8", "mxfp4")
 _COMPRESSED = ("dense", "pack-quantized", "int-quantized", "float-quantized", "naive-quantized")
 _OF_ACTIVATIONS = re.compile(r".*\.(input_scale|input_zero_point|input_scale_ub|output_scale|k_scale|v_scale)")
 _PARTS = (
@@ -88,6 +88,8 @@ def unpacked(where: Mapping[str, TensorFile], settings: dict[str, Any] | None) -
     """
     if settings is None:
         return dict(where)
+    if settings["quant_method"] == "mxfp4":
+        return hf_mxfp4.stacked(where)
     found = {name: file for name, file in where.items() if not _OF_ACTIVATIONS.fullmatch(name)}
     parts: dict[str, dict[str, str]] = {}
     for name in found:

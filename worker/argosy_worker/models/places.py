@@ -80,11 +80,16 @@ def read_vector(file: TensorFile, place: Place, part: slice = ALL) -> Tensor:
 
 def _expert(file: TensorFile, place: Place, rows: slice, cols: slice) -> QuantTensor:
     """One expert's matrix, or its vector as one row of which `rows` is a range."""
-    info = check_readable(file, place.name, place.shape)
-    number, inner = place.expert or 0, place.shape[1:]
+    stored = file.tensors.get(place.name)
+    turned = bool(place.every) and stored is not None and stored.format == "MXFP4"  # lies as [out, in]
+    shape = (place.shape[0], *reversed(place.shape[1:])) if turned else place.shape
+    info = check_readable(file, place.name, shape)
+    number, inner = place.expert or 0, shape[1:]
     raw = torch.from_numpy(file.rows(place.name, number, number + 1))
     found = from_bytes(info.format, raw, *(inner if len(inner) > 1 else (1, inner[0])))
-    if place.every:
+    if turned:
+        found = found.permuted(torch.arange(place.begin, found.rows, place.every))
+    elif place.every:
         if info.format not in _PLAIN:
             raise ModelInvalidError(f"tensor {place.name!r} is {info.format}; must be {', '.join(_PLAIN)}")
         taken = found.dequantize()[:, place.begin :: place.every]

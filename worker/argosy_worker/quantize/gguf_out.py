@@ -10,14 +10,13 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from argosy_api.errors import ModelUnsupportedError
 from argosy_worker.compute.config import DecoderConfig
 from argosy_worker.compute.quant.formats import QuantTensor, from_bytes
 from argosy_worker.compute.quant.layout import BLOCKS
 from argosy_worker.models.gguf import GgufFile
 from argosy_worker.models.gguf_names import place
+from argosy_worker.models.places import Place
 from argosy_worker.models.tensor_file import TensorInfo
 from argosy_worker.quantize import blocks
 from argosy_worker.quantize.gptq import round_plainly
@@ -52,18 +51,15 @@ def pieces(file: GgufFile, config: DecoderConfig, target: Target, coded: Mapping
 
     Other matrices are rounded plainly, embedding and head to the target's own format for them; vectors stay.
     """
-    places = {role: place(config, role) for role in coded}
-    for found_at in places.values():
-        if not found_at.whole:
-            raise ModelUnsupportedError(
-                f"the tensor {found_at.name!r} holds several matrices: such models can be rounded plainly only"
-            )
-    roles = {found_at.name: role for role, found_at in places.items()}
+    held: dict[str, list[tuple[Place, Coded]]] = {}
+    for role, one in coded.items():
+        found_at = place(config, role)
+        held.setdefault(found_at.name, []).append((found_at, one))
     found = []
     for info in file.tensors.values():
-        role = roles.get(info.name)
-        if role is not None:
-            found.append(_coded(info, places[role].order(), target, coded[role]))
+        parts = held.get(info.name, [])
+        if parts and sum(len(one.codes) for _, one in parts) == math.prod(info.shape[:-1]):
+            found.append(_coded(info, target, parts))
         elif len(info.shape) < 2 or not info.name.endswith(".weight") or any(part in info.name for part in _KEPT):
             found.append(Piece(info.name, info.format, info.shape, info.nbytes, partial(_as_it_is, file, info)))
         else:
@@ -75,10 +71,14 @@ def _as_it_is(file: GgufFile, info: TensorInfo) -> list[npt.NDArray[np.uint8]]:
     return [file.rows(info.name, 0, info.shape[0])]
 
 
-def _coded(info: TensorInfo, order: Tensor | None, target: Target, coded: Coded) -> Piece:
-    def make() -> list[npt.NDArray[np.uint8]]:
-        found = blocks.pack(target.format, coded)
-        return [(found if order is None else found.permuted(order.argsort())).raw.numpy()]
+def _coded(info: TensorInfo, target: Target, parts: list[tuple[Place, Coded]]) -> Piece:
+    """A tensor that is one role's matrix, or several: experts one after the other, fused ones one below the other."""
+    parts = sorted(parts, key=lambda part: (part[0].expert or 0, part[0].begin))
+
+    def make() -> Iterator[npt.NDArray[np.uint8]]:
+        for where, coded in parts:
+            found, order = blocks.pack(target.format, coded), where.order()
+            yield (found if order is None else found.permuted(order.argsort())).raw.numpy()
 
     return _sized(info, target.format, make)
 
