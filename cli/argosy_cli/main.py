@@ -209,7 +209,8 @@ def quantize(
     to: Annotated[
         str,
         typer.Option(
-            help="GGUF: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl. Folder: f32, f16, bf16, int8, int4, fp8."
+            help="GGUF: f32, f16, bf16, q8_0, q6_k, q5_k, q5_1, q5_0, q4_k, q4_1, q4_0, iq4_nl. "
+            "Folder: f32, f16, bf16, int8, int4, fp8."
         ),
     ],
     out: Annotated[Path, typer.Option(help="NAME.gguf, or a folder for safetensors; must not exist.")],

@@ -57,6 +57,8 @@ def quantize(model: str, console: Console, make_job: Callable[[Path], command.Jo
     except OSError as error:
         raise CommandError(f"cannot write {error.filename or 'the file'}: {error.strerror or error}") from None
     console.print(table(report))
+    if report.formats:
+        console.print("tensors: " + ", ".join(f"{count} {name}" for name, count in report.formats), highlight=False)
     if report.text:
         console.print(f"text: {report.text}", highlight=False, markup=False, soft_wrap=True)
 

@@ -67,7 +67,7 @@ def perplexity(logprobs):
     return math.exp(-logprobs.double().mean().item())
 
 
-@pytest.mark.parametrize("to", ["f32", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl"])
+@pytest.mark.parametrize("to", ["f32", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "q4_k", "q6_k"])
 def test_llama_cpp(smollm_path, texts, tmp_path, to):
     """The perplexity of a file's weights is the same within 0.1 %, and llama.cpp computes with the weights that we read.
 

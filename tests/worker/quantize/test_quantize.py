@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import small_models
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from argosy_api.errors import InvalidArgumentError
 from argosy_worker.evaluate.score import score
@@ -82,7 +82,7 @@ def test_floats_in_a_folder_are_those_of_transformers(small_gguf, small_folder, 
     assert torch.equal(*outs)
 
 
-@pytest.mark.parametrize("to", [t.name for t in GGUF.values() if t.grid is not None])
+@pytest.mark.parametrize("to", [t.name for t in GGUF.values() if t.grid is not None and not t.fallback])
 def test_a_file_in_each_format(small_gguf, tmp_path, to):
     """Layers in the format, embedding in 8 bits, vectors as they were; the perplexity that is told is the file's."""
     out = tmp_path / "out.gguf"
@@ -99,6 +99,24 @@ def test_a_file_in_each_format(small_gguf, tmp_path, to):
     assert report.rows[-1].nbytes == out.stat().st_size < small_gguf.stat().st_size
     assert report.rows[0].perplexity > 1
     assert [path.name for path in tmp_path.iterdir()] == ["out.gguf"]
+
+
+@pytest.mark.parametrize(("to", "fallback"), [("q4_k", "Q5_0"), ("q5_k", "Q5_1"), ("q6_k", "Q8_0")])
+@pytest.mark.parametrize("method", ["gptq", "round"])
+def test_k_quants_where_rows_are_whole_256s(tmp_path, monkeypatch, to, fallback, method):
+    """The rest gets the format that llama.cpp takes there, and the report says what became of what."""
+    monkeypatch.setitem(
+        small_models.FAMILIES, "wide", ("llama", LlamaConfig, {**small_models.SHAPE, "intermediate_size": 512})
+    )
+    source, out = tmp_path / "source.gguf", tmp_path / "out.gguf"
+    small_models.write_gguf("wide", small_models.model("wide"), source, TOKENIZER)
+    report = quantize(job(source, to, out, method=method))
+    with GgufFile(out) as file:
+        formats = {info.name.split(".", 2)[-1]: info.format for info in file.tensors.values()}
+    assert formats["ffn_down.weight"] == to.upper()
+    assert {formats[f"{name}.weight"] for name in ("attn_q", "attn_output", "ffn_up", "ffn_gate")} == {fallback}
+    assert dict(report.formats)[to.upper()] == 2
+    assert report.rows[-1].perplexity == pytest.approx(report.rows[0].perplexity, rel=0.2)
 
 
 def test_rows_of_q_and_k_keep_their_places(small_gguf, small_folder, tmp_path):

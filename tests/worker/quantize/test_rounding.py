@@ -17,6 +17,10 @@ from argosy_worker.quantize.targets import GGUF
 GRIDS = [target for target in GGUF.values() if target.grid is not None]
 
 
+SMALL = [target for target in GRIDS if not target.grid.outer]
+"""With blocks of 32."""
+
+
 def weights(seed, rows=24, cols=96):
     generator = torch.Generator().manual_seed(seed)
     matrix = torch.randn(rows, cols, generator=generator) * torch.rand(rows, 1, generator=generator)
@@ -32,7 +36,7 @@ def inputs(seed, cols=96, count=600):
     return mixed * torch.rand(cols, generator=generator).square() * 0.3
 
 
-@pytest.mark.parametrize("target", GRIDS, ids=lambda t: t.name)
+@pytest.mark.parametrize("target", SMALL, ids=lambda t: t.name)
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_blocks_mean_what_they_say(target, seed):
@@ -45,6 +49,28 @@ def test_blocks_mean_what_they_say(target, seed):
         kind = gguf.GGMLQuantizationType[target.format]
         assert np.array_equal(gguf.quants.dequantize(packed.raw.numpy(), kind), coded.dequantize().numpy())
         assert torch.equal(dequantize(target.format, packed.raw, 96), coded.dequantize())
+
+
+@pytest.mark.parametrize("target", [t for t in GRIDS if t.grid.outer], ids=lambda t: t.name)
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 10**6), shift=st.sampled_from([0.0, 2.0, -2.0]))
+def test_k_quants_mean_what_they_say(target, seed, shift):
+    """The same of blocks of 256, also where all weights of a group lie on one side of zero, and are all zero."""
+    matrix = weights(seed, rows=6, cols=512)
+    matrix[2:4] += shift
+    matrix[4, :300] = 0
+    importance = torch.rand(512, generator=torch.Generator().manual_seed(seed))
+    start = search(matrix, importance, target.grid, target.group)
+    for coded in (
+        round_plainly(matrix, target.grid, target.group), start, solve(matrix, torch.diag(importance), start)
+    ):  # fmt: skip
+        packed = blocks.pack(target.format, coded)
+        kind = gguf.GGMLQuantizationType[target.format]
+        assert np.array_equal(gguf.quants.dequantize(packed.raw.numpy(), kind), coded.dequantize().numpy())
+        assert torch.equal(dequantize(target.format, packed.raw, 512), coded.dequantize())
+        assert (coded.dequantize()[0] == 0).all()
+        near = {"q4_k": 0.16, "q5_k": 0.08, "q6_k": 0.05}[target.name]
+        assert (coded.dequantize() - matrix).norm() <= near * matrix.norm()
 
 
 @pytest.mark.parametrize("name", ["q8_0", "q5_1", "q5_0", "q4_1", "q4_0"])
@@ -61,15 +87,16 @@ def test_plain_rounding_is_that_of_llama_cpp(name):
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_each_method_beats_the_simpler_one(target, seed):
     """Mean squared change of a layer's output on its inputs: gptq < search < plain."""
-    matrix, x = weights(seed), inputs(seed)
+    cols = 256 if target.grid.outer else 96
+    matrix, x = weights(seed, cols=cols), inputs(seed, cols=cols)
     hessian = x.T @ x
 
     def change(coded):
         return (x @ (coded.dequantize() - matrix).T).square().mean().item()
 
-    plain = change(round_plainly(matrix, target.grid, 32))
-    searched = change(search(matrix, hessian.diagonal(), target.grid, 32))
-    solved = change(solve(matrix, hessian, search(matrix, hessian.diagonal(), target.grid, 32)))
+    plain = change(round_plainly(matrix, target.grid, target.group))
+    searched = change(search(matrix, hessian.diagonal(), target.grid, target.group))
+    solved = change(solve(matrix, hessian, search(matrix, hessian.diagonal(), target.grid, target.group)))
     assert solved < searched < plain
 
 

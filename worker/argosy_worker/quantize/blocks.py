@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from argosy_worker.compute.quant.formats import QuantTensor
+from argosy_worker.quantize import kquants
 from argosy_worker.quantize.grids import Coded
 
 SIZE = 32
@@ -11,8 +12,10 @@ SIZE = 32
 
 
 def pack(name: str, coded: Coded) -> QuantTensor:
-    """A matrix in groups of 32 as blocks of format `name`: Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL or Q8_0."""
+    """A matrix in groups of 32 as blocks of format `name`: Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL or Q8_0; or as a K-quant."""
     rows, cols = coded.codes.shape
+    if name.endswith("_K"):
+        return QuantTensor(name, kquants.pack(name, coded), cols)
     codes = coded.codes.view(-1, SIZE)
     parts = [_half(coded.scale)]
     if coded.offset is not None:

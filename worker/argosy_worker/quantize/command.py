@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -66,6 +67,8 @@ class Report:
     """Which text was used for calibration and perplexity; empty where none was."""
     rows: tuple[Loss, ...]
     """The source, in fp32; plain rounding, where another method was used; what was written."""
+    formats: tuple[tuple[str, int], ...] = ()
+    """Of a GGUF file that was written: formats of its tensors, and how many there are of each."""
 
 
 def quantize(job: Job, *, progress: Progress = silent) -> Report:
@@ -100,7 +103,7 @@ def quantize(job: Job, *, progress: Progress = silent) -> Report:
                 )
             )
         for way in dict.fromkeys(("round", method) if job.check else (method,)):
-            coded = {} if target.grid is None else subject.quantize(target, target.grid, way, calibration, progress)
+            coded = {} if target.grid is None else subject.quantize(target, way, calibration, progress)
             with _aside(job.out) as draft:
                 content = hf_out.Content(
                     source=job.source,
@@ -115,7 +118,7 @@ def quantize(job: Job, *, progress: Progress = silent) -> Report:
                 rows.append(Loss(name, _size(draft), _measure(draft, held_out, job, progress)))
                 if way == method:
                     _put(draft, job.out)
-    return Report(method, about, tuple(rows))
+    return Report(method, about, tuple(rows), _formats(job.out) if to_file else ())
 
 
 def _check_out(out: Path) -> bool:
@@ -210,6 +213,11 @@ def _put(draft: Path, out: Path) -> None:
     if out.exists():
         raise InvalidArgumentError("--out", f"{out} exists by now")
     draft.rename(out)
+
+
+def _formats(path: Path) -> tuple[tuple[str, int], ...]:
+    with GgufFile(path) as file:
+        return tuple(Counter(info.format for info in file.tensors.values()).most_common())
 
 
 def _size(path: Path) -> int:

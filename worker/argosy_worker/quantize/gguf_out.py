@@ -59,7 +59,7 @@ def pieces(file: GgufFile, config: DecoderConfig, target: Target, coded: Mapping
     for info in file.tensors.values():
         parts = held.get(info.name, [])
         if parts and sum(len(one.codes) for _, one in parts) == math.prod(info.shape[:-1]):
-            found.append(_coded(info, target, parts))
+            found.append(_coded(info, target.for_rows(info.shape[-1]), parts))
         elif len(info.shape) < 2 or not info.name.endswith(".weight") or any(part in info.name for part in _KEPT):
             found.append(Piece(info.name, info.format, info.shape, info.nbytes, partial(_as_it_is, file, info)))
         else:
@@ -84,6 +84,7 @@ def _coded(info: TensorInfo, target: Target, parts: list[tuple[Place, Coded]]) -
 
 
 def _converted(file: GgufFile, info: TensorInfo, target: Target) -> Piece:
+    target = target.for_rows(info.shape[-1])
     format_ = target.plain if target.grid is None or info.name in _ENDS else target.format
     if info.shape[-1] % BLOCKS[format_][0]:
         format_ = _FALLBACK
@@ -117,10 +118,10 @@ def convert(matrix: QuantTensor, format_: str) -> QuantTensor:
     if format_ in FLOATS:
         values = matrix.dequantize().to(FLOATS[format_])
         return QuantTensor(format_, values.contiguous().view(torch.uint8), matrix.cols)
-    grid = GGUF[format_.lower()].grid
-    if grid is None:
+    target = GGUF[format_.lower()]
+    if target.grid is None:
         raise ValueError(f"{format_} has no grid")
-    return blocks.pack(format_, round_plainly(matrix.dequantize(), grid, blocks.SIZE))
+    return blocks.pack(format_, round_plainly(matrix.dequantize(), target.grid, target.group))
 
 
 FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

@@ -16,10 +16,12 @@ library's documentation, and mean difference of the tokens' log-probabilities th
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from argosy_worker.quantize import kquants
 from argosy_worker.quantize.grids import Coded, Grid, decode, encode, fit, plain
 
 BLOCK = 32
@@ -57,7 +59,7 @@ def solve(weight: Tensor, hessian: Tensor, start: Coded) -> Coded:
             torch.sub(rest[at], decode(code, scale, offset, grid)[:, 0], out=error).div_(factor[at, at])
             rest[at + 1 : end].addr_(factor[at, at + 1 : end], error, alpha=-1)
         rest[end:].addmm_(factor[begin:end, end:].T, errors, alpha=-1)
-    return Coded(grid, codes.T.contiguous(), start.scale, start.offset)
+    return replace(start, codes=codes.T.contiguous())
 
 
 def _inverse_factor(hessian: Tensor) -> Tensor:
@@ -93,10 +95,14 @@ def _by_group(
     scales = torch.empty((rows, cols // size))
     offsets = torch.empty((rows, cols // size)) if grid.offset else None
     for at in range(0, cols, size):
-        part = weight[:, at : at + size]
-        scale, offset = scales_of(part, at)
-        codes[:, at : at + size] = encode(part, scale, offset, grid)
+        scale, offset = scales_of(weight[:, at : at + size], at)
         scales[:, at // size] = grid.stored(scale)
         if offsets is not None and offset is not None:
-            offsets[:, at // size] = grid.stored(offset)
-    return Coded(grid, codes, scales, offsets)
+            offsets[:, at // size] = grid.stored_offset(offset)
+    units = None
+    if grid.outer:
+        scales, offsets, units = kquants.in_steps(scales, offsets, grid)
+    for at in range(0, cols, size):
+        offset = None if offsets is None else offsets[:, at // size]
+        codes[:, at : at + size] = encode(weight[:, at : at + size], scales[:, at // size], offset, grid)
+    return Coded(grid, codes, scales, offsets, units)

@@ -32,6 +32,8 @@ class Grid:
     """Whether scales may be negative, so that the longer side of the levels serves the group's longer side."""
     scale_type: torch.dtype = torch.float16
     """In which scales and offsets are stored."""
+    outer: int = 0
+    """Groups whose scales are integers times a common unit (`kquants.py`); offsets are never above zero then."""
 
     @property
     def uniform(self) -> bool:
@@ -41,6 +43,10 @@ class Grid:
     def stored(self, values: Tensor) -> Tensor:
         """Scales or offsets as they will be read again: fp32."""
         return values.to(self.scale_type).float()
+
+    def stored_offset(self, values: Tensor) -> Tensor:
+        """Offsets as `stored`, and within their range."""
+        return self.stored(values.clamp_max(0) if self.outer else values)
 
     def nearest(self, x: Tensor) -> Tensor:
         """Codes of fp32 values in units of the scale: uint8."""
@@ -56,7 +62,7 @@ class Grid:
         return torch.tensor(self.levels)[codes.long()]
 
 
-def integers(low: int, high: int, **options: bool | torch.dtype) -> Grid:
+def integers(low: int, high: int, **options: bool | int | torch.dtype) -> Grid:
     """The grid of the integers low .. high."""
     return Grid(tuple(float(i) for i in range(low, high + 1)), **options)  # type: ignore[arg-type]  # Grid's own fields
 
@@ -72,6 +78,8 @@ class Coded:
     """fp32 [rows, groups]; exact in the grid's `scale_type`."""
     offset: Tensor | None
     """fp32 [rows, groups], where the grid has offsets."""
+    units: Tensor | None = None
+    """fp32 [rows, blocks, 1 or 2], where the grid is an `outer` one: what scales, and offsets, are integers of."""
 
     def dequantize(self) -> Tensor:
         """fp32 [rows, cols]."""
@@ -100,7 +108,7 @@ def plain(group: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
     Symmetric 8-bit integers go from -127 to 127 then.
     """
     if grid.offset:
-        low = group.amin(1)
+        low = group.amin(1).clamp_max(0) if grid.outer else group.amin(1)
         return (group.amax(1) - low) / grid.levels[-1], low
     largest = group.gather(1, group.abs().argmax(1, keepdim=True))[:, 0]
     if grid.signed and len(grid.levels) < 256:
@@ -111,7 +119,7 @@ def plain(group: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
 def fit(group: Tensor, weight: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
     """Scales (and offsets) of fp32 [n, size] with the least squared error found, weighted by `weight` [size]."""
     scale, low = plain(group, grid)
-    best, offset = grid.stored(scale), None if low is None else grid.stored(low)
+    best, offset = grid.stored(scale), None if low is None else grid.stored_offset(low)
     least = _error(group, weight, best, offset, grid)
     for first in _candidates(group, grid):
         scale, low = _refined(group, weight, *first, grid)
@@ -129,7 +137,7 @@ def _candidates(group: Tensor, grid: Grid) -> Iterator[tuple[Tensor, Tensor | No
         low, high = group.amin(1), group.amax(1)
         middle, half = (low + high) / 2, (high - low) / 2
         for factor in _SHRINKS:
-            yield grid.stored(2 * half * factor / grid.levels[-1]), grid.stored(middle - half * factor)
+            yield grid.stored(2 * half * factor / grid.levels[-1]), grid.stored_offset(middle - half * factor)
         return
     largest = group.gather(1, group.abs().argmax(1, keepdim=True))[:, 0]
     for end in (grid.levels[0], grid.levels[-1]) if grid.signed else (grid.levels[-1],):
@@ -153,7 +161,7 @@ def _refined(
     fine = spread > _TINY * total * total
     slope = torch.where(fine, (total * qx - q1 * x1) / spread.clamp_min(_TINY), scale)
     low = torch.where(fine, (x1 - slope * q1) / total.clamp_min(_TINY), offset)
-    return grid.stored(slope), grid.stored(low)
+    return grid.stored(slope), grid.stored_offset(low)
 
 
 def _error(group: Tensor, weight: Tensor, scale: Tensor, offset: Tensor | None, grid: Grid) -> Tensor:

@@ -13,7 +13,7 @@ from argosy_worker.machine import memory
 from argosy_worker.models.build import assemble
 from argosy_worker.models.open_model import OpenModel
 from argosy_worker.quantize.gptq import round_plainly, search, solve
-from argosy_worker.quantize.grids import Coded, Grid
+from argosy_worker.quantize.grids import Coded
 from argosy_worker.quantize.observe import Observed, Observing, Recorder, Sums
 from argosy_worker.quantize.targets import Method, Target
 
@@ -51,7 +51,7 @@ class Subject:
         return self._recorder.vectors
 
     def quantize(
-        self, target: Target, grid: Grid, method: Method, texts: Sequence[Sequence[int]], progress: Progress
+        self, target: Target, method: Method, texts: Sequence[Sequence[int]], progress: Progress
     ) -> dict[str, Coded]:
         """Role of each layer's matrices -> what it becomes. Only gptq and search look at `texts`.
 
@@ -59,14 +59,14 @@ class Subject:
         what was found for the layers before.
         """
         fits = [o for o in self._found if None not in o.roles and not set(o.roles) & set(ENDS)]
-        fits = [o for o in fits if o.parts[0].cols % (target.group or 1) == 0]
+        fits = [o for o in fits if o.parts[0].cols % (target.for_rows(o.parts[0].cols).group or 1) == 0]
         found: dict[str, Coded] = {}
         with torch.inference_mode():
             for layers in _passes(fits, gathering=method != "round"):
                 if method != "round":
                     self._watch(layers, texts, progress)
                 for layer in layers:
-                    coded = _solve(layer, target, grid, method)
+                    coded = _solve(layer, target.for_rows(layer.parts[0].cols), method)
                     layer.linear.sums = None
                     found |= zip(_roles(layer), coded, strict=True)
                     if method == "gptq" and layers[-1] is not fits[-1]:
@@ -99,8 +99,11 @@ def _roles(layer: Observed) -> list[str]:
     return [role for role in layer.roles if role is not None]
 
 
-def _solve(layer: Observed, target: Target, grid: Grid, method: Method) -> list[Coded]:
+def _solve(layer: Observed, target: Target, method: Method) -> list[Coded]:
     """All parts at once: they have the same inputs."""
+    grid = target.grid
+    if grid is None:
+        raise ValueError(f"{target.name} has no grid")
     weight, sums = torch.cat([part.dequantize() for part in layer.parts]), layer.linear.sums
     if method == "round" or sums is None:
         coded = round_plainly(weight, grid, target.group)
@@ -116,6 +119,7 @@ def _split(coded: Coded, parts: Sequence[QuantTensor]) -> list[Coded]:
     for part in parts:
         rows = slice(begin, begin + part.rows)
         offset = None if coded.offset is None else coded.offset[rows]
-        found.append(Coded(coded.grid, coded.codes[rows], coded.scale[rows], offset))
+        units = None if coded.units is None else coded.units[rows]
+        found.append(Coded(coded.grid, coded.codes[rows], coded.scale[rows], offset, units))
         begin += part.rows
     return found

@@ -31,6 +31,8 @@ class Target:
     """Format of the matrices that are not on the grid: embedding and head of small formats, and of folders."""
     file_type: int = 0
     """`general.file_type` of a GGUF file (llama.cpp's llama_ftype)."""
+    fallback: str = ""
+    """Target of matrices whose rows are no whole blocks of 256, as for llama.cpp."""
     methods: tuple[Method, ...] = ("round",)
     """The best first."""
 
@@ -39,6 +41,10 @@ class Target:
         """Ggml's name of the format of a file's matrices."""
         return self.plain if self.grid is None else self.name.upper()
 
+    def for_rows(self, cols: int) -> "Target":
+        """The target of a matrix with rows of so many weights."""
+        return GGUF[self.fallback] if self.fallback and cols % BLOCKS[self.format][0] else self
+
     def nbytes(self, weights: int, *, end: bool) -> int:
         """About how many bytes a matrix of so many weights takes; `end`: it is the embedding or the head."""
         in_folder = {"int4": 4 + 16 / self.group if self.group else 4, "int8": 8, "fp8": 8}
@@ -46,6 +52,11 @@ class Target:
             return math.ceil(weights * in_folder[self.name] / 8)
         block, width = BLOCKS[self.plain if end else self.name.upper()]
         return math.ceil(weights / block * width)
+
+
+def _inner(low: int, high: int, outer: int) -> Grid:
+    """Of a K-quant."""
+    return integers(low, high, offset=low == 0, scale_type=torch.float32, outer=outer)
 
 
 _ALL: tuple[Method, ...] = ("gptq", "search", "round")
@@ -60,6 +71,11 @@ GGUF: dict[str, Target] = {
         Target(name="q5_0", grid=integers(-16, 15), plain="Q8_0", file_type=8, methods=_ALL),
         Target(name="q4_1", grid=integers(0, 15, offset=True), plain="Q8_0", file_type=3, methods=_ALL),
         Target(name="q4_0", grid=integers(-8, 7), plain="Q8_0", file_type=2, methods=_ALL),
+        Target(
+            name="q6_k", grid=_inner(-32, 31, 16), group=16, plain="Q8_0", file_type=18, fallback="q8_0", methods=_ALL
+        ),
+        Target(name="q5_k", grid=_inner(0, 31, 8), plain="Q8_0", file_type=16, fallback="q5_1", methods=_ALL),
+        Target(name="q4_k", grid=_inner(0, 15, 8), plain="Q8_0", file_type=14, fallback="q5_0", methods=_ALL),
         Target(name="iq4_nl", grid=Grid(tuple(map(float, IQ4_NL))), plain="Q8_0", file_type=25, methods=_ALL),
     )
 }
