@@ -95,14 +95,16 @@ def _by_group(
     scales = torch.empty((rows, cols // size))
     offsets = torch.empty((rows, cols // size)) if grid.offset else None
     for at in range(0, cols, size):
-        scale, offset = scales_of(weight[:, at : at + size], at)
+        part = weight[:, at : at + size]
+        scale, offset = scales_of(part, at)
+        codes[:, at : at + size] = encode(part, scale, offset, grid)
         scales[:, at // size] = grid.stored(scale)
         if offsets is not None and offset is not None:
             offsets[:, at // size] = grid.stored_offset(offset)
-    units = None
-    if grid.outer:
-        scales, offsets, units = kquants.in_steps(scales, offsets, grid)
-    for at in range(0, cols, size):
+    if not grid.outer:
+        return Coded(grid, codes, scales, offsets)
+    scales, offsets, units = kquants.in_steps(scales, offsets, grid)
+    for at in range(0, cols, size):  # scales have changed
         offset = None if offsets is None else offsets[:, at // size]
         codes[:, at : at + size] = encode(weight[:, at : at + size], scales[:, at // size], offset, grid)
     return Coded(grid, codes, scales, offsets, units)
