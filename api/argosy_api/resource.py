@@ -13,7 +13,14 @@ from argosy_api import quantity, rules
 from argosy_api.checking import first_problem
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.model_uri import ModelUri
-from argosy_api.spec.autoscaling import AutoscalingSpec, MetricSpec, ScaleDownSpec, ScaleUpSpec, ScheduleSpec
+from argosy_api.spec.autoscaling import (
+    AutoscalingSpec,
+    MetricSpec,
+    ScaleDownSpec,
+    ScaleToZeroSpec,
+    ScaleUpSpec,
+    ScheduleSpec,
+)
 from argosy_api.spec.change import DisruptionSpec, DrainSpec, RolloutSpec
 from argosy_api.spec.engine import EngineSpec, QuantizationSpec, SpeculativeSpec
 from argosy_api.spec.model import ModelCacheSpec, ModelSpec, SecretKeyRef
@@ -50,6 +57,7 @@ __all__ = [
     "RolloutSpec",
     "RoutingSpec",
     "ScaleDownSpec",
+    "ScaleToZeroSpec",
     "ScaleUpSpec",
     "ScheduleSpec",
     "SecretKeyRef",

@@ -135,6 +135,18 @@ RULES: tuple[Rule, ...] = (
         lambda a: a["minReplicas"] <= a["maxReplicas"],
     ),
     Rule(
+        "spec.autoscaling", "minReplicas",
+        "self.minReplicas > 0 || has(self.scaleToZero)",
+        "of 0 needs scaleToZero: when the last worker goes, and how long requests are held ({} takes its defaults)",
+        lambda a: a["minReplicas"] > 0 or "scaleToZero" in a,
+    ),
+    Rule(
+        "spec.autoscaling", "scaleToZero",
+        "!has(self.scaleToZero) || self.minReplicas == 0",
+        "is only for minReplicas 0",
+        lambda a: "scaleToZero" not in a or a["minReplicas"] == 0,
+    ),
+    Rule(
         "spec.autoscaling", "metrics",
         "self.metrics.all(m, self.metrics.exists_one(n, n.type == m.type))",
         "must have each type once",

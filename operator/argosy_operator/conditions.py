@@ -187,7 +187,7 @@ def _ready(
         return _Verdict(*held)
     if routable >= facts.replicas:
         if facts.replicas == 0:
-            return _Verdict("True", Reason.SCALED_TO_ZERO, "spec.replicas is 0: nobody serves this model.")
+            return _Verdict("True", Reason.SCALED_TO_ZERO, _nobody(facts, "nobody serves this model."))
         how = "routable" if facts.router is not None else "ready"
         return _Verdict("True", Reason.READY, f"{routable} of {facts.replicas} workers are {how}.")
     if failure is not None:
@@ -233,7 +233,7 @@ def _scheduled(facts: Facts, current: tuple[PodView, ...], problems: Mapping[str
     if problem is not None:
         return _Verdict("Unknown" if problem.waits else "False", problem.reason, problem.message)
     if facts.replicas == 0:
-        return _Verdict("True", Reason.SCALED_TO_ZERO, "spec.replicas is 0.")
+        return _Verdict("True", Reason.SCALED_TO_ZERO, _nobody(facts, "there is nothing to place."))
     if len(current) < facts.replicas:
         return _Verdict("Unknown", Reason.NOT_STARTED, f"{len(current)} of {facts.replicas} pods exist.")
     return _Verdict("True", Reason.SCHEDULED, f"{_workers(len(current))} placed on nodes.")
@@ -241,7 +241,7 @@ def _scheduled(facts: Facts, current: tuple[PodView, ...], problems: Mapping[str
 
 def _model_loaded(facts: Facts, current: tuple[PodView, ...], problems: Mapping[str, Problem]) -> _Verdict:
     if facts.replicas == 0:
-        return _Verdict("Unknown", Reason.SCALED_TO_ZERO, "spec.replicas is 0: no worker runs.")
+        return _Verdict("Unknown", Reason.SCALED_TO_ZERO, _nobody(facts, "no worker runs."))
     problem = worst(problems, "ModelLoaded")
     if problem is not None:
         return _Verdict("Unknown" if problem.reason == Reason.NOT_STARTED else "False", problem.reason, problem.message)
@@ -312,3 +312,9 @@ def _condition(kind: str, verdict: _Verdict, before: Condition | None, generatio
 
 def _workers(count: int) -> str:
     return f"{count} worker" if count == 1 else f"{count} workers"
+
+
+def _nobody(facts: Facts, then: str) -> str:
+    if facts.course is None:
+        return f"spec.replicas is 0: {then}"
+    return "No request came for a while, so no worker runs; the next request is held while one starts."

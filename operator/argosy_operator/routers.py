@@ -113,6 +113,8 @@ class Routers:
         old, now = self._view, time.monotonic()
         if new.reachable:
             self._good_at = now
+            for key in held(new.answers) - held(self._answers):
+                self._changed(key)
             self._answers, self._answered_at, self._asked = new.answers, now, new.total
         elif now - self._good_at < GRACE_S:
             return
@@ -171,6 +173,11 @@ def together(answers: list[Answer]) -> dict[tuple[str, str], Trial]:
         before = found.get(key)
         found[key] = trial if before is None or before.revision != trial.revision else before.plus(trial)
     return found
+
+
+def held(answers: tuple[Answer, ...]) -> frozenset[tuple[str, str]]:
+    """Resources for which requests wait because no worker is there."""
+    return frozenset(key for answer in answers for key, d in answer.items() if d.demand is not None and d.demand.held)
 
 
 def ready_workers(answer: Answer) -> ByDeployment:

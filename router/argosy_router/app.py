@@ -160,6 +160,7 @@ class Router:
     async def drain(self) -> None:
         """No new requests; running ones get up to `drain_seconds`."""
         self.service.draining = True
+        self.fleet.turn_away("the router is shutting down; try again elsewhere")
         await self._set_health(serving=False)
         for site in self._sites[1:]:  # the metrics stay
             await site.stop()

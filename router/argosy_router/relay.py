@@ -112,6 +112,9 @@ class Flight:
                 if not self._excluded and self.job.deployment.hopeful and now() < hope_until:
                     await asyncio.sleep(HOPE_S)
                     continue
+                if not self._excluded and self.job.deployment.holds:  # the last worker has just gone
+                    await self._wait_for_a_worker()
+                    continue
                 if self._last_error or not self._excluded:
                     raise self._last_error or error from None
                 # nobody else is there: a worker that was lost a moment ago may be well again (a connection that broke)
@@ -129,6 +132,11 @@ class Flight:
                 self._metrics.retries.labels(self.job.deployment.name, lost.why).inc()
             else:
                 return self
+
+    async def _wait_for_a_worker(self) -> None:
+        state = self.job.deployment
+        until = (self.job.received_at or now()) + state.spec.hold_s
+        await state.room.wait(until, self.job.deadline, lambda: no_worker(state, tried=0))
 
     def _open(self) -> None:
         self._first.clear()

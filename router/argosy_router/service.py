@@ -132,7 +132,7 @@ class Service:
             OverloadedError: the router carries or holds as much as it may.
 
         """
-        state, card = await self._model(ask.model)
+        state, card = await self._model(ask.model, request.started, caller.deadline)
         request.model = state.name
         _check_salt(ask.cache_salt)
         check_priority(ask.priority)
@@ -170,13 +170,16 @@ class Service:
                 )
         return Prepared(card=card, prompts=prompts, texts=texts, jobs=jobs)
 
-    async def _model(self, name: str) -> tuple[DeploymentState, ModelCard]:
-        """The deployment that serves `name`, and its card."""
+    async def _model(self, name: str, came: float, deadline: float | None) -> tuple[DeploymentState, ModelCard]:
+        """The deployment that serves `name`, and its card; waits for its first worker where it may have none."""
         if not name or len(name) > limits.MAX_MODEL_NAME:
             raise InvalidArgumentError("model", f"must have 1 to {limits.MAX_MODEL_NAME} characters")
         if not self.fleet.known:
             raise UnavailableError("the router does not know any deployment yet; try again")
         state = self.fleet.resolve(name)
+        if state.holds:
+            await state.room.wait(came + state.spec.hold_s, deadline, lambda: no_worker(state, tried=0))
+            self._check_open()
         end = now() + ACQUAINTANCE_S
         hopeful = True
         while state.card is None and hopeful and now() < end:

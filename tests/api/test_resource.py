@@ -149,6 +149,8 @@ REFUSED = [
     ({"autoscaling": {"maxReplicas": 2}, "replicas": 2}, "spec.replicas"),
     ({"autoscaling": {"maxReplicas": 2}, "disaggregation": {}}, "spec.autoscaling"),
     ({"autoscaling": {"maxReplicas": 2, "minReplicas": 3}}, "spec.autoscaling.minReplicas"),
+    ({"autoscaling": {"maxReplicas": 2, "minReplicas": 0}}, "spec.autoscaling.minReplicas"),
+    ({"autoscaling": {"maxReplicas": 2, "scaleToZero": {}}}, "spec.autoscaling.scaleToZero"),
     (
         {"autoscaling": {"maxReplicas": 2, "metrics": [{"type": "kvUsage", "target": 2}]}},
         "spec.autoscaling.metrics",

@@ -1,7 +1,10 @@
 """Workers follow the load, on a cluster: up soon, down after the window, still while nothing is known."""
 
+import asyncio
 import time
+import urllib.request
 
+import aiohttp
 from e2e_kit import RELEASE, Load, resource, wait_for, wait_ready
 
 SLOW = "sim://busy?decode_ms=40"
@@ -54,6 +57,37 @@ def test_without_routers_the_number_stays(namespace, system, http):
         system("scale", router, f"--replicas={count}")
         system("rollout", "status", router, "--timeout=60s", timeout=70)
     wait_for("one is taken away", lambda: len(namespace.workers("still")) == 1, 120)
+
+
+def test_from_no_worker_to_one_with_a_hundred_requests_held(namespace, http):
+    zero = {"minReplicas": 0, "maxReplicas": 1, "scaleToZero": {"idleSeconds": 10, "holdSeconds": 120}}
+    namespace.apply(resource("seldom", "sim://seldom?decode_ms=2", autoscaling=zero))
+    wait_for("nobody is there", lambda: namespace.condition("seldom").get("reason") == "ScaledToZero", 60)
+    assert namespace.workers("seldom") == []
+    wait_for("the router knows it", lambda: "seldom" in models(http), 30)
+
+    async def ask(session, i):
+        body = {"model": "seldom", "prompt": f"number {i}", "max_tokens": 4}
+        async with session.post(f"http://{http}/v1/completions", json=body) as reply:
+            return reply.status, await reply.text()
+
+    async def ask_all():
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+            return await asyncio.gather(*(ask(session, i) for i in range(100)))
+
+    began = time.monotonic()
+    answers = asyncio.run(ask_all())
+    print(f"{time.monotonic() - began:.1f} s until a hundred held requests were answered")
+    assert {status for status, _ in answers} == {200}, [a for a in answers if a[0] != 200][:3]
+    assert len(namespace.workers("seldom")) == 1
+    wait_for("nobody is there again", lambda: namespace.workers("seldom") == [], 90)
+    decisions = namespace.get("infd", "seldom")["status"]["autoscaling"]["decisions"]
+    assert [d["reason"] for d in decisions] == ["Idle", "Woken"]
+
+
+def models(http):
+    with urllib.request.urlopen(f"http://{http}/v1/models", timeout=10) as reply:
+        return reply.read().decode()
 
 
 def test_a_number_of_its_own_is_refused(namespace):

@@ -32,6 +32,7 @@ def document(changes):
 
 
 HF = {"spec/model/uri": "hf://org/name@main"}
+ZERO = {"maxReplicas": 3, "minReplicas": 0, "scaleToZero": {}}
 NIGHT = {"start": "22:00", "end": "06:00", "minReplicas": 2}
 CANARY = {"spec/rollout/strategy": "Canary", "spec/rollout/canary/steps": [{"weight": 10}, {"weight": 50}]}
 # Changes, and the path that both refusals must name.
@@ -126,6 +127,10 @@ REFUSED = [
     ({"spec/autoscaling": {"maxReplicas": "3"}}, "spec.autoscaling.maxReplicas"),
     ({"spec/autoscaling": {"maxReplicas": 3, "minReplicas": -1}}, "spec.autoscaling.minReplicas"),
     ({"spec/autoscaling": {"maxReplicas": 3, "minReplicas": 4}}, "spec.autoscaling.minReplicas"),
+    ({"spec/autoscaling": {"maxReplicas": 3, "minReplicas": 0}}, "spec.autoscaling.minReplicas"),
+    ({"spec/autoscaling": {"maxReplicas": 3, "scaleToZero": {}}}, "spec.autoscaling.scaleToZero"),
+    ({"spec/autoscaling": ZERO | {"scaleToZero": {"idleSeconds": 9}}}, "spec.autoscaling.scaleToZero.idleSeconds"),
+    ({"spec/autoscaling": ZERO | {"scaleToZero": {"holdSeconds": 0}}}, "spec.autoscaling.scaleToZero.holdSeconds"),
     ({"spec/autoscaling": {"maxReplicas": 3}, "spec/replicas": 2}, "spec.replicas"),
     ({"spec/autoscaling": {"maxReplicas": 3}, "spec/replicas": 0}, "spec.replicas"),
     ({"spec/autoscaling": {"maxReplicas": 3}, "spec/disaggregation": {}}, "spec.autoscaling"),
@@ -265,6 +270,7 @@ ACCEPTED = [
     CANARY | {"spec/rollout/canary/steps": [{"weight": 5, "pauseSeconds": 0}, {"weight": 5}, {"weight": 100}]},
     {"spec/drain/timeoutSeconds": 0},
     {"spec/autoscaling": {"maxReplicas": 1}},
+    {"spec/autoscaling": ZERO},
     {
         "spec/autoscaling": {
             "maxReplicas": 9,

@@ -49,6 +49,23 @@ class Flown:
             self.now += self.every
 
 
+def _loads_():
+    """Any signals."""
+    return st.builds(
+        Signals,
+        complete=st.booleans(),
+        sources=st.integers(0, 3),
+        held=st.integers(0, 200),
+        requests=st.integers(0, 500),
+        queue_s=st.floats(0, 500),
+        arriving=st.floats(0, 30),
+        kv_used=st.floats(0, 12),
+        ttft=st.none() | st.floats(0.001, 100),
+        itl=st.none() | st.floats(0.001, 10),
+        idle_s=st.floats(0, 1e6),
+    )
+
+
 BUSY = Signals(queue_s=6.0, requests=30)
 QUIET = Signals()
 
@@ -137,6 +154,46 @@ def test_bounds_hold_without_news_too():
     assert Flown(spec(maxReplicas=3), 5).fly(NOTHING) == 3
 
 
+# --- no worker at all
+
+ZERO = {"minReplicas": 0, "scaleToZero": {"idleSeconds": 60, "holdSeconds": 30}}
+
+
+def test_all_go_when_nobody_has_asked_for_long_enough_and_the_first_request_brings_one():
+    flown = Flown(spec(**ZERO), 3)
+    assert flown.fly(Signals(idle_s=59.0)) == 3
+    assert flown.fly(Signals(idle_s=61.0)) == 0
+    assert flown.last.why is Why.IDLE
+    assert flown.fly(Signals(idle_s=62.0, arriving=0.3), 100) == 0  # what came in the minute before
+    assert flown.fly(NOTHING, 100) == 0
+    assert flown.fly(Signals(complete=False, idle_s=62.0), 10) == 0
+    assert flown.fly(Signals(requests=100, held=100)) == 1
+    assert flown.last.why is Why.WOKEN
+    assert flown.fly(QUIET, 200) == 1
+
+
+def test_the_last_one_stays_while_not_all_is_known():
+    flown = Flown(spec(**ZERO), 1)
+    assert flown.fly(Signals(complete=False, idle_s=1e6), 100) == 1
+    assert flown.fly(NOTHING, 100) == 1
+    assert flown.fly(Signals(idle_s=1e6, requests=1)) == 1
+
+
+@given(st.lists(st.tuples(_loads_(), st.floats(0, 100)), max_size=20), st.integers(0, 5))
+def test_without_a_request_that_waits_nothing_begins(news, first):
+    flown = Flown(spec(**ZERO), first)
+    for told, pause in news:
+        before = flown.replicas
+        after = flown.fly(told)
+        if before == 0 and after > 0:
+            assert told.requests
+        if before > 0 and after == 0:
+            assert told.complete
+            assert told.idle_s >= 60
+            assert not told.requests
+        flown.now += pause
+
+
 # --- every field has an effect
 
 USUAL = {
@@ -165,8 +222,12 @@ def course(autoscaling: AutoscalingSpec) -> list[int]:
     return seen
 
 
+TO_ZERO = {"scaleToZero.idleSeconds", "scaleToZero.holdSeconds"}
+"""Tested above, and in the router's tests."""
+
+
 def test_the_table_of_changes_is_complete():
-    assert set(paths(AutoscalingSpec)) == set(CHANGES)
+    assert set(paths(AutoscalingSpec)) == set(CHANGES) | TO_ZERO
 
 
 @pytest.mark.parametrize("path", CHANGES)
@@ -182,19 +243,7 @@ def test_every_field_has_an_effect(path):
 
 # --- properties
 
-_loads = st.builds(
-    Signals,
-    complete=st.booleans(),
-    sources=st.integers(0, 3),
-    held=st.integers(0, 200),
-    requests=st.integers(0, 500),
-    queue_s=st.floats(0, 500),
-    arriving=st.floats(0, 30),
-    kv_used=st.floats(0, 12),
-    ttft=st.none() | st.floats(0.001, 100),
-    itl=st.none() | st.floats(0.001, 10),
-    idle_s=st.floats(0, 1e6),
-)
+_loads = _loads_()
 _metrics = st.lists(
     st.sampled_from(
         [

@@ -311,6 +311,21 @@ def test_a_resource_as_routers_see_it():
     assert DeploymentView.from_body(made) == DeploymentView("m", RoutingPolicy.KV_AWARE, "", 1_767_225_602.0, "u1")
 
 
+@pytest.mark.parametrize(
+    ("autoscaling", "seconds"),
+    [
+        (None, 0.0),
+        ({"maxReplicas": 3}, 0.0),
+        ({"maxReplicas": 3, "minReplicas": 0, "scaleToZero": {"holdSeconds": 7}}, 7.0),
+        ({"maxReplicas": 3, "minReplicas": 0, "scaleToZero": {"ofAnotherVersion": 7}}, 0.0),
+        ("nonsense", 0.0),
+    ],
+)
+def test_how_long_requests_are_held_is_read_from_the_resource(autoscaling, seconds):
+    metadata = {"name": "m", "uid": "u", "creationTimestamp": "2026-01-01T00:00:02Z"}
+    assert DeploymentView.from_body({"metadata": metadata, "spec": {"autoscaling": autoscaling}}).hold_s == seconds
+
+
 def test_merging():
     deployments = {ObjectKey("default", "m"): DeploymentView("m", RoutingPolicy.KV_AWARE, "")}
     moving = SliceView("m", (Worker(worker_id="a", address="1:1", serving=False),))

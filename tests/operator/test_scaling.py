@@ -197,3 +197,23 @@ async def test_an_idle_resource_costs_no_writes(world, router):
     router.queue_s = 0.2
     await eventually(lambda: passes() > seen + 2)
     assert sum(m in MUTATING for m, _ in world.server.requests) == before
+
+
+async def test_to_no_worker_and_back(world, router):
+    """The last one goes when nobody has asked for long enough; the first request that waits brings one, at once."""
+    await world.operator()
+    router.more = {"idle_s": 5.0}
+    world.apply(document(autoscaling={"minReplicas": 0, "maxReplicas": 3, "scaleToZero": {"idleSeconds": 10}}))
+    await eventually(lambda: world.condition("Ready")[:2] == ("True", "ScaledToZero"))
+    assert "the next request is held" in world.condition("Ready")[2]
+    assert pods(world) == 0
+    router.more = {"held": 100, "in_flight": 100}
+    await eventually(lambda: pods(world) > 0 and world.condition("Ready")[:2] == ("True", "Ready"))
+    assert scaling(world)["decisions"][-1]["reason"] == "Woken"
+    router.more = {"idle_s": 5.0}
+    await router.heard()
+    assert pods(world) > 0
+    router.more = {"idle_s": 11.0}
+    await eventually(lambda: pods(world) == 0 and world.condition("Ready")[:2] == ("True", "ScaledToZero"))
+    assert scaling(world)["decisions"][0]["reason"] == "Idle"
+    assert scaling(world)["desiredReplicas"] == 0

@@ -312,6 +312,7 @@ class Cluster:
     def __init__(self, name: str = "m", policy: RoutingPolicy = RoutingPolicy.KV_AWARE) -> None:
         self.name = name
         self.policy = policy
+        self.hold_s = 0.0
         self.problem = ""
         self._views: asyncio.Queue[Membership] = asyncio.Queue()
 
@@ -326,6 +327,7 @@ class Cluster:
             workers=workers,
             message=message,
             canary=canary,
+            hold_s=self.hold_s,
         )
         self._views.put_nowait(Membership((mine, *others)))
 

@@ -61,11 +61,20 @@ class ScheduleSpec(Strict):
     """Workers at least in this time."""
 
 
+class ScaleToZeroSpec(Strict):
+    """When the last worker goes, and how long a request may wait for a new one."""
+
+    idle_seconds: Annotated[int, Field(ge=10, le=86_400)] = 300
+    """All workers go when no request has come or run for so long."""
+    hold_seconds: Annotated[int, Field(ge=1, le=3600)] = 120
+    """A request that finds no worker waits in the router for so long, while one starts; then it is refused."""
+
+
 class AutoscalingSpec(Strict):
     """How many workers there are, decided from what waits and runs."""
 
-    min_replicas: Annotated[int, Field(ge=1, le=1000)] = 1
-    """Workers at least."""
+    min_replicas: Annotated[int, Field(ge=0, le=1000)] = 1
+    """Workers at least. 0 needs scaleToZero."""
     max_replicas: Annotated[int, Field(ge=1, le=1000)]
     """Workers at most."""
     metrics: Annotated[list[MetricSpec], Field(min_length=1, max_length=limits.MAX_SCALING_METRICS)] = [
@@ -76,5 +85,12 @@ class AutoscalingSpec(Strict):
     """How fast workers are added."""
     scale_down: ScaleDownSpec = ScaleDownSpec()
     """How fast workers are taken away."""
+    scale_to_zero: ScaleToZeroSpec | None = None
+    """When the last worker goes, and how long a request may wait for a new one; with minReplicas 0."""
     schedule: Annotated[list[ScheduleSpec], Field(max_length=limits.MAX_SCHEDULES)] = []
     """Times of the week with more workers."""
+
+    @property
+    def hold_seconds(self) -> float:
+        """How long a request without a worker waits in a router; 0: not at all."""
+        return 0.0 if self.scale_to_zero is None else float(self.scale_to_zero.hold_seconds)

@@ -19,6 +19,10 @@ class Why(StrEnum):
 
     LOAD = "Load"
     LESS_LOAD = "LessLoad"
+    IDLE = "Idle"
+    """No request for so long that no worker is needed."""
+    WOKEN = "Woken"
+    """A request waits, and no worker is there."""
     BOUNDS = "Bounds"
     """The number was outside of minReplicas, maxReplicas or the schedule."""
     STEADY = "Steady"
@@ -102,7 +106,13 @@ def decide_replicas(
         return _changed(bounded, before, Why.BOUNDS, text, history=history, now=now)
     if not signals.sources:
         return Decision(before, Why.NO_SIGNALS, "no router tells anything", history)
+    if standing.least == 0 and (found := _to_zero_or_back(signals, spec, before)) is not None:
+        after, why, text = found
+        return _changed(after, before, why, text, history=history, now=now)
+    if before == 0:
+        return Decision(0, Why.STEADY, "no request waits", history)
     up, down = _windows(history, spec, now)
+    down = max(1, down)  # the last one goes when nobody asks, not when little is asked
     if up > before:
         return _up(signals, spec, standing, history, up=min(up, most), now=now)
     if down >= before or before <= standing.least:
@@ -112,6 +122,17 @@ def decide_replicas(
     if history.since is None or now - history.since < spec.scale_down.stabilization_seconds:
         return Decision(before, Why.STABILIZING, f"{down} have not been enough for long enough", history)
     return _down(signals, spec, standing, history, down=max(down, standing.least), now=now)
+
+
+def _to_zero_or_back(signals: Signals, spec: AutoscalingSpec, before: int) -> tuple[int, Why, str] | None:
+    """A change to no worker at all, or to the first one; None: there is no reason for either."""
+    if before == 0 and signals.requests:
+        return 1, Why.WOKEN, f"{signals.held} requests wait, and no worker is there"
+    rules = spec.scale_to_zero
+    quiet = signals.complete and not signals.requests and rules is not None and signals.idle_s >= rules.idle_seconds
+    if before and quiet:
+        return 0, Why.IDLE, f"no request came or ran for {signals.idle_s:.0f} s"
+    return None
 
 
 def _remember(history: History, signals: Signals, spec: AutoscalingSpec, standing: Standing, now: float) -> History:

@@ -10,6 +10,8 @@ from argosy_api import latency
 from argosy_api.routes import Demand
 
 WINDOW_S = 60.0
+HELD_S = 3.0
+"""That a request was held is told for so long at least, so that who asks once in a while hears of it."""
 _PART_S = 5.0
 """The window moves on by so much at a time."""
 _PARTS = round(WINDOW_S / _PART_S)
@@ -26,8 +28,8 @@ class DemandBooks:
     """The books of one deployment in one router."""
 
     def __init__(self) -> None:
-        self.held = 0
-        """Requests that wait because no worker is there."""
+        self._held = 0
+        self._held_at = float("-inf")
         self._in_flight = 0
         self._last: float | None = None
         """When the last request came or ended; None: not since the books were opened."""
@@ -43,6 +45,15 @@ class DemandBooks:
         """It has ended, in whatever way."""
         self._in_flight -= 1
         self._last = now
+
+    def held(self, change: int, now: float) -> None:
+        """One more request (1) or one less (-1) waits because no worker is there."""
+        self._held += change
+        self._held_at = now
+        if change > 0:
+            self.came(now)
+        else:
+            self.went(now)
 
     def prompt(self, uncached: int, now: float) -> None:
         """A worker was given a prompt with so many tokens to compute."""
@@ -63,7 +74,8 @@ class DemandBooks:
         # a window that has only begun is not taken for a quiet one
         length = min(WINDOW_S, max(_PART_S, now - self._opened))
         return Demand(
-            held=self.held,
+            # who gave up a moment ago would have liked a worker, too
+            held=self._held or int(now - self._held_at < HELD_S),
             in_flight=self._in_flight,
             idle_s=0.0 if self._in_flight else max(0.0, now - since),
             prompt_rate=sum(part.tokens for part in self._parts) / length,

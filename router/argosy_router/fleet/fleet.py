@@ -13,8 +13,10 @@ from argosy_api.errors import NotFoundError
 from argosy_api.measures import Trial
 from argosy_api.membership import Deployment, Membership
 from argosy_api.names import holders
+from argosy_router.clock import now
 from argosy_router.fleet.demand import DemandBooks
 from argosy_router.fleet.peer import Peer
+from argosy_router.fleet.waiting_room import WaitingRoom
 from argosy_router.routing.index import KvIndex
 from argosy_router.routing.policy import HashRing
 from argosy_router.routing.predictions import Predictions
@@ -42,6 +44,7 @@ class DeploymentState:
         self.index = KvIndex()
         self.predictions = Predictions()
         self.demand = DemandBooks()
+        self.room = WaitingRoom(lambda: self.serves, self.demand)
         self.turn = 0
         self.changed = asyncio.Event()
         """Set when workers came, went or became known: the index feed looks at once."""
@@ -95,12 +98,22 @@ class DeploymentState:
         """Whether a worker is about to be known that takes requests."""
         return any(worker.about_to_be_known for worker in self.workers.values())
 
+    @property
+    def serves(self) -> bool:
+        """Whether a worker is there that takes requests."""
+        return self.card is not None and bool(self.candidates(now(), frozenset()))
+
+    @property
+    def holds(self) -> bool:
+        """Whether a request waits here for a worker: there is none, and one is started for whoever asks."""
+        return self.spec.hold_s > 0 and not self.serves
+
     def forget(self, worker_id: str) -> None:
         """Drop all that the index says about a worker."""
         self.predictions.forget(self.index.bit(worker_id))
         self.index.leave(worker_id)
 
-    def candidates(self, now: float, excluded: frozenset[str], *, wanted: int = 0) -> list[Peer]:
+    def candidates(self, time: float, excluded: frozenset[str], *, wanted: int = 0) -> list[Peer]:
         """Workers that may get a request of `wanted` tokens: those that can hold it, and of these the healthy ones.
 
         If there is no healthy one, those that failed a moment ago; if none can hold all of it, the largest: what can't
@@ -117,11 +130,11 @@ class DeploymentState:
             and (card is None or w.facts.tokenizer_key == card.facts.tokenizer_key)
         ]
         # with nobody else, whoever answers: the operator, which declares pods ready, may be away
-        usable = [w for w in known if w.spec.serving] or [w for w in known if w.answers(now)]
+        usable = [w for w in known if w.spec.serving] or [w for w in known if w.answers(time)]
         if card is not None:
             wanted = min(wanted, card.facts.max_model_len)
         usable = [w for w in usable if w.fits(wanted)] or _largest(usable)
-        return [w for w in usable if w.answers(now)] or usable
+        return [w for w in usable if w.answers(time)] or usable
 
 
 def _largest(workers: list[Peer]) -> list[Peer]:
@@ -231,6 +244,11 @@ class Fleet:
         closing = asyncio.create_task(work)
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
+
+    def turn_away(self, why: str) -> None:
+        """Whoever waits for a first worker is told this."""
+        for state in self._deployments.values():
+            state.room.close(why)
 
     async def close(self) -> None:
         """Ends all watching and closes all channels."""

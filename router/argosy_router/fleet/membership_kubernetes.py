@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from pydantic import ValidationError
+
 from argosy_api import labels, net
 from argosy_api.ending import end
 from argosy_api.membership import Canary, Deployment, Membership, RoutingPolicy, Worker
 from argosy_api.process import WATCH_NAMESPACES
-from argosy_api.resource import GROUP, PLURAL, VERSION
+from argosy_api.resource import GROUP, PLURAL, VERSION, AutoscalingSpec
 from argosy_kube import access as kube_access
 from argosy_kube import http as kube_http
 from argosy_kube.reflector import Key, Reflector
@@ -41,6 +43,8 @@ class DeploymentView:
     uid: str = ""
     fetch_blocks: bool = True
     canary: Canary | None = None
+    hold_s: float = 0.0
+    """How long a request that finds no worker waits for one."""
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any]) -> "DeploymentView":
@@ -62,7 +66,16 @@ class DeploymentView:
             uid=str(meta["uid"]),
             fetch_blocks=routing.get("fetchBlocks") is not False,
             canary=_canary(status.get("canary")),
+            hold_s=_hold_s(spec),
         )
+
+
+def _hold_s(spec: Mapping[str, Any]) -> float:
+    """As the resource says, if it may have no worker at all. Read with care: another CRD may have let in anything."""
+    try:
+        return AutoscalingSpec.model_validate(spec.get("autoscaling")).hold_seconds
+    except ValidationError:
+        return 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +143,7 @@ def merge(deployments: Mapping[Key, DeploymentView], slices: Mapping[Key, SliceV
                 created_at=view.created_at,
                 uid=view.uid,
                 canary=view.canary,
+                hold_s=view.hold_s,
             )
             for key, view in sorted(deployments.items())
         )

@@ -1,0 +1,349 @@
+"""Workers that come and go under a trace, on a virtual clock: what an autoscaler costs, and what requests get of it.
+
+Simple on purpose, and the same for every autoscaler: a worker computes prompts one after the other at a nominal rate
+and then generates in parallel; a request goes where its first token comes soonest; a new worker serves after START_S
+with an empty cache; one that must go takes nothing new, and counts until its last request has ended. Requests wait
+where no worker serves. Every autoscaler sees what was the case LAG_S ago.
+"""
+
+import bisect
+import math
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from argosy_api.resource import AutoscalingSpec
+from argosy_operator.autoscaling.decide import History, Standing, decide_replicas
+from argosy_operator.autoscaling.signals import Signals
+
+START_S = 30.0
+LAG_S = 2.0
+TICK_S = 1.0
+WINDOW_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request: when (seconds), its prompt as hashes of blocks or a number of tokens, and tokens of the answer."""
+
+    at: float
+    tokens: int
+    answer: int
+    blocks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """A worker, and what is promised."""
+
+    rate: float
+    """Prompt tokens per second."""
+    itl_s: float = 0.02
+    block: int = 512
+    cache_blocks: int = 2_000
+    ttft_s: float
+    """Requests should get their first token within so many seconds."""
+    first: int = 1
+    """Workers at the beginning: a trace is cut out of what went on before."""
+    least: int = 1
+    most: int = 20
+
+
+@dataclass(eq=False, slots=True)
+class Worker:
+    """One worker; FCFS, so a prompt's place in time is known when it comes."""
+
+    serves_at: float
+    free_at: float = 0.0
+    ends: list[float] = field(default_factory=list)
+    """When its requests end."""
+    starts: list[float] = field(default_factory=list)
+    """When their prompts begin, sorted."""
+    cache: "OrderedDict[int, None]" = field(default_factory=OrderedDict)
+
+    def uncached(self, ask: Ask, setting: Setting) -> int:
+        known = 0
+        for block in ask.blocks[: (ask.tokens - 1) // setting.block]:
+            if block not in self.cache:
+                break
+            known += 1
+        return ask.tokens - known * setting.block
+
+    def take(self, ask: Ask, now: float, setting: Setting) -> tuple[float, int]:
+        """When its first token comes, and how many tokens were computed for it."""
+        tokens = self.uncached(ask, setting)
+        start = max(now, self.free_at)
+        self.free_at = start + tokens / setting.rate
+        bisect.insort(self.starts, start)
+        bisect.insort(self.ends, self.free_at + ask.answer * setting.itl_s)
+        for block in ask.blocks[: ask.tokens // setting.block]:
+            self.cache.pop(block, None)
+            self.cache[block] = None
+        while len(self.cache) > setting.cache_blocks:
+            self.cache.popitem(last=False)
+        return self.free_at, tokens
+
+    def inside(self, now: float) -> int:
+        return len(self.ends) - bisect.bisect_right(self.ends, now)
+
+    def waiting(self, now: float) -> int:
+        return len(self.starts) - bisect.bisect_right(self.starts, now)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What an autoscaler may look at."""
+
+    at: float
+    signals: Signals
+    waiting: int
+    """Requests whose prompt has not begun, and those that no worker has."""
+    asked: int
+    """Workers that there are or that are on their way."""
+    serving: int
+
+
+class Autoscaler(Protocol):
+    """Says how many workers there should be, each TICK_S."""
+
+    def __call__(self, seen: Seen) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What it cost, and what requests got."""
+
+    replica_seconds: float
+    within: float
+    """Share of requests with a first token in time."""
+    most: int
+    course: tuple[tuple[float, int], ...] = ()
+    """When the number changed, and to what."""
+
+    def saved(self, other: "Result") -> float:
+        """Part of another one's replica-seconds that this one does without."""
+        return 1 - self.replica_seconds / other.replica_seconds
+
+
+class Replay:
+    """One trace, one autoscaler."""
+
+    def __init__(self, asks: Sequence[Ask], setting: Setting, autoscaler: Autoscaler) -> None:
+        self.asks, self.setting, self.autoscaler = asks, setting, autoscaler
+        self.workers = [Worker(0.0) for _ in range(max(setting.first, setting.least))]
+        self.leaving: list[Worker] = []
+        self.held: deque[Ask] = deque()
+        self.ttft: list[tuple[float, float]] = []
+        """(when the first token came, seconds) of each request."""
+        self.computed: deque[tuple[float, int]] = deque()
+        self.cost = 0.0
+        self.course = [(0.0, len(self.workers))]
+        self._seen: deque[Seen] = deque()
+        self._last_at = 0.0
+
+    def run(self) -> Result:
+        end = self.asks[-1].at + 60.0
+        now, next_ask = 0.0, 0
+        while now < end:
+            while next_ask < len(self.asks) and self.asks[next_ask].at <= now + TICK_S:
+                self._come(self.asks[next_ask])
+                next_ask += 1
+            now += TICK_S
+            self._release(now)
+            self._scale(now)
+            self.leaving = [w for w in self.leaving if w.inside(now)]
+            self.cost += TICK_S * (len(self.workers) + len(self.leaving))
+        times = [seconds for _, seconds in self.ttft] + [math.inf] * len(self.held)
+        within = sum(t <= self.setting.ttft_s for t in times) / len(self.asks)
+        return Result(self.cost, within, max(n for _, n in self.course), tuple(self.course))
+
+    def _come(self, ask: Ask) -> None:
+        self._last_at = ask.at
+        if not self._assign(ask, ask.at):
+            self.held.append(ask)
+
+    def _assign(self, ask: Ask, now: float) -> bool:
+        serving = [w for w in self.workers if w.serves_at <= now]
+        if not serving:
+            return False
+        rate = self.setting.rate
+        best = min(serving, key=lambda w: max(0.0, w.free_at - now) + w.uncached(ask, self.setting) / rate)
+        first, tokens = best.take(ask, now, self.setting)
+        self.ttft.append((first, first - ask.at))
+        self.computed.append((now, tokens))
+        return True
+
+    def _release(self, now: float) -> None:
+        while self.held and self._assign(self.held[0], now):
+            self.held.popleft()
+
+    def _scale(self, now: float) -> None:
+        self._seen.append(self._look(now))
+        while len(self._seen) > 1 and self._seen[1].at <= now - LAG_S:
+            self._seen.popleft()
+        old = self._seen[0]
+        serving = sum(w.serves_at <= now for w in self.workers)
+        wanted = self.autoscaler(Seen(now, old.signals, old.waiting, len(self.workers), serving))
+        wanted = min(max(wanted, self.setting.least), self.setting.most)
+        if wanted == len(self.workers):
+            return
+        while len(self.workers) < wanted:
+            self.workers.append(Worker(now + START_S))
+        # who does not serve yet goes first, then who has least to lose: the same for all autoscalers
+        self.workers.sort(key=lambda w: (w.serves_at <= now, w.inside(now), len(w.cache)), reverse=True)
+        for worker in self.workers[wanted:]:
+            self.leaving.append(worker)
+        del self.workers[wanted:]
+        self.course.append((now, wanted))
+
+    def _look(self, now: float) -> Seen:
+        while self.computed and self.computed[0][0] <= now - WINDOW_S:
+            self.computed.popleft()
+        everybody = [*self.workers, *self.leaving]
+        inside = sum(w.inside(now) for w in everybody)
+        latest = sorted(s for at, s in self.ttft[-2000:] if now - WINDOW_S < at <= now)
+        length = min(WINDOW_S, max(5.0, now))
+        signals = Signals(
+            held=len(self.held),
+            requests=inside + len(self.held),
+            queue_s=sum(max(0.0, w.free_at - now) for w in everybody),
+            arriving=sum(tokens for _, tokens in self.computed) / length / self.setting.rate,
+            ttft=latest[int(0.9 * len(latest))] if len(latest) >= 10 else None,
+            idle_s=0.0 if inside or self.held else now - self._last_at,
+        )
+        waiting = sum(w.waiting(now) for w in everybody) + len(self.held)
+        serving = sum(w.serves_at <= now for w in self.workers)
+        return Seen(now, signals, waiting, len(self.workers), serving)
+
+
+# --- the autoscalers
+
+
+class Argosy:
+    """The product's own decision."""
+
+    def __init__(self, spec: AutoscalingSpec, *, every: float = 2.0) -> None:
+        self._spec, self._every = spec, every
+        self._history, self._at, self._wanted = History(), float("-inf"), -1
+
+    def __call__(self, seen: Seen) -> int:
+        if self._wanted < 0:
+            self._wanted = seen.asked
+        if seen.at - self._at < self._every:
+            return self._wanted
+        self._at = seen.at
+        standing = Standing(self._wanted, seen.serving, self._spec.min_replicas)
+        decision = decide_replicas(seen.signals, self._spec, standing, self._history, seen.at)
+        self._history, self._wanted = decision.history, decision.replicas
+        return self._wanted
+
+
+class HpaOnQueueLength:
+    """A HorizontalPodAutoscaler on the number of waiting requests (external metric, averageValue), with its defaults:
+
+    a look each 15 s, tolerance 10 %, up by 4 or 100 % in 15 s, down to the most of the last 300 s.
+    """
+
+    def __init__(self, target: float, *, window: float = 300.0) -> None:
+        self._target, self._window = target, window
+        self._at = float("-inf")
+        self._wanted = -1
+        self._past: deque[tuple[float, int]] = deque()
+
+    def __call__(self, seen: Seen) -> int:
+        if self._wanted < 0:
+            self._wanted = seen.asked
+        if seen.at - self._at < 15.0:
+            return self._wanted
+        self._at = seen.at
+        exact = seen.waiting / self._target
+        found = max(1, math.ceil(exact))
+        if seen.serving and abs(exact / seen.serving - 1) <= 0.1:
+            found = seen.asked
+        self._past.append((seen.at, found))
+        while self._past[0][0] <= seen.at - self._window:
+            self._past.popleft()
+        if found > self._wanted:
+            self._wanted = min(found, max(self._wanted + 4, 2 * self._wanted))
+        else:
+            self._wanted = min(self._wanted, max(n for _, n in self._past))
+        return self._wanted
+
+
+class KpaOnConcurrency:
+    """Knative's autoscaler on concurrency: the mean over a window (60 s), and over a tenth of it in a panic
+
+    (twice what there is), which lasts a window and lets nothing go; a look each 2 s.
+    """
+
+    def __init__(self, target: float, *, window: float = 60.0) -> None:
+        self._target, self._window = target, window
+        self._at = float("-inf")
+        self._wanted = -1
+        self._panic_until = float("-inf")
+        self._past: deque[tuple[float, int]] = deque()
+
+    def __call__(self, seen: Seen) -> int:
+        if self._wanted < 0:
+            self._wanted = seen.asked
+        self._past.append((seen.at, seen.signals.requests))
+        while self._past[0][0] <= seen.at - self._window:
+            self._past.popleft()
+        if seen.at - self._at < 2.0:
+            return self._wanted
+        self._at = seen.at
+        stable = math.ceil(_mean([n for _, n in self._past]) / self._target)
+        panic = math.ceil(_mean([n for at, n in self._past if at > seen.at - self._window / 10]) / self._target)
+        if panic >= 2 * max(1, seen.serving):
+            self._panic_until = seen.at + self._window
+        if seen.at < self._panic_until:
+            self._wanted = max(self._wanted, panic)
+        else:
+            self._wanted = max(1, stable, self._wanted // 2)
+        return self._wanted
+
+
+def _mean(values: Sequence[int]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+Choice = tuple[float, float]
+"""Target, and window in seconds."""
+
+
+def frontier(
+    asks: Sequence[Ask], setting: Setting, make: Callable[[float, float], Autoscaler], choices: Sequence[Choice]
+) -> dict[Choice, Result]:
+    """A result for each choice."""
+    return {choice: Replay(asks, setting, make(*choice)).run() for choice in choices}
+
+
+def argosy(setting: Setting) -> Callable[[float, float], Autoscaler]:
+    """The product on `queueSeconds`, by target and window; the rest as it is by default."""
+
+    def make(target: float, window: float) -> Autoscaler:
+        spec = {
+            "minReplicas": setting.least, "maxReplicas": setting.most,
+            "metrics": [{"type": "queueSeconds", "target": target}],
+            "scaleDown": {"stabilizationSeconds": int(window)},
+        }  # fmt: skip
+        return Argosy(AutoscalingSpec.model_validate(spec))
+
+    return make
+
+
+def hpa(target: float, window: float) -> Autoscaler:
+    """See `HpaOnQueueLength`."""
+    return HpaOnQueueLength(target, window=window)
+
+
+def kpa(target: float, window: float) -> Autoscaler:
+    """See `KpaOnConcurrency`."""
+    return KpaOnConcurrency(target, window=window)
+
+
+def cheapest(found: dict[Choice, Result], share: float) -> tuple[Choice, Result] | None:
+    """The choice with the least replica-seconds of those that serve at least this share in time."""
+    good = {t: r for t, r in found.items() if r.within >= share}
+    return min(good.items(), key=lambda item: item[1].replica_seconds) if good else None

@@ -1,0 +1,68 @@
+"""Fewer replica-seconds than by counting requests, at an equal or better share in time (`benchmarks/autoscaling_model.py`)."""
+
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import autoscaling_model as model
+from autoscaling_model import Ask, Replay, Setting
+
+SETTING = Setting(rate=4000.0, ttft_s=5.0, first=2)
+
+
+def bursts(seed: int) -> list[Ask]:
+    """Half an hour of short and long prompts, alone and in bursts, as in recorded traces: sizes differ a hundredfold."""
+    rng = random.Random(seed)
+    asks, at = [], 0.0
+    while at < 1800.0:
+        at += rng.expovariate(0.5)
+        count = rng.randrange(5, 40) if rng.random() < 0.04 else 1
+        asks += [
+            Ask(at + i / 50, min(7400, int(rng.lognormvariate(7.0, 1.2)) + 3), rng.randrange(6, 60))
+            for i in range(count)
+        ]
+    return asks
+
+
+def fixed(count: int):
+    return lambda seen: count
+
+
+def test_the_model_is_deterministic_and_counts_every_request():
+    asks = bursts(0)[:200]
+    one, other = (Replay(asks, SETTING, model.argosy(SETTING)(2, 60)) for _ in range(2))
+    assert one.run() == other.run()
+    assert len(one.ttft) + len(one.held) == len(asks)
+
+
+def test_a_worker_computes_in_turn_and_keeps_what_it_has_computed():
+    setting = Setting(rate=100.0, ttft_s=1.0, block=50, most=1)
+    asks = [Ask(0.0, 101, 1, (1, 2, 3)), Ask(0.0, 101, 1, (1, 2, 3)), Ask(0.0, 100, 1, (1, 9))]
+    replay = Replay(asks, setting, fixed(1))
+    replay.run()
+    # 101 tokens; one, as two blocks are known; 50, as the last token is always computed
+    assert [round(first, 2) for first, _ in replay.ttft] == [1.01, 1.02, 1.52]
+
+
+def test_workers_that_are_there_all_the_time_cost_that():
+    asks = bursts(1)[:100]
+    result = Replay(asks, Setting(rate=1e9, ttft_s=1.0, first=3), fixed(3)).run()
+    assert result.within == 1.0
+    assert result.replica_seconds == pytest.approx(3 * (asks[-1].at + 60), abs=6)
+
+
+@pytest.mark.parametrize(("make", "targets"), [(model.hpa, (0.5, 2, 6)), (model.kpa, (1, 3, 6))], ids=["hpa", "kpa"])
+def test_it_costs_a_fifth_less_where_the_peer_serves_best(make, targets):
+    """Of all targets and windows the peer has the one with the best share; ours has one with that share for less."""
+    asks = bursts(2)
+    windows = (60.0, 300.0)
+    ours = model.frontier(asks, SETTING, model.argosy(SETTING), [(t, w) for w in windows for t in (1, 4, 15, 45)])
+    theirs = model.frontier(asks, SETTING, make, [(t, w) for w in windows for t in targets])
+    best = max(theirs.values(), key=lambda result: (result.within, -result.replica_seconds))
+    found = model.cheapest(ours, best.within)
+    assert found is not None
+    assert found[1].saved(best) >= 0.2
