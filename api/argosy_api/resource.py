@@ -118,6 +118,11 @@ class InferenceDeploymentSpec(Strict):
         return sum(self.by_role.values())
 
     @property
+    def most_workers(self) -> int:
+        """Workers that there may ever be."""
+        return self.workers if self.autoscaling is None else self.autoscaling.max_replicas
+
+    @property
     def by_role(self) -> dict[str, int]:
         """Role -> workers; the role of workers that do everything is empty."""
         if self.disaggregation is None:

@@ -52,7 +52,6 @@ def test_what_has_no_effect_is_named_once(spec, field):
         ({"uri": "hf://o/r", "model": {"tokenSecretRef": {"name": "s"}}}, "spec.model.tokenSecretRef: .*HF_TOKEN"),
         ({"resources": {"gpu": {}}}, "spec.resources.gpu: this machine has no CUDA device"),
         ({"engine": {"device": "cuda"}}, "spec.engine.device: is cuda"),
-        ({"autoscaling": {"maxReplicas": 2}}, "spec.autoscaling: there is no operator here"),
     ],
 )
 def test_what_a_worker_cannot_do_without_is_refused(spec, says):
@@ -77,6 +76,11 @@ def test_gpus_are_counted_over_all_resources():
     assert review([one], GPU, {}) == []
     with pytest.raises(ResourceError, match=r"n.yaml: spec.replicas: .* ask for 3 GPUs, this machine has 2"):
         review([one, three], GPU, {})
+
+
+def test_gpus_are_counted_for_as_many_workers_as_there_may_be():
+    with pytest.raises(ResourceError, match="ask for 3 GPUs, this machine has 2"):
+        review([loaded(resources={"gpu": {}}, autoscaling={"maxReplicas": 3})], GPU, {})
 
 
 def test_an_idle_gpu_is_mentioned():

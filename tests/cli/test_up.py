@@ -99,6 +99,34 @@ def test_prompts_and_answers_come_from_workers_of_two_roles(up):
     assert one.end() == 0, one.output
 
 
+def test_workers_come_with_the_requests_and_go_when_nobody_asks(up):
+    """From no process to two, with every request held until there is one, and back to none."""
+    rules = (
+        "{minReplicas: 0, maxReplicas: 2, scaleToZero: {idleSeconds: 10},"
+        " metrics: [{type: running, target: 8}], scaleDown: {stabilizationSeconds: 0}}"
+    )
+    one = up(sim(replicas=1, uri="sim://m?decode_ms=30", autoscaling=rules)).until_ready()
+    assert one.replicas() == []
+    until(lambda: one.request("/v1/models").body["data"])
+    answers = []
+
+    def ask():
+        reply = one.complete("sim", "Hello", max_tokens=100)
+        answers.append(reply.status)
+
+    asking = [threading.Thread(target=ask) for _ in range(40)]
+    for thread in asking:
+        thread.start()
+    most = until(lambda: len(one.replicas()) == 2, "two workers")
+    for thread in asking:
+        thread.join()
+    assert most
+    assert answers == [200] * 40
+    until(lambda: one.replicas() == [], "no worker")
+    assert one.complete("sim", "Hello").status == 200
+    assert one.end() == 0, one.output
+
+
 def test_status_shows_it(running):
     code, out, _ = running.command("status")
     assert code == 0

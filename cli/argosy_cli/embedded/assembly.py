@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,11 +15,13 @@ from argosy_cli.embedded import machine as machines
 from argosy_cli.embedded import pods, ports, services
 from argosy_cli.embedded.keeper import Keeper
 from argosy_cli.embedded.machine import Machine
+from argosy_cli.embedded.pods import Pod
 from argosy_cli.embedded.replica import Replica, Surroundings
 from argosy_cli.embedded.resources import Loaded
 from argosy_cli.embedded.run import RunFolder
 from argosy_cli.embedded.states import ProcessState, ResourceState, RunState
 from argosy_cli.errors import ResourceError
+from argosy_operator.autoscaling import pilot, schedule
 from argosy_operator.manifests import PlanSettings
 from argosy_operator.plan import Observed, child_ref, plan
 
@@ -48,8 +51,42 @@ class Workers:
 
     resource: InferenceDeployment
     state: ResourceState
-    replicas: list[Replica] = field(default_factory=list)
-    keepers: list[Keeper] = field(default_factory=list)
+    make: Callable[[Pod], "Kept"]
+    """Builds what runs a pod; nothing is started."""
+    pods: list[Pod]
+    """All that there may ever be."""
+    kept: list["Kept"] = field(default_factory=list)
+    """Those that there are, and that end."""
+
+    @property
+    def replicas(self) -> list[Replica]:
+        """The jobs."""
+        return [kept.replica for kept in self.kept]
+
+    @property
+    def keepers(self) -> list[Keeper]:
+        """Who keeps them running."""
+        return [kept.keeper for kept in self.kept]
+
+    def add(self) -> "Kept":
+        """One more: the first pod that is not there."""
+        there = {kept.replica.pod.name for kept in self.kept}
+        made = self.make(next(pod for pod in self.pods if pod.name not in there))
+        self.kept.append(made)
+        self.state.replicas.append(made.replica.state)
+        return made
+
+    def remove(self, kept: "Kept") -> None:
+        """One that has ended, and is not to begin again."""
+        self.kept.remove(kept)
+        self.state.replicas.remove(kept.replica.state)
+
+
+class Kept(NamedTuple):
+    """A replica, and who keeps it running."""
+
+    replica: Replica
+    keeper: Keeper
 
 
 class Parts(NamedTuple):
@@ -78,7 +115,7 @@ def assemble(
     taken = {options.http_port, options.grpc_port, options.metrics_port}
     valkey, url = _valkey(taken, folder, state, changed)
     router = _router(resources, options, folder, environment=inherited | _redis(url), run=state, changed=changed)
-    busy = sum(r.spec.workers for r in resources if ModelUri.parse(r.spec.model.uri).scheme != "sim")
+    busy = sum(r.spec.most_workers for r in resources if ModelUri.parse(r.spec.model.uri).scheme != "sim")
     around = Surroundings(
         folder=folder.path,
         python=sys.executable,
@@ -138,7 +175,7 @@ def _workers(
     run: RunState,
     changed: Callable[[], None],
 ) -> Workers:
-    made = plan(resource, Observed(), PlanSettings())
+    made = plan(pilot.with_replicas(resource, resource.spec.most_workers), Observed(), PlanSettings())
     workloads = {workload.ref for workload in made.workloads}
     manifests = [manifest for manifest in made.apply if child_ref(manifest) in workloads]
     meta = resource.metadata
@@ -149,13 +186,18 @@ def _workers(
         uri=str(ModelUri.parse(resource.spec.model.uri)),
     )
     run.resources.append(state)
-    workers = Workers(resource, state)
-    for pod in (pod for manifest in manifests for pod in pods.pods(manifest)):
+    all_pods = [pod for manifest in manifests for pod in pods.pods(manifest)]
+    devices = {pod.name: next(gpus) for pod in all_pods}
+
+    def make(pod: Pod) -> Kept:
         process = ProcessState(name=pod.name)
-        state.replicas.append(process)
-        replica = Replica(pod, process, around, gpu=next(gpus), changed=changed)
-        workers.replicas.append(replica)
-        workers.keepers.append(Keeper(replica, process, grace_s=replica.limits.grace_s + SLACK_S, changed=changed))
+        replica = Replica(pod, process, around, gpu=devices[pod.name], changed=changed)
+        return Kept(replica, Keeper(replica, process, grace_s=replica.limits.grace_s + SLACK_S, changed=changed))
+
+    workers = Workers(resource, state, make, all_pods)
+    scaled = resource.spec.autoscaling
+    for _ in range(len(all_pods) if scaled is None else schedule.least(scaled, datetime.now(UTC))):
+        workers.add()
     return workers
 
 

@@ -58,10 +58,16 @@ class Routes:
     async def __aexit__(self, *_: object) -> None:
         await self._pages.close()
 
+    async def said(self) -> routes.Routes | None:
+        """All of it; None while the router does not answer."""
+        try:
+            return routes.Routes.parse(await self._pages.get("/routes") or b"")
+        except ValueError:
+            return None
+
     async def ready(self) -> set[tuple[str, str]]:
         """(namespace, worker id) of the workers that it sends requests to; none while it does not answer."""
-        try:
-            said = routes.Routes.parse(await self._pages.get("/routes") or b"")
-        except ValueError:
+        said = await self.said()
+        if said is None:
             return set()
         return {(deployment.namespace, worker) for deployment in said.deployments for worker in deployment.ready}

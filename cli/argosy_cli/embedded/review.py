@@ -36,8 +36,6 @@ def review(loaded: Sequence[Loaded], machine: Machine, environment: Mapping[str,
 
 def _refusals(resource: InferenceDeployment, machine: Machine, environment: Mapping[str, str]) -> list[tuple[str, str]]:
     spec, found = resource.spec, []
-    if spec.autoscaling is not None:
-        found.append(("spec.autoscaling", "there is no operator here that decides; set spec.replicas"))
     for path, uri in zip(("spec.model.uri", "spec.engine.speculative.model"), resource.model_uris, strict=False):
         if uri.scheme == "pvc":
             root = environment.get(PVC_ROOT)
@@ -90,7 +88,7 @@ def _refuse_too_many_gpus(loaded: Sequence[Loaded], machine: Machine) -> None:
 
 
 def _gpus(resource: InferenceDeployment) -> int:
-    return resource.spec.workers * resource.spec.resources.gpu.count if resource.spec.resources.gpu else 0
+    return resource.spec.most_workers * resource.spec.resources.gpu.count if resource.spec.resources.gpu else 0
 
 
 def _could_use_gpu(resource: InferenceDeployment) -> bool:

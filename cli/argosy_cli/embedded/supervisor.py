@@ -6,15 +6,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from argosy_api.ending import end
 from argosy_api.membership import Deployment, Membership, RoutingPolicy
 from argosy_cli.embedded import assembly, run, services, states
-from argosy_cli.embedded.assembly import Options, Workers
+from argosy_cli.embedded.assembly import Kept, Options, Workers
 from argosy_cli.embedded.keeper import Keeper
 from argosy_cli.embedded.machine import Machine
 from argosy_cli.embedded.probes import Routes
 from argosy_cli.embedded.process import tail
 from argosy_cli.embedded.resources import Loaded
 from argosy_cli.embedded.run import RunFolder
+from argosy_cli.embedded.scaling import Scaler
 from argosy_cli.embedded.states import ResourceState, RunState
 from argosy_cli.errors import StartError
 
@@ -64,17 +66,25 @@ class Supervisor:
 
         """
         self._changed()
-        keepers = [*filter(None, (self._valkey, self._router)), *(k for w in self._workers for k in w.keepers)]
-        async with asyncio.TaskGroup() as group:
-            kept = {keeper: group.create_task(keeper.run()) for keeper in keepers}
-            killer = group.create_task(self._kill_when(kill, keepers))
+        async with asyncio.TaskGroup() as group, Routes(self.state.metrics) as routes:
+            kept = {keeper: group.create_task(keeper.run()) for keeper in self._keepers}
+
+            def start(one: Kept) -> None:
+                kept[one.keeper] = group.create_task(one.keeper.run())
+
+            scaled = [w for w in self._workers if w.resource.spec.autoscaling is not None]
+            scalers = [group.create_task(Scaler(w, routes, start, changed=self._changed).run()) for w in scaled]
+            killer = group.create_task(self._kill_when(kill))
             router_view = group.create_task(self._follow_router())
             try:
                 await self._router_comes_up(stop)
                 await stop.wait()
+                await end(*scalers)
                 await self._end(kept)
             finally:
-                for keeper in keepers:  # nothing is left over, whatever went wrong
+                for scaler in scalers:
+                    scaler.cancel()
+                for keeper in self._keepers:  # nothing is left over, whatever went wrong
                     keeper.kill()
                 killer.cancel()
                 router_view.cancel()
@@ -119,9 +129,13 @@ class Supervisor:
             keeper.terminate()  # its time is up: the second signal aborts what still runs
         await keeper.end()
 
-    async def _kill_when(self, kill: asyncio.Event, keepers: Sequence[Keeper]) -> None:
+    @property
+    def _keepers(self) -> list[Keeper]:
+        return [*filter(None, (self._valkey, self._router)), *(k for w in self._workers for k in w.keepers)]
+
+    async def _kill_when(self, kill: asyncio.Event) -> None:
         await kill.wait()
-        for keeper in keepers:
+        for keeper in self._keepers:
             keeper.kill()
 
     # --- what the others are told
@@ -146,6 +160,7 @@ class Supervisor:
             workers=tuple(m for replica in workers.replicas if (m := replica.member()) is not None),
             message=_why_nobody(workers.state),
             created_at=float(place),  # of equal names the first would have it
+            hold_s=0.0 if (scaled := resource.spec.autoscaling) is None else scaled.hold_seconds,
         )
 
 

@@ -72,8 +72,8 @@ class Autoscaler:
         if course is None or not course.fewer:
             return
         told = self._told(owner.namespace, owner.name)
-        worth = {} if told is None else _worth(told, self._clock())
-        for pod in victims(pods, worth, course.fewer):
+        losses = {} if told is None else worth(told, self._clock())
+        for pod in victims(pods, losses, course.fewer):
             try:
                 # a later choice counts more than an earlier one that came to nothing
                 await self._api.set_deletion_cost(owner.namespace, pod.name, pod.uid, -int(time.time()))
@@ -81,7 +81,8 @@ class Autoscaler:
                 log.info("%s/%s: %s could not be marked: %s", *owner[:2], pod.name, error.message)
 
 
-def _worth(told: Told, now: float) -> dict[str, Worth]:
+def worth(told: Told, now: float) -> dict[str, Worth]:
+    """What would be lost with each worker, as the routers tell it."""
     known = [answer for answer in told.answers if answer is not None]
     loads = freshest(known, now - told.at)
     blocks: dict[str, int] = {}
