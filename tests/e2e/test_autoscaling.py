@@ -43,7 +43,6 @@ def test_up_with_the_load_and_down_after_the_window(namespace, http):
 def test_without_routers_the_number_stays(namespace, system, http):
     namespace.apply(resource("still", autoscaling=AUTOSCALING | {"minReplicas": 2, "maxReplicas": 2}))
     wait_ready(namespace, "still")
-    namespace.patch("still", {"autoscaling": {"minReplicas": 1}})
     router = f"deployment/{RELEASE}-router"
     count = system.get("deployment", f"{RELEASE}-router")["spec"]["replicas"]
     system("scale", router, "--replicas=0")
@@ -51,6 +50,7 @@ def test_without_routers_the_number_stays(namespace, system, http):
         wait_for(
             "it is told", lambda: namespace.condition("still", "AutoscalingActive").get("reason") == "NoSignals", 60
         )
+        namespace.patch("still", {"autoscaling": {"minReplicas": 1}})  # now one would be enough
         time.sleep(2 * WINDOW_S)
         assert len(namespace.workers("still")) == 2
     finally:
