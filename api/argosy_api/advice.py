@@ -70,6 +70,8 @@ ADVICE: dict[str, str] = {
     # autoscaling
     "Load": NOTHING,
     "LessLoad": NOTHING,
+    "Idle": NOTHING,
+    "Woken": NOTHING,
     "Bounds": NOTHING,
     "Steady": NOTHING,
     "Stabilizing": "Wait: the number goes down when the load has been less for the whole window.",

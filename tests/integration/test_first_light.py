@@ -71,7 +71,8 @@ def test_the_second_request_hits_the_prefix_cache_of_the_first(smollm2):
     assert first.text.strip()
     assert first.cached_tokens == 0
     assert second.cached_tokens >= 32
-    assert second.worker == first.worker
+    # on the worker that computed it, or, where that was busy, on another one that fetched it from there
+    assert second.worker == first.worker or f"source={first.worker}" in second.headers["x-argosy-decision"]
     assert int(second.headers["x-argosy-cached-tokens-predicted"]) > 0
 
 

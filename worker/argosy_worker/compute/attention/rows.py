@@ -2,7 +2,7 @@
 
 torch multiplies batches of matrices through MKL, which picks a kernel by the number of rows, and other kernels on each
 kind of processor: rows of 1, 2, 3 and of 4 and more differ on one, of up to 7 and from 8 on another, of up to 12 and
-from 16 on a third. So the sizes are found on the very machine: rows are padded to a multiple of the smallest number
+from 16 on a third; with AVX2 on a fourth (Cascade Lake) even 16 rows differ by how many products there are. So the sizes are found on the very machine: rows are padded to a multiple of the smallest number
 for which all sizes that can occur give the same bits; where there is none, every product gets the same number of rows.
 """
 
@@ -18,7 +18,8 @@ from argosy_worker.compute.probe import on_threads, pattern
 QUERY_BLOCK = 64
 """Query tokens of one slice that are worked on at once; bounds the memory for scores."""
 MULTIPLES = (4, 8, 16, 32)
-FIXED = 16
+FIXED = (16, 24)
+"""For products of one number of rows: AVX2 kernels work on 4 or 6 rows at a time, so 24 leaves none of them a rest."""
 _ALL_UP_TO = 64
 """So many sizes are all tried; of more, the smaller ones and every eighth."""
 
@@ -55,9 +56,14 @@ def choose(shape: Shape, threads: int) -> tuple[Rows, str | None]:
         rows = Rows(multiple, QUERY_BLOCK)
         if problem(shape, rows, threads) is None:
             return rows, None
-    size = -(-shape.queries // FIXED) * FIXED
-    rows = Rows(size, size // shape.queries)
-    return rows, problem(shape, rows, threads)
+    tried = []
+    for fixed in FIXED:
+        size = -(-shape.queries // fixed) * fixed
+        rows = Rows(size, size // shape.queries)
+        tried.append((rows, problem(shape, rows, threads)))
+        if tried[-1][1] is None:
+            return tried[-1]
+    return tried[0]
 
 
 def operands(shape: Shape, rows: Rows) -> Iterator[tuple[Tensor, Tensor]]:
