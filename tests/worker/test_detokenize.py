@@ -110,6 +110,23 @@ def test_endless_garbage_stays_cheap():
     assert text + detokenizer.finish()[0] == REFERENCE.decode(tokens)
 
 
+def test_endless_special_tokens_stay_cheap_and_join_what_lies_beside_them():
+    """As in a benchmark that ignores ends. The library's stream is quadratic there, and never tells an unfinished end."""
+    detokenizer = Detokenizer(BYTES, [])
+    tokens = [0xC3, *[sim.IM_END] * 3000, 0xA9, 0xC3]
+    pieces = [detokenizer.push(t)[0] for t in tokens]
+    assert len(detokenizer._decoder._window) < 20
+    assert "".join(pieces) == "é"
+    assert detokenizer.finish()[0] == "\ufffd"
+    assert REFERENCE.decode(tokens) == "é\ufffd"
+
+
+@pytest.mark.parametrize("tokens", [[*"a\ufffd".encode()], [0x61, 0xF0, 0x9F]])
+def test_the_end_of_a_text_is_told_be_it_unfinished_or_a_replacement_character(tokens):
+    assert feed(tokens)[0] == REFERENCE.decode(tokens)
+    assert feed(tokens)[0].endswith("\ufffd")
+
+
 @pytest.fixture(scope="module")
 def sentencepiece_like():
     """A vocabulary whose decoder drops the first space of a text, as those of Llama 2 and Mistral do."""

@@ -182,6 +182,67 @@ def test_blocks_that_a_window_has_passed_may_be_gone():
         assert all(torch.equal(a[0], b[0]) for a, b in zip(before, after, strict=True))
 
 
+class Barred(TorchDispatchMode):
+    """Refuses torch's fused attention, whatever it comes to on this device."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert "scaled_dot_product" not in str(func), func
+        assert "flash_attention" not in str(func), func
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_bar_stops_what_it_is_for():
+    q = torch.ones(1, 2, 3, 8)
+    with Barred(), pytest.raises(AssertionError, match="scaled_dot_product"):
+        torch.nn.functional.scaled_dot_product_attention(q, q, q)
+
+
+@pytest.mark.parametrize("kind", KV_TYPES)
+def test_torchs_fused_attention_is_not_used(kind):
+    """Its rows differ with the number of query rows and with masked padding, so none of our promises would hold."""
+    for sinks in (None, torch.linspace(-2, 5, 6)):
+        world = World((500, 300), VARIED, stripe=2, sinks=sinks, kind=kind)
+        with Barred():
+            world.step((0, 0, 400), (1, 0, 299))
+            world.step((0, 400, 500), (1, 299, 300))
+
+
+def test_a_chunk_is_aligned_with_the_end_of_its_context_not_with_its_beginning():
+    """Where there are fewer rows than keys a causal mask has two readings; the first row of a chunk sees all before it."""
+    spec = layer_spec(heads=4, kv_heads=2, head_dim=DIM)
+    world = World((300,), [spec], stripe=2)
+    world.step((0, 0, 200))
+    ((found,),) = world.step((0, 200, 300))
+    q, k, v = (t[0].double().transpose(0, 1)[None] for t in (world.q, world.k, world.v))
+    position = torch.arange(300)
+    lower_right = position[None] <= position[200:, None]
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    expected = sdpa(q[:, :, 200:], k, v, attn_mask=lower_right, scale=spec.scale, enable_gqa=True)
+    upper_left = sdpa(q[:, :, 200:], k, v, is_causal=True, scale=spec.scale, enable_gqa=True)
+    assert torch.allclose(found.double(), expected[0].transpose(0, 1), atol=2e-5)
+    assert not torch.allclose(found.double(), upper_left[0].transpose(0, 1), atol=0.1)
+
+
+@pytest.mark.parametrize("kind", KV_TYPES)
+def test_positions_that_a_row_does_not_see_may_hold_anything(kind):
+    """A score of minus infinity times no number would be none: what is hidden is left out, not multiplied by nothing."""
+    specs = [
+        layer_spec(heads=4, kv_heads=2, head_dim=DIM),
+        layer_spec(heads=4, kv_heads=2, head_dim=DIM, attention=Window(5)),
+    ]
+    found = []
+    for spoilt in (False, True):
+        world = World((40, 40), specs, stripe=2, kind=kind)
+        if spoilt:  # whoever had the blocks before left what is beyond 20 in them
+            for t in (world.k, world.v):
+                t[0][20:] = 1e30
+            world.step((0, 20, 40))
+        world.step((1, 0, 40), (0, 0, 19))
+        found.append([out[0] for out in world.step((0, 19, 20))])
+    assert all(out.isfinite().all() for out in found[1])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 class Largest(TorchDispatchMode):
     """Notes the size of the largest tensor that an operation makes."""
 

@@ -79,3 +79,15 @@ def test_odd_headers_that_the_library_takes_are_read(tmp_path, header):
 def test_unsound_headers_are_refused(tmp_path, header, data):
     with pytest.raises(ModelInvalidError, match=r"x\.safetensors"):
         SafetensorsFile(write(tmp_path / "x.safetensors", header, data))
+
+
+def test_what_was_read_stays_when_the_file_is_written_over(tmp_path):
+    """The bytes are copies: a checkpoint that is deployed anew in the same place changes no running model."""
+    path = tmp_path / "x.safetensors"
+    save_file({"a": torch.arange(64.0).view(8, 8)}, path)
+    with SafetensorsFile(path) as file:
+        found = from_bytes("F32", torch.from_numpy(file.rows("a", 0, 8)), 8, 8)
+        with path.open("r+b") as other:
+            other.seek(-64 * 4, 2)
+            other.write(bytes(64 * 4))
+        assert torch.equal(found.dequantize(), torch.arange(64.0).view(8, 8))

@@ -2,8 +2,9 @@
 
 torch multiplies batches of matrices through MKL, which picks a kernel by the number of rows, and other kernels on each
 kind of processor: rows of 1, 2, 3 and of 4 and more differ on one, of up to 7 and from 8 on another, of up to 12 and
-from 16 on a third; with AVX2 on a fourth (Cascade Lake) even 16 rows differ by how many products there are. So the sizes are found on the very machine: rows are padded to a multiple of the smallest number
-for which all sizes that can occur give the same bits; where there is none, every product gets the same number of rows.
+from 16 on a third; with AVX2 on a fourth (Cascade Lake) even 16 rows differ by how many products there are. So the
+sizes are found on the very machine: rows are padded to a multiple of the smallest number for which all sizes that can
+occur give the same bits; where there is none, every product gets the same number of rows.
 """
 
 import functools
