@@ -38,7 +38,7 @@ check: setup  ## ruff, mypy, import contracts, generated code up to date
 	$(BIN)/lint-imports
 	$(BIN)/python tools/generate.py --check
 
-generate: setup  ## protobuf modules and the CRD
+generate: setup  ## protobuf modules, the CRD, tables of fields and values
 	$(BIN)/python tools/generate.py
 
 format: setup  ## let ruff format and fix

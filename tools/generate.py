@@ -1,4 +1,4 @@
-"""Regenerate what is generated: protobuf modules, the CRD in the chart, and the page about the resource's fields.
+"""Regenerate what is generated: protobuf modules, the chart's CRD and table of values, the resource's fields.
 
 python tools/generate.py            write
 python tools/generate.py --check    compare; exit code 1 and the names when something is out of date
@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import chart_values
 from grpc_tools import protoc
 
 from argosy_api.rules import RULES
@@ -22,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ["argosy_api/v1/worker.proto", "argosy_api/inference/inference.proto"]
 CRD = Path("charts/argosy/files/crds/inferencedeployments.yaml")
 FIELDS = Path("docs/resource.md")
+CHART = Path("charts/argosy")
 
 
 def generated(target: Path) -> None:
@@ -39,6 +41,8 @@ def generated(target: Path) -> None:
     (target / CRD).write_text(crd_yaml())
     (target / FIELDS).parent.mkdir(parents=True, exist_ok=True)
     (target / FIELDS).write_text(fields_page(crd()))
+    values, schema = ((ROOT / CHART / name).read_text() for name in ("values.yaml", "values.schema.json"))
+    (target / CHART / "README.md").write_text(chart_values.page(values, json.loads(schema)))
 
 
 def fields_page(crd: dict[str, Any]) -> str:
