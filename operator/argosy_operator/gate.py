@@ -5,6 +5,7 @@ has reached the worker, knows its model, and can send the next request there. Th
 router that fails later leaves a worker out by itself, and must not make a Deployment replace it.
 """
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +14,9 @@ from argosy_operator.conditions import RouterFacts
 from argosy_operator.errors import ApiError
 from argosy_operator.kube import KubeApi
 from argosy_operator.observe import PodView
+
+_AT_ONCE = 8
+"""Half of the places that there are for requests: a resource of a thousand workers leaves others theirs."""
 
 
 def opens(pod: PodView, router: RouterFacts | None) -> bool:
@@ -31,20 +35,26 @@ def opens(pod: PodView, router: RouterFacts | None) -> bool:
 async def open_gates(
     api: KubeApi, namespace: str, pods: tuple[PodView, ...], router: RouterFacts | None, opened: set[str]
 ) -> ApiError | None:
-    """Open those that are to be opened, each once; the first refusal is returned. `opened` has uids of pods."""
+    """Open those that are to be opened, each once and several at a time; the first refusal is returned.
+
+    `opened` has uids of pods.
+    """
     opened &= {pod.uid for pod in pods}
-    refusal = None
-    for pod in pods:
-        if pod.uid in opened or not opens(pod, router):
-            continue
+    due = [pod for pod in pods if pod.uid not in opened and opens(pod, router)]
+    condition, places = _condition(router), asyncio.Semaphore(_AT_ONCE)
+
+    async def open_one(pod: PodView) -> ApiError | None:
         try:
-            await api.apply_pod_condition(namespace, pod.name, pod.uid, _condition(router))
+            async with places:
+                await api.apply_pod_condition(namespace, pod.name, pod.uid, condition)
         except ApiError as error:
-            if error.status not in (404, 409, 422):  # else the pod is gone, or another one has its name
-                refusal = refusal or error
-        else:
-            opened.add(pod.uid)
-    return refusal
+            # else the pod is gone, or another one has its name
+            return None if error.status in (404, 409, 422) else error
+        opened.add(pod.uid)
+        return None
+
+    results = await asyncio.gather(*(open_one(pod) for pod in due))
+    return next((error for error in results if error is not None), None)
 
 
 def is_waiting(pods: tuple[PodView, ...]) -> bool:

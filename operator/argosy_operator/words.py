@@ -1,5 +1,6 @@
 """Sentences for people: short, whatever they are about, and without what could be a secret."""
 
+import functools
 import re
 from collections.abc import Sequence
 
@@ -24,6 +25,7 @@ def clip(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
+@functools.lru_cache(maxsize=256)  # of a thousand pods that wait, most wait for the same
 def redact(text: str) -> str:
     """Somebody else's words (a log, an exception) without credentials."""
     for pattern, instead in _SECRETS:

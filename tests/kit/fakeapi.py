@@ -15,7 +15,6 @@ API server: the cluster tests run the same scenarios on a real one.
 from __future__ import annotations
 
 import asyncio
-import copy
 import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -26,7 +25,20 @@ from typing import Any
 import jsonpatch
 import yaml
 from aiohttp import web
-from fakeapi_objects import ApiError, Event, Gvr, Key, Object, Resource, apply, drop_owned, merge, now, scale_view
+from fakeapi_objects import (
+    ApiError,
+    Event,
+    Gvr,
+    Key,
+    Object,
+    Resource,
+    apply,
+    clone,
+    drop_owned,
+    merge,
+    now,
+    scale_view,
+)
 
 Hook = Callable[[web.Request, str], Awaitable[None]]
 
@@ -49,7 +61,7 @@ class FakeApi:
         self._version = 1  # as etcd's: no object ever has it
         self._oldest = 0
         self._events: list[Event] = []
-        self._watchers: list[asyncio.Queue[Event | None]] = []
+        self._watchers: list[tuple[Gvr | None, asyncio.Queue[Event | None]]] = []
         self._applied: dict[tuple[Key, str, str], Object] = {}
         self.add("", "v1", "namespaces", "Namespace", namespaced=False)
         self.add(CRD_GROUP, "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
@@ -75,7 +87,7 @@ class FakeApi:
 
     def drop_watches(self) -> None:
         """Close every open watch stream, as a restarting API server would."""
-        for queue in self._watchers:
+        for _, queue in self._watchers:
             queue.put_nowait(None)
 
     @asynccontextmanager
@@ -96,7 +108,7 @@ class FakeApi:
     def listen(self) -> asyncio.Queue[Event | None]:
         """All events from now on, for controllers that live beside the server; None when watches are dropped."""
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
-        self._watchers.append(queue)
+        self._watchers.append((None, queue))
         return queue
 
     def create(self, key: Key, obj: Object) -> Object:
@@ -193,7 +205,7 @@ class FakeApi:
     async def _single(self, request: web.Request, key: Key, resource: Resource, sub: str) -> web.StreamResponse:
         current = self.objects.get(key)
         if request.method == "PATCH" and request.content_type == APPLY_PATCH:
-            intent = yaml.safe_load(await request.text())
+            intent = _document(await request.text())
             manager = request.query.get("fieldManager")
             if not manager:
                 raise ApiError(422, "Invalid", "fieldManager is required for apply")
@@ -208,10 +220,10 @@ class FakeApi:
             if current is not None and version not in (None, current["metadata"]["resourceVersion"]):
                 raise ApiError(409, "Conflict", "the object has been modified")
             previous = self._applied.get((key, manager, sub), {})
-            self._applied[key, manager, sub] = copy.deepcopy(intent)
+            self._applied[key, manager, sub] = clone(intent)
             if current is None:
                 return web.json_response(self._create(key, resource, intent), status=201)
-            new = apply(drop_owned(copy.deepcopy(current), previous, intent), intent)
+            new = apply(drop_owned(clone(current), previous, intent), intent)
             return web.json_response(self._update(key, resource, current, new, sub))
         if current is None:
             raise ApiError(404, "NotFound", f'{key.gvr.plural} "{key.name}" not found')
@@ -231,7 +243,7 @@ class FakeApi:
             new = body
         elif request.content_type == JSON_PATCH:
             try:
-                new = jsonpatch.apply_patch(copy.deepcopy(base), body)
+                new = jsonpatch.apply_patch(clone(base), body)
             except jsonpatch.JsonPatchException as error:
                 raise ApiError(422, "Invalid", str(error)) from error
         else:
@@ -240,7 +252,7 @@ class FakeApi:
         if version and version != current["metadata"]["resourceVersion"]:
             raise ApiError(409, "Conflict", "the object has been modified")
         if sub == "scale":
-            scaled = copy.deepcopy(current)
+            scaled = clone(current)
             scaled["spec"]["replicas"] = new["spec"]["replicas"]
             return web.json_response(scale_view(self._update(key, resource, current, scaled, "")))
         return web.json_response(self._update(key, resource, current, new, sub))
@@ -248,7 +260,7 @@ class FakeApi:
     # ---------------------------------------------------------------- storage
 
     def _create(self, key: Key, resource: Resource, obj: Object) -> Object:
-        obj = copy.deepcopy(obj)
+        obj = clone(obj)
         obj.setdefault("apiVersion", key.gvr.api_version)
         obj.setdefault("kind", resource.kind)
         if "status" in resource.subresources:
@@ -267,9 +279,9 @@ class FakeApi:
 
     def _update(self, key: Key, resource: Resource, current: Object, new: Object, sub: str) -> Object:
         if sub == "status":
-            out = {**copy.deepcopy(current), "status": new.get("status", {})}
+            out = {**clone(current), "status": new.get("status", {})}
         else:
-            out = copy.deepcopy(new)
+            out = clone(new)
             if "status" in resource.subresources:
                 out.pop("status", None)
                 if "status" in current:
@@ -291,7 +303,7 @@ class FakeApi:
             return self._remove(key)
         if "deletionTimestamp" in current["metadata"]:
             return current
-        new = copy.deepcopy(current)
+        new = clone(current)
         new["metadata"].update(
             deletionTimestamp=now(), deletionGracePeriodSeconds=0, generation=current["metadata"]["generation"] + 1
         )
@@ -302,7 +314,7 @@ class FakeApi:
         obj["metadata"]["resourceVersion"] = str(self._version)
         self.objects[key] = obj
         self._emit(type_, key.gvr, obj)
-        return copy.deepcopy(obj)
+        return clone(obj)
 
     def _remove(self, key: Key) -> Object:
         obj = self.objects.pop(key)
@@ -318,10 +330,11 @@ class FakeApi:
         return obj
 
     def _emit(self, type_: str, gvr: Gvr, obj: Object) -> None:
-        event = Event(self._version, type_, gvr, copy.deepcopy(obj))
+        event = Event(self._version, type_, gvr, clone(obj))
         self._events.append(event)
-        for queue in self._watchers:
-            queue.put_nowait(event)
+        for wanted, queue in self._watchers:
+            if wanted in (None, gvr):
+                queue.put_nowait(event)
 
     # ---------------------------------------------------------------- watch, selectors, discovery
 
@@ -340,9 +353,10 @@ class FakeApi:
             return response
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
         for event in self._events:
-            if event.version > since:
+            if event.version > since and event.gvr == gvr:
                 queue.put_nowait(event)
-        self._watchers.append(queue)
+        watcher = (gvr, queue)
+        self._watchers.append(watcher)
         timeout = float(query["timeoutSeconds"]) if "timeoutSeconds" in query else None
         try:
             async with asyncio.timeout(timeout):
@@ -360,12 +374,12 @@ class FakeApi:
                     if self.deaf:
                         continue
                     key = Key(event.gvr, event.object["metadata"].get("namespace"), event.object["metadata"]["name"])
-                    if event.gvr == gvr and self._selected(key, event.object, namespace, query):
+                    if self._selected(key, event.object, namespace, query):
                         await send(event.type, event.object)
         except (TimeoutError, ConnectionError):
             pass
         finally:
-            self._watchers.remove(queue)
+            self._watchers.remove(watcher)
         return response
 
     @staticmethod
@@ -424,3 +438,11 @@ class FakeApi:
             ]
         api_version = f"{group}/{version}" if group else version
         return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": api_version, "resources": entries}
+
+
+def _document(text: str) -> Object:
+    """An applied intent. Most are JSON, which its own parser reads much faster than that of YAML."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return yaml.safe_load(text)

@@ -61,6 +61,13 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def clone(value: Any) -> Any:
+    """A deep copy of what JSON can hold; `copy.deepcopy` takes several times as long."""
+    if isinstance(value, dict):
+        return {name: clone(item) for name, item in value.items()}
+    return [clone(item) for item in value] if isinstance(value, list) else value
+
+
 def merge(base: Any, patch: Any) -> Any:
     """RFC 7386 merge patch."""
     if not isinstance(patch, dict):

@@ -5,10 +5,11 @@ A Deployment has one pod above its replicas while it rolls, and an old one goes 
 
 import asyncio
 import contextlib
-import copy
 import itertools
+import time
 
 from fakeapi import FakeApi, Gvr, Key
+from fakeapi_objects import clone
 
 DEPLOYMENTS = Gvr("apps", "v1", "deployments")
 PODS = Gvr("", "v1", "pods")
@@ -105,11 +106,16 @@ class Controllers:
     async def _run(self) -> None:
         queue = self.server.listen()
         self.settle()
+        took = 0.0
         while True:
             await queue.get()
-            while not queue.empty():  # settling looks at everything: once for all that came, or it is quadratic
+            # settling looks at everything: once for all that came, and for no more than half of the time
+            await asyncio.sleep(took)
+            while not queue.empty():
                 queue.get_nowait()
+            began = time.monotonic()
             self.settle()
+            took = time.monotonic() - began
 
     def pods(self, name: str | None = None) -> dict[str, dict]:
         """Pods by name, of one resource or of all."""
@@ -125,30 +131,37 @@ class Controllers:
 
     def settle(self) -> None:
         """Do all that is to be done now."""
+        pods = self._pods_by_owner()
         for key, deployment in list(self.server.objects.items()):
             if key.gvr == DEPLOYMENTS:
-                self._deployment(key, deployment)
+                self._deployment(key, deployment, pods.get(deployment["metadata"]["uid"], []))
         for key, pod in list(self.server.objects.items()):
             if key.gvr == PODS and key in self.server.objects:
                 status = _gated(pod, self.fate(pod))
                 if pod.get("status") != status:
-                    self.server.update(key, {**copy.deepcopy(pod), "status": status}, "status")
+                    self.server.update(key, {**pod, "status": status}, "status")
 
-    def _deployment(self, key: Key, deployment: dict) -> None:
+    def _pods_by_owner(self) -> dict[str, list[tuple[Key, dict]]]:
+        found: dict[str, list[tuple[Key, dict]]] = {}
+        for key, pod in self.server.objects.items():
+            if key.gvr == PODS:
+                for owner in pod["metadata"].get("ownerReferences", ()):
+                    found.setdefault(owner["uid"], []).append((key, pod))
+        return found
+
+    def _deployment(self, key: Key, deployment: dict, mine: list[tuple[Key, dict]]) -> None:
         template = deployment["spec"]["template"]
         uid = deployment["metadata"]["uid"]
-        mine = [
-            (k, p)
-            for k, p in self.server.objects.items()
-            if k.gvr == PODS and any(o["uid"] == uid for o in p["metadata"].get("ownerReferences", ()))
-        ]
         revision = template["metadata"]["labels"]["serving.argosy.dev/revision"]
-        current = [k for k, p in mine if p["metadata"]["labels"]["serving.argosy.dev/revision"] == revision]
+        new, old = list[tuple[Key, dict]](), list[tuple[Key, dict]]()
+        for k, p in mine:
+            (new if p["metadata"]["labels"]["serving.argosy.dev/revision"] == revision else old).append((k, p))
+        current = [k for k, _ in new]
         wanted = deployment["spec"]["replicas"]
-        stay = max(0, wanted - sum(_is_ready(p) for k, p in mine if k in current))
+        stay = max(0, wanted - sum(_is_ready(p) for _, p in new))
         if deployment["spec"]["strategy"]["type"] == "Recreate":
             stay = 0
-        old = sorted(((k, p) for k, p in mine if k not in current), key=lambda one: not _is_ready(one[1]))
+        old.sort(key=lambda one: not _is_ready(one[1]))
         for surplus, _ in old[stay:]:
             self.server.delete(surplus)
         current.sort(key=lambda k: -self._cost(k))  # stable: of equals the youngest go
@@ -158,8 +171,8 @@ class Controllers:
         for _ in range(min(wanted - len(current), room)):
             name = f"{key.name}-{next(self._count)}"
             owner = {"apiVersion": "apps/v1", "kind": "Deployment", "name": key.name, "uid": uid, "controller": True}
-            metadata = {"labels": copy.deepcopy(template["metadata"]["labels"]), "ownerReferences": [owner]}
-            pod = {"metadata": metadata, "spec": {**copy.deepcopy(template["spec"]), "nodeName": "node-1"}}
+            metadata = {"labels": clone(template["metadata"]["labels"]), "ownerReferences": [owner]}
+            pod = {"metadata": metadata, "spec": {**clone(template["spec"]), "nodeName": "node-1"}}
             if "conditions" in (status := self.fate({"metadata": metadata})) and status["phase"] == "Pending":
                 scheduled = next(c for c in status["conditions"] if c["type"] == "PodScheduled")
                 if scheduled["status"] == "False":

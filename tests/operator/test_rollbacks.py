@@ -11,6 +11,7 @@ from waiting import eventually
 from argosy_api.measures import Measures, bucket
 from argosy_operator import diagnose, gate
 from argosy_operator.conditions import RouterFacts
+from argosy_operator.errors import ApiError
 from argosy_operator.observe import PodView
 
 GATE = "argosy.dev/routable"
@@ -36,6 +37,32 @@ def test_when_a_gate_opens(router, opens):
     assert not gate.opens(pod(answering=False), router)
     assert not gate.opens(pod(gated=False), router)
     assert not gate.opens(pod(terminating=True), router)
+
+
+async def test_gates_open_several_at_a_time_and_one_that_is_refused_stops_no_other():
+    under_way, most, calls = 0, 0, []
+
+    class Api:
+        async def apply_pod_condition(self, namespace, name, uid, condition):
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            await asyncio.sleep(0)
+            under_way -= 1
+            calls.append(uid)
+            if uid == "u3":
+                raise ApiError(500, "InternalError", "not now")
+            if uid == "u4":
+                raise ApiError(404, "NotFound", "gone")
+
+    pods = tuple(pod(name=f"p{n}", uid=f"u{n}") for n in range(100))
+    opened = {"u0", "of a pod that has gone"}
+    refusal = await gate.open_gates(Api(), "default", pods, None, opened)
+    assert refusal is not None
+    assert refusal.status == 500
+    assert sorted(calls) == sorted(f"u{n}" for n in range(1, 100))
+    assert opened == {p.uid for p in pods} - {"u3", "u4"}
+    assert 1 < most <= 8
 
 
 def revisions(world) -> dict[str, str]:
