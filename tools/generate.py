@@ -1,4 +1,4 @@
-"""Regenerate what is generated: protobuf modules, the chart's CRD and table of values, the resource's fields.
+"""Regenerate what is generated: protobuf modules, the chart's CRD, dashboards and values, the resource's fields.
 
 python tools/generate.py            write
 python tools/generate.py --check    compare; exit code 1 and the names when something is out of date
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import chart_values
+import dashboards
 from grpc_tools import protoc
 
 from argosy_api.rules import RULES
@@ -42,6 +43,9 @@ def generated(target: Path) -> None:
     (target / FIELDS).parent.mkdir(parents=True, exist_ok=True)
     (target / FIELDS).write_text(fields_page(crd()))
     values, schema = ((ROOT / CHART / name).read_text() for name in ("values.yaml", "values.schema.json"))
+    (target / CHART / "files/dashboards").mkdir(parents=True, exist_ok=True)
+    for name, text in dashboards.dashboards().items():
+        (target / CHART / "files/dashboards" / name).write_text(text)
     (target / CHART / "README.md").write_text(chart_values.page(values, json.loads(schema)))
 
 

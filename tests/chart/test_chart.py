@@ -398,26 +398,9 @@ def test_extras_are_off_by_default(render):
     assert {"argosy-extra", "argosy-text"} <= {i["metadata"]["name"] for i in full if i["kind"] == "ConfigMap"}
 
 
-def test_rules_and_dashboards_use_metrics_that_exist(render):
-    import re
-
-    from argosy_api import metric_names
-
-    known = {value for name, value in vars(metric_names).items() if name.isupper()}
-    rules = one(render("full-values.yaml"), "PrometheusRule", "argosy")
-    used = set(
-        re.findall(r"argosy_[a-z_]+", json.dumps([r["expr"] for g in rules["spec"]["groups"] for r in g["rules"]]))
-    )
-    assert used
-    assert used <= known
-
-
-def test_policies_and_monitors_mean_the_pods_that_the_operator_makes(render):
-    """Of any workload, role and track; and the three tell metrics apart."""
+def test_policies_mean_the_pods_that_the_operator_makes(render):
+    """Of any workload, role and track."""
     made = labels.workload_selector("m", labels.LEADER, "canary") | {"app.kubernetes.io/managed-by": "argosy-operator"}
-    monitor = one(render("full-values.yaml"), "PodMonitor", "argosy-worker")["spec"]
-    assert monitor["selector"]["matchLabels"].items() <= made.items()
-    assert monitor["podTargetLabels"] == [labels.NAME, labels.ROLE, labels.TRACK]
     valkey = one(render("networkPolicy.enabled=true"), "NetworkPolicy", "argosy-valkey")["spec"]
     workers = valkey["ingress"][0]["from"][0]
     assert workers["namespaceSelector"] == {}
