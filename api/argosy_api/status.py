@@ -34,6 +34,20 @@ class ModelStatus(BaseModel):
     kv_blocks_per_replica: int = 0
 
 
+class MemoryStatus(BaseModel):
+    """How the memory of one worker divides, as the workers found it; `argosy plan` says it before anything is there."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True)
+
+    of: Annotated[str, Field(max_length=4096)] = ""
+    """What it was counted for: the model, and in what numbers it is held."""
+    weights_bytes: int = 0
+    kv_cache_bytes: int = 0
+    kv_bytes_per_token: int = 0
+    kv_tokens: int = 0
+    """Tokens that the KV cache holds."""
+
+
 class RoleStatus(BaseModel):
     """Workers of one role of a disaggregated resource."""
 
@@ -125,6 +139,8 @@ class InferenceDeploymentStatus(BaseModel):
     """What autoscaling decides, where the resource has it."""
     model: ModelStatus | None = None
     """What the workers found in the model's files."""
+    plan: MemoryStatus | None = None
+    """How the memory of one worker divides."""
     conditions: list[Condition] = []
     """Ready, Progressing, Degraded, Scheduled, ModelLoaded, RouterSynced, Uniform, NameTaken; AutoscalingActive with
     autoscaling."""

@@ -37,6 +37,10 @@ class ServedModel(BaseModel):
     max_model_len: int = 0
     """Longest prompt and answer together, in tokens."""
     kv_blocks_per_replica: int = 0
+    weights_bytes: int = 0
+    """0: nothing was counted, as of a simulated model."""
+    kv_bytes_per_token: int = 0
+    kv_cache_bytes: int = 0
     fingerprint: Annotated[str, Field(max_length=_MAX_TEXT)] = ""
     """Hex; replicas that differ in it have different block ids."""
     instruction_set: Annotated[str, Field(max_length=_MAX_TEXT)] = ""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from argosy_api import labels, limits
 from argosy_api.measures import Trial
-from argosy_api.status import Condition, InferenceDeploymentStatus, ModelStatus, RoleStatus
+from argosy_api.status import Condition, InferenceDeploymentStatus, MemoryStatus, ModelStatus, RoleStatus
 from argosy_api.worker_status import ServedModel, WorkerStatus
 from argosy_operator import rollout_status, uniformity
 from argosy_operator.autoscaling.pilot import Course
@@ -80,6 +80,10 @@ class Facts:
     """None: nobody asks the routers in this installation."""
     endpoint: str = ""
     model: ModelStatus | None = None
+    plan: MemoryStatus | None = None
+    """As written before; what workers say now counts more."""
+    counted_for: str = ""
+    """What the memory of today's workers is counted for; empty where that is not known."""
     served: Mapping[str, ServedModel] = field(default_factory=dict)
     """What ready workers of the current revision say that they serve, by pod."""
     name_holder: str | None = None
@@ -144,6 +148,7 @@ def status_of(facts: Facts, previous: tuple[Condition, ...], now: str) -> Infere
         roles=_roles(facts, alive, routable),
         autoscaling=None if facts.course is None else facts.course.status,
         model=facts.model,
+        plan=uniformity.memory_of(facts.served, facts.counted_for) or facts.plan,
         conditions=conditions,
     )
 

@@ -31,6 +31,7 @@ class Reason(StrEnum):
     APPLY_FAILED = "ApplyFailed"
     FORBIDDEN = "Forbidden"
     NAME_CONFLICT = "NameConflict"
+    DOES_NOT_FIT = "ModelDoesNotFit"
     IMAGE_NOT_ALLOWED = "ImageNotAllowed"
     API_UNAVAILABLE = "ApiServerUnavailable"
     CREATE_FAILED = "PodCreationFailed"

@@ -12,8 +12,8 @@ from argosy_api import resource as resource_types
 from argosy_api.backoff import Backoff
 from argosy_api.errors import ArgosyError
 from argosy_api.resource import InferenceDeployment
-from argosy_api.status import Condition, InferenceDeploymentStatus, ModelStatus
-from argosy_operator import conditions, gate, manifests, uniformity
+from argosy_api.status import Condition, InferenceDeploymentStatus, MemoryStatus, ModelStatus
+from argosy_operator import conditions, fit, gate, manifests, uniformity
 from argosy_operator.asking import Starting, Told, ask_again, ask_serving, ask_starting
 from argosy_operator.autoscaling import pilot
 from argosy_operator.autoscaling.edge import Autoscaler
@@ -95,6 +95,9 @@ class Reconciler:
             text = f"spec.image {wanted.spec.image} is none of those that this installation allows."
             return await self._leave_as_it_is(owner, body, Failure(Reason.IMAGE_NOT_ALLOWED, text), memory)
 
+        if text := fit.refusal(wanted.spec, _plan(body)):
+            return await self._leave_as_it_is(owner, body, Failure(Reason.DOES_NOT_FIT, text), memory)
+
         before, router = self._children(owner), self._routers(owner.namespace, owner.name)
         there = sum(p.active and is_routable(p, router) for p in before.pods)
         course = self._autoscaler.course(wanted, before, there, body, memory.scaling)
@@ -135,6 +138,7 @@ class Reconciler:
             name_holder=self._name_holder(owner.namespace, owner.name, wanted.served_name),
             failure=_failure(refusal) if refusal is not None and told else None,
             course=course,
+            counted_for=fit.counted_for(wanted.spec),
             **_served(memory.told, current, body, intent.revision),
         )
         status, unwritten = await self._write_status(body, facts, memory)
@@ -239,13 +243,19 @@ def _as_before(body: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _plan(body: Mapping[str, Any]) -> MemoryStatus | None:
+    """What workers said of their memory, as it was written down."""
+    written = (body.get("status") or {}).get("plan")
+    return None if written is None else MemoryStatus.model_validate(written)
+
+
 def _served(told: Told, current: tuple[PodView, ...], body: Mapping[str, Any], revision: str) -> dict[str, Any]:
     """What the workers of this revision serve: as they say, or as a former operator wrote down."""
     served = told.by_pod(current)
     written = body.get("status") or {}
     if served or written.get("revision") != revision or not written.get("model"):
-        return {"served": served, "model": uniformity.model_of(served)}
-    return {"served": served, "model": ModelStatus.model_validate(written["model"])}
+        return {"served": served, "model": uniformity.model_of(served), "plan": _plan(body)}
+    return {"served": served, "model": ModelStatus.model_validate(written["model"]), "plan": _plan(body)}
 
 
 def _failure(error: ApiError) -> Failure:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable, Mapping
 
-from argosy_api.status import ModelStatus
+from argosy_api.status import MemoryStatus, ModelStatus
 from argosy_api.worker_status import ServedModel
 from argosy_operator.diagnose import Reason
 from argosy_operator.words import quote, some_of
@@ -42,6 +42,21 @@ def model_of(served: Mapping[str, ServedModel]) -> ModelStatus | None:
         return None
     smallest = min(served.values(), key=lambda model: (model.max_model_len, model.kv_blocks_per_replica))
     return ModelStatus(**{name: getattr(smallest, name) for name in ModelStatus.model_fields})
+
+
+def memory_of(served: Mapping[str, ServedModel], counted_for: str) -> MemoryStatus | None:
+    """How the memory of the worker with the smallest cache divides; None where none has counted."""
+    counted = [model for model in served.values() if model.weights_bytes > 0 and model.kv_bytes_per_token > 0]
+    if not counted or not counted_for:
+        return None
+    smallest = min(counted, key=lambda model: model.kv_cache_bytes)
+    return MemoryStatus(
+        of=counted_for,
+        weights_bytes=smallest.weights_bytes,
+        kv_cache_bytes=smallest.kv_cache_bytes,
+        kv_bytes_per_token=smallest.kv_bytes_per_token,
+        kv_tokens=smallest.kv_cache_bytes // smallest.kv_bytes_per_token,
+    )
 
 
 def _groups(served: Mapping[str, ServedModel], by: Callable[[ServedModel], Hashable]) -> list[list[str]]:

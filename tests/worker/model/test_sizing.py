@@ -19,6 +19,6 @@ def test_what_is_counted_before_is_what_was_packed(name, tmp_path):
             header, QuantizationSpec(weights=weights, kv_cache="int8"), EngineSpec(), device="cpu", max_model_len=None,
             integers=loaded.facts.compute == "int8" or weights != "int8",
         )  # fmt: skip
-        assert planned.weights == loaded.weights_bytes
+        assert planned.weights == loaded.facts.weights_bytes
         assert planned.kv_token == loaded.kv_bytes_per_block(1)
         assert planned.context == loaded.facts.context_length

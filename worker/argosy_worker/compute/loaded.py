@@ -29,8 +29,6 @@ class LoadedModel:
     threads: int
     kv_type: KvType
     """In what numbers keys and values are held."""
-    weights_bytes: int
-    """What the linears and the embedding take."""
 
     def kv_bytes_per_block(self, block_size: int) -> int:
         """Bytes of one KV block over all layers."""

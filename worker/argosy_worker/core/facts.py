@@ -46,6 +46,8 @@ class ModelFacts(TokenizerFacts):
     from fixed numbers: replicas have the same one only where they compute the same bits. Part of every block id."""
     window: int = 0
     """Positions up to its own that a row sees in any layer; 0: all of them. Blocks that lie before are let go."""
+    weights_bytes: int = 0
+    """What the weights take, packed; 0 for a simulated model."""
     exactness: str = "exact"
     """`exact`, or why answers may depend on a request's company on this machine."""
     instruction_set: str = ""

@@ -4,7 +4,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -125,12 +125,11 @@ def assemble(
     if facts.exactness != EXACT:
         log.warning("answers may depend on a request's company here: %s", facts.exactness)
     return LoadedModel(
-        facts=facts,
+        facts=replace(facts, weights_bytes=builder.nbytes),
         kernels=builder.reports,
         decoder=decoder,
         threads=workers,
         kv_type=kind,
-        weights_bytes=builder.nbytes,
     )
 
 

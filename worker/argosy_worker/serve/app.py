@@ -92,7 +92,7 @@ async def _serve(settings: Settings, state: Lifecycle, metrics: WorkerMetrics, p
         )
         async with _publishing(settings, serving, engine, metrics):
             await serving.open(engine, info)
-            state.ready(served_model(info))
+            state.ready(served_model(info, engine.facts.weights_bytes))
             log.info("ready: %s as %r", settings.model_uri, settings.served_name)
             await _first(thread.ended, stop)
             await serving.set_health(serving=False)

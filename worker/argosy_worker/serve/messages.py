@@ -69,7 +69,7 @@ def model_info(engine: Engine, **more: Any) -> pb.ModelInfo:
     )
 
 
-def served_model(info: pb.ModelInfo) -> ServedModel:
+def served_model(info: pb.ModelInfo, weights_bytes: int) -> ServedModel:
     """What the operator reads of it on `/state`; small, where the model's description is not."""
     return ServedModel(
         architecture=info.architecture,
@@ -78,6 +78,9 @@ def served_model(info: pb.ModelInfo) -> ServedModel:
         device=info.device,
         max_model_len=info.max_model_len,
         kv_blocks_per_replica=info.total_blocks,
+        weights_bytes=weights_bytes,
+        kv_bytes_per_token=info.kv_block_bytes // info.block_size,
+        kv_cache_bytes=info.kv_block_bytes * info.total_blocks,
         fingerprint=info.fingerprint,
         instruction_set=info.instruction_set,
         exactness=info.exactness,
