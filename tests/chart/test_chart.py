@@ -363,9 +363,68 @@ def test_without_redis_there_is_neither_secret_nor_variable(render):
 
 
 def test_a_disruption_budget_only_with_more_than_one_router(render):
-    budgets = lambda objects: [i["metadata"]["name"] for i in objects if i["kind"] == "PodDisruptionBudget"]  # noqa: E731
-    assert budgets(render()) == []
-    assert budgets(render("router.replicas=2")) == ["argosy-router"]
+    budgets = lambda *values: [i["metadata"]["name"] for i in render(*values) if i["kind"] == "PodDisruptionBudget"]  # noqa: E731
+    assert budgets() == []
+    assert budgets("router.replicas=2") == ["argosy-router"]
+    scaled = "router.autoscaling.enabled=true"
+    assert budgets(scaled) == ["argosy-router"]
+    assert budgets(scaled, "router.replicas=2", "router.autoscaling.minReplicas=1") == []
+
+
+def test_the_number_of_routers_is_said_by_one_side_only(render):
+    """What is left to an autoscaler is in no manifest: at the next upgrade it would take the number back."""
+    plain, scaled = render("router.replicas=4"), render("router-autoscaling-values.yaml")
+    assert one(plain, "Deployment", "argosy-router")["spec"]["replicas"] == 4
+    assert not [item for item in plain if item["kind"] == "HorizontalPodAutoscaler"]
+    assert "replicas" not in one(scaled, "Deployment", "argosy-router")["spec"]
+    spec = one(scaled, "HorizontalPodAutoscaler", "argosy-router")["spec"]
+    assert spec["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "argosy-router"}
+    assert (spec["minReplicas"], spec["maxReplicas"]) == (3, 12)
+    assert [metric["resource"]["name"] for metric in spec["metrics"]] == ["cpu", "memory"]
+    assert spec["metrics"][0]["resource"]["target"] == {"type": "AverageValue", "averageValue": "500m"}
+    assert spec["behavior"] == {"scaleDown": {"stabilizationWindowSeconds": 600}}
+
+
+def test_routers_are_spread_over_nodes_or_as_told(render):
+    def spread(*values):
+        pod = one(render(*values), "Deployment", "argosy-router")["spec"]["template"]["spec"]
+        return [(c["topologyKey"], c["whenUnsatisfiable"]) for c in pod["topologySpreadConstraints"]]
+
+    assert spread() == [("kubernetes.io/hostname", "ScheduleAnyway")]
+    assert spread("router-autoscaling-values.yaml") == [("topology.kubernetes.io/zone", "DoNotSchedule")]
+
+
+@pytest.mark.parametrize("values", MATRIX, ids=IDS)
+def test_no_service_with_an_outside_address_shows_metrics(render, values):
+    services = {i["metadata"]["name"]: i["spec"] for i in render(*values) if i["kind"] == "Service"}
+    outside = {name for name, spec in services.items() if spec.get("type", "ClusterIP") != "ClusterIP"}
+    assert outside == (
+        {"argosy-router"} if values in {("full-values.yaml",), ("load-balancer-values.yaml",)} else set()
+    )
+    for name in outside:
+        assert {port["targetPort"] for port in services[name]["ports"]} == {"http", "grpc"}
+
+
+def settings(values, path=()):
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from settings(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def test_every_value_is_set_in_a_file_of_the_matrix(chart):
+    """So that whatever is rendered of it is held against Kubernetes' types, Pod Security and the rest."""
+    defaults = dict(settings(yaml.safe_load((chart / "values.yaml").read_text())))
+    given = [yaml.safe_load((chart / "ci" / values[0]).read_text()) for values in MATRIX if values]
+
+    def of(tree, path):
+        for key in path:
+            tree = tree.get(key) if isinstance(tree, dict) else None
+        return tree
+
+    never = [".".join(path) for path, value in defaults.items() if all(of(g, path) in (None, value) for g in given)]
+    assert never == []
 
 
 def test_the_router_has_time_to_drain(render):
@@ -383,8 +442,9 @@ def test_a_lost_node_is_given_up_before_the_default_five_minutes(render, values)
     assert deployments
     for item in deployments:
         tolerated = item["spec"]["template"]["spec"]["tolerations"]
-        seconds = {t["key"]: t["tolerationSeconds"] for t in tolerated if t.get("tolerationSeconds") is not None}
-        assert seconds == {"node.kubernetes.io/not-ready": 30, "node.kubernetes.io/unreachable": 30}
+        seconds = {t["key"]: t["tolerationSeconds"] for t in tolerated if t.get("key", "").startswith("node.")}
+        limit = 60 if values == ("all-else-values.yaml",) else 30
+        assert seconds == {"node.kubernetes.io/not-ready": limit, "node.kubernetes.io/unreachable": limit}
     (operator,) = [d for d in deployments if d["metadata"]["name"].endswith("-operator")]
     given = {"key": "dedicated", "operator": "Exists", "effect": "NoSchedule"}
     assert (given in operator["spec"]["template"]["spec"]["tolerations"]) == (values == ("full-values.yaml",))

@@ -10,6 +10,10 @@ WRONG = [
     ("router.replicas=1.5", "replicas"),
     ("router.drainSeconds=-5", "drainSeconds"),
     ("router.attempts=0", "attempts"),
+    ("router.autoscaling.minReplicas=0", "minReplicas"),
+    ("router.autoscaling.targetCPU=70%", "targetCPU"),
+    ("router.autoscaling.target=1", "target"),
+    ("redis.ca=no certificate", "ca"),
     ("router.service.type=ExternalName", "type"),
     ("router.service.ports.http=0", "http"),
     ("router.service.ports.grpc=70000", "grpc"),
@@ -65,6 +69,11 @@ def test_a_wrong_value_is_refused_by_name(helm, chart, value, named):
         (["valkey.enabled=false", "redis.url=redis://host", "redis.existingSecret.name=x"], "remove one of them"),
         (["valkey.enabled=false", "redis.url=redis://host:6379/0"], "redis.url has no password"),
         (["valkey.enabled=false", "redis.url=redis://user@host"], "redis.url has no password"),
+        (["router.autoscaling.minReplicas=11"], "minReplicas is 11, more than maxReplicas, which is 10"),
+        (
+            ["redis.ca=-----BEGIN CERTIFICATE-----x-----END CERTIFICATE-----"],
+            "redis.ca is set, but redis.url does not begin with rediss://",
+        ),
     ],
 )
 def test_contradictions_are_refused(helm, chart, values, message):

@@ -11,6 +11,8 @@ _BUILT_IN = {
     "networking.k8s.io/v1",
     "rbac.authorization.k8s.io/v1",
     "apiextensions.k8s.io/v1",
+    "autoscaling/v2",
+    "batch/v1",
 }
 
 
@@ -21,7 +23,8 @@ def is_built_in(manifest: dict[str, Any]) -> bool:
 
 def check(manifest: dict[str, Any]) -> None:
     """Raise a ValueError that names the field where the manifest is not what Kubernetes defines."""
-    made = getattr(client, "V1" + manifest["kind"]).from_dict(manifest)
+    version = manifest["apiVersion"].rpartition("/")[2].capitalize()
+    made = getattr(client, version + manifest["kind"]).from_dict(manifest)
     back = client.ApiClient().sanitize_for_serialization(made)
     if back != manifest:
         raise ValueError(f"{manifest['kind']}: read as {back}, not as {manifest}")

@@ -124,7 +124,7 @@ router-url
 {{/* Of pods that read redis.url when they start: a new one must replace them. */}}
 {{- define "argosy.redisChecksum" -}}
 {{- if and (not .Values.valkey.enabled) .Values.redis.url -}}
-checksum/redis: {{ sha256sum .Values.redis.url }}
+checksum/redis: {{ sha256sum (print .Values.redis.url .Values.redis.ca) }}
 {{- end -}}
 {{- end -}}
 
@@ -133,10 +133,18 @@ checksum/redis: {{ sha256sum .Values.redis.url }}
 {{- printf "redis://%s@%s-valkey.%s.svc:6379/0" .login (include "argosy.fullname" .root) .root.Release.Namespace -}}
 {{- end -}}
 
+{{/* redis.url, and in it the certificates to trust: so they come wherever the URL comes, without a file. */}}
+{{- define "argosy.redisUrl" -}}
+{{- .Values.redis.url -}}
+{{- with .Values.redis.ca -}}
+{{- ternary "&" "?" (contains "?" $.Values.redis.url) -}}ssl_ca_data={{ urlquery . }}
+{{- end -}}
+{{- end -}}
+
 {{/* The URL that routers use of a Redis of one's own: the operator makes this user, who may only read. */}}
 {{- define "argosy.redisRouterUrl" -}}
 {{- $password := sha256sum (printf "argosy-router %s" .Values.redis.url) -}}
-{{- $url := urlParse .Values.redis.url -}}
+{{- $url := urlParse (include "argosy.redisUrl" .) -}}
 {{- $_ := set $url "userinfo" (printf "argosy-router:%s" $password) -}}
 {{- urlJoin $url -}}
 {{- end -}}
@@ -167,6 +175,13 @@ ingress:
 
 {{/* Contradictions that a schema cannot see. */}}
 {{- define "argosy.validate" -}}
+{{- $auto := .Values.router.autoscaling -}}
+{{- if gt (int $auto.minReplicas) (int $auto.maxReplicas) -}}
+{{- fail (printf "router.autoscaling.minReplicas is %v, more than maxReplicas, which is %v" $auto.minReplicas $auto.maxReplicas) -}}
+{{- end -}}
+{{- if and .Values.redis.ca (not (hasPrefix "rediss://" .Values.redis.url)) -}}
+{{- fail "redis.ca is set, but redis.url does not begin with rediss://: without TLS it says nothing, and a Secret of your own has its URL with ssl_ca_data in it" -}}
+{{- end -}}
 {{- if and .Values.valkey.enabled (or .Values.redis.url .Values.redis.existingSecret.name) -}}
 {{- fail "redis.url or redis.existingSecret is set, but valkey.enabled is true: set valkey.enabled=false to use your own Redis" -}}
 {{- end -}}
