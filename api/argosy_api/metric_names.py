@@ -60,6 +60,8 @@ ROUTER_WORKERS = "argosy_router_workers"  # gauge: model, state=ready|standby|ej
 OPERATOR_PASSES = "argosy_operator_reconcile_passes"  # counter: result
 OPERATOR_PASS_SECONDS = "argosy_operator_reconcile_seconds"  # histogram
 OPERATOR_RESOURCES = "argosy_operator_resources"  # gauge: ready=true|false
+OPERATOR_LEADER = "argosy_operator_leader"  # gauge: 1 while this process is the one that operates
+OPERATOR_LEADER_TERMS = "argosy_operator_leader_terms"  # counter: how often it became that
 OPERATOR_REDIS_USERS_UP = "argosy_operator_redis_users_up"  # gauge: 1 while workers' Redis users are as they should be
 OPERATOR_WANTED_REPLICAS = "argosy_operator_wanted_replicas"  # gauge: namespace, name; with autoscaling
 OPERATOR_SCALING_SIGNALS = "argosy_operator_scaling_signals"  # gauge: namespace, name, signal

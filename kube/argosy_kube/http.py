@@ -1,23 +1,66 @@
 """The `Transport` of a reflector over HTTP. Needs aiohttp, which the router's and the operator's extras bring."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
 from argosy_kube.access import Access
 from argosy_kube.reflector import WatchError
 
+if TYPE_CHECKING:
+    from aiohttp.connector import Connection
+    from aiohttp.tracing import Trace
+
 LIST_TIMEOUT_S = 60.0
 CONNECT_TIMEOUT_S = 10.0
 _MAX_ERROR = 500
+_READING = ("GET", "HEAD", "OPTIONS")
 
 
-def session(access: Access) -> aiohttp.ClientSession:
-    """For one API server: as many connections as there are watches."""
+class WriteRefusedError(aiohttp.ClientConnectionError):
+    """Nothing was sent: this process may change nothing now."""
+
+
+def _always() -> bool:
+    return True
+
+
+class _Gate(aiohttp.TCPConnector):
+    """Gives no connection to a request that changes something while nothing may be changed.
+
+    It is asked when the connection is there, since making one may take long, and the process may stand still meanwhile:
+    what follows is only that the request is written to it.
+    """
+
+    def __init__(self, may_write: Callable[[], bool], tls: ssl.SSLContext | bool) -> None:
+        super().__init__(limit=0, ssl=tls)
+        self._may_write = may_write
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: "list[Trace]",
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - as it is called by aiohttp
+    ) -> "Connection":
+        connection = await super().connect(req, traces, timeout)
+        if req.method not in _READING and not self._may_write():
+            connection.release()
+            raise WriteRefusedError(f"{req.method} {req.url.path}: another process may be the one that writes")
+        return connection
+
+
+def session(
+    access: Access, may_write: Callable[[], bool] = _always, headers: Mapping[str, str] | None = None
+) -> aiohttp.ClientSession:
+    """For one API server: as many connections as there are watches.
+
+    While `may_write` is false, what would change something raises `WriteRefusedError`. `headers` go with each request.
+    """
     tls = access.ssl_context() if access.server.startswith("https:") else True
-    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ssl=tls))
+    return aiohttp.ClientSession(connector=_Gate(may_write, tls), headers=headers)
 
 
 class HttpTransport:
@@ -33,10 +76,22 @@ class HttpTransport:
             WatchError: no success, or no answer (status 0).
 
         """
+        return await self._json("GET", path, params=params)
+
+    async def write(self, method: str, path: str, document: dict[str, Any]) -> dict[str, Any]:
+        """Create (POST) or replace (PUT) an object; as it is then.
+
+        Raises:
+            WatchError: no success, or no answer (status 0), so that it may have been done.
+
+        """
+        return await self._json(method, path, json=document)
+
+    async def _json(self, method: str, path: str, **more: Any) -> dict[str, Any]:
         try:
             async with (
                 asyncio.timeout(LIST_TIMEOUT_S),
-                self._http.get(self._server + path, params=params, headers=self._access.headers()) as response,
+                self._http.request(method, self._server + path, headers=self._access.headers(), **more) as response,
             ):
                 await _check(response)
                 answer: dict[str, Any] = await response.json()

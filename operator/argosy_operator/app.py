@@ -5,10 +5,11 @@ import contextlib
 import functools
 import logging
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import aiohttp
 
+from argosy_api.ending import end
 from argosy_api.net import PageServer
 from argosy_kube import http as kube_http
 from argosy_kube.access import Access
@@ -18,9 +19,11 @@ from argosy_operator.autoscaling.edge import Autoscaler
 from argosy_operator.background import Background
 from argosy_operator.controller import Controller
 from argosy_operator.kube import HttpKubeApi
+from argosy_operator.leading import Process, Stopping, lead
 from argosy_operator.loops import Wakeups
 from argosy_operator.metrics import Health, Metrics, page
 from argosy_operator.reconcile import Reconciler
+from argosy_operator.redis_cleanup import RedisCleanup
 from argosy_operator.redis_users import RedisUsers
 from argosy_operator.resources import Resources
 from argosy_operator.routers import Routers
@@ -49,22 +52,29 @@ async def run(
     metrics, health = metrics or Metrics(), health or Health()
     server = PageServer(settings.host, settings.metrics_port, functools.partial(page, metrics, health))
     try:
-        await _run(settings, access, metrics=metrics, health=health, stop_flag=stop_flag, ready_flag=ready_flag)
+        async with Stopping(stop_flag) as stopping:
+            process = Process(metrics=metrics, health=health, stopping=stopping, ready_flag=ready_flag)
+            heart = asyncio.create_task(_beat(health))
+            work = functools.partial(_run, settings, access, process)
+            try:
+                if settings.lease is None:
+                    metrics.leads(leads=True)
+                    await work(stop=stopping.event, may_write=lambda: True)
+                else:
+                    await lead(settings.lease, access, process, work)
+            finally:
+                await end(heart)
     finally:
         server.close()
 
 
 async def _run(
-    settings: Settings,
-    access: Access,
-    *,
-    metrics: Metrics,
-    health: Health,
-    stop_flag: threading.Event | None,
-    ready_flag: threading.Event | None,
+    settings: Settings, access: Access, process: Process, *, stop: asyncio.Event, may_write: Callable[[], bool]
 ) -> None:
+    """Operate until `stop` is set. While `may_write` is false nothing is changed, in the cluster or in Redis."""
+    metrics, health = process.metrics, process.health
     wakeups, background = Wakeups(), Background(health)
-    async with _sessions(access) as (kube_session, session):
+    async with _sessions(access, may_write) as (kube_session, session):
         api = HttpKubeApi(kube_session, access)
         transport = HttpTransport(kube_session, access)
         routers = Routers(session, settings.router_status_url, wakeups.poke)
@@ -78,6 +88,7 @@ async def _run(
             settings.plan.redis_access,
             namespaces=lambda: resources.namespaces(),  # noqa: PLW0108 - it is made below
             report=metrics.redis_users_up.set,
+            may_write=may_write,
         )
         resources = Resources(health, gone=wakeups.end, changed=wakeups.poke, came_or_went=users.wake)
         reconciler = Reconciler(
@@ -96,7 +107,8 @@ async def _run(
             store=store,
             wakeups=wakeups,
             metrics=metrics,
-            redis_url=settings.plan.redis_url,
+            health=health,
+            redis=RedisCleanup(settings.plan.redis_url, may_write),
         )
         store.reflect(transport, settings.namespaces)
         resources.reflect(transport, settings.namespaces)
@@ -105,8 +117,7 @@ async def _run(
         background.keep("the keeper of Redis users", users.run)
         if settings.router_status_url:
             background.keep("the questions to routers", routers.run)
-        background.keep("the heartbeat", lambda: _beat(health))
-        background.start(_announce_ready(store, health, ready_flag))
+        background.start(_announce_ready(store, process))
         try:
             await kopf_edge.operate(
                 controller,
@@ -114,19 +125,23 @@ async def _run(
                 access,
                 health,
                 namespaces=settings.namespaces,
+                may_write=may_write,
                 start=background.start,
+                begun=process.stopping.hear_signals,
                 end=background.cancel,
-                stop_flag=stop_flag,
+                stop=stop,
             )
         finally:
-            health.ready = False
+            health.ended()
             await background.end()
 
 
 @contextlib.asynccontextmanager
-async def _sessions(access: Access) -> AsyncIterator[tuple[aiohttp.ClientSession, aiohttp.ClientSession]]:
+async def _sessions(
+    access: Access, may_write: Callable[[], bool]
+) -> AsyncIterator[tuple[aiohttp.ClientSession, aiohttp.ClientSession]]:
     """One for the API server, and one without its credentials for workers and routers."""
-    kube = kube_http.session(access)
+    kube = kube_http.session(access, may_write)
     others = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=64))
     async with kube, others:
         yield kube, others
@@ -138,8 +153,6 @@ async def _beat(health: Health) -> None:
         await asyncio.sleep(1.0)
 
 
-async def _announce_ready(store: ChildStore, health: Health, ready_flag: threading.Event | None) -> None:
+async def _announce_ready(store: ChildStore, process: Process) -> None:
     await store.synced()
-    health.ready = True
-    if ready_flag is not None:
-        ready_flag.set()
+    process.ready()

@@ -12,10 +12,10 @@ from argosy_operator import conditions, pods
 from argosy_operator.carry_out import delete_own
 from argosy_operator.kube import KubeApi
 from argosy_operator.loops import Loop, Wakeups
-from argosy_operator.metrics import Metrics
+from argosy_operator.metrics import Health, Metrics
 from argosy_operator.plan import DEPLOYMENT, Owner
 from argosy_operator.reconcile import Memory, Reconciler
-from argosy_operator.redis_cleanup import remove_keys
+from argosy_operator.redis_cleanup import RedisCleanup
 from argosy_operator.store import ChildStore
 
 log = logging.getLogger(__name__)
@@ -40,10 +40,11 @@ class Controller:
         store: ChildStore,
         wakeups: Wakeups,
         metrics: Metrics,
-        redis_url: str,
+        health: Health,
+        redis: RedisCleanup,
     ) -> None:
         self._api, self._reconciler, self._store = api, reconciler, store
-        self._wakeups, self._metrics, self._redis_url = wakeups, metrics, redis_url
+        self._wakeups, self._metrics, self._health, self._redis = wakeups, metrics, health, redis
 
     async def control(self, body: Body, is_stopped: Callable[[], bool], stopped: asyncio.Event) -> None:
         """The loop of one resource. `body` is live: what it shows changes as the resource does."""
@@ -54,6 +55,7 @@ class Controller:
         due = 0.0
         try:
             while not is_stopped():
+                self._health.owe_pass(key, due)
                 woken = await loop.news(stopped, due)
                 if is_stopped() or loop.gone:
                     break
@@ -63,10 +65,12 @@ class Controller:
                     if "deletionTimestamp" in body["metadata"]:
                         break
                     loop.generation = body["metadata"].get("generation", 0)
+                    self._health.owe_pass(key, 0.0)
                     due = await self._pass(dict(body), loop.memory)
                 await asyncio.sleep(DEBOUNCE_S)
         finally:
             self._wakeups.unregister(key, loop)
+            self._health.owe_pass(key, None)
             self._metrics.set_ready(*key, None)
 
     async def _pass(self, body: Body, memory: Memory) -> float:
@@ -109,7 +113,7 @@ class Controller:
                 raise
             # a time-out, a call that is refused: whatever it is, the workers then end with the resource
             log.exception("%s/%s: its workers end with it", namespace, name)
-        await remove_keys(self._redis_url, namespace, name)
+        await self._redis.remove_keys(namespace, name)
 
     async def _end_workers(self, body: Body, loop: Loop | None) -> None:
         if loop is None:
@@ -137,4 +141,4 @@ class Controller:
     async def pod_gone(self, namespace: str, name: str) -> None:
         """A worker has ended; when its resource is gone already, nobody else tidies up after it."""
         if self._wakeups.get((namespace, name)) is None and not self._store.has_pods(namespace, name):
-            await remove_keys(self._redis_url, namespace, name)
+            await self._redis.remove_keys(namespace, name)

@@ -41,13 +41,17 @@ async def open_gates(
     """
     opened &= {pod.uid for pod in pods}
     due = [pod for pod in pods if pod.uid not in opened and opens(pod, router)]
-    condition, places = _condition(router), asyncio.Semaphore(_AT_ONCE)
+    condition, places, unanswered = _condition(router), asyncio.Semaphore(_AT_ONCE), asyncio.Event()
 
     async def open_one(pod: PodView) -> ApiError | None:
         try:
             async with places:
+                if unanswered.is_set():  # a thousand time-outs would make the pass endless
+                    return None
                 await api.apply_pod_condition(namespace, pod.name, pod.uid, condition)
         except ApiError as error:
+            if error.status == 0:
+                unanswered.set()
             # else the pod is gone, or another one has its name
             return None if error.status in (404, 409, 422) else error
         opened.add(pod.uid)

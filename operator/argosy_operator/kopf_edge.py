@@ -9,9 +9,9 @@ may never come. `_Finalizer` sees to both cases: one that is not put on, and one
 """
 
 import asyncio
+import functools
 import itertools
 import logging
-import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +21,7 @@ import kopf
 from argosy_api.backoff import Backoff
 from argosy_api.resource import GROUP, PLURAL, VERSION
 from argosy_api.status import Condition
+from argosy_kube import http as kube_http
 from argosy_kube.access import Access
 from argosy_operator import conditions
 from argosy_operator.controller import Controller
@@ -46,21 +47,25 @@ async def operate(
     health: Health,
     *,
     namespaces: tuple[str, ...],
+    may_write: Callable[[], bool],
     start: Start,
+    begun: Callable[[], None],
     end: Callable[[], None],
-    stop_flag: threading.Event | None,
+    stop: asyncio.Event,
 ) -> None:
-    """Run Kopf until a signal comes or `stop_flag` is set.
+    """Run Kopf until `stop` is set.
 
-    `end` is called before Kopf ends: it would wait for all tasks that were begun after itself.
+    `begun` is called when Kopf has begun, and has taken the process's signals for itself. `end` is called before Kopf
+    ends: it would wait for all tasks that were begun after itself.
     """
+    login = functools.partial(_connection, access, may_write)
     await kopf.operator(
-        registry=_registry(controller, _Finalizer(api, start), access, health, end),
+        registry=_registry(controller, _Finalizer(api, start), login, health, begun=begun, end=end),
         settings=_settings(namespaced=bool(namespaces)),
         clusterwide=not namespaces,
         namespaces=namespaces,
         standalone=True,
-        stop_flag=stop_flag,
+        stop_flag=stop,
     )
 
 
@@ -134,18 +139,28 @@ async def _tries() -> AsyncIterator[int]:
 
 
 def _registry(
-    controller: Controller, finalizer: _Finalizer, access: Access, health: Health, end: Callable[[], None]
+    controller: Controller,
+    finalizer: _Finalizer,
+    connection: Callable[[], kopf.AiohttpSession],
+    health: Health,
+    *,
+    begun: Callable[[], None],
+    end: Callable[[], None],
 ) -> kopf.OperatorRegistry:
     """Kopf's handlers, none of which leaves anything on the object but the finalizer."""
     registry = kopf.OperatorRegistry()
+
+    @kopf.on.startup(registry=registry)
+    async def startup(**_: Any) -> None:
+        begun()
 
     @kopf.on.cleanup(registry=registry)
     async def cleanup(**_: Any) -> None:
         end()
 
     @kopf.on.login(registry=registry)
-    async def login(**_: Any) -> kopf.ConnectionInfo:
-        return _connection(access)
+    async def login(**_: Any) -> kopf.AiohttpSession:
+        return connection()
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def resource_event(body: kopf.Body, type: str | None, **_: Any) -> None:  # noqa: A002 - Kopf's name
@@ -178,16 +193,10 @@ def _registry(
     return registry
 
 
-def _connection(access: Access) -> kopf.ConnectionInfo:
-    """The same credentials for Kopf; after 401 it asks for them again."""
-    return kopf.ConnectionInfo(
-        server=access.server,
-        ca_data=access.ca or None,
-        insecure=access.insecure or None,
-        certificate_path=access.certificate or None,
-        private_key_path=access.key or None,
-        token=access.token() if access.token is not None else None,
-    )
+def _connection(access: Access, may_write: Callable[[], bool]) -> kopf.AiohttpSession:
+    """The same credentials for Kopf, and the same gate; after 401 it asks for another one, and closes this."""
+    session = kube_http.session(access, may_write, access.headers())
+    return kopf.AiohttpSession(server=access.server, aiohttp_session=session)
 
 
 def _settings(*, namespaced: bool) -> kopf.OperatorSettings:

@@ -21,6 +21,9 @@ RESTARTS, RESTARTS_S = 8, 120.0
 WATCH_STALE_S = 75.0
 """More than the time for which a deletion keeps Kopf from hearing of that resource."""
 
+PASS_STALE_S = 900.0
+"""Longer than any pass takes: each of its calls ends after seconds, and after one without an answer the rest waits."""
+
 
 class Metrics:
     """The operator's metrics."""
@@ -49,6 +52,12 @@ class Metrics:
             "1 while the users of workers and routers in Redis are as they should be",
             registry=self.registry,
         )
+        self.leader = Gauge(
+            metric_names.OPERATOR_LEADER, "1 while this process is the one that operates", registry=self.registry
+        )
+        self.leader_terms = Counter(
+            metric_names.OPERATOR_LEADER_TERMS, "How often it became that", registry=self.registry
+        )
         resource = ["namespace", "name"]
         self.wanted_replicas = Gauge(
             metric_names.OPERATOR_WANTED_REPLICAS, "Workers that autoscaling wants", resource, registry=self.registry
@@ -66,6 +75,12 @@ class Metrics:
         self._scaled: set[tuple[str, str]] = set()
         self._last_pass = time.monotonic()
         self.last_pass_age.set_function(lambda: time.monotonic() - self._last_pass if self._ready else 0.0)
+
+    def leads(self, *, leads: bool) -> None:
+        """Take note that this process begins, or ends, to be the one that operates."""
+        self.leader.set(leads)
+        if leads:
+            self.leader_terms.inc()
 
     def passed(self, result: str, seconds: float) -> None:
         """A pass has ended: result is ok, retry or failed."""
@@ -118,8 +133,16 @@ class Health:
         self._beat_at = clock()
         self._expected: dict[tuple[str, str], tuple[str, float]] = {}
         self._restarts: dict[str, deque[float]] = {}
+        self._owed: dict[tuple[str, str], float] = {}
         self._lock = threading.Lock()
         self.ready = False
+
+    def ended(self) -> None:
+        """Operating has ended: nothing is expected of it any more."""
+        self.ready = False
+        with self._lock:
+            self._expected.clear()
+            self._owed.clear()
 
     def beat(self) -> None:
         """The loop turns."""
@@ -138,6 +161,14 @@ class Health:
             else:
                 self._expected[key] = (version, self._clock())
 
+    def owe_pass(self, key: tuple[str, str], due_s: float | None) -> None:
+        """A pass over a resource is due in so many seconds at the latest; None: no more."""
+        with self._lock:
+            if due_s is None:
+                self._owed.pop(key, None)
+            else:
+                self._owed[key] = self._clock() + due_s
+
     def seen(self, key: tuple[str, str], version: str) -> None:
         """Kopf was told of this version."""
         with self._lock:
@@ -151,9 +182,12 @@ class Health:
             return f"the event loop has been stuck for {now - self._beat_at:.0f} s"
         with self._lock:
             oldest = min((since for _, since in self._expected.values()), default=now)
+            key, owed = min(self._owed.items(), key=lambda item: item[1], default=(("", ""), now))
             failing = [t for t, at in self._restarts.items() if len(at) == RESTARTS and now - at[0] < RESTARTS_S]
         if now - oldest > WATCH_STALE_S:
             return f"the watch of resources has missed a change for {now - oldest:.0f} s"
+        if now - owed > PASS_STALE_S:
+            return f"a pass over {'/'.join(key)} has been due for {now - owed:.0f} s"
         if failing:
             return f"{failing[0]} has failed {RESTARTS} times in {RESTARTS_S:.0f} s"
         return ""

@@ -56,10 +56,14 @@ class RedisUsers:
         *,
         namespaces: Callable[[], Iterable[str]],
         report: Callable[[bool], None],
+        may_write: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`namespaces` says which have a resource; `report` is told whether the users are as they should be."""
+        """`namespaces` says which have a resource; `report` is told whether the users are as they should be.
+
+        While `may_write` is false nothing is changed.
+        """
         self._admin_url, self._router_url, self._access = admin_url, router_url, access
-        self._namespaces, self._report = namespaces, report
+        self._namespaces, self._report, self._may_write = namespaces, report, may_write
         self._wake = asyncio.Event()
         self._made: dict[str, tuple[str, ...]] = {}
         self._resync_at = 0.0
@@ -119,6 +123,8 @@ class RedisUsers:
             there = {_text(name) for name in await client.acl_users()}
         todo = [name for name, rules in wanted.items() if name not in there or self._made.get(name) != rules]
         for start in range(0, len(todo), _AT_ONCE):
+            if not self._may_write():
+                return
             pipe = client.pipeline(transaction=False)
             for name in todo[start : start + _AT_ONCE]:
                 pipe.execute_command("ACL SETUSER", name, *wanted[name])
@@ -126,7 +132,7 @@ class RedisUsers:
                 await pipe.execute()
             self._made.update({name: wanted[name] for name in todo[start : start + _AT_ONCE]})
         gone = sorted(self._made.keys() - wanted.keys())
-        if gone:
+        if gone and self._may_write():
             async with asyncio.timeout(CALL_S):
                 await client.acl_deluser(*gone)  # which also ends their connections
             for name in gone:

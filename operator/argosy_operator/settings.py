@@ -1,12 +1,15 @@
 """Settings of the operator: environment variables, read once at the start."""
 
 import json
+import socket
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
 from argosy_api import logs, net
 from argosy_api.errors import InvalidArgumentError
+from argosy_kube.lease import LeaseTerms
 from argosy_operator.manifests import Manifest, PlanSettings
 from argosy_operator.redis_access import Access, check_url
 
@@ -30,6 +33,9 @@ class Settings:
     Empty: a worker counts as routable when its pod is ready."""
     router_endpoint: str = ""
     """ARGOSY_ROUTER_ENDPOINT: where clients send requests, shown in the status of each resource."""
+    lease: LeaseTerms | None = None
+    """ARGOSY_LEASE, ARGOSY_LEASE_NAMESPACE, ARGOSY_LEASE_SECONDS, ARGOSY_IDENTITY: the lease that this process must
+    have to change anything, and who it is. None: it is alone."""
     host: str = net.EVERYWHERE
     """ARGOSY_HOST: listen address of the metrics server."""
     metrics_port: int = 8080
@@ -68,6 +74,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         redis_router_url=check_url(get("ARGOSY_REDIS_ROUTER_URL", ""), "ARGOSY_REDIS_ROUTER_URL"),
         router_status_url=url,
         router_endpoint=get("ARGOSY_ROUTER_ENDPOINT", ""),
+        lease=_lease(environment),
         host=get("ARGOSY_HOST") or defaults.host,
         metrics_port=int(_number(get("ARGOSY_METRICS_PORT"), "ARGOSY_METRICS_PORT", defaults.metrics_port, 0, 65535)),
         resync_s=_number(get("ARGOSY_RESYNC_SECONDS"), "ARGOSY_RESYNC_SECONDS", defaults.resync_s, 1, 86_400),
@@ -79,6 +86,19 @@ def image_allowed(image: str | None, allowed: tuple[str, ...]) -> bool:
     if image is None or not allowed:
         return True
     return any(image.startswith(entry[:-1]) if entry.endswith("*") else image == entry for entry in allowed)
+
+
+def _lease(environment: Mapping[str, str]) -> LeaseTerms | None:
+    name = environment.get("ARGOSY_LEASE", "")
+    if not name:
+        return None
+    namespace = environment.get("ARGOSY_LEASE_NAMESPACE", "")
+    if not namespace:
+        raise InvalidArgumentError("ARGOSY_LEASE_NAMESPACE", "is not set, though ARGOSY_LEASE is")
+    seconds = _number(environment.get("ARGOSY_LEASE_SECONDS"), "ARGOSY_LEASE_SECONDS", 15, 3, 3600)
+    # without a name it is one that no other process has, so that it waits for the end of its own former lease, too
+    identity = environment.get("ARGOSY_IDENTITY") or f"{socket.gethostname()}_{uuid.uuid4()}"
+    return LeaseTerms(namespace=namespace, name=name, identity=identity, duration_s=int(seconds))
 
 
 def _access(text: str) -> Access:

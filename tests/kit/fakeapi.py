@@ -94,16 +94,19 @@ class FakeApi:
     async def serve(self) -> AsyncIterator[str]:
         app = web.Application(client_max_size=16 << 20)
         app.router.add_route("*", "/{tail:.*}", self._handle)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        self._runner = runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
         try:
-            host, port = runner.addresses[0][:2]
-            yield f"http://{host}:{port}"
+            yield await self.door()
         finally:
             self.drop_watches()
             await runner.cleanup()
+
+    async def door(self) -> str:
+        """One more address; a hook can tell by the port who comes."""
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        host, port = self._runner.addresses[-1][:2]
+        return f"http://{host}:{port}"
 
     def listen(self) -> asyncio.Queue[Event | None]:
         """All events from now on, for controllers that live beside the server; None when watches are dropped."""

@@ -20,6 +20,7 @@ BUDGETS = Gvr("policy", "v1", "poddisruptionbudgets")
 POLICIES = Gvr("networking.k8s.io", "v1", "networkpolicies")
 REVISIONS = Gvr("apps", "v1", "controllerrevisions")
 SLICES = Gvr("discovery.k8s.io", "v1", "endpointslices")
+LEASES = Gvr("coordination.k8s.io", "v1", "leases")
 EVENTS = Gvr("", "v1", "events")
 RESOURCES = Gvr("serving.argosy.dev", "v1alpha1", "inferencedeployments")
 CHILDREN = (DEPLOYMENTS, SERVICES, SECRETS, ACCOUNTS, BUDGETS, POLICIES, REVISIONS)
@@ -31,7 +32,7 @@ def api() -> FakeApi:
     kinds = {
         DEPLOYMENTS: "Deployment", PODS: "Pod", SERVICES: "Service", SECRETS: "Secret", ACCOUNTS: "ServiceAccount",
         BUDGETS: "PodDisruptionBudget", SLICES: "EndpointSlice", EVENTS: "Event", RESOURCES: "InferenceDeployment",
-        POLICIES: "NetworkPolicy", REVISIONS: "ControllerRevision",
+        POLICIES: "NetworkPolicy", LEASES: "Lease", REVISIONS: "ControllerRevision",
     }  # fmt: skip
     for gvr, kind in kinds.items():
         subresources = {"status", "scale"} if gvr in (DEPLOYMENTS, RESOURCES) else {"status"}

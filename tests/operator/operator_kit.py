@@ -100,10 +100,10 @@ class World:
                 for operator in self._operators:
                     await operator.stop()
 
-    async def operator(self, **settings) -> Operator:
-        """Start one more."""
+    async def operator(self, *, url: str = "", **settings) -> Operator:
+        """Start one more; it comes to the server by this address, if one is given."""
         chosen = Settings(plan=self.plan, host="127.0.0.1", metrics_port=0, **{**self.extra, **settings})
-        made = Operator(chosen, self.url)
+        made = Operator(chosen, url or self.url)
         self._operators.append(made)
         return await made.start()
 

@@ -10,11 +10,11 @@ from fakeapi import ApiError, Key
 from operator_kit import document
 from waiting import eventually
 
-from argosy_operator import controller
 from argosy_operator import store as store_module
 from argosy_operator.background import Background
 from argosy_operator.metrics import RESTARTS, Health
 from argosy_operator.reconcile import Reconciler
+from argosy_operator.redis_cleanup import RedisCleanup
 from argosy_operator.store import ChildStore
 
 
@@ -109,11 +109,11 @@ async def test_a_deletion_that_fails_half_way_still_lets_the_resource_go(world, 
 
     tidied = []
 
-    async def remove_keys(url, namespace, name):
+    async def remove_keys(self, namespace, name):
         tidied.append((namespace, name))
 
     monkeypatch.setattr(ChildStore, "synced", synced)
-    monkeypatch.setattr(controller, "remove_keys", remove_keys)
+    monkeypatch.setattr(RedisCleanup, "remove_keys", remove_keys)
     world.delete("m")
     await eventually(lambda: world.key("m") not in world.server.objects and not world.children())
     assert ("default", "m") in tidied

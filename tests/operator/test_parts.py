@@ -14,7 +14,7 @@ from argosy_api.keys import Keys
 from argosy_api.net import PageServer
 from argosy_operator.errors import ApiError
 from argosy_operator.metrics import Health, Metrics, page
-from argosy_operator.redis_cleanup import remove_keys
+from argosy_operator.redis_cleanup import RedisCleanup
 from argosy_operator.routers import Routers, common
 from argosy_operator.settings import from_environment, image_allowed
 
@@ -150,6 +150,10 @@ async def test_without_an_address_nobody_is_asked():
         assert routers.facts("n", "m") is None
 
 
+def always() -> bool:
+    return True
+
+
 async def test_keys_of_a_deleted_resource_go_and_others_stay(valkey):
     import redis
 
@@ -160,14 +164,18 @@ async def test_keys_of_a_deleted_resource_go_and_others_stay(valkey):
             client.set(key, "1")
         client.xadd(keys.events("w"), {"batch": b"x"})
     client.mset({f"{mine.prefix}b:{i}": "x" for i in range(1500)})
-    assert await remove_keys(valkey.url, "default", "*")  # a pattern in a name is no pattern
+    stranger = RedisCleanup(valkey.url, lambda: False)  # somebody else writes now
+    assert not await stranger.remove_keys("default", "m")
+    assert client.dbsize() == 3 * 3 + 1500
+    cleanup = RedisCleanup(valkey.url, always)
+    assert await cleanup.remove_keys("default", "*")  # a pattern in a name is no pattern
     assert client.dbsize() == 2 * 3 + 1500
-    assert await remove_keys(valkey.url, "default", "m")
+    assert await cleanup.remove_keys("default", "m")
     assert sorted(client.keys()) == sorted(k.encode() for k in (other.lease("w"), other.load("w"), other.events("w")))
 
 
 async def test_a_redis_that_is_away_delays_nobody(free_port):
-    assert await remove_keys(f"redis://127.0.0.1:{free_port()}", "default", "m") is False
+    assert await RedisCleanup(f"redis://127.0.0.1:{free_port()}", always).remove_keys("default", "m") is False
 
 
 async def test_a_redis_that_hangs_delays_nobody_for_long():
@@ -178,7 +186,7 @@ async def test_a_redis_that_hangs_delays_nobody_for_long():
     server = await asyncio.start_server(swallow, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     async with server:
-        assert await remove_keys(f"redis://127.0.0.1:{port}", "default", "m", limit_s=0.5) is False
+        assert await RedisCleanup(f"redis://127.0.0.1:{port}", always, limit_s=0.5).remove_keys("default", "m") is False
 
 
 def test_health_notices_a_loop_that_hangs_and_a_watch_that_is_deaf():
