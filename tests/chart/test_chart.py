@@ -130,10 +130,35 @@ def test_watched_namespaces_take_roles_in_place_of_cluster_roles(render):
         for kind in ("Role", "RoleBinding")
         for component in ("operator", "router")
         for namespace in ("team-a", "team-b")
-    }
+    } | {(kind, "argosy-operator-lease", "argosy-system") for kind in ("Role", "RoleBinding")}
     for component in ("operator", "router"):
         container = one(objects, "Deployment", f"argosy-{component}")["spec"]["template"]["spec"]["containers"][0]
         assert env_of(container)["ARGOSY_WATCH_NAMESPACES"] == "team-a,team-b"
+
+
+def test_several_operators_share_a_lease_that_they_may_write_and_no_other(render):
+    operator = one(render("operator.replicas=3", "operator.leaderElection.seconds=20"), "Deployment", "argosy-operator")
+    assert operator["spec"]["replicas"] == 3
+    assert operator["spec"]["strategy"] == {"type": "Recreate"}  # one of an earlier version knows of no lease
+    (container,) = operator["spec"]["template"]["spec"]["containers"]
+    lease = from_environment({k: v for k, v in env_of(container).items() if k.startswith("ARGOSY_LEASE")}).lease
+    assert (lease.namespace, lease.name, lease.duration_s) == ("argosy-system", "argosy-operator", 20)
+    names = [variable["name"] for variable in container["env"]]
+    assert names.index("POD_NAME") < names.index("POD_UID") < names.index("ARGOSY_IDENTITY")  # only so they are put in
+    role = one(render(), "Role", "argosy-operator-lease")
+    assert [(r["resources"], r.get("resourceNames"), r["verbs"]) for r in role["rules"]] == [
+        (["leases"], None, ["create"]),
+        (["leases"], [lease.name], ["get", "update"]),
+    ]
+
+
+def test_without_a_lease_there_is_one_operator(render):
+    objects = render("operator.leaderElection.enabled=false")
+    container = one(objects, "Deployment", "argosy-operator")["spec"]["template"]["spec"]["containers"][0]
+    assert "ARGOSY_LEASE" not in env_of(container)
+    assert not [i for i in objects if i["metadata"]["name"].endswith("-lease")]
+    with pytest.raises(AssertionError, match="leaderElection"):
+        render("operator.leaderElection.enabled=false", "operator.replicas=2")
 
 
 def test_two_releases_in_two_namespaces_share_no_cluster_object(render):

@@ -6,12 +6,14 @@ import functools
 import aiohttp
 import pytest
 from aiohttp import web
+from operator_kit import document
 from waiting import eventually
 
 from argosy_api import limits, metric_names
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.keys import Keys
 from argosy_api.net import PageServer
+from argosy_kube.lease import LeaseTerms
 from argosy_operator.errors import ApiError
 from argosy_operator.metrics import Health, Metrics, page
 from argosy_operator.redis_cleanup import RedisCleanup
@@ -212,6 +214,51 @@ def test_health_notices_a_loop_that_hangs_and_a_watch_that_is_deaf():
     now["t"] += 76.0
     health.beat()
     assert health.problem() == ""
+
+
+def test_health_notices_a_pass_that_does_not_end_or_does_not_begin():
+    now = {"t": 0.0}
+    health = Health(lambda: now["t"])
+
+    def after(seconds):
+        now["t"] += seconds
+        health.beat()
+        return health.problem()
+
+    health.owe_pass(("n", "m"), 300.0)  # the next is due in five minutes
+    assert after(1199.0) == ""
+    assert "n/m" in after(2.0)
+    health.owe_pass(("n", "m"), 0.0)  # it begins
+    assert after(899.0) == ""
+    assert "n/m" in after(2.0)
+    health.owe_pass(("n", "m"), None)  # its loop has ended
+    assert after(1e6) == ""
+    health.owe_pass(("n", "m"), 0.0)
+    health.expect(("n", "m"), "5")
+    health.ended()  # another operator works now
+    assert after(1e6) == ""
+
+
+async def test_passes_are_owed_while_a_resource_is_there(world):
+    operator = await world.operator()
+    world.apply(document())
+    await eventually(world.is_ready)
+    assert list(operator.health._owed) == [("default", "m")]
+    world.delete("m")
+    await eventually(lambda: not operator.health._owed)
+
+
+def test_the_lease_comes_from_the_environment():
+    assert from_environment({}).lease is None
+    given = {"ARGOSY_LEASE": "l", "ARGOSY_LEASE_NAMESPACE": "n", "ARGOSY_LEASE_SECONDS": "30", "ARGOSY_IDENTITY": "me"}
+    assert from_environment(given).lease == LeaseTerms(namespace="n", name="l", identity="me", duration_s=30)
+    del given["ARGOSY_IDENTITY"], given["ARGOSY_LEASE_SECONDS"]
+    one, other = from_environment(given).lease, from_environment(given).lease
+    assert one.identity != other.identity  # of two processes on one machine
+    assert one.duration_s == 15
+    for wrong in ({"ARGOSY_LEASE_NAMESPACE": ""}, {"ARGOSY_LEASE_SECONDS": "2"}):
+        with pytest.raises(InvalidArgumentError, match=next(iter(wrong))):
+            from_environment(given | wrong)
 
 
 async def test_the_status_server():

@@ -74,6 +74,11 @@ alerts:
     for: 5m
     labels: {severity: warning}
     annotations: {summary: "The operator is not there: requests go on, and changes of resources have no effect"}
+  - alert: ArgosyNoLeader
+    expr: sum(argosy_operator_leader) == 0
+    for: 5m
+    labels: {severity: warning}
+    annotations: {summary: "Operators are there, and none of them has the lease: changes of resources have no effect"}
   - alert: ArgosyOperatorStuck
     # each resource is looked at every six minutes at least
     expr: argosy_operator_last_pass_age_seconds > 420
