@@ -161,7 +161,7 @@ OPERATOR = {
         Panel("Resources", "short", ((f"max by (ready) ({m.OPERATOR_RESOURCES})", "ready: {{ready}}"),), stacked=True),
         Panel("Passes", "ops", ((f"sum by (result) (rate({m.OPERATOR_PASSES}_total{RATE}))", "{{result}}"),)),
         Panel("Time of a pass", "s", _quantiles(m.OPERATOR_PASS_SECONDS, "")),
-        Panel("Since the last pass", "s", ((f"min({m.OPERATOR_LAST_PASS_AGE})", "age"),),
+        Panel("Since the last pass", "s", ((f"max({m.OPERATOR_LAST_PASS_AGE})", "age"),),
               "Above 420: changes of resources have no effect"),
         Panel("Users in Redis", "short", ((f"max({m.OPERATOR_REDIS_USERS_UP})", "up"),), "1: up", highest=1),
     ],
