@@ -14,7 +14,7 @@ help:  ## list the targets
 
 setup: $(VENV)/.ready  ## virtual environment with everything, and the demo's model
 
-$(VENV)/.ready: pyproject.toml
+$(VENV)/.ready: pyproject.toml hatch_build.py $(wildcard worker/kernels/*)
 	@echo "Setting up $(VENV) (a few minutes the first time) ..."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip

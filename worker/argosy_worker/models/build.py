@@ -17,15 +17,20 @@ from argosy_worker.compute.attention.kv_types import KvType, kv_type
 from argosy_worker.compute.config import DecoderConfig, Experts, LayerSpec, window_of
 from argosy_worker.compute.decoder import Decoder
 from argosy_worker.compute.exactness import EXACT, Check
-from argosy_worker.compute.layer import LayerWeights, choose_layer
+from argosy_worker.compute.layer import KERNELS as LAYER_KERNELS
+from argosy_worker.compute.layer import LayerKernel, LayerWeights, choose_layer
 from argosy_worker.compute.loaded import LoadedModel, attention_shape
 from argosy_worker.compute.mlp import DenseMlp, ExpertsMlp, Mlp
+from argosy_worker.compute.native import library
+from argosy_worker.compute.native.crew import Crew
+from argosy_worker.compute.native.layer import NativeLayers, joined
+from argosy_worker.compute.native.linear import NativeLinears
 from argosy_worker.compute.quant.formats import QuantTensor
 from argosy_worker.compute.quant.int8_cpu import sums_are_exact
 from argosy_worker.compute.quant.isa import cpu_features, instruction_set
 from argosy_worker.compute.quant.linear import Linear, LinearKernel, LinearSpec
 from argosy_worker.compute.quant.packer import KERNELS, Packer
-from argosy_worker.compute.quant.precision import Precision, of_head, resolve
+from argosy_worker.compute.quant.precision import OWN, Precision, of_head, resolve
 from argosy_worker.compute.quant.rounding import embedding
 from argosy_worker.compute.quant.sizes import embedding_bytes
 from argosy_worker.core.facts import ModelFacts
@@ -105,14 +110,22 @@ def assemble(
     `kernels` are those that its linears may choose from.
     """
     target = _device(device)
-    precision = resolve(weights, group_size, compute, target, integers=_integers(target))
+    native = bool(library.kernels())
+    precision = resolve(weights, group_size, compute, target, integers=_integers(target), native=native)
     kind = kv_type(kv_cache, _activations(precision, target))
     workers = threads if threads > 0 else usable_cores()
     torch.set_num_threads(workers)
     with torch.inference_mode():
         progress("tokenizer", 0.02)
         check = Check(workers) if target == "cpu" else None
-        builder = _Builder(model.weights, precision, torch.device(target), check, progress, kernels=kernels)
+        layer_kernels: tuple[LayerKernel, ...] = LAYER_KERNELS
+        if precision.weights == OWN:
+            kernels = (NativeLinears(Crew(workers)), *kernels)
+            layer_kernels = (NativeLayers(), *LAYER_KERNELS) if kind.name == "fp32" else LAYER_KERNELS
+        builder = _Builder(
+            model.weights, precision, torch.device(target), check, progress,
+            kernels=kernels, layer_kernels=layer_kernels,
+        )  # fmt: skip
         decoder = builder.build(max_model_len)
         if check is not None:
             check.attention(attention_shape(decoder.config, block_size))
@@ -178,7 +191,9 @@ class _Builder:
         progress: Progress,
         *,
         kernels: Sequence[LinearKernel] = KERNELS,
+        layer_kernels: Sequence[LayerKernel] = LAYER_KERNELS,
     ) -> None:
+        self._layer_kernels = layer_kernels
         self._source, self._precision, self._device, self._progress = source, precision, device, progress
         self._packer = Packer(kernels, check)
         self._head_precision = of_head(precision, device.type, integers=_integers(device.type))
@@ -195,7 +210,7 @@ class _Builder:
         _, self.reports["attention"] = choose_attention(asked)
         layers = []
         for i, spec in enumerate(config.layer_specs()):
-            kernel, report = choose_layer(spec)
+            kernel, report = choose_layer(spec, self._layer_kernels)
             self.reports.setdefault("layer", report)
             layers.append(kernel.pack(spec, i, self._layer(i, spec)))
             self._progress("weights", 0.05 + 0.8 * (i + 1) / config.layers)
@@ -209,7 +224,7 @@ class _Builder:
         return Decoder(
             config,
             embed=embedding(embed, self._precision.weights).to(self._device),
-            layers=layers,
+            layers=joined(layers),
             final_norm=self._vector("final_norm"),
             head=head,
             dtype=self._dtype,

@@ -45,6 +45,10 @@ class KvCache(BlockStore, Protocol):
         """What a block holds; its `describe` is the store's `layout`."""
         ...
 
+    def elements(self, layer: int) -> Tensor:
+        """What a layer holds: [blocks + 1, 2 (keys, values), kv_heads, block_size, head_dim]."""
+        ...
+
 
 class AttentionBackend(Protocol):
     """Causal attention of a step's rows over a paged cache. Owned by one thread."""
@@ -52,6 +56,11 @@ class AttentionBackend(Protocol):
     @property
     def cache(self) -> KvCache:
         """The cache that it reads and writes."""
+        ...
+
+    @property
+    def layout(self) -> StepLayout:
+        """The step that was prepared last."""
         ...
 
     def prepare(self, layout: StepLayout) -> None:

@@ -80,6 +80,10 @@ class PagedKvCache:
         if scales is not None:
             self._scale_slots[layer].index_copy_(0, slots, scales)
 
+    def elements(self, layer: int) -> Tensor:
+        """What a layer holds, as the class says."""
+        return self._layers[layer]
+
     def pages(self, layer: int, pages: Tensor) -> Tensor:
         """Gather int64 [n] pages of keys or values: [n, block_size * head_dim], in the activations' type."""
         elements = self._pages[layer].index_select(0, pages)

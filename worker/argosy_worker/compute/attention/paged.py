@@ -44,13 +44,24 @@ class PagedTorch:
         self.cache = cache
         self._rows, self._specs, self._stripe = rows, specs, stripe
         self._windows = [spec.window for spec in specs]
+        self._layout: StepLayout | None = None
         self._tiles: Tiles | None = None
 
+    @property
+    def layout(self) -> StepLayout:
+        """The step that was prepared last."""
+        if self._layout is None:
+            raise RuntimeError("attend before prepare")
+        return self._layout
+
     def prepare(self, layout: StepLayout) -> None:
-        """Make the step's index tensors."""
+        """Take up a step; its index tensors are made when a layer first wants them."""
+        self._layout, self._tiles = layout, None
+
+    def _tiled(self) -> Tiles:
         spec = self.cache.spec
-        self._tiles = make_tiles(
-            layout,
+        return make_tiles(
+            self.layout,
             kv_heads=spec.kv_heads,
             head_dim=spec.head_dim,
             rows=self._rows,
@@ -62,7 +73,7 @@ class PagedTorch:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None = None) -> Tensor:
         """Store keys and values and attend, as the protocol says."""
         if self._tiles is None:
-            raise RuntimeError("attend before prepare")
+            self._tiles = self._tiled()
         if self.cache.coded:  # products of two rows that are turned alike are what they were
             q, k = spread(q), spread(k)
         self.cache.write(layer, self._tiles.writes, torch.cat((k, v), 1))

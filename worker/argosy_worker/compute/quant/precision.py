@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from argosy_api.errors import ModelUnsupportedError
 
 COMPUTES = ("auto", "int8", "fp32", "bf16")
+OWN = "own"
+"""Weights of `auto` where there are native kernels: the checkpoint's own 4- or 8-bit numbers, else 8 bits in blocks."""
 INT4_GROUP = 32
 """Weights of a group of int4 when nobody says."""
 
@@ -27,15 +29,19 @@ class Precision:
     """How the linears of a model are held and computed; nothing in it is `auto`."""
 
     weights: str
-    """`none` (the checkpoint's own values in the compute type), `fp16`, `bf16`, `int8`, `int4` or `fp8`."""
+    """`none` (the checkpoint's own values in the compute type), `fp16`, `bf16`, `int8`, `int4`, `fp8` or OWN."""
     group: int
     """Weights that share a scale; 0 where a scale is for a whole row, or where there is none."""
     compute: str
     """`int8`, `fp32` or `bf16`."""
 
 
-def resolve(weights: str, group_size: int | None, compute: str, device: str, *, integers: bool) -> Precision:
-    """What was asked for, without `auto`. `integers`: whether this CPU adds products of integers exactly.
+def resolve(
+    weights: str, group_size: int | None, compute: str, device: str, *, integers: bool, native: bool = False
+) -> Precision:
+    """What was asked for, without `auto`.
+
+    `integers`: whether this CPU adds products of integers exactly. `native`: whether it has kernels of our own.
 
     Raises:
         ModelUnsupportedError: the device cannot compute it; the message says what it can.
@@ -47,6 +53,8 @@ def resolve(weights: str, group_size: int | None, compute: str, device: str, *, 
         name: tuple(c for c in computes if c != "int8" or integers or compute == c)
         for name, computes in _ARITHMETIC[device].items()
     }
+    if weights == "auto" and native and device == "cpu" and compute in ("auto", "int8") and not group_size:
+        return Precision(weights=OWN, group=0, compute="int8")
     if weights == "auto":
         preferred = "int8" if device == "cpu" and (compute == "int8" or (compute == "auto" and integers)) else "none"
         weights = preferred

@@ -1,0 +1,60 @@
+"""Compiles the native CPU kernels (worker/kernels) into the package: `pip install`, editable or not, and wheels.
+
+Without a C++ compiler the package is built all the same: torch computes then, several times slower.
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+SOURCES, TARGET = "worker/kernels", "worker/argosy_worker/compute/native/libargosy_cpu.so"
+# Sums of products are written as such where they are meant: nothing else may be fused, or bits would depend on the compiler.
+FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fno-math-errno", "-ffp-contract=off", "-fvisibility=hidden"]
+EXTRA = {
+    "kernels_avx512_vnni": [f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vnni")] + ["-mfma", "-mf16c"],
+    "kernels_avx2": ["-mavx2", "-mfma", "-mf16c"],
+}
+
+
+class NativeKernels(BuildHookInterface[Any]):
+    """The hook that hatchling calls."""
+
+    PLUGIN_NAME = "custom"
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
+        """Compile, and put the library into the wheel."""
+        compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+        if compiler is None:
+            self.app.display_warning("no C++ compiler: the worker will compute with torch alone, several times slower")
+            return
+        root = Path(self.root)
+        compile_kernels(compiler, root / SOURCES, root / TARGET)
+        build_data["pure_python"] = False
+        build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+        build_data["artifacts"].append(TARGET)
+
+
+def compile_kernels(compiler: str, sources: Path, target: Path, more: tuple[str, ...] = ()) -> None:
+    """All files of `sources` into one library. Raises CalledProcessError with the compiler's words on its output."""
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+        units = {Path(folder) / f"{file.stem}.o": file for file in sorted(sources.glob("*.cpp"))}
+
+        def unit(item: tuple[Path, Path]) -> None:
+            extra = EXTRA.get(item[1].stem, []) if x86 else []
+            subprocess.run([compiler, *FLAGS, *extra, *more, "-c", str(item[1]), "-o", str(item[0])], check=True)
+
+        list(pool.map(unit, units.items()))
+        made = Path(folder) / "made.so"
+        linked = ["-shared", "-pthread", "-static-libstdc++", "-static-libgcc"]
+        subprocess.run([compiler, *linked, *more, *map(str, units), "-o", str(made)], check=True)
+        target.unlink(missing_ok=True)  # a process that has it open keeps the old one
+        shutil.copy(made, target)

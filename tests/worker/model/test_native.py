@@ -1,0 +1,279 @@
+"""The native kernels: right, the same bits on every instruction set, and each row by itself."""
+
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from argosy_worker.compute.attention.cache import PagedKvCache
+from argosy_worker.compute.config import Dense, Experts, Full, LayerSpec, Window
+from argosy_worker.compute.exactness import Check
+from argosy_worker.compute.layer import LayerWeights, Step, TorchLayer
+from argosy_worker.compute.mlp import DenseMlp
+from argosy_worker.compute.native import library
+from argosy_worker.compute.native.crew import Crew, Together
+from argosy_worker.compute.native.layer import NativeLayers, joined
+from argosy_worker.compute.native.linear import NativeLinear, NativeLinears
+from argosy_worker.compute.native.packing import bits_of, pack
+from argosy_worker.compute.quant.formats import QuantTensor, from_bytes, from_plain
+from argosy_worker.compute.quant.linear import LinearSpec
+from argosy_worker.compute.quant.precision import OWN, resolve
+from argosy_worker.compute.rope import frequencies, rotation
+from argosy_worker.compute.rope_spec import Rope
+from argosy_worker.core.batch import SequenceSlice
+from argosy_worker.core.layout import make_layout
+
+pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="there was no compiler to build them with")
+HIDDEN, HEADS, KV_HEADS, FFN = 96, 3, 1, 160
+ROPE = Rope(10000.0, 32)
+SPEC = LayerSpec(
+    hidden=HIDDEN, heads=HEADS, kv_heads=KV_HEADS, head_dim=32, ffn=FFN, rms_eps=1e-5, rope=ROPE, attention=Full(),
+    scale=32**-0.5, mlp=Dense(),
+)  # fmt: skip
+
+
+def instruction_sets():
+    loaded = library.load()
+    return [n for n in ("avx512-vnni", "avx2", "portable") if loaded and loaded.argosy_kernels(n.encode())]
+
+
+def matrix(kind, rows, cols, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    if kind == "F32":
+        return from_plain(torch.randn(rows, cols, generator=generator))
+    head = {"Q4_0": 1, "Q4_1": 2, "Q8_0": 1}[kind]
+    width = {"Q4_0": 18, "Q4_1": 20, "Q8_0": 34}[kind]
+    raw = torch.randint(0, 256, (rows, cols // 32, width), generator=generator, dtype=torch.uint8)
+    halves = (torch.rand(rows, cols // 32, head, generator=generator) - 0.5).half()
+    raw[..., : 2 * head] = halves.view(torch.uint8).view(rows, cols // 32, 2 * head)
+    return from_bytes(kind, raw.flatten(), rows, cols)
+
+
+def made(crew, parts, bias=None):
+    spec = LinearSpec(
+        role="o", formats=tuple(p.format for p in parts), in_features=parts[0].cols, out_features=sum(p.rows for p in parts),
+        weights=OWN, group=0, compute="int8", device="cpu", isa=frozenset(),
+    )  # fmt: skip
+    kernel = NativeLinears(crew)
+    assert kernel.can_run(spec).ok
+    return kernel.pack(spec, parts, bias, torch.device("cpu"))
+
+
+def rounded(x):
+    """Activations as the kernels hold them."""
+    blocks = x.view(len(x), -1, 32)
+    by = 127 / blocks.abs().amax(-1, keepdim=True)
+    return ((blocks * by).round() / by).view(x.shape)
+
+
+def test_they_were_built():
+    assert library.kernels() in instruction_sets()
+    assert "portable" in instruction_sets()
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0", "F32"])
+@pytest.mark.parametrize("name", ["avx512-vnni", "avx2", "portable"])
+def test_products_are_right_and_the_same_everywhere(kind, name):
+    """Against fp64, with bias, for rows alone and in company, on one thread and on two."""
+    if name not in instruction_sets():
+        pytest.skip(f"this processor has no {name}")
+    parts = [matrix(kind, 48, 160, 1), matrix(kind, 16, 160, 2)]
+    bias, x = torch.randn(64), torch.randn(19, 160)
+    linear = made(Crew(2, name), parts, bias)
+    held = torch.cat([p.dequantize() for p in parts]).double()
+    found = linear(x)
+    near = 1e-2 if kind == "F32" else 1e-5  # what has no form of its own is rounded to 8 bits
+    assert (found - (rounded(x).double() @ held.T + bias)).abs().max() <= near * (held.abs() @ x.double().abs().T).max()
+    assert torch.equal(made(Crew(1, "portable"), parts, bias)(x), found)
+    for first, count in ((0, 1), (3, 5), (7, 12), (18, 1), (2, 6)):
+        assert torch.equal(linear(x[first : first + count]), found[first : first + count])
+    assert Check(2, budget_s=60).linear(linear, 160) is None
+
+
+def test_numbers_of_the_checkpoint_are_kept():
+    """Products with unit vectors show the weights: those of 4 and 8 bits exactly as they were."""
+    for kind in ("Q4_0", "Q4_1", "Q8_0"):
+        part = matrix(kind, 32, 64)
+        one_hot = torch.eye(64)
+        assert torch.allclose(made(Crew(1), [part])(one_hot).T, part.dequantize(), rtol=1e-6, atol=1e-6)
+    assert bits_of(["Q4_0", "Q4_1"]) == 4
+    assert bits_of(["Q4_1", "Q8_0"]) == 8
+
+
+def test_a_row_that_is_no_number_spoils_itself_alone():
+    linear = made(Crew(2), [matrix("Q4_1", 32, 64)])
+    x = torch.randn(6, 64)
+    whole = linear(x)
+    for bad in (torch.nan, torch.inf, -torch.inf):
+        ill = x.clone()
+        ill[2, 40] = bad
+        found = linear(ill)
+        assert found[2].isnan().all()
+        assert torch.equal(found[[0, 1, 3, 4, 5]], whole[[0, 1, 3, 4, 5]])
+    assert torch.equal(linear(torch.zeros(1, 64)), torch.zeros(1, 32))
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(48, 32), (64, 24)])
+def test_other_shapes_are_left_to_others(inputs, outputs):
+    spec = LinearSpec(
+        role="o", formats=("F32",), in_features=inputs, out_features=outputs, weights=OWN, group=0, compute="int8",
+        device="cpu", isa=frozenset(),
+    )  # fmt: skip
+    verdict = NativeLinears(Crew(1)).can_run(spec)
+    assert not verdict.ok
+    assert "no multiples" in verdict.reason
+
+
+def test_packed_rows_may_come_from_several_parts():
+    parts = [matrix("Q8_0", 40, 64, 1), matrix("Q8_0", 8, 64, 2)]
+    together = QuantTensor("Q8_0", torch.cat([p.raw for p in parts]), 64)
+    assert torch.equal(pack(parts, 8), pack([together], 8))
+
+
+# --- layers
+
+
+class Rig:
+    """Two layers over a cache, on the native kernels or on torch."""
+
+    def __init__(self, crew, attention=None, layers=2, *, native=True):
+        self.spec = SPEC if attention is None else LayerSpec(**{**dict(_fields(SPEC)), "attention": attention})
+        self.layers = []
+        for number in range(layers):
+            def part(rows, cols, seed, of=number):
+                return matrix("Q4_1", rows, cols, 10 * of + seed)
+
+            linears = [
+                made(crew, [part((HEADS + 2 * KV_HEADS) * 32, HIDDEN, 1)]), made(crew, [part(HIDDEN, HEADS * 32, 2)]),
+                made(crew, [part(2 * FFN, HIDDEN, 3)]), made(crew, [part(HIDDEN, FFN, 4)]),
+            ]  # fmt: skip
+            weights = LayerWeights(
+                qkv=linears[0], o=linears[1], mlp=DenseMlp(linears[2], linears[3], "silu"),
+                attn_norm=torch.rand(HIDDEN) + 0.5, mlp_norm=torch.rand(HIDDEN) + 0.5,
+            )  # fmt: skip
+            kind = NativeLayers().pack if native else TorchLayer
+            self.layers.append(kind(self.spec, number, weights))
+        self.cache = PagedKvCache(layers=layers, blocks=40, block_size=16, kv_heads=KV_HEADS, head_dim=32,
+                                  dtype=torch.float32, device=torch.device("cpu"))  # fmt: skip
+
+    def run(self, x, *slices):
+        """x goes through; slices of (start, count, table)."""
+        layout = make_layout(
+            [
+                SequenceSlice(request_id="r", tokens=[0] * count, start=start, table=table, sample_rows=range(0), params=None)
+                for start, count, table in slices
+            ],
+            16,
+        )
+        turned = rotation(frequencies(ROPE), torch.from_numpy(layout.positions), torch.float32)
+        step = Step({ROPE: turned}, SimpleNamespace(layout=layout, cache=self.cache))
+        x = x.clone()
+        for layer in joined(self.layers):
+            x = layer(x, step)
+        return x
+
+
+def _fields(spec):
+    return [(name, getattr(spec, name)) for name in spec.__dataclass_fields__]
+
+
+@pytest.mark.parametrize("attention", [None, Window(20)])
+def test_layers_are_the_same_on_every_instruction_set_and_however_they_are_cut(attention):
+    torch.manual_seed(0)
+    x, table, other = torch.randn(70, HIDDEN), [3, 1, 4, 9, 5], [2, 6, 7, 8, 10]
+    seen = []
+    for name in instruction_sets():
+        for threads in (1, 2):
+            torch.manual_seed(1)
+            rig = Rig(Crew(threads, name), attention)
+            assert len(joined(rig.layers)) == 1
+            whole = rig.run(x, (0, 70, table))
+            seen.append(whole)
+            cut = [rig.run(x[a:b], (a, b - a, other)) for a, b in ((0, 1), (1, 17), (17, 18), (18, 60), (60, 70))]
+            assert torch.equal(torch.cat(cut), whole)
+            both = rig.run(torch.cat((x[:30], x)), (0, 30, [11, 12]), (0, 70, [20, 21, 22, 23, 24]))
+            assert torch.equal(both, torch.cat((whole[:30], whole)))
+    assert all(torch.equal(one, seen[0]) for one in seen)
+    assert seen[0].isfinite().all()
+
+
+@pytest.mark.parametrize("attention", [Full(), Window(20)])
+def test_layers_compute_what_torch_does(attention):
+    """Around the same linears; activations are rounded at the same places, so only the order of sums is another."""
+    from argosy_worker.compute.attention import rows  # noqa: PLC0415
+    from argosy_worker.compute.attention.paged import PagedTorch  # noqa: PLC0415
+
+    x, table = torch.randn(50, HIDDEN), [1, 2, 3, 4]
+    torch.manual_seed(1)
+    native = Rig(Crew(2), attention, 1)
+    torch.manual_seed(1)
+    plain = Rig(Crew(1), attention, 1, native=False)
+    shape = rows.Shape(kv_heads=KV_HEADS, queries=HEADS, head_dim=32, tile=16)
+    backend = PagedTorch(plain.cache, rows.choose(shape, 1)[0], [plain.spec])
+    layout = make_layout(
+        [SequenceSlice(request_id="r", tokens=[0] * 50, start=0, table=table, sample_rows=range(0), params=None)], 16
+    )
+    backend.prepare(layout)
+    turned = rotation(frequencies(ROPE), torch.from_numpy(layout.positions), torch.float32)
+    expected = plain.layers[0](x.clone(), Step({ROPE: turned}, backend))
+    found = native.run(x, (0, 50, table))
+    assert (found - expected).norm() <= 2e-2 * expected.norm()  # a number in the middle may round the other way
+    assert torch.allclose(native.cache.elements(0)[1:5], plain.cache.elements(0)[1:5], atol=1e-3)
+
+
+def test_what_layers_are_not_for():
+    kinds = {
+        "soft-cap": {"softcap": 30.0}, "sinks": {"sinks": True}, "queries": {"qk_norm": "head"}, "behind": {"norms": "both"},
+        "experts": {"mlp": Experts(4, 2)}, "gelu": {"activation": "gelu_tanh"}, "residuals": {"residual_scale": 0.5},
+        "heads of 48": {"head_dim": 48}, "no positions": {"rope": None},
+    }  # fmt: skip
+    for word, change in kinds.items():
+        verdict = NativeLayers().can_run(LayerSpec(**{**dict(_fields(SPEC)), **change}))
+        assert not verdict.ok
+        assert word in verdict.reason
+    assert NativeLayers().can_run(SPEC).ok
+
+
+# --- threads
+
+
+@given(st.lists(st.tuples(st.floats(1e-4, 1e-1), st.floats(1e-4, 1e-1)), min_size=200, max_size=400))
+@settings(max_examples=50, deadline=None)
+def test_whatever_the_times_the_slower_way_is_seldom_tried(times):
+    """Where one way is always the faster one, the other is tried less and less."""
+    faster = times[0][0] < times[0][1]
+    choice, slow = Together(), 0
+    for _ in times:
+        together = choice.choose()
+        slow += together is not faster
+        choice.note(min(times[0]) if together is faster else max(times[0]), together=together)
+    assert slow <= 6 or times[0][0] == times[0][1]
+
+
+def test_the_faster_way_is_found_when_it_changes():
+    choice = Together()
+    for busy in (False, True, False):
+        taken = []
+        for _ in range(5000):
+            together = choice.choose()
+            taken.append(together)
+            choice.note((0.05 if busy else 0.004) if together else 0.006, together=together)
+        assert np.mean([way is not busy for way in taken[-100:]]) >= 0.9
+
+
+def test_auto_takes_them_where_they_are():
+    assert resolve("auto", None, "auto", "cpu", integers=True, native=True).weights == OWN
+    assert resolve("auto", None, "fp32", "cpu", integers=True, native=True).weights == "none"
+    assert resolve("int8", None, "auto", "cpu", integers=True, native=True).weights == "int8"
+    assert resolve("auto", None, "auto", "cuda", integers=False, native=True).weights == "none"
+
+
+def test_linears_that_are_not_native_make_torch_layers():
+    plain = torch.nn.Identity()
+    weights = LayerWeights(qkv=plain, o=plain, mlp=DenseMlp(plain, plain, "silu"))
+    assert isinstance(NativeLayers().pack(SPEC, 0, weights), TorchLayer)
+    assert isinstance(made(Crew(1), [matrix("Q4_1", 16, 32)]), NativeLinear)

@@ -1,0 +1,103 @@
+"""The compiled kernels (worker/kernels), through ctypes: structs as in argosy_cpu.h, and nothing else.
+
+ctypes lets go of the GIL in each call, so the event loop runs on while a step is computed.
+"""
+
+import ctypes
+import functools
+import logging
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+log = logging.getLogger(__name__)
+
+FILE = Path(__file__).with_name("libargosy_cpu.so")
+VERSION = 1
+"""Of the interface; that of a library from another build is refused."""
+ISA = "ARGOSY_CPU_KERNELS"
+"""Environment: the kernels to use (`avx512-vnni`, `avx2`, `portable`), or `none`. Unset: the best of the processor."""
+
+
+class Linear(ctypes.Structure):
+    """Packed weights; see argosy_cpu.h."""
+
+    _fields_: ClassVar[list[Any]] = [
+        ("data", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("inputs", ctypes.c_int32),
+        ("outputs", ctypes.c_int32),
+        ("bits", ctypes.c_int32),
+    ]
+
+
+class Step(ctypes.Structure):
+    """Where the rows of a step lie: a `StepLayout`."""
+
+    _fields_: ClassVar[list[Any]] = [
+        ("rows", ctypes.c_int32),
+        ("slices", ctypes.c_int32),
+        ("positions", ctypes.c_void_p),
+        ("cu_rows", ctypes.c_void_p),
+        ("context_lens", ctypes.c_void_p),
+        ("block_table", ctypes.c_void_p),
+        ("slots", ctypes.c_void_p),
+        ("table_width", ctypes.c_int32),
+        ("block_size", ctypes.c_int32),
+    ]
+
+
+class Layer(ctypes.Structure):
+    """One layer: its linears, its norms, its cache and its shape."""
+
+    _fields_: ClassVar[list[Any]] = [
+        ("qkv", Linear),
+        ("o", Linear),
+        ("gate_up", Linear),
+        ("down", Linear),
+        ("attn_norm", ctypes.c_void_p),
+        ("mlp_norm", ctypes.c_void_p),
+        ("cache", ctypes.c_void_p),
+        ("hidden", ctypes.c_int32),
+        ("heads", ctypes.c_int32),
+        ("kv_heads", ctypes.c_int32),
+        ("head_dim", ctypes.c_int32),
+        ("ffn", ctypes.c_int32),
+        ("rotary", ctypes.c_int32),
+        ("window", ctypes.c_int32),
+        ("eps", ctypes.c_float),
+        ("scale", ctypes.c_float),
+    ]
+
+
+@functools.cache
+def load() -> ctypes.CDLL | None:
+    """The library; None where it was not built, or is of another build. The log says so once."""
+    try:
+        found = ctypes.CDLL(str(FILE))
+        version = found.argosy_version()
+    except (OSError, AttributeError) as error:
+        log.warning("no native CPU kernels (%s): torch computes, several times slower", error)
+        return None
+    if version != VERSION:
+        log.warning("the native CPU kernels are of another build (%d): torch computes, several times slower", version)
+        return None
+    pointer, integer = ctypes.c_void_p, ctypes.c_int
+    found.argosy_kernels.restype, found.argosy_kernels.argtypes = ctypes.c_char_p, [ctypes.c_char_p]
+    found.argosy_open.restype, found.argosy_open.argtypes = pointer, [integer, ctypes.c_char_p]
+    found.argosy_close.restype, found.argosy_close.argtypes = None, [pointer]
+    found.argosy_forward.restype = None
+    found.argosy_forward.argtypes = [pointer, pointer, integer, pointer, pointer, pointer, pointer, integer]
+    found.argosy_project.restype = None
+    found.argosy_project.argtypes = [pointer, pointer, pointer, ctypes.c_float, pointer, integer, pointer, integer]
+    return found
+
+
+def kernels() -> str:
+    """Name of the kernels that this process uses; empty where there are none, or none are wanted."""
+    wanted = os.environ.get(ISA, "")
+    library = load() if wanted != "none" else None
+    if library is None:
+        return ""
+    name: bytes | None = library.argosy_kernels(wanted.encode())
+    return name.decode() if name else ""

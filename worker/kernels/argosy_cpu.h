@@ -1,0 +1,78 @@
+// The interface between the worker and its native kernels: plain structs and pointers, no torch, no Python.
+//
+// All matrices are row-major. Blocks of 32 inputs share a scale: the weights' and the activations'. A row's result is
+// made by the same operations in the same order whatever rows it is computed with, so its bits do not depend on them.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace argosy {
+
+constexpr int GROUP = 32;  // inputs that share a scale
+constexpr int TILE = 16;   // outputs that are computed side by side
+
+// Weights of a linear, packed by tiles of 16 outputs: for each block of 32 inputs
+//   4 bits: 256 bytes of nibbles, then 16 fp16 scales d, then 16 fp16 minima m   w = d q + m, q in 0..15
+//   8 bits: 512 bytes, then 16 fp16 scales d                                     w = d (q - 128), q in 0..255
+// In the 64 bytes of four inputs, byte 4 r + i is that of output r and input i. With 4 bits the low halves of 64 bytes are
+// inputs 8 j .. 8 j + 3 and the high halves 8 j + 4 .. 8 j + 7; with 8 bits the former lie before the latter.
+struct Linear {
+  const uint8_t* data;
+  const float* bias;  // [out], or null
+  int32_t in, out;    // multiples of GROUP and of TILE
+  int32_t bits;       // 4 or 8
+};
+
+inline size_t block_bytes(int bits) { return bits == 4 ? 256 + 64 : 512 + 32; }
+inline size_t tile_bytes(const Linear& w) { return size_t(w.in / GROUP) * block_bytes(w.bits); }
+
+// Rows of activations in 8 bits: q = round(x / d), d = max |x| / 127 of each block.
+struct Quantized {
+  int8_t* q;     // [rows, in]
+  float* d;      // [rows, in / GROUP]
+  float* sum;    // [rows, in / GROUP]: d times the sum of q
+  int32_t* raw;  // [rows, in / GROUP]: the sum of q
+};
+
+// Where the rows of a step lie; arrays as in core/layout.py.
+struct Step {
+  int32_t rows, slices;
+  const int32_t* positions;     // [rows]
+  const int32_t* cu_rows;       // [slices + 1]
+  const int32_t* context_lens;  // [slices]
+  const int32_t* block_table;   // [slices, table_width]
+  const int32_t* slots;         // [rows]
+  int32_t table_width, block_size;
+};
+
+// One decoder layer: norm, attention with rotary positions over a paged cache, norm, gated feed-forward part.
+struct Layer {
+  Linear qkv, o, gate_up, down;
+  const float* attn_norm;  // [hidden]
+  const float* mlp_norm;   // [hidden]
+  float* cache;            // fp32 [blocks, 2, kv_heads, block_size, head_dim]
+  int32_t hidden, heads, kv_heads, head_dim, ffn, rotary;
+  int32_t window;  // positions that a row sees, or 0 for all
+  float eps, scale;
+};
+
+// What the instruction sets have to offer. One table for each, filled by kernels.inc.
+struct Kernels {
+  const char* name;
+  void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);
+  void (*quantize)(const float* x, int n, int8_t* q, float* d, float* sum, int32_t* raw);
+  // `rows` rows from `first` on, for `tiles` tiles from `tile` on: out[row * stride + 16 * tile + i]
+  void (*linear)(const Linear& w, const Quantized& x, int first, int rows, int tile, int tiles, float* out, size_t stride);
+  void (*rotate)(float* x, const float* cos, const float* sin, int half);
+  void (*add)(float* x, const float* y, int n);
+  void (*silu_times)(const float* gate, const float* up, int n, float* out);
+  // one kv head of the rows `first` .. `last` of a slice: queries [rows, heads, head_dim] in and out
+  void (*attend)(const Layer& layer, const Step& step, int slice, int first, int last, int kv_head, const float* q,
+                 size_t q_stride, float* out, size_t out_stride, float* scratch);
+};
+
+const Kernels* avx512_vnni();  // null where the processor lacks it
+const Kernels* avx2();
+const Kernels* portable();
+
+}  // namespace argosy

@@ -1,0 +1,29 @@
+// Layers of a decoder, one after the other, for the rows of a step.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "argosy_cpu.h"
+#include "pool.h"
+
+namespace argosy {
+
+// Room for what lies between the parts of a layer. It grows to the largest step that was seen.
+struct Room {
+  std::vector<float> qkv, heads, gate_up, wide, part, d, sum, norms, states;
+  std::vector<int8_t> q;
+  std::vector<int32_t> raw;
+  std::unique_ptr<Pieces[]> pieces;
+  int pieces_count = 0;
+};
+
+// x [rows, hidden] goes through `count` layers, in place. cos and sin [rows, rotary / 2] belong to the positions; layer i
+// has those of ropes[i].
+void forward(Pool& pool, const Kernels& kernels, Room& room, const Layer* layers, int count, const Step& step,
+             const float* const* cos, const float* const* sin, float* x, bool together);
+
+// RMSNorm (where there is a norm), quantization and a linear: x [rows, in] -> out [rows, w.out].
+void project(Pool& pool, const Kernels& kernels, Room& room, const Linear& w, const float* norm, float eps,
+             const float* x, int rows, float* out, bool together);
+
+}  // namespace argosy

@@ -1,0 +1,72 @@
+#include "pool.h"
+
+namespace argosy {
+namespace {
+
+constexpr int SPINS = 4000;  // about 50 microseconds: longer than between two parts of a step, shorter than a nap
+
+inline void rest() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+void until_changed(const std::atomic<uint32_t>& value, uint32_t old) {
+  for (int i = 0; i < SPINS; i++) {
+    if (value.load(std::memory_order_acquire) != old) return;
+    rest();
+  }
+  value.wait(old, std::memory_order_acquire);
+}
+
+}  // namespace
+
+Pool::Pool(int threads) {
+  for (int i = 1; i < threads; i++) workers_.emplace_back([this, i] { work(i); });
+}
+
+Pool::~Pool() {
+  ending_ = true;
+  round_.fetch_add(1, std::memory_order_release);
+  round_.notify_all();
+  for (auto& worker : workers_) worker.join();
+}
+
+void Pool::start(int threads, Call call, const void* job) {
+  active_.store(threads, std::memory_order_relaxed);
+  call_ = call;
+  job_ = job;
+  if (threads > 1) {
+    round_.fetch_add(1, std::memory_order_release);
+    round_.notify_all();
+  }
+  call(job, 0);
+  barrier();
+}
+
+void Pool::work(int thread) {
+  for (uint32_t seen = 0;;) {
+    until_changed(round_, seen);
+    seen = round_.load(std::memory_order_acquire);
+    if (ending_) return;
+    call_(job_, thread);
+    barrier();
+  }
+}
+
+void Pool::barrier() {
+  const int all = active_.load(std::memory_order_relaxed);
+  if (all == 1) return;
+  const uint32_t now = generation_.load(std::memory_order_acquire);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) == all - 1) {
+    arrived_.store(0, std::memory_order_relaxed);
+    generation_.fetch_add(1, std::memory_order_release);
+    generation_.notify_all();
+  } else {
+    until_changed(generation_, now);
+  }
+}
+
+}  // namespace argosy

@@ -1,0 +1,68 @@
+// 16 floats or integers in one register of AVX-512, and products of bytes by VNNI.
+#pragma once
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace {
+namespace vec {
+
+using F = __m512;
+using I = __m512i;
+
+inline F load(const float* p) { return _mm512_loadu_ps(p); }
+inline void store(float* p, F x) { _mm512_storeu_ps(p, x); }
+inline F all(float x) { return _mm512_set1_ps(x); }
+inline F add(F a, F b) { return _mm512_add_ps(a, b); }
+inline F sub(F a, F b) { return _mm512_sub_ps(a, b); }
+inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+inline F div(F a, F b) { return _mm512_div_ps(a, b); }
+inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+inline F max(F a, F b) { return _mm512_max_ps(a, b); }
+inline F min(F a, F b) { return _mm512_min_ps(a, b); }
+inline F abs(F a) { return _mm512_abs_ps(a); }
+inline F whole(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline F floats(I a) { return _mm512_cvtepi32_ps(a); }
+inline I integers(F a) { return _mm512_cvtps_epi32(a); }
+inline I all(int32_t x) { return _mm512_set1_epi32(x); }
+inline F halves(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+inline void store_bytes(int8_t* p, I a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(a)); }
+inline F times_power(F x, F e) { return _mm512_scalef_ps(x, e); }
+
+// ((x0 + x2) + (x1 + x3)) of each four lanes, then (l0 + l1) + (l2 + l3): the order that every instruction set keeps.
+inline float sum(F a) {
+  F b = _mm512_add_ps(a, _mm512_permute_ps(a, 0b01001110));
+  F c = _mm512_add_ps(b, _mm512_permute_ps(b, 0b10110001));
+  F d = _mm512_add_ps(c, _mm512_shuffle_f32x4(c, c, 0b10110001));
+  F e = _mm512_add_ps(d, _mm512_shuffle_f32x4(d, d, 0b01001110));
+  return _mm512_cvtss_f32(e);
+}
+inline float highest(F a) { return _mm512_reduce_max_ps(a); }
+
+// sum() of each of 16 vectors, as one vector.
+inline F sums(const F* a) {
+  F u[4];
+  for (int i = 0; i < 4; i++) {
+    F t0 = add(_mm512_unpacklo_ps(a[4 * i], a[4 * i + 1]), _mm512_unpackhi_ps(a[4 * i], a[4 * i + 1]));
+    F t1 = add(_mm512_unpacklo_ps(a[4 * i + 2], a[4 * i + 3]), _mm512_unpackhi_ps(a[4 * i + 2], a[4 * i + 3]));
+    auto d0 = _mm512_castps_pd(t0), d1 = _mm512_castps_pd(t1);
+    u[i] = add(_mm512_castpd_ps(_mm512_unpacklo_pd(d0, d1)), _mm512_castpd_ps(_mm512_unpackhi_pd(d0, d1)));
+  }
+  F v = add(_mm512_shuffle_f32x4(u[0], u[1], 0x88), _mm512_shuffle_f32x4(u[0], u[1], 0xDD));
+  F w = add(_mm512_shuffle_f32x4(u[2], u[3], 0x88), _mm512_shuffle_f32x4(u[2], u[3], 0xDD));
+  return add(_mm512_shuffle_f32x4(v, w, 0x88), _mm512_shuffle_f32x4(v, w, 0xDD));
+}
+
+// Bytes of the weights (unsigned) of 16 outputs and 4 inputs, ready for `dot`.
+using W = __m512i;
+inline W bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
+inline W low(W a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
+inline W high(W a) { return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15)); }
+inline I dot(I sum, W w, const int8_t* four) {
+  int32_t x;
+  __builtin_memcpy(&x, four, 4);
+  return _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x));
+}
+
+}  // namespace vec
+}  // namespace

@@ -1,0 +1,77 @@
+// 16 floats or integers as plain loops, which a compiler turns into whatever its target has. The same operations in the
+// same order as the other instruction sets, so the same bits.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace {
+namespace vec {
+
+struct F { float v[16]; };
+struct I { int32_t v[16]; };
+struct W { uint8_t v[64]; };
+
+#define EACH(T, expression)                      \
+  T r;                                           \
+  for (int i = 0; i < 16; i++) r.v[i] = expression; \
+  return r
+
+inline F load(const float* p) { F r; std::memcpy(r.v, p, 64); return r; }
+inline void store(float* p, F x) { std::memcpy(p, x.v, 64); }
+inline F all(float x) { EACH(F, x); }
+inline F add(F a, F b) { EACH(F, a.v[i] + b.v[i]); }
+inline F sub(F a, F b) { EACH(F, a.v[i] - b.v[i]); }
+inline F mul(F a, F b) { EACH(F, a.v[i] * b.v[i]); }
+inline F div(F a, F b) { EACH(F, a.v[i] / b.v[i]); }
+inline F fma(F a, F b, F c) { EACH(F, __builtin_fmaf(a.v[i], b.v[i], c.v[i])); }
+inline F max(F a, F b) { EACH(F, a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }  // the second where one is no number, as x86
+inline F min(F a, F b) { EACH(F, a.v[i] < b.v[i] ? a.v[i] : b.v[i]); }
+inline F abs(F a) { EACH(F, __builtin_fabsf(a.v[i])); }
+inline F whole(F a) { EACH(F, __builtin_nearbyintf(a.v[i])); }
+inline F floats(I a) { EACH(F, float(a.v[i])); }
+inline I integers(F a) { EACH(I, a.v[i] >= -2147483648.0f && a.v[i] < 2147483648.0f ? int32_t(__builtin_nearbyintf(a.v[i])) : INT32_MIN); }
+inline I all(int32_t x) { EACH(I, x); }
+inline F times_power(F x, F e) { EACH(F, __builtin_ldexpf(x.v[i], int(e.v[i]))); }
+inline void store_bytes(int8_t* p, I a) {
+  for (int i = 0; i < 16; i++) p[i] = int8_t(a.v[i] < -128 ? -128 : a.v[i] > 127 ? 127 : a.v[i]);
+}
+
+inline float half(uint16_t h) {
+  uint32_t sign = uint32_t(h & 0x8000) << 16, exponent = h >> 10 & 31, fraction = h & 1023, bits;
+  if (exponent == 31) bits = sign | 0x7F800000 | fraction << 13;
+  else if (exponent) bits = sign | (exponent + 112) << 23 | fraction << 13;
+  else {
+    float value = float(fraction) * 0x1p-24f;
+    return sign ? -value : value;
+  }
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+inline F halves(const uint16_t* p) { EACH(F, half(p[i])); }
+
+inline float sum(F a) {
+  float lane[4];
+  for (int i = 0; i < 4; i++) lane[i] = (a.v[4 * i] + a.v[4 * i + 2]) + (a.v[4 * i + 1] + a.v[4 * i + 3]);
+  return (lane[0] + lane[1]) + (lane[2] + lane[3]);
+}
+inline float highest(F a) {
+  float most = a.v[0];
+  for (int i = 1; i < 16; i++) most = a.v[i] > most ? a.v[i] : most;
+  return most;
+}
+inline F sums(const F* a) { EACH(F, sum(a[i])); }
+
+inline W bytes(const uint8_t* p) { W r; std::memcpy(r.v, p, 64); return r; }
+inline W low(W a) { W r; for (int i = 0; i < 64; i++) r.v[i] = a.v[i] & 15; return r; }
+inline W high(W a) { W r; for (int i = 0; i < 64; i++) r.v[i] = a.v[i] >> 4; return r; }
+inline I dot(I sum, W w, const int8_t* x) {
+  for (int i = 0; i < 16; i++)
+    sum.v[i] += w.v[4 * i] * x[0] + w.v[4 * i + 1] * x[1] + w.v[4 * i + 2] * x[2] + w.v[4 * i + 3] * x[3];
+  return sum;
+}
+#undef EACH
+
+}  // namespace vec
+}  // namespace
