@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from argosy_worker.compute.attention.cache import PagedKvCache
+from argosy_worker.compute.attention.kv_types import KV_TYPES
 from argosy_worker.compute.config import Dense, Experts, Full, LayerSpec, Window
 from argosy_worker.compute.exactness import Check
 from argosy_worker.compute.layer import LayerWeights, Step, TorchLayer
@@ -144,6 +145,7 @@ class Rig:
         self.spec = SPEC if attention is None else LayerSpec(**{**dict(_fields(SPEC)), "attention": attention})
         self.layers = []
         for number in range(layers):
+
             def part(rows, cols, seed, of=number):
                 return matrix("Q4_1", rows, cols, 10 * of + seed)
 
@@ -164,7 +166,9 @@ class Rig:
         """x goes through; slices of (start, count, table)."""
         layout = make_layout(
             [
-                SequenceSlice(request_id="r", tokens=[0] * count, start=start, table=table, sample_rows=range(0), params=None)
+                SequenceSlice(
+                    request_id="r", tokens=[0] * count, start=start, table=table, sample_rows=range(0), params=None
+                )
                 for start, count, table in slices
             ],
             16,
@@ -204,8 +208,8 @@ def test_layers_are_the_same_on_every_instruction_set_and_however_they_are_cut(a
 @pytest.mark.parametrize("attention", [Full(), Window(20)])
 def test_layers_compute_what_torch_does(attention):
     """Around the same linears; activations are rounded at the same places, so only the order of sums is another."""
-    from argosy_worker.compute.attention import rows  # noqa: PLC0415
-    from argosy_worker.compute.attention.paged import PagedTorch  # noqa: PLC0415
+    from argosy_worker.compute.attention import rows
+    from argosy_worker.compute.attention.paged import PagedTorch
 
     x, table = torch.randn(50, HIDDEN), [1, 2, 3, 4]
     torch.manual_seed(1)
@@ -223,6 +227,24 @@ def test_layers_compute_what_torch_does(attention):
     found = native.run(x, (0, 50, table))
     assert (found - expected).norm() <= 2e-2 * expected.norm()  # a number in the middle may round the other way
     assert torch.allclose(native.cache.elements(0)[1:5], plain.cache.elements(0)[1:5], atol=1e-3)
+
+
+@pytest.mark.parametrize(("kind", "size"), [("fp16", 16), ("int8", 32), ("fp32", 8)])
+def test_caches_of_another_kind_are_left_to_torch(kind, size):
+    """Nothing is written that the cache does not have room for."""
+    torch.manual_seed(1)
+    rig = Rig(Crew(1), None, 2)
+    cache = PagedKvCache(
+        layers=2, blocks=4, block_size=size, kv_heads=KV_HEADS, head_dim=32, dtype=torch.float32,
+        device=torch.device("cpu"), kind=KV_TYPES[kind],
+    )  # fmt: skip
+    asked = []
+    backend = SimpleNamespace(layout=None, cache=cache, attend=lambda layer, q, k, v, sinks: asked.append(layer) or q)
+    turned = rotation(frequencies(ROPE), torch.arange(5), torch.float32)
+    (layer,) = joined(rig.layers)
+    assert layer(torch.randn(5, HIDDEN), Step({ROPE: turned}, backend)).isfinite().all()
+    assert asked == [0, 1]
+    assert not cache.elements(0).any()
 
 
 def test_what_layers_are_not_for():

@@ -38,7 +38,7 @@ class Together:
 
     def note(self, seconds: float, *, together: bool) -> None:
         """A call took so long for each row."""
-        if len(self._seconds) < 2:  # noqa: PLR2004 - both ways
+        if len(self._seconds) < 2:
             self._seconds[together] = seconds
             return
         best = self._best
@@ -66,7 +66,7 @@ class Crew:
         self._sizes: dict[tuple[str, int], Together] = {}
         weakref.finalize(self, loaded.argosy_close, self._handle)
 
-    def forward(  # noqa: PLR0917  # as the library has it
+    def forward(  # as the library has it
         self, layers: ctypes.Array[library.Layer], step: library.Step, cos: ctypes.Array[ctypes.c_void_p],
         sin: ctypes.Array[ctypes.c_void_p], x: int,
     ) -> None:  # fmt: skip
@@ -77,14 +77,14 @@ class Crew:
         ))  # fmt: skip
 
     def linear(self, weights: library.Linear, x: int, rows: int, out: int) -> None:
-        """x [rows, in] fp32 -> out [rows, out] fp32."""
+        """X [rows, in] fp32 -> out [rows, out] fp32."""
         self._timed(f"{weights.inputs} {weights.outputs}", rows, lambda together: self._library.argosy_project(
             self._handle, ctypes.addressof(weights), None, 0.0, x, rows, out, together
         ))  # fmt: skip
 
     def _timed(self, what: str, rows: int, call: Callable[[bool], object]) -> None:
         if self._threads == 1:
-            call(False)  # noqa: FBT003 - the library's argument
+            call(False)
             return
         choice = self._sizes.setdefault((what, rows.bit_length()), Together())
         together, begun = choice.choose(), time.perf_counter()

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from argosy_worker.compute.attention.backend import KvCache
 from argosy_worker.compute.config import Dense, LayerSpec
 from argosy_worker.compute.layer import Layer, LayerWeights, Step, TorchLayer
 from argosy_worker.compute.mlp import DenseMlp
@@ -14,11 +15,13 @@ from argosy_worker.compute.native import library
 from argosy_worker.compute.native.linear import NativeLinear
 from argosy_worker.compute.quant.linear import Verdict
 
+TILE = 16
+"""Positions that are looked at together: a block of the cache has some such tiles."""
 HEAD_DIMS = (32, 64, 80, 96, 128, 256)
 
 
 class NativeLayer:
-    """Layers that follow one another: numbers `first` on."""
+    """Layers that follow one another: numbers `first` on. With a cache of another kind they are torch layers."""
 
     def __init__(self, specs: Sequence[LayerSpec], first: int, weights: Sequence[LayerWeights]) -> None:
         self.specs, self.first, self.weights = list(specs), first, list(weights)
@@ -26,12 +29,17 @@ class NativeLayer:
             *(_struct(spec, of) for spec, of in zip(specs, weights, strict=True))
         )
         self._crew = _linears(weights[0])[0].crew
-        self._cache: object = None
+        self._plain = [TorchLayer(spec, first + i, of) for i, (spec, of) in enumerate(zip(specs, weights, strict=True))]
+        self._cache: KvCache | None = None
 
     def __call__(self, x: Tensor, step: Step) -> Tensor:
         """[rows, hidden] fp32, changed in place."""
-        x = x.contiguous()
         layout, cache = step.attention.layout, step.attention.cache
+        if cache.spec.dtype != "fp32" or cache.spec.block_size % TILE:
+            for plain in self._plain:
+                x = plain(x, step)
+            return x
+        x = x.contiguous()
         if cache is not self._cache:
             for i, layer in enumerate(self._layers):
                 layer.cache = cache.elements(self.first + i).data_ptr()

@@ -1,4 +1,4 @@
-"""Linears on the native kernels: weights of 4 or 8 bits, activations of 8 bits, both with a scale for each 32 inputs."""
+"""Linears on the native kernels: weights of 4 or 8 bits, activations of 8, with a scale for each 32 inputs."""
 
 from collections.abc import Sequence
 
@@ -47,7 +47,9 @@ class NativeLinears:
         if spec.in_features % packing.GROUP or spec.out_features % packing.TILE:
             shape = f"{spec.in_features} inputs and {spec.out_features} outputs"
             return Verdict(ok=False, reason=f"{shape} are no multiples of {packing.GROUP} and {packing.TILE}")
-        return Verdict(ok=True, reason=f"{packing.bits_of(spec.formats)}-bit weights, int8 activations, by blocks of 32")
+        return Verdict(
+            ok=True, reason=f"{packing.bits_of(spec.formats)}-bit weights, int8 activations, by blocks of 32"
+        )
 
     def pack(self, spec: LinearSpec, parts: Sequence[QuantTensor], bias: Tensor | None, device: torch.device) -> Linear:
         """Lay out the weights."""

@@ -56,7 +56,7 @@ def _four(rows: QuantTensor) -> tuple[Tensor, Tensor]:
 
 
 def _eight(rows: QuantTensor) -> tuple[Tensor, Tensor]:
-    """q + 128 uint8 [rows, blocks, 32]; the scale twice, fp16 [rows, blocks, 2]."""
+    """Q + 128 uint8 [rows, blocks, 32]; the scale twice, fp16 [rows, blocks, 2]."""
     if rows.format == "Q8_0":
         blocks = rows.raw.view(rows.rows, -1, 34)
         scale = blocks[..., :2].contiguous().view(torch.float16)

@@ -53,7 +53,7 @@ def resolve(
         name: tuple(c for c in computes if c != "int8" or integers or compute == c)
         for name, computes in _ARITHMETIC[device].items()
     }
-    if weights == "auto" and native and device == "cpu" and compute in ("auto", "int8") and not group_size:
+    if weights == "auto" and native and device == "cpu" and compute == "auto" and not group_size:
         return Precision(weights=OWN, group=0, compute="int8")
     if weights == "auto":
         preferred = "int8" if device == "cpu" and (compute == "int8" or (compute == "auto" and integers)) else "none"
