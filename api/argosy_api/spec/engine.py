@@ -26,8 +26,8 @@ class EngineSpec(Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes CUDA when the worker has a GPU."""
     compute: Literal["auto", "int8", "fp32", "bf16"] = "auto"
-    """Arithmetic of the linear layers. auto: what fits quantization.weights; where that is auto, too, int8 on CPUs (exact
-    integer sums) and bf16 on GPUs."""
+    """Arithmetic of the linear layers. auto: what fits quantization.weights; where that is auto, too, int8 on CPUs
+    (exact integer sums) and bf16 on GPUs."""
     block_size: Annotated[int, Field(ge=8, le=128, json_schema_extra={"enum": [8, 16, 32, 64, 128]})] = 16
     """Tokens in a block of the KV cache: the grain of prefix caching."""
     max_batch_tokens: Annotated[int, Field(ge=8, le=65_536)] = 256
@@ -84,8 +84,9 @@ class QuantizationSpec(Strict):
     """In what numbers a worker holds weights and KV cache."""
 
     weights: Literal["auto", "none", "fp16", "bf16", "int8", "int4", "fp8"] = "auto"
-    """How the weights of the linear layers are held, whatever the checkpoint stores. auto: on CPUs
-    the checkpoint's own 4 or 8 bits, else 8 (docs/cpu.md); on GPUs none. none: the checkpoint's own values, in the type that is computed in. What a device cannot run is refused."""
+    """How the weights of the linear layers are held, whatever the checkpoint stores. auto: on CPUs the checkpoint's own
+    4 or 8 bits, else 8 (docs/cpu.md); on GPUs none. none: the checkpoint's own values, in the type that is computed in.
+    What a device cannot run is refused."""
     group_size: Annotated[int, Field(ge=32, le=256, json_schema_extra={"enum": [32, 64, 128, 256]})] | None = None
     """Weights that share one scale, for int4 and int8. Default: 32 for int4; for int8 one scale for each output."""
     kv_cache: Literal["auto", "fp32", "fp16", "bf16", "int8", "fp8"] = "auto"
