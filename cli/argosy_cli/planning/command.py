@@ -82,7 +82,8 @@ def planned_of(
         )
         taken = needs_of(choice.weights, choice.kv_cache)
         found = choice.plan(taken, budget)
-        held = resolve(choice.weights, spec.quantization.group_size, spec.engine.compute, budget.device, integers=True)
+        group = spec.quantization.group_size
+        held = resolve(choice.weights, group, spec.engine.compute, budget.device, integers=True, native=True)
         better = [] if found.fits else nearest(choice, needs_of, budget)
     except ModelError as error:
         raise CommandError(f"{resource.metadata.name}: {error.message}") from None

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from tiny_llama import PROMPT, ours, theirs, write
 
 from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
+from argosy_worker.compute.native import library
 from argosy_worker.models import load_model
 from argosy_worker.models.build import open_model
 
@@ -210,7 +211,9 @@ def test_choices_that_compute_different_values_have_different_fingerprints(quant
     ]
     found = {c: load_model(folder, weights=c[0], group_size=c[1], device="cpu", threads=1).facts for c in choices}
     prints = {facts.fingerprint for facts in found.values()}
-    assert len(prints) == len(choices) - 1  # auto is one of the others
+    assert len(prints) == len(choices) - (
+        0 if library.kernels() else 1
+    )  # without native kernels auto is one of the others
     assert {facts.exactness for facts in found.values()} == {"exact"}
     folder, _ = quantized("packed-4-asymmetric")
     assert load_model(folder, weights="none", device="cpu", threads=1).facts.fingerprint not in prints

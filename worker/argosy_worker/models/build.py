@@ -30,7 +30,7 @@ from argosy_worker.compute.quant.int8_cpu import sums_are_exact
 from argosy_worker.compute.quant.isa import cpu_features, instruction_set
 from argosy_worker.compute.quant.linear import Linear, LinearKernel, LinearSpec
 from argosy_worker.compute.quant.packer import KERNELS, Packer
-from argosy_worker.compute.quant.precision import OWN, Precision, of_head, resolve
+from argosy_worker.compute.quant.precision import OWN, Precision, of_head, of_shape, resolve
 from argosy_worker.compute.quant.rounding import embedding
 from argosy_worker.compute.quant.sizes import embedding_bytes
 from argosy_worker.core.facts import ModelFacts
@@ -261,12 +261,16 @@ class _Builder:
         if any(self._source.has(one) for one in biases):  # all or none: a missing one is refused by `vector`
             bias = torch.cat([self._source.vector(one) for one in biases])
         parts = matrices or [self._source.matrix(role) for role in roles]
-        precision = self._head_precision if name == "head" else self._precision
+        inputs, outputs = parts[0].cols, sum(part.rows for part in parts)
+        precision = of_shape(
+            self._head_precision if name == "head" else self._precision, inputs, outputs, self._device.type,
+            integers=_integers(self._device.type),
+        )  # fmt: skip
         spec = LinearSpec(
             role=name,
             formats=tuple(part.format for part in parts),
-            in_features=parts[0].cols,
-            out_features=sum(part.rows for part in parts),
+            in_features=inputs,
+            out_features=outputs,
             weights="none" if floats else precision.weights,
             group=0 if floats else precision.group,
             compute=_FLOATS[self._dtype] if floats else precision.compute,

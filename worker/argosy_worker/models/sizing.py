@@ -9,7 +9,7 @@ from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
 from argosy_api.memory import Needs, kv_token_bytes
 from argosy_api.resource import EngineSpec, QuantizationSpec
 from argosy_worker.compute.config import DecoderConfig, Experts, LayerSpec, window_of
-from argosy_worker.compute.quant.precision import Precision, of_head, resolve
+from argosy_worker.compute.quant.precision import OWN_FOUR, Precision, of_head, of_shape, resolve
 from argosy_worker.compute.quant.sizes import embedding_bytes, linear_bytes
 from argosy_worker.core.blocks import blocks_of_window
 from argosy_worker.models import hf_config
@@ -33,6 +33,8 @@ class Header:
     """Storage format of the embedding."""
     formats: str
     """Of the matrices, for people."""
+    four: bool = False
+    """Whether all matrices of the layers are in 4 bits that native kernels keep."""
 
 
 class Linear(NamedTuple):
@@ -47,7 +49,9 @@ def read_gguf(file: Path | Opened) -> Header:
     """The header of a GGUF file. Raises the ModelErrors of GgufFile and `gguf_config.read_config`."""
     with GgufFile(file) as found:
         config = read_config(found)
-        return Header(config, found.tensors["token_embd.weight"].format, storage(found.tensors.values()))
+        layers = {t.format for name, t in found.tensors.items() if name.startswith("blk.") and len(t.shape) > 1}
+        formats = storage(found.tensors.values())
+        return Header(config, found.tensors["token_embd.weight"].format, formats, layers <= set(OWN_FOUR))
 
 
 def read_hf(raw: dict[str, Any]) -> Header:
@@ -84,18 +88,23 @@ def needs(
     device: str,
     max_model_len: int | None,
     integers: bool = True,
+    native: bool = True,
 ) -> Needs:
-    """What a worker would take on a `device`, cpu or cuda. `integers`: whether its CPU has VNNI or AMX.
+    """What a worker would take on a `device`, cpu or cuda.
+
+    `integers`: whether its CPU has VNNI or AMX. `native`: whether it has the kernels of our own.
 
     Raises:
         ModelUnsupportedError: the device cannot compute it so; the message says what it can.
 
     """
     config = header.config.up_to(max_model_len)
-    precision = resolve(quantization.weights, quantization.group_size, engine.compute, device, integers=integers)
+    precision = resolve(
+        quantization.weights, quantization.group_size, engine.compute, device, integers=integers, native=native
+    )
     activations = "bf16" if device == "cuda" and precision.compute == "bf16" else "fp32"
     return Needs(
-        weights=weights_bytes(config, precision, header.embedding, device=device, integers=integers),
+        weights=weights_bytes(config, precision, header, device=device, integers=integers),
         kv_token=kv_token_bytes(
             layers=config.layers,
             kv_heads=config.kv_heads,
@@ -110,13 +119,16 @@ def needs(
     )
 
 
-def weights_bytes(config: DecoderConfig, precision: Precision, stored: str, *, device: str, integers: bool) -> int:
-    """Bytes of all linears and of the embedding, which is `stored` in this format."""
+def weights_bytes(config: DecoderConfig, precision: Precision, header: Header, *, device: str, integers: bool) -> int:
+    """Bytes of all linears and of the embedding."""
     head = of_head(precision, device, integers=integers)
     floats = "bf16" if device == "cuda" and precision.compute == "bf16" else "fp32"
-    total = embedding_bytes(rows=config.vocab_size, cols=config.hidden, stored=stored, weights=precision.weights)
+    total = embedding_bytes(
+        rows=config.vocab_size, cols=config.hidden, stored=header.embedding, weights=precision.weights
+    )
     for linear in linears(config):
-        held = head if linear.role == "head" else precision
+        of_role = head if linear.role == "head" else precision
+        held = of_shape(of_role, linear.cols, linear.rows, device, integers=integers)
         router = linear.role == "router"
         total += linear_bytes(
             rows=linear.rows,
@@ -124,6 +136,7 @@ def weights_bytes(config: DecoderConfig, precision: Precision, stored: str, *, d
             weights="none" if router else held.weights,
             group=0 if router else held.group,
             compute=floats if router else held.compute,
+            four=header.embedding in OWN_FOUR if linear.role == "head" else header.four,
         )
     return total
 

@@ -9,7 +9,7 @@ from argosy_worker.compute.native import library, packing
 from argosy_worker.compute.native.crew import Crew
 from argosy_worker.compute.quant.formats import QuantTensor
 from argosy_worker.compute.quant.linear import Linear, LinearSpec, Verdict
-from argosy_worker.compute.quant.precision import OWN
+from argosy_worker.compute.quant.precision import OWN, OWN_GROUP, OWN_TILE
 
 
 class NativeLinear:
@@ -44,9 +44,9 @@ class NativeLinears:
         """Whole blocks of inputs and whole tiles of outputs."""
         if spec.weights != OWN or spec.device != "cpu":
             return Verdict(ok=False, reason=f"computes the checkpoint's own integers on a CPU, asked for {spec.wanted}")
-        if spec.in_features % packing.GROUP or spec.out_features % packing.TILE:
+        if spec.in_features % OWN_GROUP or spec.out_features % OWN_TILE:
             shape = f"{spec.in_features} inputs and {spec.out_features} outputs"
-            return Verdict(ok=False, reason=f"{shape} are no multiples of {packing.GROUP} and {packing.TILE}")
+            return Verdict(ok=False, reason=f"{shape} are no multiples of {OWN_GROUP} and {OWN_TILE}")
         return Verdict(
             ok=True, reason=f"{packing.bits_of(spec.formats)}-bit weights, int8 activations, by blocks of 32"
         )

@@ -10,28 +10,27 @@ from torch import Tensor
 
 from argosy_worker.compute.quant.formats import QuantTensor
 from argosy_worker.compute.quant.linear import ROWS_AT_ONCE
+from argosy_worker.compute.quant.precision import OWN_FOUR, OWN_GROUP, OWN_TILE
 
-GROUP, TILE = 32, 16
 _BLOCK = {4: 256 + 64, 8: 512 + 32}
-_FOUR = ("Q4_0", "Q4_1")
 _LEAST = 6e-8
 """The smallest fp16 scale: a block whose largest weight is smaller becomes zeros."""
 
 
 def bits_of(formats: Sequence[str]) -> int:
     """4 where all parts have 4 bits, else 8."""
-    return 4 if all(name in _FOUR for name in formats) else 8
+    return 4 if all(name in OWN_FOUR for name in formats) else 8
 
 
 def pack(parts: Sequence[QuantTensor], bits: int) -> Tensor:
     """Parts, one below the other -> uint8 [tiles, blocks, bytes of a block]."""
-    outputs, blocks = sum(part.rows for part in parts), parts[0].cols // GROUP
-    packed = torch.empty((outputs // TILE, blocks, _BLOCK[bits]), dtype=torch.uint8)
+    outputs, blocks = sum(part.rows for part in parts), parts[0].cols // OWN_GROUP
+    packed = torch.empty((outputs // OWN_TILE, blocks, _BLOCK[bits]), dtype=torch.uint8)
     for begin in range(0, outputs, ROWS_AT_ONCE):
         end = min(begin + ROWS_AT_ONCE, outputs)
         found = [_four(rows) if bits == 4 else _eight(rows) for rows in _between(parts, begin, end)]
         numbers, scales = (torch.cat(each) for each in zip(*found, strict=True))
-        _lay_out(numbers, scales, packed[begin // TILE : end // TILE], bits)
+        _lay_out(numbers, scales, packed[begin // OWN_TILE : end // OWN_TILE], bits)
     return packed
 
 
@@ -61,7 +60,7 @@ def _eight(rows: QuantTensor) -> tuple[Tensor, Tensor]:
         blocks = rows.raw.view(rows.rows, -1, 34)
         scale = blocks[..., :2].contiguous().view(torch.float16)
         return blocks[..., 2:] ^ 128, scale.expand(-1, -1, 2)
-    values = rows.dequantize().view(rows.rows, -1, GROUP)
+    values = rows.dequantize().view(rows.rows, -1, OWN_GROUP)
     scale = (values.abs().amax(-1, keepdim=True) / 127).half()
     divisor = scale.float()
     numbers = torch.where(divisor > _LEAST, values / divisor.clamp(min=_LEAST), 0.0).round_().clamp_(-127, 127)
@@ -71,8 +70,8 @@ def _eight(rows: QuantTensor) -> tuple[Tensor, Tensor]:
 def _lay_out(numbers: Tensor, scales: Tensor, packed: Tensor, bits: int) -> None:
     tiles, blocks = packed.shape[:2]
     # [tile, output, block, pair, half, input] -> [tile, block, pair, half, output, input]
-    grouped = numbers.view(tiles, TILE, blocks, 4, 2, 4).permute(0, 2, 3, 4, 1, 5)
-    halves = scales.view(tiles, TILE, blocks, 2).permute(0, 2, 3, 1).contiguous().view(torch.uint8)
+    grouped = numbers.view(tiles, OWN_TILE, blocks, 4, 2, 4).permute(0, 2, 3, 4, 1, 5)
+    halves = scales.view(tiles, OWN_TILE, blocks, 2).permute(0, 2, 3, 1).contiguous().view(torch.uint8)
     if bits == 4:
         packed[..., :256] = (grouped[:, :, :, 0] | grouped[:, :, :, 1] << 4).reshape(tiles, blocks, 256)
         packed[..., 256:] = halves.reshape(tiles, blocks, 64)

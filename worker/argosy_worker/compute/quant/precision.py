@@ -7,6 +7,10 @@ from argosy_api.errors import ModelUnsupportedError
 COMPUTES = ("auto", "int8", "fp32", "bf16")
 OWN = "own"
 """Weights of `auto` where there are native kernels: the checkpoint's own 4- or 8-bit numbers, else 8 bits in blocks."""
+OWN_GROUP, OWN_TILE = 32, 16
+"""Inputs and outputs of such a linear are multiples of these; others are held as without native kernels."""
+OWN_FOUR = ("Q4_0", "Q4_1")
+"""What stays in 4 bits."""
 INT4_GROUP = 32
 """Weights of a group of int4 when nobody says."""
 
@@ -72,6 +76,13 @@ def resolve(
         raise ModelUnsupportedError(f"quantization.groupSize is for int4 and int8; the weights are {weights!r}")
     group = group_size or (INT4_GROUP if weights == "int4" else 0)
     return Precision(weights=weights, group=group, compute=able[weights][0] if compute == "auto" else compute)
+
+
+def of_shape(precision: Precision, inputs: int, outputs: int, device: str, *, integers: bool) -> Precision:
+    """What holds a linear of this shape."""
+    if precision.weights != OWN or not (inputs % OWN_GROUP or outputs % OWN_TILE):
+        return precision
+    return resolve("auto", None, "auto", device, integers=integers)
 
 
 def of_head(precision: Precision, device: str, *, integers: bool) -> Precision:
