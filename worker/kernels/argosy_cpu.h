@@ -9,7 +9,8 @@
 namespace argosy {
 
 constexpr int GROUP = 32;  // inputs that share a scale
-constexpr int TILE = 16;   // outputs that are computed side by side
+constexpr int TILE = 16;   // outputs that are computed side by side, and positions that are attended to together
+constexpr int ROWS = 8;    // rows whose activations lie side by side
 
 // Weights of a linear, packed by tiles of 16 outputs: for each block of 32 inputs
 //   4 bits: 256 bytes of nibbles, then 16 fp16 scales d, then 16 fp16 minima m   w = d q + m, q in 0..15
@@ -26,12 +27,19 @@ struct Linear {
 inline size_t block_bytes(int bits) { return bits == 4 ? 256 + 64 : 512 + 32; }
 inline size_t tile_bytes(const Linear& w) { return size_t(w.in / GROUP) * block_bytes(w.bits); }
 
-// Rows of activations in 8 bits: q = round(x / d), d = max |x| / 127 of each block.
+// Rows of activations in 8 bits: q = round(x / d), d = max |x| / 127 of each block. ROWS rows lie side by side, so that a
+// kernel that computes them together walks through memory in one direction: [rows / ROWS, in / GROUP, ROWS], and q has
+// GROUP numbers in each place.
 struct Quantized {
-  int8_t* q;     // [rows, in]
-  float* d;      // [rows, in / GROUP]
-  float* sum;    // [rows, in / GROUP]: d times the sum of q
-  int32_t* raw;  // [rows, in / GROUP]: the sum of q
+  int8_t* q;
+  float* d;
+  float* sum;    // d times the sum of q
+  int32_t* raw;  // -128 times the sum of q: what the offset of 8-bit weights adds
+
+  static size_t place(int row, int block, int blocks) {
+    return (size_t(row / ROWS) * blocks + block) * ROWS + row % ROWS;
+  }
+  Quantized from(size_t place) const { return {q + place * GROUP, d + place, sum + place, raw + place}; }
 };
 
 // Where the rows of a step lie; arrays as in core/layout.py.
@@ -50,7 +58,9 @@ struct Layer {
   Linear qkv, o, gate_up, down;
   const float* attn_norm;  // [hidden]
   const float* mlp_norm;   // [hidden]
-  float* cache;            // fp32 [blocks, 2, kv_heads, block_size, head_dim]
+  // fp32 [blocks, 2, kv_heads, block_size, head_dim], where TILE keys that follow one another lie as [head_dim, TILE]: all
+  // their products with a query are then made side by side.
+  float* cache;
   int32_t hidden, heads, kv_heads, head_dim, ffn, rotary;
   int32_t window;  // positions that a row sees, or 0 for all
   float eps, scale;
@@ -60,13 +70,15 @@ struct Layer {
 struct Kernels {
   const char* name;
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);
-  void (*quantize)(const float* x, int n, int8_t* q, float* d, float* sum, int32_t* raw);
-  // `rows` rows from `first` on, for `tiles` tiles from `tile` on: out[row * stride + 16 * tile + i]
-  void (*linear)(const Linear& w, const Quantized& x, int first, int rows, int tile, int tiles, float* out, size_t stride);
+  // a row, or whole blocks of it, to where its first block belongs
+  void (*quantize)(const float* x, int n, Quantized to);
+  // `tiles` tiles from `tile` on, for all rows: out[row * stride + TILE * tile + i]
+  void (*linear)(const Linear& w, const Quantized& x, int rows, int tile, int tiles, float* out, size_t stride);
   void (*rotate)(float* x, const float* cos, const float* sin, int half);
   void (*add)(float* x, const float* y, int n);
   void (*silu_times)(const float* gate, const float* up, int n, float* out);
-  // one kv head of the rows `first` .. `last` of a slice: queries [rows, heads, head_dim] in and out
+  // one kv head of the rows `first` .. `last` of a slice: queries [rows, heads, head_dim] in and out; `scratch` has
+  // TILE + 1 numbers for each query
   void (*attend)(const Layer& layer, const Step& step, int slice, int first, int last, int kv_head, const float* q,
                  size_t q_stride, float* out, size_t out_stride, float* scratch);
 };

@@ -31,17 +31,15 @@ struct Walk {
   }
 
   void quantize(const float* x, int row, int in, int from, int n) {
-    const int blocks = in / GROUP;
-    const size_t at = size_t(row) * blocks + from / GROUP;
-    k.quantize(x, n, room.q.data() + size_t(row) * in + from, room.d.data() + at, room.sum.data() + at, room.raw.data() + at);
+    k.quantize(x, n, room.quantized().from(Quantized::place(row, from / GROUP, in / GROUP)));
   }
 
   void linear(const Linear& w, int rows, float* out) {
     const int tiles = w.out / TILE, pieces = std::min(tiles, threads == 1 ? 1 : 8 * threads);
-    const Quantized x{room.q.data(), room.d.data(), room.sum.data(), room.raw.data()};
+    const Quantized x = room.quantized();
     shared(pieces, [&](int i) {
       const int from = int(int64_t(tiles) * i / pieces), to = int(int64_t(tiles) * (i + 1) / pieces);
-      k.linear(w, x, 0, rows, from, to - from, out, w.out);
+      k.linear(w, x, rows, from, to - from, out, w.out);
     });
   }
 
@@ -67,13 +65,7 @@ struct Walk {
       if (half)
         for (int head = 0; head < l.heads + l.kv_heads; head++)
           k.rotate(of + head * dim, cos + size_t(row) * half, sin + size_t(row) * half, half);
-      const int slot = step.slots[row], size = step.block_size;
-      float* block = l.cache + size_t(slot / size) * 2 * kv * size;
-      for (int head = 0; head < l.kv_heads; head++) {
-        float* key = block + (size_t(head) * size + slot % size) * dim;
-        std::memcpy(key, of + width + head * dim, dim * sizeof(float));
-        std::memcpy(key + size_t(kv) * size, of + width + kv + head * dim, dim * sizeof(float));
-      }
+      store(l, step.slots[row], of + width, of + width + kv);
     });
     attention(l, stride);
     shared(rows, [&](int row) { quantize(room.heads.data() + size_t(row) * width, row, width, 0, width); });
@@ -91,12 +83,24 @@ struct Walk {
     linear(l.down, rows, room.part.data());
   }
 
+  // keys and values [kv_heads, head_dim] of one row
+  void store(const Layer& l, int slot, const float* keys, const float* values) {
+    const int size = step.block_size, dim = l.head_dim, within = slot % size, place = within % TILE;
+    float* block = l.cache + size_t(slot / size) * 2 * l.kv_heads * dim * size;
+    float* behind = block + size_t(l.kv_heads) * dim * size;
+    for (int head = 0; head < l.kv_heads; head++, keys += dim, values += dim) {
+      float* tile = block + (size_t(head) * size + within - place) * dim + place;
+      for (int i = 0; i < dim; i++) tile[TILE * i] = keys[i];
+      std::memcpy(behind + (size_t(head) * size + within) * dim, values, dim * sizeof(float));
+    }
+  }
+
   void attention(const Layer& l, size_t stride) {
     const int width = l.heads * l.head_dim;
     int tasks = 0;
     for (int s = 0; s < step.slices; s++)
       tasks += (step.cu_rows[s + 1] - step.cu_rows[s] + ROWS_OF_ATTENTION - 1) / ROWS_OF_ATTENTION;
-    float* states = room.states.data() + size_t(thread) * 2 * ROWS_OF_ATTENTION * l.heads;
+    float* states = room.states.data() + size_t(thread) * (TILE + 1) * ROWS_OF_ATTENTION * l.heads;
     shared(tasks * l.kv_heads, [&](int i) {
       int task = i / l.kv_heads, slice = 0;
       for (;; slice++) {
@@ -115,10 +119,11 @@ void make_room(Room& room, int threads, int parts, size_t rows, size_t in, size_
   auto least = [](auto& v, size_t n) {
     if (v.size() < n) v.resize(n);
   };
-  least(room.q, rows * in);
-  least(room.d, rows * in / GROUP);
-  least(room.sum, rows * in / GROUP);
-  least(room.raw, rows * in / GROUP);
+  const size_t places = (rows + ROWS - 1) / ROWS * ROWS * (in / GROUP);
+  least(room.q, places * GROUP);
+  least(room.d, places);
+  least(room.sum, places);
+  least(room.raw, places);
   least(room.norms, threads * hidden);
   if (room.pieces_count < parts) {
     room.pieces = std::make_unique<Pieces[]>(parts);
@@ -139,7 +144,7 @@ void forward(Pool& pool, const Kernels& kernels, Room& room, const Layer* layers
     qkv = std::max(qkv, size_t(l.qkv.out));
     heads = std::max(heads, size_t(l.heads) * l.head_dim);
     gate_up = std::max(gate_up, size_t(2) * l.ffn);
-    room.states.resize(std::max(room.states.size(), threads * 2 * ROWS_OF_ATTENTION * l.heads));
+    room.states.resize(std::max(room.states.size(), threads * (TILE + 1) * ROWS_OF_ATTENTION * l.heads));
   }
   const int hidden = layers[0].hidden;
   make_room(room, int(threads), PARTS_OF_LAYER * count + 1, rows, in, hidden);

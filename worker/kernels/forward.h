@@ -15,6 +15,8 @@ struct Room {
   std::vector<int32_t> raw;
   std::unique_ptr<Pieces[]> pieces;
   int pieces_count = 0;
+
+  Quantized quantized() { return {q.data(), d.data(), sum.data(), raw.data()}; }
 };
 
 // x [rows, hidden] goes through `count` layers, in place. cos and sin [rows, rotary / 2] belong to the positions; layer i

@@ -1,4 +1,4 @@
-// 16 floats or integers in two registers of AVX2; products of bytes by way of 16 bits, exact for weights below 128.
+// 16 floats or integers in two registers of AVX2; sums of products of bytes by way of 16 bits, where they fit.
 #pragma once
 #include <immintrin.h>
 
@@ -9,7 +9,6 @@ namespace vec {
 
 struct F { __m256 a, b; };
 struct I { __m256i a, b; };
-struct W { __m256i a, b; };
 
 inline F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 inline void store(float* p, F x) { _mm256_storeu_ps(p, x.a); _mm256_storeu_ps(p + 8, x.b); }
@@ -57,31 +56,59 @@ inline float highest(F x) {
   n = _mm_max_ps(n, _mm_movehl_ps(n, n));
   return _mm_cvtss_f32(_mm_max_ss(n, _mm_shuffle_ps(n, n, 1)));
 }
-inline F sums(const F* a) {
-  float r[16];
-  for (int i = 0; i < 16; i++) r[i] = sum(a[i]);
-  return load(r);
+inline __m256 within8(__m256 x, __m256i places, int from, int to) {
+  __m256i in = _mm256_and_si256(_mm256_cmpgt_epi32(places, _mm256_set1_epi32(from - 1)), _mm256_cmpgt_epi32(_mm256_set1_epi32(to), places));
+  return _mm256_blendv_ps(_mm256_set1_ps(-__builtin_inff()), x, _mm256_castsi256_ps(in));
+}
+inline F within(F x, int from, int to) {
+  __m256i places = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return {within8(x.a, places, from, to), within8(x.b, _mm256_add_epi32(places, _mm256_set1_epi32(8)), from, to)};
 }
 
-inline W bytes(const uint8_t* p) {
-  auto q = reinterpret_cast<const __m256i*>(p);
-  return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
-}
-inline __m256i low8(__m256i x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
-inline W low(W x) { return {low8(x.a), low8(x.b)}; }
-inline W high(W x) { return {low8(_mm256_srli_epi16(x.a, 4)), low8(_mm256_srli_epi16(x.b, 4))}; }
-inline __m256i dot8(__m256i sum, __m256i w, __m256i x) {
-  // even and odd bytes apart: 255 * 128 * 2 would not fit the 16 bits of maddubs
-  __m256i mask = _mm256_set1_epi16(255);
-  __m256i even = _mm256_madd_epi16(_mm256_and_si256(w, mask), _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8));
-  __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(w, 8), _mm256_srai_epi16(x, 8));
-  return _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
-}
-inline I dot(I sum, W w, const int8_t* four) {
+constexpr int ROWS_AT_ONCE = 2, QUERIES_AT_ONCE = 1;
+inline __m256i four(const int8_t* p) {
   int32_t x;
-  __builtin_memcpy(&x, four, 4);
-  __m256i y = _mm256_set1_epi32(x);
-  return {dot8(sum.a, w.a, y), dot8(sum.b, w.b, y)};
+  __builtin_memcpy(&x, p, 4);
+  return _mm256_set1_epi32(x);
+}
+inline __m256i from16(__m256i x) { return _mm256_madd_epi16(x, _mm256_set1_epi16(1)); }
+
+// 4 bits: a block's 16 products for each place of 16 bits are 16 * 15 * 127 at most, which fits.
+struct Sum4 { __m256i a, b; };
+struct W4 { __m256i a, b; };
+inline Sum4 dot(Sum4 sum, W4 w, const int8_t* p) {
+  __m256i x = four(p);
+  return {_mm256_add_epi16(sum.a, _mm256_maddubs_epi16(w.a, x)), _mm256_add_epi16(sum.b, _mm256_maddubs_epi16(w.b, x))};
+}
+inline I whole(Sum4 sum) { return {from16(sum.a), from16(sum.b)}; }
+
+// 8 bits, as signed numbers: two products are 2 * 128 * 127 at most, which fits; more are added in 32 bits.
+struct Sum8 { __m256i a, b; };
+struct W8 { __m256i a, b, size_a, size_b; };
+inline Sum8 dot(Sum8 sum, W8 w, const int8_t* p) {
+  __m256i x = four(p);
+  return {_mm256_add_epi32(sum.a, from16(_mm256_maddubs_epi16(w.size_a, _mm256_sign_epi8(x, w.a)))),
+          _mm256_add_epi32(sum.b, from16(_mm256_maddubs_epi16(w.size_b, _mm256_sign_epi8(x, w.b))))};
+}
+inline I whole(Sum8 sum) { return {sum.a, sum.b}; }
+
+template <int BITS> struct Types { using Sum = Sum4; struct Pair { W4 one, two; }; };
+template <> struct Types<8> { using Sum = Sum8; struct Pair { W8 one, two; }; };
+template <int BITS> using Sum = typename Types<BITS>::Sum;
+template <int BITS> inline Sum<BITS> start(int32_t) { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+template <int BITS> inline typename Types<BITS>::Pair weights(const uint8_t* w, int j) {
+  auto load = [](const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); };
+  if constexpr (BITS == 4) {
+    __m256i a = load(w + 64 * j), b = load(w + 64 * j + 32), mask = _mm256_set1_epi8(15);
+    auto high = [&](__m256i x) { return _mm256_and_si256(_mm256_srli_epi16(x, 4), mask); };
+    return {{_mm256_and_si256(a, mask), _mm256_and_si256(b, mask)}, {high(a), high(b)}};
+  } else {
+    auto signs = [&](const uint8_t* p) {
+      __m256i a = _mm256_xor_si256(load(p), _mm256_set1_epi8(-128)), b = _mm256_xor_si256(load(p + 32), _mm256_set1_epi8(-128));
+      return W8{a, b, _mm256_abs_epi8(a), _mm256_abs_epi8(b)};
+    };
+    return {signs(w + 128 * j), signs(w + 128 * j + 64)};
+  }
 }
 
 }  // namespace vec

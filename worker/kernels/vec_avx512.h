@@ -39,30 +39,31 @@ inline float sum(F a) {
 }
 inline float highest(F a) { return _mm512_reduce_max_ps(a); }
 
-// sum() of each of 16 vectors, as one vector.
-inline F sums(const F* a) {
-  F u[4];
-  for (int i = 0; i < 4; i++) {
-    F t0 = add(_mm512_unpacklo_ps(a[4 * i], a[4 * i + 1]), _mm512_unpackhi_ps(a[4 * i], a[4 * i + 1]));
-    F t1 = add(_mm512_unpacklo_ps(a[4 * i + 2], a[4 * i + 3]), _mm512_unpackhi_ps(a[4 * i + 2], a[4 * i + 3]));
-    auto d0 = _mm512_castps_pd(t0), d1 = _mm512_castps_pd(t1);
-    u[i] = add(_mm512_castpd_ps(_mm512_unpacklo_pd(d0, d1)), _mm512_castpd_ps(_mm512_unpackhi_pd(d0, d1)));
-  }
-  F v = add(_mm512_shuffle_f32x4(u[0], u[1], 0x88), _mm512_shuffle_f32x4(u[0], u[1], 0xDD));
-  F w = add(_mm512_shuffle_f32x4(u[2], u[3], 0x88), _mm512_shuffle_f32x4(u[2], u[3], 0xDD));
-  return add(_mm512_shuffle_f32x4(v, w, 0x88), _mm512_shuffle_f32x4(v, w, 0xDD));
+// x at the places `from` .. `to - 1`, elsewhere minus infinity.
+inline F within(F x, int from, int to) {
+  return _mm512_mask_mov_ps(_mm512_set1_ps(-__builtin_inff()), __mmask16((1u << to) - (1u << from)), x);
 }
 
-// Bytes of the weights (unsigned) of 16 outputs and 4 inputs, ready for `dot`.
+// Weights (unsigned bytes) of 16 outputs and 4 inputs, twice, and sums of their products with activations.
+constexpr int ROWS_AT_ONCE = 8, QUERIES_AT_ONCE = 4;
 using W = __m512i;
-inline W bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
-inline W low(W a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
-inline W high(W a) { return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15)); }
+struct Pair { W one, two; };
+template <int BITS> using Sum = I;
+template <int BITS> inline I start(int32_t raw) { return _mm512_set1_epi32(BITS == 4 ? 0 : raw); }
+template <int BITS> inline Pair weights(const uint8_t* w, int j) {
+  if constexpr (BITS == 4) {
+    W both = _mm512_loadu_si512(w + 64 * j), mask = _mm512_set1_epi8(15);
+    return {_mm512_and_si512(both, mask), _mm512_and_si512(_mm512_srli_epi16(both, 4), mask)};
+  } else {
+    return {_mm512_loadu_si512(w + 128 * j), _mm512_loadu_si512(w + 128 * j + 64)};
+  }
+}
 inline I dot(I sum, W w, const int8_t* four) {
   int32_t x;
   __builtin_memcpy(&x, four, 4);
   return _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x));
 }
+inline I whole(I sum) { return sum; }
 
 }  // namespace vec
 }  // namespace

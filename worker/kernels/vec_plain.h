@@ -61,16 +61,28 @@ inline float highest(F a) {
   for (int i = 1; i < 16; i++) most = a.v[i] > most ? a.v[i] : most;
   return most;
 }
-inline F sums(const F* a) { EACH(F, sum(a[i])); }
+inline F within(F a, int from, int to) { EACH(F, i >= from && i < to ? a.v[i] : -__builtin_inff()); }
 
-inline W bytes(const uint8_t* p) { W r; std::memcpy(r.v, p, 64); return r; }
-inline W low(W a) { W r; for (int i = 0; i < 64; i++) r.v[i] = a.v[i] & 15; return r; }
-inline W high(W a) { W r; for (int i = 0; i < 64; i++) r.v[i] = a.v[i] >> 4; return r; }
+constexpr int ROWS_AT_ONCE = 2, QUERIES_AT_ONCE = 1;
+struct Pair { W one, two; };
+template <int BITS> using Sum = I;
+template <int BITS> inline I start(int32_t raw) { return all(BITS == 4 ? 0 : raw); }
+template <int BITS> inline Pair weights(const uint8_t* w, int j) {
+  Pair r;
+  if constexpr (BITS == 4) {
+    for (int i = 0; i < 64; i++) r.one.v[i] = w[64 * j + i] & 15, r.two.v[i] = w[64 * j + i] >> 4;
+  } else {
+    std::memcpy(r.one.v, w + 128 * j, 64);
+    std::memcpy(r.two.v, w + 128 * j + 64, 64);
+  }
+  return r;
+}
 inline I dot(I sum, W w, const int8_t* x) {
   for (int i = 0; i < 16; i++)
     sum.v[i] += w.v[4 * i] * x[0] + w.v[4 * i + 1] * x[1] + w.v[4 * i + 2] * x[2] + w.v[4 * i + 3] * x[3];
   return sum;
 }
+inline I whole(I sum) { return sum; }
 #undef EACH
 
 }  // namespace vec
