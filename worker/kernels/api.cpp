@@ -26,7 +26,7 @@ const Kernels* named(const char* name) {
 #pragma GCC visibility push(default)
 extern "C" {
 
-int argosy_version() { return 1; }
+int argosy_version() { return 2; }
 
 // The best instruction set of this processor, or the one of this name; null where it lacks it.
 const char* argosy_kernels(const char* name) {

@@ -58,11 +58,12 @@ struct Layer {
   Linear qkv, o, gate_up, down;
   const float* attn_norm;  // [hidden]
   const float* mlp_norm;   // [hidden]
-  // fp32 [blocks, 2, kv_heads, block_size, head_dim], where TILE keys that follow one another lie as [head_dim, TILE]: all
-  // their products with a query are then made side by side.
-  float* cache;
+  // fp32 or fp16 [blocks, 2, kv_heads, block_size, head_dim], where TILE keys that follow one another lie as
+  // [head_dim, TILE]: all their products with a query are then made side by side.
+  void* cache;
   int32_t hidden, heads, kv_heads, head_dim, ffn, rotary;
-  int32_t window;  // positions that a row sees, or 0 for all
+  int32_t window;      // positions that a row sees, or 0 for all
+  int32_t cache_bits;  // 32 or 16
   float eps, scale;
 };
 
@@ -72,11 +73,13 @@ struct Kernels {
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);
   // a row, or whole blocks of it, to where its first block belongs
   void (*quantize)(const float* x, int n, Quantized to);
-  // `tiles` tiles from `tile` on, for all rows: out[row * stride + TILE * tile + i]
+  // `tiles` tiles from `tile` on, for all rows: out[row * stride + i], i from 0 to TILE * tiles - 1
   void (*linear)(const Linear& w, const Quantized& x, int rows, int tile, int tiles, float* out, size_t stride);
   void (*rotate)(float* x, const float* cos, const float* sin, int half);
   void (*add)(float* x, const float* y, int n);
-  void (*silu_times)(const float* gate, const float* up, int n, float* out);
+  // GROUP numbers of a gate, then GROUP of what it lets through, for each row: quantized as the block `block` of `blocks`
+  void (*gate)(const float* both, int rows, int block, int blocks, Quantized to);
+  void (*halve)(const float* x, int n, uint16_t* out);  // to fp16; what is too large becomes the largest
   // one kv head of the rows `first` .. `last` of a slice: queries [rows, heads, head_dim] in and out; `scratch` has
   // TILE + 1 numbers for each query
   void (*attend)(const Layer& layer, const Step& step, int slice, int first, int last, int kv_head, const float* q,

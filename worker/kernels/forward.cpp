@@ -7,8 +7,7 @@ namespace argosy {
 namespace {
 
 constexpr int ROWS_OF_ATTENTION = 8;  // rows that walk over the cache together: their state stays in the nearest cache
-constexpr int PARTS_OF_LAYER = 10;  // calls of `shared` in `layer`
-constexpr int WIDE = 512;  // numbers of a row that are gated and quantized at a time
+constexpr int PARTS_OF_LAYER = 9;  // calls of `shared` in `layer`
 
 // One step on one thread: every thread runs this, and they meet at the barriers.
 struct Walk {
@@ -30,16 +29,31 @@ struct Walk {
     pool.barrier();
   }
 
-  void quantize(const float* x, int row, int in, int from, int n) {
-    k.quantize(x, n, room.quantized().from(Quantized::place(row, from / GROUP, in / GROUP)));
+  // ranges of 0 .. count - 1, some for each thread
+  template <typename Do>
+  void ranges(int count, const Do& each) {
+    const int pieces = std::min(count, threads == 1 ? 1 : 8 * threads);
+    shared(pieces, [&](int i) { each(int(int64_t(count) * i / pieces), int(int64_t(count) * (i + 1) / pieces)); });
   }
 
-  void linear(const Linear& w, int rows, float* out) {
-    const int tiles = w.out / TILE, pieces = std::min(tiles, threads == 1 ? 1 : 8 * threads);
-    const Quantized x = room.quantized();
-    shared(pieces, [&](int i) {
-      const int from = int(int64_t(tiles) * i / pieces), to = int(int64_t(tiles) * (i + 1) / pieces);
-      k.linear(w, x, rows, from, to - from, out, w.out);
+  void quantize(const float* x, int row, int in) {
+    k.quantize(x, in, room.in.all().from(Quantized::place(row, 0, in / GROUP)));
+  }
+
+  void linear(const Linear& w, const Quantized& x, int rows, float* out) {
+    ranges(w.out / TILE, [&](int from, int to) { k.linear(w, x, rows, from, to - from, out + TILE * from, w.out); });
+  }
+
+  // gate and up of a block at a time, and at once to what `down` reads: neither goes through memory in floats
+  void gated(const Linear& gate_up, int ffn, int rows) {
+    constexpr int TILES = GROUP / TILE;
+    float* both = room.both.data() + size_t(thread) * rows * 2 * GROUP;
+    ranges(ffn / GROUP, [&](int from, int to) {
+      for (int block = from; block < to; block++) {
+        k.linear(gate_up, room.in.all(), rows, TILES * block, TILES, both, 2 * GROUP);
+        k.linear(gate_up, room.in.all(), rows, TILES * block + ffn / TILE, TILES, both + GROUP, 2 * GROUP);
+        k.gate(both, rows, block, ffn / GROUP, room.gated.all());
+      }
     });
   }
 
@@ -50,7 +64,7 @@ struct Walk {
       if (part) k.add(of, part + size_t(row) * hidden, hidden);
       float* normed = room.norms.data() + size_t(thread) * hidden;
       k.rms_norm(of, norm, eps, hidden, normed);
-      quantize(normed, row, hidden, 0, hidden);
+      quantize(normed, row, hidden);
     });
   }
 
@@ -58,7 +72,7 @@ struct Walk {
     const int rows = step.rows, dim = l.head_dim, width = l.heads * dim, kv = l.kv_heads * dim;
     const size_t stride = size_t(l.qkv.out);
     enter(x, part, l.attn_norm, l.eps, l.hidden);
-    linear(l.qkv, rows, room.qkv.data());
+    linear(l.qkv, room.in.all(), rows, room.qkv.data());
     shared(rows, [&](int row) {
       float* of = room.qkv.data() + row * stride;
       const int half = l.rotary / 2;
@@ -68,30 +82,32 @@ struct Walk {
       store(l, step.slots[row], of + width, of + width + kv);
     });
     attention(l, stride);
-    shared(rows, [&](int row) { quantize(room.heads.data() + size_t(row) * width, row, width, 0, width); });
-    linear(l.o, rows, room.part.data());
+    shared(rows, [&](int row) { quantize(room.heads.data() + size_t(row) * width, row, width); });
+    linear(l.o, room.in.all(), rows, room.part.data());
     enter(x, room.part.data(), l.mlp_norm, l.eps, l.hidden);
-    linear(l.gate_up, rows, room.gate_up.data());
-    const int parts = (l.ffn + WIDE - 1) / WIDE;
-    shared(rows * parts, [&](int i) {
-      const int row = i / parts, from = i % parts * WIDE, n = std::min(WIDE, l.ffn - from);
-      const float* gate = room.gate_up.data() + size_t(row) * 2 * l.ffn + from;
-      float* wide = room.wide.data() + size_t(thread) * WIDE;
-      k.silu_times(gate, gate + l.ffn, n, wide);
-      quantize(wide, row, l.ffn, from, n);
-    });
-    linear(l.down, rows, room.part.data());
+    gated(l.gate_up, l.ffn, rows);
+    linear(l.down, room.gated.all(), rows, room.part.data());
   }
 
   // keys and values [kv_heads, head_dim] of one row
   void store(const Layer& l, int slot, const float* keys, const float* values) {
+    if (l.cache_bits == 32) return store_as(l, slot, keys, values);
+    const int count = l.kv_heads * l.head_dim;
+    uint16_t* halves = room.halves.data() + size_t(thread) * 2 * count;
+    k.halve(keys, count, halves);
+    k.halve(values, count, halves + count);
+    store_as(l, slot, halves, halves + count);
+  }
+
+  template <typename T>
+  void store_as(const Layer& l, int slot, const T* keys, const T* values) {
     const int size = step.block_size, dim = l.head_dim, within = slot % size, place = within % TILE;
-    float* block = l.cache + size_t(slot / size) * 2 * l.kv_heads * dim * size;
-    float* behind = block + size_t(l.kv_heads) * dim * size;
+    T* block = static_cast<T*>(l.cache) + size_t(slot / size) * 2 * l.kv_heads * dim * size;
+    T* behind = block + size_t(l.kv_heads) * dim * size;
     for (int head = 0; head < l.kv_heads; head++, keys += dim, values += dim) {
-      float* tile = block + (size_t(head) * size + within - place) * dim + place;
+      T* tile = block + (size_t(head) * size + within - place) * dim + place;
       for (int i = 0; i < dim; i++) tile[TILE * i] = keys[i];
-      std::memcpy(behind + (size_t(head) * size + within) * dim, values, dim * sizeof(float));
+      std::memcpy(behind + (size_t(head) * size + within) * dim, values, dim * sizeof(T));
     }
   }
 
@@ -115,15 +131,13 @@ struct Walk {
   }
 };
 
+template <typename T>
+void least(std::vector<T>& v, size_t n) {
+  if (v.size() < n) v.resize(n);
+}
+
 void make_room(Room& room, int threads, int parts, size_t rows, size_t in, size_t hidden) {
-  auto least = [](auto& v, size_t n) {
-    if (v.size() < n) v.resize(n);
-  };
-  const size_t places = (rows + ROWS - 1) / ROWS * ROWS * (in / GROUP);
-  least(room.q, places * GROUP);
-  least(room.d, places);
-  least(room.sum, places);
-  least(room.raw, places);
+  room.in.least(rows, in);
   least(room.norms, threads * hidden);
   if (room.pieces_count < parts) {
     room.pieces = std::make_unique<Pieces[]>(parts);
@@ -134,28 +148,37 @@ void make_room(Room& room, int threads, int parts, size_t rows, size_t in, size_
 
 }  // namespace
 
+void Activations::least(size_t rows, size_t in) {
+  const size_t places = (rows + ROWS - 1) / ROWS * ROWS * (in / GROUP);
+  argosy::least(q, places * GROUP);
+  argosy::least(d, places);
+  argosy::least(sum, places);
+  argosy::least(raw, places);
+}
+
 void forward(Pool& pool, const Kernels& kernels, Room& room, const Layer* layers, int count, const Step& step,
              const float* const* cos, const float* const* sin, float* x, bool together) {
   const size_t rows = step.rows, threads = pool.threads();
-  size_t in = 0, qkv = 0, heads = 0, gate_up = 0;
+  size_t in = 0, qkv = 0, heads = 0, ffn = 0, kv = 0, states = 0;
   for (int i = 0; i < count; i++) {
     const Layer& l = layers[i];
-    in = std::max({in, size_t(l.hidden), size_t(l.heads) * l.head_dim, size_t(l.ffn)});
+    const size_t width = size_t(l.heads) * l.head_dim;
+    in = std::max({in, size_t(l.hidden), width});
     qkv = std::max(qkv, size_t(l.qkv.out));
-    heads = std::max(heads, size_t(l.heads) * l.head_dim);
-    gate_up = std::max(gate_up, size_t(2) * l.ffn);
-    room.states.resize(std::max(room.states.size(), threads * (TILE + 1) * ROWS_OF_ATTENTION * l.heads));
+    heads = std::max(heads, width);
+    ffn = std::max(ffn, size_t(l.ffn));
+    kv = std::max(kv, size_t(l.kv_heads) * l.head_dim);
+    states = std::max(states, size_t(TILE + 1) * ROWS_OF_ATTENTION * l.heads);
   }
   const int hidden = layers[0].hidden;
   make_room(room, int(threads), PARTS_OF_LAYER * count + 1, rows, in, hidden);
-  auto least = [](std::vector<float>& v, size_t n) {
-    if (v.size() < n) v.resize(n);
-  };
+  room.gated.least(rows, ffn);
   least(room.qkv, rows * qkv);
   least(room.heads, rows * heads);
-  least(room.gate_up, rows * gate_up);
-  least(room.wide, threads * WIDE);
+  least(room.both, threads * rows * 2 * GROUP);
+  least(room.halves, threads * 2 * kv);
   least(room.part, rows * hidden);
+  least(room.states, threads * states);
   pool.run(together, [&](int thread) {
     Walk walk{pool, kernels, room, step, thread, pool.running()};
     for (int i = 0; i < count; i++) walk.layer(layers[i], x, i ? room.part.data() : nullptr, cos[i], sin[i]);
@@ -177,9 +200,9 @@ void project(Pool& pool, const Kernels& kernels, Room& room, const Linear& w, co
         kernels.rms_norm(of, norm, eps, w.in, normed);
         of = normed;
       }
-      walk.quantize(of, row, w.in, 0, w.in);
+      walk.quantize(of, row, w.in);
     });
-    walk.linear(w, rows, out);
+    walk.linear(w, room.in.all(), rows, out);
   });
 }
 

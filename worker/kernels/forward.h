@@ -8,15 +8,23 @@
 
 namespace argosy {
 
+// Quantized rows, and room for them.
+struct Activations {
+  std::vector<int8_t> q;
+  std::vector<float> d, sum;
+  std::vector<int32_t> raw;
+
+  Quantized all() { return {q.data(), d.data(), sum.data(), raw.data()}; }
+  void least(size_t rows, size_t in);
+};
+
 // Room for what lies between the parts of a layer. It grows to the largest step that was seen.
 struct Room {
-  std::vector<float> qkv, heads, gate_up, wide, part, d, sum, norms, states;
-  std::vector<int8_t> q;
-  std::vector<int32_t> raw;
+  Activations in, gated;
+  std::vector<float> qkv, heads, both, part, norms, states;
+  std::vector<uint16_t> halves;
   std::unique_ptr<Pieces[]> pieces;
   int pieces_count = 0;
-
-  Quantized quantized() { return {q.data(), d.data(), sum.data(), raw.data()}; }
 };
 
 // x [rows, hidden] goes through `count` layers, in place. cos and sin [rows, rotary / 2] belong to the positions; layer i

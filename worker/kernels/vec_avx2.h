@@ -31,6 +31,11 @@ inline F halves(const uint16_t* p) {
   auto q = reinterpret_cast<const __m128i*>(p);
   return {_mm256_cvtph_ps(_mm_loadu_si128(q)), _mm256_cvtph_ps(_mm_loadu_si128(q + 1))};
 }
+inline void store_halves(uint16_t* p, F x) {
+  auto q = reinterpret_cast<__m128i*>(p);
+  _mm_storeu_si128(q, _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  _mm_storeu_si128(q + 1, _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
 inline void store_bytes(int8_t* p, I x) {
   __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0b11011000);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
@@ -41,6 +46,11 @@ inline __m256 power8(__m256 x, __m256 e) {  // in two steps, so that results bel
   return _mm256_mul_ps(_mm256_mul_ps(x, by(one)), by(two));
 }
 inline F times_power(F x, F e) { return {power8(x.a, e.a), power8(x.b, e.b)}; }
+
+inline F unless_below(F x, float least, F y) {
+  __m256 most = _mm256_set1_ps(least);
+  return {_mm256_and_ps(_mm256_cmp_ps(x.a, most, _CMP_NLT_UQ), y.a), _mm256_and_ps(_mm256_cmp_ps(x.b, most, _CMP_NLT_UQ), y.b)};
+}
 
 inline float sum(F x) {
   auto four = [](__m256 v) {  // (x0 + x2) + (x1 + x3) in every place of each four

@@ -26,8 +26,16 @@ inline F floats(I a) { return _mm512_cvtepi32_ps(a); }
 inline I integers(F a) { return _mm512_cvtps_epi32(a); }
 inline I all(int32_t x) { return _mm512_set1_epi32(x); }
 inline F halves(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+inline void store_halves(uint16_t* p, F x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
 inline void store_bytes(int8_t* p, I a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(a)); }
 inline F times_power(F x, F e) { return _mm512_scalef_ps(x, e); }
+
+// y where x is not below `least`, else 0.
+inline F unless_below(F x, float least, F y) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(least), _CMP_NLT_UQ), y);
+}
 
 // ((x0 + x2) + (x1 + x3)) of each four lanes, then (l0 + l1) + (l2 + l3): the order that every instruction set keeps.
 inline float sum(F a) {

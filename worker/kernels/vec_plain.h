@@ -37,6 +37,8 @@ inline void store_bytes(int8_t* p, I a) {
   for (int i = 0; i < 16; i++) p[i] = int8_t(a.v[i] < -128 ? -128 : a.v[i] > 127 ? 127 : a.v[i]);
 }
 
+inline F unless_below(F x, float least, F y) { EACH(F, x.v[i] < least ? 0.0f : y.v[i]); }
+
 inline float half(uint16_t h) {
   uint32_t sign = uint32_t(h & 0x8000) << 16, exponent = h >> 10 & 31, fraction = h & 1023, bits;
   if (exponent == 31) bits = sign | 0x7F800000 | fraction << 13;
@@ -50,6 +52,22 @@ inline float half(uint16_t h) {
   return value;
 }
 inline F halves(const uint16_t* p) { EACH(F, half(p[i])); }
+inline uint16_t to_half(float x) {  // to the nearest, of two equally near the even one; |x| is at most 65504, or x no number
+  uint32_t bits, sign;
+  std::memcpy(&bits, &x, 4);
+  sign = bits >> 16 & 0x8000;
+  bits &= 0x7FFFFFFF;
+  if (bits > 0x7F800000) return uint16_t(sign | 0x7E00 | (bits >> 13 & 1023));
+  if (bits < 0x38800000) {  // below the normal numbers: whole 2^-24
+    float small;
+    std::memcpy(&small, &bits, 4);
+    return uint16_t(sign | uint32_t(__builtin_nearbyintf(small * 0x1p24f)));
+  }
+  return uint16_t(sign | (bits - 0x38000000 + 0xFFF + (bits >> 13 & 1)) >> 13);
+}
+inline void store_halves(uint16_t* p, F x) {
+  for (int i = 0; i < 16; i++) p[i] = to_half(x.v[i]);
+}
 
 inline float sum(F a) {
   float lane[4];

@@ -141,7 +141,7 @@ def test_packed_rows_may_come_from_several_parts():
 class Rig:
     """Two layers over a cache, on the native kernels or on torch."""
 
-    def __init__(self, crew, attention=None, layers=2, *, native=True):
+    def __init__(self, crew, attention=None, layers=2, *, native=True, kv="fp32"):
         self.spec = SPEC if attention is None else LayerSpec(**{**dict(_fields(SPEC)), "attention": attention})
         self.layers = []
         for number in range(layers):
@@ -160,7 +160,7 @@ class Rig:
             kind = NativeLayers().pack if native else TorchLayer
             self.layers.append(kind(self.spec, number, weights))
         self.cache = PagedKvCache(layers=layers, blocks=40, block_size=16, kv_heads=KV_HEADS, head_dim=32,
-                                  dtype=torch.float32, device=torch.device("cpu"))  # fmt: skip
+                                  dtype=torch.float32, device=torch.device("cpu"), kind=KV_TYPES[kv])  # fmt: skip
 
     def run(self, x, *slices):
         """x goes through; slices of (start, count, table)."""
@@ -185,15 +185,16 @@ def _fields(spec):
     return [(name, getattr(spec, name)) for name in spec.__dataclass_fields__]
 
 
+@pytest.mark.parametrize("kv", ["fp32", "fp16"])
 @pytest.mark.parametrize("attention", [None, Window(20)])
-def test_layers_are_the_same_on_every_instruction_set_and_however_they_are_cut(attention):
+def test_layers_are_the_same_on_every_instruction_set_and_however_they_are_cut(attention, kv):
     torch.manual_seed(0)
     x, table, other = torch.randn(70, HIDDEN), [3, 1, 4, 9, 5], [2, 6, 7, 8, 10]
     seen = []
     for name in instruction_sets():
         for threads in (1, 2):
             torch.manual_seed(1)
-            rig = Rig(Crew(threads, name), attention)
+            rig = Rig(Crew(threads, name), attention, kv=kv)
             assert len(joined(rig.layers)) == 1
             whole = rig.run(x, (0, 70, table))
             seen.append(whole)
@@ -205,17 +206,18 @@ def test_layers_are_the_same_on_every_instruction_set_and_however_they_are_cut(a
     assert seen[0].isfinite().all()
 
 
+@pytest.mark.parametrize("kv", ["fp32", "fp16"])
 @pytest.mark.parametrize("attention", [Full(), Window(20)])
-def test_layers_compute_what_torch_does(attention):
+def test_layers_compute_what_torch_does(attention, kv):
     """Around the same linears; activations are rounded at the same places, so only the order of sums is another."""
     from argosy_worker.compute.attention import rows
     from argosy_worker.compute.attention.paged import PagedTorch
 
     x, table = torch.randn(50, HIDDEN), [1, 2, 3, 4]
     torch.manual_seed(1)
-    native = Rig(Crew(2), attention, 1)
+    native = Rig(Crew(2), attention, 1, kv=kv)
     torch.manual_seed(1)
-    plain = Rig(Crew(1), attention, 1, native=False)
+    plain = Rig(Crew(1), attention, 1, native=False, kv=kv)
     shape = rows.Shape(kv_heads=KV_HEADS, queries=HEADS, head_dim=32, tile=16)
     backend = PagedTorch(plain.cache, rows.choose(shape, 1)[0], [plain.spec])
     layout = make_layout(
@@ -228,10 +230,10 @@ def test_layers_compute_what_torch_does(attention):
     assert (found - expected).norm() <= 2e-2 * expected.norm()  # a number in the middle may round the other way
     keys, values = native.cache.elements(0)[1:5].unbind(1)  # keys lie [head_dim, 16] there
     held = torch.stack((keys.reshape(4, KV_HEADS, 32, 16).mT, values), 1)
-    assert torch.allclose(held, plain.cache.elements(0)[1:5], atol=1e-3)
+    assert torch.allclose(held.float(), plain.cache.elements(0)[1:5].float(), atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("kind", "size"), [("fp16", 16), ("int8", 32), ("fp32", 8)])
+@pytest.mark.parametrize(("kind", "size"), [("bf16", 16), ("int8", 32), ("fp32", 8)])
 def test_caches_of_another_kind_are_left_to_torch(kind, size):
     """Nothing is written that the cache does not have room for."""
     torch.manual_seed(1)
@@ -260,6 +262,18 @@ def test_what_layers_are_not_for():
         assert not verdict.ok
         assert word in verdict.reason
     assert NativeLayers().can_run(SPEC).ok
+
+
+def test_numbers_too_large_for_fp16_become_its_largest():
+    """As on torch; keys and values near the least and the most that fp16 has, on every instruction set."""
+    for name in instruction_sets():
+        rig = Rig(Crew(1, name), None, 1, kv="fp16")
+        hidden = torch.randn(16, HIDDEN) * torch.logspace(-9, 9, 16)[:, None]
+        rig.layers[0].weights[0].attn_norm.fill_(1e6)
+        assert rig.run(hidden, (0, 16, [1])).isfinite().all()
+        held = rig.cache.elements(0)[1]
+        assert held.isfinite().all()
+        assert held.abs().max() == 65504
 
 
 # --- threads

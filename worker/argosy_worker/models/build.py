@@ -23,14 +23,14 @@ from argosy_worker.compute.loaded import LoadedModel, attention_shape
 from argosy_worker.compute.mlp import DenseMlp, ExpertsMlp, Mlp
 from argosy_worker.compute.native import library
 from argosy_worker.compute.native.crew import Crew
-from argosy_worker.compute.native.layer import NativeLayers, joined
+from argosy_worker.compute.native.layer import KV_BITS, NativeLayers, joined
 from argosy_worker.compute.native.linear import NativeLinears
 from argosy_worker.compute.quant.formats import QuantTensor
 from argosy_worker.compute.quant.int8_cpu import sums_are_exact
 from argosy_worker.compute.quant.isa import cpu_features, instruction_set
 from argosy_worker.compute.quant.linear import Linear, LinearKernel, LinearSpec
 from argosy_worker.compute.quant.packer import KERNELS, Packer
-from argosy_worker.compute.quant.precision import OWN, Precision, of_head, of_shape, resolve
+from argosy_worker.compute.quant.precision import OWN, Precision, of_head, of_shape, own_kv, resolve
 from argosy_worker.compute.quant.rounding import embedding
 from argosy_worker.compute.quant.sizes import embedding_bytes
 from argosy_worker.core.facts import ModelFacts
@@ -112,7 +112,7 @@ def assemble(
     target = _device(device)
     native = bool(library.kernels())
     precision = resolve(weights, group_size, compute, target, integers=_integers(target), native=native)
-    kind = kv_type(kv_cache, _activations(precision, target))
+    kind = kv_type(own_kv(kv_cache, precision), _activations(precision, target))
     workers = threads if threads > 0 else usable_cores()
     torch.set_num_threads(workers)
     with torch.inference_mode():
@@ -121,7 +121,7 @@ def assemble(
         layer_kernels: tuple[LayerKernel, ...] = LAYER_KERNELS
         if precision.weights == OWN:
             kernels = (NativeLinears(Crew(workers)), *kernels)
-            layer_kernels = (NativeLayers(), *LAYER_KERNELS) if kind.name == "fp32" else LAYER_KERNELS
+            layer_kernels = (NativeLayers(), *LAYER_KERNELS) if kind.name in KV_BITS else LAYER_KERNELS
         builder = _Builder(
             model.weights, precision, torch.device(target), check, progress,
             kernels=kernels, layer_kernels=layer_kernels,
@@ -130,7 +130,7 @@ def assemble(
         if check is not None:
             check.attention(attention_shape(decoder.config, block_size))
             check.elementwise()
-        builder.reports["kv_cache"] = f"{kind.name} ({'as the activations' if kv_cache == 'auto' else 'as asked for'})"
+        builder.reports["kv_cache"] = f"{kind.name} ({'auto' if kv_cache == 'auto' else 'as asked for'})"
         facts = _facts(model, decoder.config, precision, kind, target, check)
     progress("ready", 1.0)
     for role, report in builder.reports.items():

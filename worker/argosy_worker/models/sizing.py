@@ -9,7 +9,7 @@ from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
 from argosy_api.memory import Needs, kv_token_bytes
 from argosy_api.resource import EngineSpec, QuantizationSpec
 from argosy_worker.compute.config import DecoderConfig, Experts, LayerSpec, window_of
-from argosy_worker.compute.quant.precision import OWN_FOUR, Precision, of_head, of_shape, resolve
+from argosy_worker.compute.quant.precision import OWN_FOUR, Precision, of_head, of_shape, own_kv, resolve
 from argosy_worker.compute.quant.sizes import embedding_bytes, linear_bytes
 from argosy_worker.core.blocks import blocks_of_window
 from argosy_worker.models import hf_config
@@ -102,6 +102,7 @@ def needs(
     precision = resolve(
         quantization.weights, quantization.group_size, engine.compute, device, integers=integers, native=native
     )
+    kv = own_kv(quantization.kv_cache, precision)
     activations = "bf16" if device == "cuda" and precision.compute == "bf16" else "fp32"
     return Needs(
         weights=weights_bytes(config, precision, header, device=device, integers=integers),
@@ -109,7 +110,7 @@ def needs(
             layers=config.layers,
             kv_heads=config.kv_heads,
             head_dim=config.head_dim,
-            kind=activations if quantization.kv_cache == "auto" else quantization.kv_cache,
+            kind=activations if kv == "auto" else kv,
         ),
         context=config.context_length,
         step=step_bytes(config, engine, 2 if activations == "bf16" else 4),

@@ -18,6 +18,8 @@ from argosy_worker.compute.quant.linear import Verdict
 TILE = 16
 """Positions that are looked at together: a block of the cache has some such tiles."""
 HEAD_DIMS = (32, 64, 80, 96, 128, 256)
+KV_BITS = {"fp32": 32, "fp16": 16}
+"""Caches that they read and write."""
 
 
 class NativeLayer:
@@ -35,7 +37,7 @@ class NativeLayer:
     def __call__(self, x: Tensor, step: Step) -> Tensor:
         """[rows, hidden] fp32, changed in place."""
         layout, cache = step.attention.layout, step.attention.cache
-        if cache.spec.dtype != "fp32" or cache.spec.block_size % TILE:
+        if cache.spec.dtype not in KV_BITS or cache.spec.block_size % TILE:
             for plain in self._plain:
                 x = plain(x, step)
             return x
@@ -43,6 +45,7 @@ class NativeLayer:
         if cache is not self._cache:
             for i, layer in enumerate(self._layers):
                 layer.cache = cache.elements(self.first + i).data_ptr()
+                layer.cache_bits = KV_BITS[cache.spec.dtype]
             self._cache = cache
         halves = {}
         for rope, (cos, sin) in step.rotations.items():
@@ -61,7 +64,7 @@ class NativeLayer:
 
 
 class NativeLayers:
-    """Makes native layers of Llama's kind, over an fp32 cache."""
+    """Makes native layers of Llama's kind, over a cache of floats."""
 
     name = "layer-native"
 
@@ -120,6 +123,6 @@ def _struct(spec: LayerSpec, weights: LayerWeights) -> library.Layer:
         *(linear.struct for linear in _linears(weights)),
         *(norm.data_ptr() for norm in norms if norm is not None),
         None,
-        spec.hidden, spec.heads, spec.kv_heads, spec.head_dim, spec.ffn, spec.rope.dims, spec.window,
+        spec.hidden, spec.heads, spec.kv_heads, spec.head_dim, spec.ffn, spec.rope.dims, spec.window, 0,
         spec.rms_eps, spec.scale,
     )  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 log = logging.getLogger(__name__)
 
 FILE = Path(__file__).with_name("libargosy_cpu.so")
-VERSION = 1
+VERSION = 2
 """Of the interface; that of a library from another build is refused."""
 ISA = "ARGOSY_CPU_KERNELS"
 """Environment: the kernels to use (`avx512-vnni`, `avx2`, `portable`), or `none`. Unset: the best of the processor."""
@@ -65,6 +65,7 @@ class Layer(ctypes.Structure):
         ("ffn", ctypes.c_int32),
         ("rotary", ctypes.c_int32),
         ("window", ctypes.c_int32),
+        ("cache_bits", ctypes.c_int32),
         ("eps", ctypes.c_float),
         ("scale", ctypes.c_float),
     ]
