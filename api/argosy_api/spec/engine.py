@@ -90,4 +90,4 @@ class QuantizationSpec(Strict):
     group_size: Annotated[int, Field(ge=32, le=256, json_schema_extra={"enum": [32, 64, 128, 256]})] | None = None
     """Weights that share one scale, for int4 and int8. Default: 32 for int4; for int8 one scale for each output."""
     kv_cache: Literal["auto", "fp32", "fp16", "bf16", "int8", "fp8"] = "auto"
-    """Type of the numbers in the KV cache. auto: on a CPU fp16 where weights are auto, too, else fp32; on a GPU bf16."""
+    """Type of the numbers in the KV cache. auto: fp16 on a CPU (fp32 where weights are not auto), bf16 on a GPU."""
