@@ -214,7 +214,7 @@ def test_in_a_pipe_it_is_plain_text(file):
     title, bar, legend, text = done.stdout.splitlines()
     assert title == f"smol: {SMOL}, 1 worker with 1.0 GiB (spec.resources.memory)"
     assert set(bar.strip()) <= set("[#o=.]")
-    assert "weights 157.7 MiB, int8 (stored as Q4_1+Q8_0)" in legend
+    assert "weights 120.7 MiB, native (stored as Q4_1+Q8_0)" in legend
     assert text.startswith("  Fits: ")
 
 

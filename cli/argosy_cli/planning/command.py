@@ -19,7 +19,7 @@ from argosy_cli.planning.nearest import USEFUL_CONTEXT, Choice, gpus_needed, nea
 
 try:
     from argosy_cli.planning.headers import header_of
-    from argosy_worker.compute.quant.precision import resolve
+    from argosy_worker.compute.quant.precision import OWN, own_kv, resolve
     from argosy_worker.models.sizing import Header, needs
 except ModuleNotFoundError as error:
     problem = f"this needs the worker's packages ({error.name} is missing): pip install 'argosy[worker]'"
@@ -87,15 +87,16 @@ def planned_of(
         better = [] if found.fits else nearest(choice, needs_of, budget)
     except ModelError as error:
         raise CommandError(f"{resource.metadata.name}: {error.message}") from None
-    floats = held.compute if budget.device == "cuda" else "fp32"
+    floats, kv = held.compute if budget.device == "cuda" else "fp32", own_kv(choice.kv_cache, held)
+    names = {"none": floats, OWN: "native"}
     longest = found.cache.longest if found.cache is not None else taken.context
     return show.Planned(
         name=resource.metadata.name,
         model=str(ModelUri.parse(spec.model.uri)),
         workers=spec.workers,
         place=place,
-        weights=f"{floats if held.weights == 'none' else held.weights} (stored as {headers[0].formats})",
-        kv_cache=floats if choice.kv_cache == "auto" else choice.kv_cache,
+        weights=f"{names.get(held.weights, held.weights)} (stored as {headers[0].formats})",
+        kv_cache=floats if kv == "auto" else kv,
         context=context or min(choice.wanted or USEFUL_CONTEXT, longest),
         plan=found,
         nearest=better,

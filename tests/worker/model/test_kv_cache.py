@@ -151,9 +151,9 @@ def test_sizes_follow_the_type(int8_model, kind):
 
 def test_the_type_is_part_of_the_fingerprint(smollm_path, int8_model):
     model = load_model(smollm_path, kv_cache="int8", device="cpu", threads=2)
-    assert (model.facts.kv_dtype, int8_model.facts.kv_dtype) == ("int8", "fp32")
+    assert (model.facts.kv_dtype, int8_model.facts.kv_dtype) == ("int8", "fp16")
     assert model.kernels["kv_cache"] == "int8 (as asked for)"
-    assert int8_model.kernels["kv_cache"] == "fp32 (auto)"
+    assert int8_model.kernels["kv_cache"] == "fp16 (auto)"
     assert model.facts.fingerprint != int8_model.facts.fingerprint
 
 

@@ -47,8 +47,8 @@ def test_an_empty_step_gives_nothing(int8_model):
 
 
 def test_memory_figures(int8_model):
-    """SmolLM2: 30 layers x 2 x 3 heads x 64 x 4 bytes = 46,080 bytes for a token."""
-    assert int8_model.kv_bytes_per_block(16) == 16 * 46_080
+    """SmolLM2: 30 layers x 2 x 3 heads x 64 x 2 bytes = 23,040 bytes for a token."""
+    assert int8_model.kv_bytes_per_block(16) == 16 * 23_040
     assert 0 < int8_model.memory_for_kv() < int8_model.memory_left()
 
 
