@@ -294,6 +294,46 @@ def test_metrics_can_be_kept_to_those_who_scrape(render):
             assert peers[1:] == more
 
 
+def allows(policies, objects, caller, callee, port):
+    """Whether policies let a pod of the release talk to another one of it, and how a stranger from elsewhere fares."""
+    pods = {i["metadata"]["labels"]["app.kubernetes.io/component"]: i.get("spec", {}).get("template", i)["metadata"]["labels"]
+            for i in objects if i["kind"] in POD_KINDS | {"Pod"}}  # fmt: skip
+    target = pods[callee]
+    chosen = [p["spec"] for p in policies if p["spec"]["podSelector"]["matchLabels"].items() <= target.items()]
+    assert chosen, callee
+
+    def is_caller(peer):
+        here = peer.get("namespaceSelector", {"matchLabels": {}})
+        own = here in ({}, {"matchLabels": {}}) or here["matchLabels"] == {
+            "kubernetes.io/metadata.name": "argosy-system"
+        }
+        if caller == "stranger":
+            return "namespaceSelector" in peer and here == {} and not peer.get("podSelector")
+        return own and peer.get("podSelector", {}).get("matchLabels", {}).items() <= pods[caller].items()
+
+    return any(
+        port in [p["port"] for p in rule["ports"]] and ("from" not in rule or any(map(is_caller, rule["from"])))
+        for spec in chosen
+        for rule in spec["ingress"]
+    )
+
+
+def test_who_must_talk_may_and_others_may_not(render):
+    objects = render("network-policy-values.yaml")
+    policies = [item for item in objects if item["kind"] == "NetworkPolicy"]
+    may = lambda *way: allows(policies, objects, *way)  # noqa: E731
+    calls = [("test", "router", 8000), ("operator", "router", 8002), ("operator", "valkey", 6379)]
+    assert [call for call in [*calls, ("router", "valkey", 6379)] if not may(*call)] == []
+    closed = [("stranger", "router", port) for port in (8000, 8001, 8002)]
+    closed += [("stranger", "valkey", 6379), ("stranger", "operator", 8002), ("test", "valkey", 6379)]
+    assert [call for call in [*closed, ("router", "operator", 8002), ("valkey", "router", 8000)] if may(*call)] == []
+    everybody = render("networkPolicy.enabled=true")
+    policies = [item for item in everybody if item["kind"] == "NetworkPolicy"]
+    assert allows(policies, everybody, "stranger", "router", 8000)
+    gateway = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "gateway"}}}
+    assert gateway in one(objects, "NetworkPolicy", "argosy-router")["spec"]["ingress"][0]["from"]
+
+
 def test_images_follow_registry_tag_and_digest(render, chart):
     version = yaml.safe_load((chart / "Chart.yaml").read_text())["appVersion"]
 

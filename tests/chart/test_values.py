@@ -21,6 +21,7 @@ WRONG = [
     ("router.service.ports.metrics=8002", "metrics"),
     ("router.service.ipFamilyPolicy=Both", "ipFamilyPolicy"),
     ("networkPolicy.metricsFrom[0].pods=x", "pods"),
+    ("networkPolicy.clientsFrom[0].pods=x", "pods"),
     ("router.service.nodePorts.http=99999", "http"),
     ("router.logLevel=loud", "logLevel"),
     ("logFormat=xml", "logFormat"),

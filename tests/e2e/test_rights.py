@@ -112,42 +112,51 @@ def rights_granted(role):
     }
 
 
-@pytest.fixture
-def operator_outside(system, cluster, tmp_path):
-    """Starts the operator here in place of the one in the cluster: start(variables) -> the proxy's record."""
+@contextlib.contextmanager
+def recorded(system, cluster, tmp_path, component):
+    """(proxy, path of a kubeconfig that leads through it) with the token of a component's service account."""
     config = json.loads(cluster("config", "view", "--raw", "--minify", "--flatten", "--output=json"))["clusters"][0][
         "cluster"
     ]
     authority = base64.b64decode(config["certificate-authority-data"]).decode()
-    token = system("create", "token", f"{RELEASE}-operator", "--duration=30m").strip()
-    system("scale", f"deployment/{RELEASE}-operator", "--replicas=0")
-    chosen = "--selector=app.kubernetes.io/component=operator"
-    wait_for("the operator is gone", lambda: not system.get("pods", chosen), 60)
-    with contextlib.ExitStack() as stack:
-        proxy = stack.enter_context(RecordingProxy(config["server"], authority, token))
+    token = system("create", "token", f"{RELEASE}-{component}", "--duration=30m").strip()
+    with RecordingProxy(config["server"], authority, token) as proxy:
         path = tmp_path / "kubeconfig"
         named = {"cluster": {"server": f"http://127.0.0.1:{proxy.port}"}, "name": "proxy"}
         context = {"context": {"cluster": "proxy", "user": ""}, "name": "proxy"}
         path.write_text(
             json.dumps({"current-context": "proxy", "clusters": [named], "contexts": [context], "users": []})
         )
+        yield proxy, path
+
+
+@contextlib.contextmanager
+def running(module, *arguments, log, **variables):
+    """A process of ours, with no variables of Argosy but these."""
+    plain = {k: v for k, v in os.environ.items() if not k.startswith("ARGOSY_")}
+    command = [sys.executable, "-m", module, *arguments]
+    with open(log, "a") as file:
+        process = subprocess.Popen(command, env=plain | variables, stderr=file)
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+@pytest.fixture
+def operator_outside(system, cluster, tmp_path):
+    """Starts the operator here in place of the one in the cluster: start(variables) -> the proxy's record."""
+    with recorded(system, cluster, tmp_path, "operator") as (proxy, kubeconfig):
+        system("scale", f"deployment/{RELEASE}-operator", "--replicas=0")
+        chosen = "--selector=app.kubernetes.io/component=operator"
+        wait_for("the operator is gone", lambda: not system.get("pods", chosen), 60)
 
         @contextlib.contextmanager
         def start(**variables):
-            plain = {k: v for k, v in os.environ.items() if not k.startswith("ARGOSY_")}
-            environment = plain | {
-                "KUBECONFIG": str(path),
-                "ARGOSY_METRICS_PORT": "0",
-                "ARGOSY_WORKER_IMAGE": image("worker"),
-            }
-            environment |= variables
-            with open(tmp_path / "operator.log", "a") as log:
-                process = subprocess.Popen([sys.executable, "-m", "argosy_operator"], env=environment, stderr=log)
-                try:
-                    yield proxy
-                finally:
-                    process.terminate()
-                    process.wait(30)
+            own = {"KUBECONFIG": str(kubeconfig), "ARGOSY_METRICS_PORT": "0", "ARGOSY_WORKER_IMAGE": image("worker")}
+            with running("argosy_operator", log=tmp_path / "operator.log", **(own | variables)):
+                yield proxy
 
         yield start
         system("scale", f"deployment/{RELEASE}-operator", "--replicas=1")
@@ -221,6 +230,18 @@ def unmountable(cluster, namespace):
     namespace.apply(claim | {"spec": spec | {"volumeName": name, "resources": {"requests": size}}})
     yield "broken"
     cluster("delete", "pv", name, "--wait=false")
+
+
+def test_what_the_router_is_granted_it_uses(system, cluster, tmp_path):
+    ports = [f"--{name}-port=0" for name in ("http", "grpc", "metrics")]
+    (role,) = [r for r in cluster.get("clusterroles") if r["metadata"]["name"] == f"{SYSTEM}-{RELEASE}-router"]
+    granted = rights_granted(role)
+    with recorded(system, cluster, tmp_path, "router") as (proxy, kubeconfig):
+        arguments = ["--membership=kubernetes", "--host=127.0.0.1", *ports]
+        with running("argosy_router", *arguments, log=tmp_path / "router.log", KUBECONFIG=str(kubeconfig)):
+            wait_for("all rights are used", lambda: granted <= rights_used(proxy.calls), 60)
+    assert rights_used(proxy.calls) == granted
+    assert [call for call in proxy.calls if call[3] in (401, 403)] == []
 
 
 @pytest.mark.parametrize("forbidden", ["secrets", "pods", "deployments", "services", "configmaps"])
