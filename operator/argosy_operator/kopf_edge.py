@@ -152,7 +152,7 @@ def _registry(
 
     @kopf.on.startup(registry=registry)
     async def startup(**_: Any) -> None:
-        begun()
+        asyncio.get_running_loop().call_soon(begun)  # Kopf takes the signals just after it has begun this
 
     @kopf.on.cleanup(registry=registry)
     async def cleanup(**_: Any) -> None:

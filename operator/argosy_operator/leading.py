@@ -82,6 +82,7 @@ async def lead(terms: LeaseTerms, access: Access, process: Process, work: Work) 
     async with kube_http.session(access) as session:
         elector = Elector(HttpTransport(session, access), terms)
         while not process.stopping.event.is_set():
+            process.stopping.hear_signals()  # which Kopf took in a former term
             process.ready()
             try:
                 if await _unless(process.stopping.event, elector.take()):
