@@ -11,6 +11,7 @@ from argosy_kube.access import Access
 from argosy_kube.reflector import WatchError
 
 if TYPE_CHECKING:
+    from aiohttp.abc import AbstractStreamWriter
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
 
@@ -31,8 +32,7 @@ def _always() -> bool:
 class _Gate(aiohttp.TCPConnector):
     """Gives no connection to a request that changes something while nothing may be changed.
 
-    It is asked when the connection is there, since making one may take long, and the process may stand still meanwhile:
-    what follows is only that the request is written to it.
+    It is asked when the connection is there, since making one may take long, and the process may stand still meanwhile.
     """
 
     def __init__(self, may_write: Callable[[], bool], tls: ssl.SSLContext | bool) -> None:
@@ -52,6 +52,26 @@ class _Gate(aiohttp.TCPConnector):
         return connection
 
 
+def _gated_request(may_write: Callable[[], bool]) -> type[aiohttp.ClientRequest]:
+    """Requests that are asked about once more when their body is written, which is in a later turn of the event loop.
+
+    Without its body a request is none: the connection is closed, and the server does nothing.
+    """
+
+    class Gated(aiohttp.ClientRequest):
+        async def write_bytes(
+            self, writer: "AbstractStreamWriter", conn: "Connection", content_length: int | None = None
+        ) -> None:
+            if self.method in _READING or may_write():
+                await super().write_bytes(writer, conn, content_length)
+                return
+            if conn.protocol is not None:
+                conn.protocol.set_exception(WriteRefusedError(f"{self.method} {self.url.path}: not any more"))
+            conn.close()
+
+    return Gated
+
+
 def session(
     access: Access, may_write: Callable[[], bool] = _always, headers: Mapping[str, str] | None = None
 ) -> aiohttp.ClientSession:
@@ -60,7 +80,9 @@ def session(
     While `may_write` is false, what would change something raises `WriteRefusedError`. `headers` go with each request.
     """
     tls = access.ssl_context() if access.server.startswith("https:") else True
-    return aiohttp.ClientSession(connector=_Gate(may_write, tls), headers=headers)
+    return aiohttp.ClientSession(
+        connector=_Gate(may_write, tls), request_class=_gated_request(may_write), headers=headers
+    )
 
 
 class HttpTransport:

@@ -252,6 +252,32 @@ async def test_a_session_sends_nothing_that_changes_anything_while_the_gate_is_s
     assert seen == ["GET", "POST", "PUT", "PATCH", "DELETE", "GET"]
 
 
+async def test_the_gate_is_asked_again_when_the_body_is_written():
+    bodies = []
+
+    async def answer(request):
+        bodies.append(await request.json())
+        return web.json_response({})
+
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    answers = iter([True, True, True, False])
+    try:
+        async with kube_http.session(Access(server=url), lambda: next(answers)) as session:
+            async with session.patch(url, json={"n": 1}):
+                pass
+            with pytest.raises(kube_http.WriteRefusedError):
+                async with asyncio.timeout(30):
+                    await session.patch(url, json={"n": 2})
+    finally:
+        await runner.cleanup()
+    assert bodies == [{"n": 1}]
+
+
 async def test_the_gate_is_asked_after_the_connection_was_made(monkeypatch):
     """Making one takes time, and the process may stand still in it."""
     is_open = [True]

@@ -72,6 +72,7 @@ class Judge:
                 self._renewed = (time.monotonic(), name)
             return
         if phase == "before":
+            await request.read()  # without its body it is no write
             at, whose = self._renewed
             if holder(self.world) != name or whose != name:
                 self.wrong.append(f"{name} {request.method} {request.path}: the lease is {holder(self.world)!r}'s")
