@@ -3,10 +3,13 @@
 Without a C++ compiler the package is built all the same: torch computes then, several times slower.
 """
 
+import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
+import sys
 import sysconfig
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -31,18 +34,34 @@ class NativeKernels(BuildHookInterface[Any]):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
         """Compile, and put the library into the wheel."""
-        compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-        if compiler is None:
-            self.app.display_warning("no C++ compiler: the worker will compute with torch alone, several times slower")
+        if self.target_name != "wheel":
             return
         root = Path(self.root)
-        compile_kernels(compiler, root / SOURCES, root / TARGET)
+        (root / TARGET).unlink(missing_ok=True)  # what was built from other sources must not be taken for these
+        compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+        slower = "the worker will compute with torch alone, several times slower"
+        if compiler is None:
+            self.app.display_warning(f"no C++ compiler: {slower}")
+            return
+        try:
+            compile_kernels(shlex.split(compiler), root / SOURCES, root / TARGET)
+        except (subprocess.CalledProcessError, OSError) as error:
+            self.app.display_warning(f"the C++ compiler {compiler} failed ({error}): {slower}")
+            return
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
         build_data["artifacts"].append(TARGET)
 
 
-def compile_kernels(compiler: str, sources: Path, target: Path, more: tuple[str, ...] = ()) -> None:
+def digest_of(sources: Path) -> str:
+    """What the library says it was built from; compute/native/library.py compares it with the files beside it."""
+    digest = hashlib.sha256()
+    for file in sorted(sources.iterdir()):
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def compile_kernels(compiler: list[str], sources: Path, target: Path, more: tuple[str, ...] = ()) -> None:
     """All files of `sources` into one library. Raises CalledProcessError with the compiler's words on its output."""
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -50,12 +69,13 @@ def compile_kernels(compiler: str, sources: Path, target: Path, more: tuple[str,
 
         def unit(item: tuple[Path, Path]) -> None:
             extra = EXTRA.get(item[1].stem, []) if x86 else []
-            command = [compiler, *FLAGS, *extra, *more, "-c", str(item[1]), "-o", str(item[0])]
+            named = f'-DARGOSY_SOURCES="{digest_of(sources)}"'
+            command = [*compiler, *FLAGS, *extra, *more, named, "-c", str(item[1]), "-o", str(item[0])]
             subprocess.run(command, check=True)  # noqa: S603 - the compiler
 
         list(pool.map(unit, units.items()))
         made = Path(folder) / "made.so"
-        linked = ["-shared", "-pthread", "-static-libstdc++", "-static-libgcc"]
-        subprocess.run([compiler, *linked, *more, *map(str, units), "-o", str(made)], check=True)  # noqa: S603 - likewise
+        linked = ["-shared", "-pthread", *(["-static-libstdc++", "-static-libgcc"] if sys.platform == "linux" else [])]
+        subprocess.run([*compiler, *linked, *more, *map(str, units), "-o", str(made)], check=True)  # noqa: S603 - likewise
         target.unlink(missing_ok=True)  # a process that has it open keeps the old one
         shutil.copy(made, target)

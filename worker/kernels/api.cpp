@@ -13,6 +13,17 @@ struct Engine {
   const Kernels& kernels;
 };
 
+// Nothing is thrown through C: 0, or 1 where there is no memory.
+template <typename Do>
+int tried(const Do& work) {
+  try {
+    work();
+    return 0;
+  } catch (...) {
+    return 1;
+  }
+}
+
 const Kernels* named(const char* name) {
   for (auto of : {avx512_vnni, avx2, portable}) {
     const Kernels* found = of();
@@ -26,7 +37,10 @@ const Kernels* named(const char* name) {
 #pragma GCC visibility push(default)
 extern "C" {
 
-int argosy_version() { return 2; }
+int argosy_version() { return 3; }
+
+// A hash of the files that this was built from.
+const char* argosy_sources() { return ARGOSY_SOURCES; }
 
 // The best instruction set of this processor, or the one of this name; null where it lacks it.
 const char* argosy_kernels(const char* name) {
@@ -34,23 +48,25 @@ const char* argosy_kernels(const char* name) {
   return found ? found->name : nullptr;
 }
 
+// Null where there are no such kernels, or no threads to be had.
 void* argosy_open(int threads, const char* name) {
-  const Kernels* found = named(name);
-  return found ? new Engine(threads, *found) : nullptr;
+  void* engine = nullptr;
+  if (const Kernels* found = named(name)) tried([&] { engine = new Engine(threads, *found); });
+  return engine;
 }
 
 void argosy_close(void* engine) { delete static_cast<Engine*>(engine); }
 
-void argosy_forward(void* engine, const Layer* layers, int count, const Step* step, const float* const* cos,
+int argosy_forward(void* engine, const Layer* layers, int count, const Step* step, const float* const* cos,
                     const float* const* sin, float* x, int together) {
   auto& e = *static_cast<Engine*>(engine);
-  forward(e.pool, e.kernels, e.room, layers, count, *step, cos, sin, x, together != 0);
+  return tried([&] { forward(e.pool, e.kernels, e.room, layers, count, *step, cos, sin, x, together != 0); });
 }
 
-void argosy_project(void* engine, const Linear* w, const float* norm, float eps, const float* x, int rows, float* out,
+int argosy_project(void* engine, const Linear* w, const float* norm, float eps, const float* x, int rows, float* out,
                     int together) {
   auto& e = *static_cast<Engine*>(engine);
-  project(e.pool, e.kernels, e.room, *w, norm, eps, x, rows, out, together != 0);
+  return tried([&] { project(e.pool, e.kernels, e.room, *w, norm, eps, x, rows, out, together != 0); });
 }
 
 }  // extern "C"

@@ -7,6 +7,7 @@ namespace argosy {
 namespace {
 
 constexpr int ROWS_OF_ATTENTION = 8;  // rows that walk over the cache together: their state stays in the nearest cache
+constexpr int ROWS_AT_A_GATE = 64;  // rows of a block of gate and up that are held at once; a multiple of ROWS
 constexpr int PARTS_OF_LAYER = 9;  // calls of `shared` in `layer`
 
 // One step on one thread: every thread runs this, and they meet at the barriers.
@@ -47,13 +48,16 @@ struct Walk {
   // gate and up of a block at a time, and at once to what `down` reads: neither goes through memory in floats
   void gated(const Linear& gate_up, int ffn, int rows) {
     constexpr int TILES = GROUP / TILE;
-    float* both = room.both.data() + size_t(thread) * rows * 2 * GROUP;
+    float* both = room.both.data() + size_t(thread) * ROWS_AT_A_GATE * 2 * GROUP;
     ranges(ffn / GROUP, [&](int from, int to) {
-      for (int block = from; block < to; block++) {
-        k.linear(gate_up, room.in.all(), rows, TILES * block, TILES, both, 2 * GROUP);
-        k.linear(gate_up, room.in.all(), rows, TILES * block + ffn / TILE, TILES, both + GROUP, 2 * GROUP);
-        k.gate(both, rows, block, ffn / GROUP, room.gated.all());
-      }
+      for (int block = from; block < to; block++)
+        for (int row = 0; row < rows; row += ROWS_AT_A_GATE) {
+          const int count = std::min(ROWS_AT_A_GATE, rows - row);
+          const Quantized x = room.in.all().from(Quantized::place(row, 0, gate_up.in / GROUP));
+          k.linear(gate_up, x, count, TILES * block, TILES, both, 2 * GROUP);
+          k.linear(gate_up, x, count, TILES * block + ffn / TILE, TILES, both + GROUP, 2 * GROUP);
+          k.gate(both, count, block, ffn / GROUP, room.gated.all().from(Quantized::place(row, 0, ffn / GROUP)));
+        }
     });
   }
 
@@ -175,7 +179,7 @@ void forward(Pool& pool, const Kernels& kernels, Room& room, const Layer* layers
   room.gated.least(rows, ffn);
   least(room.qkv, rows * qkv);
   least(room.heads, rows * heads);
-  least(room.both, threads * rows * 2 * GROUP);
+  least(room.both, threads * ROWS_AT_A_GATE * 2 * GROUP);
   least(room.halves, threads * 2 * kv);
   least(room.part, rows * hidden);
   least(room.states, threads * states);

@@ -1,4 +1,6 @@
 #if defined(__x86_64__)
+#include <cpuid.h>
+
 #include "argosy_cpu.h"
 #include "vec_avx2.h"
 
@@ -7,7 +9,11 @@
 
 namespace argosy {
 
-const Kernels* avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") ? &TABLE : nullptr; }
+const Kernels* avx2() {
+  unsigned a, b, c = 0, d;  // older compilers do not know "f16c"
+  const bool halves = __get_cpuid(1, &a, &b, &c, &d) && (c >> 29 & 1);
+  return halves && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &TABLE : nullptr;
+}
 
 }  // namespace argosy
 

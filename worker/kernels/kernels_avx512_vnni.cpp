@@ -7,7 +7,7 @@
 
 namespace argosy {
 
-const Kernels* avx512_vnni() { return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") ? &TABLE : nullptr; }
+const Kernels* avx512_vnni() { return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") ? &TABLE : nullptr; }
 
 }  // namespace argosy
 

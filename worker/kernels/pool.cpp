@@ -3,7 +3,7 @@
 namespace argosy {
 namespace {
 
-constexpr int SPINS = 4000;  // about 50 microseconds: longer than between two parts of a step, shorter than a nap
+constexpr int SPINS = 4000;  // 50 to 200 microseconds: longer than between two parts of a step, shorter than a nap
 
 inline void rest() {
 #if defined(__x86_64__)
@@ -12,6 +12,18 @@ inline void rest() {
   asm volatile("yield");
 #endif
 }
+
+// What is below the normal numbers counts, in every thread alike, whatever other libraries have set for theirs.
+class Rounding {
+ public:
+#if defined(__x86_64__)
+  Rounding() : before_(__builtin_ia32_stmxcsr()) { __builtin_ia32_ldmxcsr(0x1F80); }
+  ~Rounding() { __builtin_ia32_ldmxcsr(before_); }
+
+ private:
+  unsigned before_;
+#endif
+};
 
 void until_changed(const std::atomic<uint32_t>& value, uint32_t old) {
   for (int i = 0; i < SPINS; i++) {
@@ -24,10 +36,17 @@ void until_changed(const std::atomic<uint32_t>& value, uint32_t old) {
 }  // namespace
 
 Pool::Pool(int threads) {
-  for (int i = 1; i < threads; i++) workers_.emplace_back([this, i] { work(i); });
+  try {
+    for (int i = 1; i < threads; i++) workers_.emplace_back([this, i] { work(i); });
+  } catch (...) {  // no more threads are to be had
+    end();
+    throw;
+  }
 }
 
-Pool::~Pool() {
+Pool::~Pool() { end(); }
+
+void Pool::end() {
   ending_ = true;
   round_.fetch_add(1, std::memory_order_release);
   round_.notify_all();
@@ -42,11 +61,15 @@ void Pool::start(int threads, Call call, const void* job) {
     round_.fetch_add(1, std::memory_order_release);
     round_.notify_all();
   }
-  call(job, 0);
+  {
+    Rounding same;
+    call(job, 0);
+  }
   barrier();
 }
 
 void Pool::work(int thread) {
+  Rounding same;
   for (uint32_t seen = 0;;) {
     until_changed(round_, seen);
     seen = round_.load(std::memory_order_acquire);

@@ -32,6 +32,7 @@ class Pool {
   using Call = void (*)(const void*, int);
   void start(int threads, Call call, const void* job);
   void work(int thread);
+  void end();
 
   std::vector<std::thread> workers_;
   std::atomic<uint32_t> round_{0}, generation_{0};

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from argosy_api.errors import ModelUnsupportedError
 from argosy_worker.compute.attention.cache import PagedKvCache
 from argosy_worker.compute.attention.kv_types import KV_TYPES
 from argosy_worker.compute.config import Dense, Experts, Full, LayerSpec, Window
@@ -20,6 +21,8 @@ from argosy_worker.compute.native.crew import Crew, Together
 from argosy_worker.compute.native.layer import NativeLayers, joined
 from argosy_worker.compute.native.linear import NativeLinear, NativeLinears
 from argosy_worker.compute.native.packing import bits_of, pack
+from argosy_worker.compute.native.probe import Probe
+from argosy_worker.compute.probe import pattern
 from argosy_worker.compute.quant.formats import QuantTensor, from_bytes, from_plain
 from argosy_worker.compute.quant.linear import LinearSpec
 from argosy_worker.compute.quant.precision import OWN, resolve
@@ -249,6 +252,87 @@ def test_caches_of_another_kind_are_left_to_torch(kind, size):
     assert layer(torch.randn(5, HIDDEN), Step({ROPE: turned}, backend)).isfinite().all()
     assert asked == [0, 1]
     assert not cache.elements(0).any()
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim", "block_size", "rotary", "kv"),
+    [
+        (4, 2, 64, 32, 64, "fp16"), (9, 3, 64, 16, 64, "fp16"), (2, 2, 80, 16, 32, "fp16"), (6, 2, 96, 64, 96, "fp32"),
+        (16, 1, 128, 128, 128, "fp16"), (5, 1, 128, 16, 64, "fp32"), (3, 3, 256, 16, 256, "fp16"), (12, 1, 32, 16, 32, "fp32"),
+    ],
+)  # fmt: skip
+def test_every_shape_of_heads_is_the_same_however_it_is_computed(heads, kv_heads, head_dim, block_size, rotary, kv):  # noqa: PLR0917
+    """Whole, cut, on every instruction set and on two threads; and near what torch computes."""
+    from argosy_worker.compute.attention import rows
+    from argosy_worker.compute.attention.paged import PagedTorch
+    from argosy_worker.compute.attention.tiles import tile_size
+
+    rope, width = Rope(10000.0, rotary), heads * head_dim
+    spec = LayerSpec(
+        hidden=64, heads=heads, kv_heads=kv_heads, head_dim=head_dim, ffn=96, rms_eps=1e-5, rope=rope, attention=Full(),
+        scale=head_dim**-0.5, mlp=Dense(),
+    )  # fmt: skip
+    assert NativeLayers().can_run(spec).ok
+
+    def layer_of(crew):
+        linears = [made(crew, [matrix("Q8_0", r, c, i)]) for i, (r, c) in enumerate(
+            [(width + 2 * kv_heads * head_dim, 64), (64, width), (192, 64), (64, 96)])]  # fmt: skip
+        linears[0] = made(
+            crew,
+            [matrix("Q8_0", width + 2 * kv_heads * head_dim, 64)],
+            torch.linspace(-1, 1, width + 2 * kv_heads * head_dim),
+        )
+        return LayerWeights(
+            qkv=linears[0], o=linears[1], mlp=DenseMlp(linears[2], linears[3], "silu"),
+            attn_norm=torch.linspace(0.5, 1.5, 64), mlp_norm=torch.linspace(1.5, 0.5, 64),
+        )  # fmt: skip
+
+    seen = []
+    for name in instruction_sets():
+        for threads in (1, 2):
+            probe = Probe(spec, layer_of(Crew(threads, name)), KV_TYPES[kv], block_size)
+            seen += [probe([(0, 33)]), probe([(0, 1), (1, 16), (16, 17), (17, 33)])]
+    assert all(torch.equal(one, seen[0]) for one in seen)
+    blocks = -(-33 // block_size)
+    cache = PagedKvCache(layers=1, blocks=blocks, block_size=block_size, kv_heads=kv_heads, head_dim=head_dim,
+                         dtype=torch.float32, device=torch.device("cpu"), kind=KV_TYPES[kv])  # fmt: skip
+    shape = rows.Shape(kv_heads=kv_heads, queries=heads // kv_heads, head_dim=head_dim, tile=tile_size(block_size))
+    backend = PagedTorch(cache, rows.choose(shape, 1)[0], [spec])
+    one = SequenceSlice(
+        request_id="r", tokens=[0] * 33, start=0, table=list(range(1, blocks + 1)), sample_rows=range(0), params=None
+    )
+    backend.prepare(layout := make_layout([one], block_size))
+    turned = rotation(frequencies(rope), torch.from_numpy(layout.positions), torch.float32)
+    expected = TorchLayer(spec, 0, layer_of(Crew(1)))(pattern(33, 64), Step({rope: turned}, backend))
+    assert (seen[0] - expected).norm() <= 3e-2 * expected.norm()
+
+
+def test_a_kernel_that_is_not_there_is_refused(monkeypatch):
+    for wrong in ("avx512", "AVX2", "neon"):
+        monkeypatch.setenv(library.ISA, wrong)
+        with pytest.raises(ModelUnsupportedError, match=f"{library.ISA} '{wrong}'.*portable, none"):
+            library.kernels()
+    monkeypatch.setenv(library.ISA, "portable")
+    assert library.kernels() == "portable"
+    monkeypatch.setenv(library.ISA, "none")
+    assert not library.kernels()
+
+
+def test_a_library_from_other_sources_is_left_alone(monkeypatch, tmp_path, caplog):
+    (tmp_path / "kernels.inc").write_text("// of another day")
+    monkeypatch.setattr(library, "SOURCES", tmp_path)
+    assert library.load.__wrapped__() is None
+    assert "install the package again" in caplog.text
+
+
+def test_large_steps_of_large_machines_are_not_stopped_to_try_one_thread():
+    choice = Together(32)
+    for _ in range(500):
+        assert choice.choose(256)
+        choice.note(1.5 / 256, together=True)
+    small = Together(32)
+    small.note(0.01, together=True)
+    assert not small.choose(1)
 
 
 def test_what_layers_are_not_for():

@@ -7,6 +7,7 @@ says so: in the log, and to routers and operator as `ModelInfo.exactness`.
 
 import hashlib
 import time
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812  # the name that torch users know
@@ -80,6 +81,13 @@ class Check:
         for left, right in rows.operands(shape, found):
             self._add(torch.bmm(left, right))
         return found
+
+    def layer(self, run: Callable[[Sequence[tuple[int, int]]], Tensor]) -> None:
+        """A whole layer of a kernel of its own: `run` computes the same 33 rows in the parts that it is told."""
+        whole = run([(0, _FULL)])
+        if not torch.equal(whole, run([(0, 1), (1, 17), (17, 18), (18, _FULL)])):
+            self.problems.append("layer: rows depend on the parts in which they are computed")
+        self._add(whole)
 
     def elementwise(self) -> None:
         """Take what lies between the products into the digest."""

@@ -23,8 +23,9 @@ from argosy_worker.compute.loaded import LoadedModel, attention_shape
 from argosy_worker.compute.mlp import DenseMlp, ExpertsMlp, Mlp
 from argosy_worker.compute.native import library
 from argosy_worker.compute.native.crew import Crew
-from argosy_worker.compute.native.layer import KV_BITS, NativeLayers, joined
+from argosy_worker.compute.native.layer import KV_BITS, TILE, NativeLayer, NativeLayers, joined
 from argosy_worker.compute.native.linear import NativeLinears
+from argosy_worker.compute.native.probe import Probe
 from argosy_worker.compute.quant.formats import QuantTensor
 from argosy_worker.compute.quant.int8_cpu import sums_are_exact
 from argosy_worker.compute.quant.isa import cpu_features, instruction_set
@@ -45,7 +46,7 @@ Progress = Callable[[str, float], None]
 DEVICES = ("auto", "cpu", "cuda")
 _FLOATS = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 _GPU_EXACTNESS = "cuBLAS picks its kernels by the number of rows: answers may depend on a request's company"
-_FINGERPRINT_VERSION = b"argosy-model-4"
+_FINGERPRINT_VERSION = b"argosy-model-5"
 
 
 def _silent(stage: str, fraction: float) -> None:
@@ -121,13 +122,16 @@ def assemble(
         layer_kernels: tuple[LayerKernel, ...] = LAYER_KERNELS
         if precision.weights == OWN:
             kernels = (NativeLinears(Crew(workers)), *kernels)
-            layer_kernels = (NativeLayers(), *LAYER_KERNELS) if kind.name in KV_BITS else LAYER_KERNELS
+            if kind.name in KV_BITS and block_size % TILE == 0:
+                layer_kernels = (NativeLayers(), *LAYER_KERNELS)
         builder = _Builder(
             model.weights, precision, torch.device(target), check, progress,
             kernels=kernels, layer_kernels=layer_kernels,
         )  # fmt: skip
         decoder = builder.build(max_model_len)
-        if check is not None:
+        if check is not None and builder.native is not None:
+            check.layer(Probe(*builder.native, kind, block_size))
+        if check is not None and not builder.all_native:
             check.attention(attention_shape(decoder.config, block_size))
             check.elementwise()
         builder.reports["kv_cache"] = f"{kind.name} ({'auto' if kv_cache == 'auto' else 'as asked for'})"
@@ -202,6 +206,9 @@ class _Builder:
         self.reports = self._packer.reports
         self.nbytes = 0
         """What the weights take, once they are packed."""
+        self.native: tuple[LayerSpec, LayerWeights] | None = None
+        """The first layer on native kernels."""
+        self.all_native = False
 
     def build(self, longest: int | None = None) -> Decoder:
         """The decoder for sequences of up to `longest` tokens; None for the model's context."""
@@ -212,8 +219,14 @@ class _Builder:
         for i, spec in enumerate(config.layer_specs()):
             kernel, report = choose_layer(spec, self._layer_kernels)
             self.reports.setdefault("layer", report)
-            layers.append(kernel.pack(spec, i, self._layer(i, spec)))
+            weights = self._layer(i, spec)
+            layers.append(kernel.pack(spec, i, weights))
+            if self.native is None and isinstance(layers[-1], NativeLayer):
+                self.native = spec, weights
             self._progress("weights", 0.05 + 0.8 * (i + 1) / config.layers)
+        self.all_native = all(isinstance(layer, NativeLayer) for layer in layers)
+        if self.all_native:
+            self.reports["attention"] = "native, in the layers' one call"
         embed = source.matrix("embed")
         head_matrix = embed if config.tied else source.matrix("head")
         head = self._linear("head", ["head"], matrices=[head_matrix])
@@ -292,6 +305,7 @@ def _facts(  # noqa: PLR0917  # what facts are made of
         kind.name.encode(),
         tokenizer.tokenizer_json,
         arithmetic,
+        library.sources().encode() if precision.weights == OWN else b"",
         *model.samples(),
     ):
         digest.update(len(part).to_bytes(8, "little"))

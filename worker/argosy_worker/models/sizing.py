@@ -21,6 +21,14 @@ from argosy_worker.models.tensor_file import Opened
 from argosy_worker.models.weights import storage
 
 MAX_CONFIG_BYTES = 16 * 1024 * 1024
+_ROLES = {
+    **dict.fromkeys(("attn_q", "attn_k", "attn_v", "attn_qkv"), "qkv"),
+    **dict.fromkeys(("ffn_gate", "ffn_up", "ffn_gate_exps", "ffn_up_exps"), "gate_up"),
+    **dict.fromkeys(("ffn_down", "ffn_down_exps"), "down"),
+    "attn_output": "o",
+    "output": "head",
+}
+"""Of a GGUF file's matrices."""
 _DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 
@@ -33,8 +41,8 @@ class Header:
     """Storage format of the embedding."""
     formats: str
     """Of the matrices, for people."""
-    four: bool = False
-    """Whether all matrices of the layers are in 4 bits that native kernels keep."""
+    four: frozenset[str] = frozenset()
+    """Linears (roles, as `Linear` has them) of which all matrices are in 4 bits that native kernels keep."""
 
 
 class Linear(NamedTuple):
@@ -49,9 +57,14 @@ def read_gguf(file: Path | Opened) -> Header:
     """The header of a GGUF file. Raises the ModelErrors of GgufFile and `gguf_config.read_config`."""
     with GgufFile(file) as found:
         config = read_config(found)
-        layers = {t.format for name, t in found.tensors.items() if name.startswith("blk.") and len(t.shape) > 1}
-        formats = storage(found.tensors.values())
-        return Header(config, found.tensors["token_embd.weight"].format, formats, layers <= set(OWN_FOUR))
+        held: dict[str, set[str]] = {}
+        for name, tensor in found.tensors.items():
+            if (role := _ROLES.get(name.removesuffix(".weight").split(".")[-1])) and name.endswith(".weight"):
+                held.setdefault(role, set()).add(tensor.format)
+        embedding = found.tensors["token_embd.weight"].format
+        held.setdefault("head", {embedding})
+        four = frozenset(role for role, formats in held.items() if formats <= set(OWN_FOUR))
+        return Header(config, embedding, storage(found.tensors.values()), four)
 
 
 def read_hf(raw: dict[str, Any]) -> Header:
@@ -137,7 +150,7 @@ def weights_bytes(config: DecoderConfig, precision: Precision, header: Header, *
             weights="none" if router else held.weights,
             group=0 if router else held.group,
             compute=floats if router else held.compute,
-            four=header.embedding in OWN_FOUR if linear.role == "head" else header.four,
+            four=linear.role in header.four,
         )
     return total
 

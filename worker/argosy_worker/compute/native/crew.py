@@ -9,6 +9,10 @@ from argosy_worker.compute.native import library
 
 _FIRST_WAIT, _LONGEST_WAIT = 16, 2048
 _KEEP = 0.7
+_TRIAL_S = 4.0
+"""A call on one thread is tried where it would take no longer than this if threads shared the work evenly."""
+_SUSPECT = 0.5
+"""Share of the time on one thread from which on all threads together are suspected to be the slower way."""
 
 
 class Together:
@@ -19,18 +23,23 @@ class Together:
     the slower one is tried again after ever more calls while it stays the slower one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int = 2) -> None:
+        self._threads = threads
         self._seconds: dict[bool, float] = {}
         """Of a row, for all threads and for one."""
         self._wait = self._left = _FIRST_WAIT
 
-    def choose(self) -> bool:
-        """How to make the next call; `note` is told of it."""
-        for way in (True, False):
-            if way not in self._seconds:
-                return way
-        best = self._best
-        return not best if self._left <= 0 else best
+    def choose(self, rows: int = 1) -> bool:
+        """How to make the next call, of so many rows; `note` is told of it."""
+        if True not in self._seconds:
+            return True
+        if False not in self._seconds:  # large steps of large machines are not stopped for it
+            return self._seconds[True] * rows * self._threads > _TRIAL_S
+        if self._left > 0:
+            return self._best
+        if self._best and self._seconds[True] < _SUSPECT * self._seconds[False]:
+            return True
+        return not self._best
 
     @property
     def _best(self) -> bool:
@@ -38,8 +47,11 @@ class Together:
 
     def note(self, seconds: float, *, together: bool) -> None:
         """A call took so long for each row."""
-        if len(self._seconds) < 2:
+        if together not in self._seconds:
             self._seconds[together] = seconds
+            return
+        if len(self._seconds) < 2:
+            self._seconds[together] = _KEEP * self._seconds[together] + (1 - _KEEP) * seconds
             return
         best = self._best
         if together is best:
@@ -64,6 +76,8 @@ class Crew:
         self._threads = threads
         self._handle = loaded.argosy_open(threads, self.kernels.encode())
         self._sizes: dict[tuple[str, int], Together] = {}
+        if not self._handle:
+            raise RuntimeError(f"this processor has no {self.kernels}, or there are no {threads} threads to be had")
         weakref.finalize(self, loaded.argosy_close, self._handle)
 
     def forward(  # as the library has it
@@ -71,7 +85,7 @@ class Crew:
         sin: ctypes.Array[ctypes.c_void_p], x: int,
     ) -> None:  # fmt: skip
         """Layers one after the other: x points to fp32 [rows, hidden], which is changed in place."""
-        self._timed("forward", step.rows, lambda together: self._library.argosy_forward(
+        self._timed(f"forward {len(layers)}", step.rows, lambda together: self._library.argosy_forward(
             self._handle, ctypes.addressof(layers), len(layers), ctypes.addressof(step), ctypes.addressof(cos),
             ctypes.addressof(sin), x, together,
         ))  # fmt: skip
@@ -82,11 +96,16 @@ class Crew:
             self._handle, ctypes.addressof(weights), None, 0.0, x, rows, out, together
         ))  # fmt: skip
 
-    def _timed(self, what: str, rows: int, call: Callable[[bool], object]) -> None:
+    def _timed(self, what: str, rows: int, call: Callable[[bool], int]) -> None:
         if self._threads == 1:
-            call(False)
+            _check(call(False))
             return
-        choice = self._sizes.setdefault((what, rows.bit_length()), Together())
-        together, begun = choice.choose(), time.perf_counter()
-        call(together)
+        choice = self._sizes.setdefault((what, rows.bit_length()), Together(self._threads))
+        together, begun = choice.choose(rows), time.perf_counter()
+        _check(call(together))
         choice.note((time.perf_counter() - begun) / rows, together=together)
+
+
+def _check(failed: int) -> None:
+    if failed:
+        raise MemoryError("the native kernels have no memory for this step")

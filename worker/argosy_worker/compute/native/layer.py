@@ -76,7 +76,7 @@ class NativeLayers:
                 "norms behind its parts": spec.norms != "before",
                 "norms of queries and keys": bool(spec.qk_norm),
                 "no positions": spec.rope is None,
-                "positions of a part of a head": spec.rope is not None and spec.rope.dims % 32 != 0,
+                "rotary positions of such a width": spec.rope is not None and spec.rope.dims % 32 != 0,
                 f"heads of {spec.head_dim}": spec.head_dim not in HEAD_DIMS,
                 "a soft-cap": spec.softcap != 0,
                 "sinks": spec.sinks,

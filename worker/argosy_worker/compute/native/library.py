@@ -5,15 +5,20 @@ ctypes lets go of the GIL in each call, so the event loop runs on while a step i
 
 import ctypes
 import functools
+import hashlib
 import logging
 import os
 from pathlib import Path
 from typing import Any, ClassVar
 
+from argosy_api.errors import ModelUnsupportedError
+
 log = logging.getLogger(__name__)
 
 FILE = Path(__file__).with_name("libargosy_cpu.so")
-VERSION = 2
+SOURCES = Path(__file__).parents[3] / "kernels"
+"""What it was built from, where the package is used from a checkout."""
+VERSION = 3
 """Of the interface; that of a library from another build is refused."""
 ISA = "ARGOSY_CPU_KERNELS"
 """Environment: the kernels to use (`avx512-vnni`, `avx2`, `portable`), or `none`. Unset: the best of the processor."""
@@ -83,22 +88,54 @@ def load() -> ctypes.CDLL | None:
     if version != VERSION:
         log.warning("the native CPU kernels are of another build (%d): torch computes, several times slower", version)
         return None
+    found.argosy_sources.restype = ctypes.c_char_p
+    if SOURCES.is_dir() and found.argosy_sources().decode() != _digest(SOURCES):
+        log.warning("the native CPU kernels were built from other files than %s: install the package again", SOURCES)
+        return None
     pointer, integer = ctypes.c_void_p, ctypes.c_int
     found.argosy_kernels.restype, found.argosy_kernels.argtypes = ctypes.c_char_p, [ctypes.c_char_p]
     found.argosy_open.restype, found.argosy_open.argtypes = pointer, [integer, ctypes.c_char_p]
     found.argosy_close.restype, found.argosy_close.argtypes = None, [pointer]
-    found.argosy_forward.restype = None
+    found.argosy_forward.restype = integer
     found.argosy_forward.argtypes = [pointer, pointer, integer, pointer, pointer, pointer, pointer, integer]
-    found.argosy_project.restype = None
+    found.argosy_project.restype = integer
     found.argosy_project.argtypes = [pointer, pointer, pointer, ctypes.c_float, pointer, integer, pointer, integer]
     return found
 
 
+def sources() -> str:
+    """What the library was built from; empty where there is none. Part of the fingerprint of models on it."""
+    library = load()
+    return library.argosy_sources().decode() if library is not None else ""
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()  # as in hatch_build.py
+    for file in sorted(folder.iterdir()):
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def kernels() -> str:
-    """Name of the kernels that this process uses; empty where there are none, or none are wanted."""
+    """Name of the kernels that this process uses; empty where there are none, or none are wanted.
+
+    Portable ones are used only where they are asked for: without fused products and sums in hardware torch is faster.
+
+    Raises:
+        ModelUnsupportedError: what is asked for is not there.
+
+    """
     wanted = os.environ.get(ISA, "")
     library = load() if wanted != "none" else None
     if library is None:
         return ""
     name: bytes | None = library.argosy_kernels(wanted.encode())
-    return name.decode() if name else ""
+    if name is None:
+        raise ModelUnsupportedError(
+            f"{ISA} {wanted!r}: is not known, or this processor lacks it; it can: {_able(library)}"
+        )
+    return "" if not wanted and name == b"portable" else name.decode()
+
+
+def _able(library: ctypes.CDLL) -> str:
+    return ", ".join([n for n in ("avx512-vnni", "avx2", "portable") if library.argosy_kernels(n.encode())] + ["none"])
