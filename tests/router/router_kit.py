@@ -227,7 +227,7 @@ class FakeWorker(rpc.WorkerServicer):
             async for chunk in self._generate(request, context):
                 yield chunk
             self.ended.append(request.request_id)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):  # while it waits, or between two chunks
             self.cancelled.append(request.request_id)
             raise
         finally:

@@ -1,6 +1,8 @@
 """Cores and memory that a container leaves us, read from folders that look like the system's."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -65,3 +67,26 @@ def test_a_memory_limit_counts(system, files, total, available, limited):
 def test_this_machine():
     assert 1 <= usable_cores() <= CORES
     assert 0 < memory().available <= memory().total
+
+
+def test_what_the_c_library_keeps_can_be_given_back():
+    """In a process of its own: small pieces are freed, but the library keeps them until it is asked."""
+    code = """
+import ctypes, os
+from argosy_worker.machine import give_back
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+pieces = [libc.malloc(100_000) for _ in range(1000)]
+for piece in pieces:
+    ctypes.memset(piece, 1, 100_000)
+for piece in pieces[:-1]:
+    libc.free(piece)
+held = resident()
+give_back()
+assert held - resident() > 50_000_000, (held, resident())
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

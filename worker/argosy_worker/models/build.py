@@ -35,7 +35,7 @@ from argosy_worker.compute.quant.precision import OWN, Precision, of_head, of_sh
 from argosy_worker.compute.quant.rounding import embedding
 from argosy_worker.compute.quant.sizes import embedding_bytes
 from argosy_worker.core.facts import ModelFacts
-from argosy_worker.machine import usable_cores
+from argosy_worker.machine import give_back, usable_cores
 from argosy_worker.models.hf_model import open_safetensors
 from argosy_worker.models.open_model import OpenModel, open_gguf
 from argosy_worker.models.weights import WeightSource, layer_roles
@@ -136,6 +136,7 @@ def assemble(
             check.elementwise()
         builder.reports["kv_cache"] = f"{kind.name} ({'auto' if kv_cache == 'auto' else 'as asked for'})"
         facts = _facts(model, decoder.config, precision, kind, target, check)
+    give_back()
     progress("ready", 1.0)
     for role, report in builder.reports.items():
         log.info("kernel for %s: %s", role, report)
