@@ -125,7 +125,8 @@ def test_a_70b_model_needs_several_gpus(planned, gpu, count):
 
 
 def test_smollm2_takes_what_the_plan_says(planned, free_port):
-    """The resident memory of a real worker, within 5 %."""
+    """The memory that a real worker has to itself, within 5 %. Beside it are pages of libraries, of which the kernel maps
+    as many as it likes (114 to 196 MiB were seen for one and the same worker), and takes back when memory is short."""
     spec = {
         "model": {"uri": SMOL, "servedName": "m"}, "quantization": {"weights": "int8"}, "engine": {"kvCacheMemory": "256Mi", "threads": 1},
     }  # fmt: skip
@@ -140,12 +141,17 @@ def test_smollm2_takes_what_the_plan_says(planned, free_port):
             assert worker.poll() is None
             time.sleep(0.1)
         lines = open(f"/proc/{worker.pid}/status").read().splitlines()  # noqa: SIM115
-        taken = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
+        taken = 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
     finally:
         worker.terminate()
         worker.wait(30)
     plan = planned("smol", memory="2Gi", quantization={"weights": "int8"}, engine={"kvCacheMemory": "256Mi"}).plan
-    assert plan.budget.process + plan.needs.weights + plan.kv == pytest.approx(taken, rel=0.05)
+    own = plan.budget.process - LIBRARY_PAGES
+    assert own + plan.needs.weights + plan.kv == pytest.approx(taken, rel=0.05)
+
+
+LIBRARY_PAGES = 90 * 2**20
+"""What the plan counts of them."""
 
 
 def _phase(port):
