@@ -91,7 +91,8 @@ def test_a_canary_of_a_slower_model_is_stopped_by_its_own_time_to_the_first_toke
 
 @pytest.mark.timeout(600)
 def test_a_canary_that_does_as_well_becomes_all_of_them(namespace, system, http):
-    steps = [{"weight": 50, "pauseSeconds": 2}, {"weight": 80, "pauseSeconds": 2}]
+    # the second step is long enough to be seen by a kubectl that takes seconds
+    steps = [{"weight": 50, "pauseSeconds": 2}, {"weight": 80, "pauseSeconds": 15}]
     rollout = {"strategy": "Canary", "canary": {"steps": steps, "analysis": {"minRequests": 20, "maxTtftRatio": 20}}}
     namespace.apply(resource("fleet", MODEL, replicas=2, rollout=rollout))
     wait_ready(namespace, "fleet")

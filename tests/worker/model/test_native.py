@@ -3,11 +3,8 @@
 import shutil
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from argosy_api.errors import ModelUnsupportedError
 from argosy_worker.compute.attention.cache import PagedKvCache
@@ -17,7 +14,7 @@ from argosy_worker.compute.exactness import Check
 from argosy_worker.compute.layer import LayerWeights, Step, TorchLayer
 from argosy_worker.compute.mlp import DenseMlp
 from argosy_worker.compute.native import library
-from argosy_worker.compute.native.crew import Crew, Together
+from argosy_worker.compute.native.crew import Crew
 from argosy_worker.compute.native.layer import NativeLayers, joined
 from argosy_worker.compute.native.linear import NativeLinear, NativeLinears
 from argosy_worker.compute.native.packing import bits_of, pack
@@ -325,16 +322,6 @@ def test_a_library_from_other_sources_is_left_alone(monkeypatch, tmp_path, caplo
     assert "install the package again" in caplog.text
 
 
-def test_large_steps_of_large_machines_are_not_stopped_to_try_one_thread():
-    choice = Together(32)
-    for _ in range(500):
-        assert choice.choose(256)
-        choice.note(1.5 / 256, together=True)
-    small = Together(32)
-    small.note(0.01, together=True)
-    assert not small.choose(1)
-
-
 def test_what_layers_are_not_for():
     kinds = {
         "soft-cap": {"softcap": 30.0}, "sinks": {"sinks": True}, "queries": {"qk_norm": "head"}, "behind": {"norms": "both"},
@@ -358,33 +345,6 @@ def test_numbers_too_large_for_fp16_become_its_largest():
         held = rig.cache.elements(0)[1]
         assert held.isfinite().all()
         assert held.abs().max() == 65504
-
-
-# --- threads
-
-
-@given(st.lists(st.tuples(st.floats(1e-4, 1e-1), st.floats(1e-4, 1e-1)), min_size=200, max_size=400))
-@settings(max_examples=50, deadline=None)
-def test_whatever_the_times_the_slower_way_is_seldom_tried(times):
-    """Where one way is always the faster one, the other is tried less and less."""
-    faster = times[0][0] < times[0][1]
-    choice, slow = Together(), 0
-    for _ in times:
-        together = choice.choose()
-        slow += together is not faster
-        choice.note(min(times[0]) if together is faster else max(times[0]), together=together)
-    assert slow <= 6 or times[0][0] == times[0][1]
-
-
-def test_the_faster_way_is_found_when_it_changes():
-    choice = Together()
-    for busy in (False, True, False):
-        taken = []
-        for _ in range(5000):
-            together = choice.choose()
-            taken.append(together)
-            choice.note((0.05 if busy else 0.004) if together else 0.006, together=together)
-        assert np.mean([way is not busy for way in taken[-100:]]) >= 0.9
 
 
 def test_auto_takes_them_where_they_are():
