@@ -166,6 +166,22 @@ def check_prompt(tokens: Sequence[int], *, vocab_size: int, max_model_len: int) 
         raise InvalidArgumentError(f"prompt[{bad}]", f"is token id {tokens[bad]}; must be 0 to {vocab_size - 1}")
 
 
+def check_resumed(tokens: Sequence[int], text_bytes: int, *, vocab_size: int, most: int) -> None:
+    """Refuse tokens that no answer of at most `most` tokens can begin with.
+
+    Raises:
+        InvalidArgumentError: field `resumed_tokens` or `resumed_text_bytes`.
+
+    """
+    if text_bytes and not tokens:
+        raise InvalidArgumentError("resumed_text_bytes", f"is {text_bytes}, without resumed_tokens")
+    if len(tokens) > most:
+        raise InvalidArgumentError("resumed_tokens", f"has {len(tokens)} tokens; the answer has {most} at most")
+    if tokens and max(tokens) >= vocab_size:
+        at = next(i for i, token in enumerate(tokens) if token >= vocab_size)
+        raise InvalidArgumentError(f"resumed_tokens[{at}]", f"is {tokens[at]}; ids are 0 to {vocab_size - 1}")
+
+
 def prompt_too_long(field: str, tokens: str, max_model_len: int) -> InvalidArgumentError:
     """The error for a prompt of so many `tokens` ("5000", "more than 8192") that does not fit."""
     return InvalidArgumentError(

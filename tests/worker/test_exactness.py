@@ -63,6 +63,8 @@ class Way:
     drafter: Callable[["World"], object] = lambda world: None
     host: int = 0
     """Evicted blocks that host memory has room for."""
+    resumed: bool = False
+    """Each goes on with what another attempt has generated: nothing, or a part of the answer."""
     imported: bool = False
     """From the cache of another engine that has computed them."""
     proof: Callable[["Line"], bool] = lambda line: True
@@ -124,6 +126,9 @@ WAYS = {
     "drafts on blocks from host memory": Way(
         blocks=5, host=30, drafter=right_and_wrong, times=2, every=2, proof=lambda line: line.pool.host.restored > 3
     ),
+    "resumed": Way(resumed=True, budget=64, proof=lambda line: line.most_at_once == line.count),
+    "resumed, preempted": Way(resumed=True, blocks=14, budget=64, proof=lambda line: line.preempted > 3),
+    "resumed with drafts": Way(resumed=True, drafter=right_and_wrong, proof=lambda line: line.tried > 20),
     "imported blocks": Way(imported=True, proof=lambda line: line.cached > 100),
 }
 
@@ -149,6 +154,7 @@ class Line:
 
     def __init__(self, world, way):
         self.world = world
+        self.resumed = way.resumed
         self.pool = BlockPool(way.blocks, host_blocks=way.host)
         self.drafter = way.drafter(world)
         config = SchedulerConfig(max_batch_tokens=way.budget, max_running=32, forming=way.forming)
@@ -160,7 +166,7 @@ class Line:
     def answers(self, numbers):
         """(tokens, log-probabilities) of all jobs, submitted together."""
         requests = [self.request(number) for number in numbers]
-        logprobs = {request: [] for request in requests}
+        logprobs = {request: self.given(number)[1] for number, request in zip(numbers, requests, strict=True)}
         for request in requests:
             self.scheduler.add(request)
         while self.scheduler.has_work:
@@ -192,7 +198,16 @@ class Line:
             block_size=BLOCK,
             arrival=0.0,
             max_model_len=1024,
+            resumed=self.given(number)[0],
         )
+
+    def given(self, number):
+        """Tokens and log-probabilities that another attempt has delivered."""
+        if not self.resumed:
+            return [], []
+        tokens, logprobs = self.world.alone[number]
+        count = number % NEW
+        return tokens[:count], logprobs[:count]
 
     def take_over(self, other):
         """Have the blocks that another engine knows."""

@@ -222,7 +222,9 @@ class GenerateRequest(_message.Message):
     priority: _builtins.int
     """-10 to 10; larger goes first (docs/sampling.md)"""
     resumed_text_bytes: _builtins.int
-    """UTF-8 bytes of the answer's text that the client has already"""
+    """UTF-8 bytes of the answer's text that the client has already; at most what those tokens surely say (text that a
+    stop string or an incomplete character may still change is not sent before that is known).
+    """
     constraint: _builtins.str
     """grammar of the answer, as JSON"""
     kv_source: _builtins.str
@@ -235,7 +237,10 @@ class GenerateRequest(_message.Message):
     def sampling(self) -> Global___SamplingParams: ...
     @_builtins.property
     def resumed_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """generated before, by another attempt: the answer goes on after them"""
+        """Generated before, by another attempt: the answer goes on after them, as that attempt would have gone on. They count
+        as generated (max_tokens, min_tokens, penalties, usage). Where the answer ends with the last of them, one chunk
+        without tokens says so; where it ended before, or they are more than it can have: INVALID_ARGUMENT.
+        """
 
     def __init__(
         self,
@@ -407,7 +412,7 @@ class GenerateChunk(_message.Message):
 
     @_builtins.property
     def usage(self) -> Global___Usage:
-        """first chunk (cached tokens are known then) and last chunk"""
+        """first chunk (cached tokens are known then; not with resumed_tokens) and last chunk"""
 
     def __init__(
         self,

@@ -1,7 +1,8 @@
 """The line of waiting requests, in the order in which they are to be admitted.
 
 `argosy_api.order` says by which rank. Of a preempted request no work is counted, since it had its turn before others of
-its priority who wait now; a larger priority goes before it as before any other. The rank has times of arrival in it, so
+its priority who wait now (nor of one that goes on with another attempt's answer: its reader waits in mid-sentence); a
+larger priority goes before it as before any other. The rank has times of arrival in it, so
 it gives the same order at any time, and a sorted list stays sorted. What changes is the work, when the prefix cache
 gains or loses a block, and the rate. The line cannot look at every request in every step for that, or its own work
 would grow with its length. It looks at
@@ -165,7 +166,7 @@ class Line:
     def _place(self, request: Request, number: int) -> Place:
         request.likely_hit = self._hit(request)
         work = request.remaining - request.likely_hit * request.block_size
-        rank = self.rank(request, 0 if request.preemptions else work)
+        rank = self.rank(request, 0 if request.begun else work)
         if request.preemptions and self._preempted_first:
             rank = (False, *rank[1:])
         return Place(rank, number, work, request.arrival, request.priority)

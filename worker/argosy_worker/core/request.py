@@ -48,6 +48,10 @@ class Request:
     """Larger goes first (`argosy_api.order`)."""
     deadline: float = inf
     """Monotonic seconds: when nobody wants the answer any more."""
+    resumed: Sequence[int] = ()
+    """The answer's first tokens, which another attempt has generated: they count as generated here."""
+    resumed_text_bytes: int = 0
+    """UTF-8 bytes of their text that the reader has."""
 
     tokens: list[int] = field(init=False)
     """Known tokens: prompt, then output. Only ever appended to."""
@@ -81,7 +85,7 @@ class Request:
     """No longer with the scheduler; what steps that are out say about it is void."""
 
     def __post_init__(self) -> None:
-        self.tokens = list(self.prompt)
+        self.tokens = [*self.prompt, *self.resumed]
         self.rules = TokenRules.of(self.params, self.tokens, len(self.prompt))
         self.ids = block_ids(self.root, self.tokens, self.block_size)
 
@@ -109,7 +113,7 @@ class Request:
 
     @property
     def generated(self) -> int:
-        """Tokens generated so far."""
+        """Tokens generated so far, the resumed ones among them."""
         return len(self.tokens) - len(self.prompt)
 
     @property
@@ -140,8 +144,18 @@ class Request:
 
     @property
     def wants_prompt_rows(self) -> bool:
-        """Whether every prompt row must still be computed, so that a prefix hit would lose log-probabilities."""
-        return self.params.prompt_logprobs is not None and len(self.prompt_logprobs) < len(self.prompt) - 1
+        """Whether every prompt row must still be computed, so that a prefix hit would lose log-probabilities.
+
+        They came with the first token, so whoever goes on with an answer has them.
+        """
+        if self.params.prompt_logprobs is None or self.resumed:
+            return False
+        return len(self.prompt_logprobs) < len(self.prompt) - 1
+
+    @property
+    def begun(self) -> bool:
+        """Whether it waits in the midst of its answer: it was preempted, or another attempt has begun the answer."""
+        return self.preemptions > 0 or bool(self.resumed)
 
     @property
     def usable_blocks(self) -> int:
@@ -251,15 +265,19 @@ class Request:
 
         Returns the reason, and the stop token's id in decimal where one was asked for by the caller.
         """
-        token = self.tokens[-1]
+        return self.finish_after(len(self.tokens))
+
+    def finish_after(self, known: int) -> tuple[Finish, str] | None:
+        """The same of the first `known` tokens, of which the last one is the answer's."""
+        token = self.tokens[known - 1]
         if token in self.params.stop_token_ids:
             return Finish.STOP, str(token)
         if not self.params.ignore_eos and token in self.eos_token_ids:
             return Finish.STOP, ""
-        if self._enough(0):
+        if self._enough(known - len(self.tokens)):
             return Finish.LENGTH, ""
         return None
 
     def _enough(self, more: int) -> bool:
-        """Whether the length ends the request once `more` tokens are known."""
+        """Whether the length ends the request when `more` tokens are known (less than zero: fewer)."""
         return self.generated + more >= self.params.max_tokens or len(self.tokens) + more >= self.max_model_len

@@ -251,7 +251,7 @@ class Scheduler:
             return False
         if request.admitted_at is None:
             request.admitted_at = now
-            request.cached_tokens = request.computed
+            request.cached_tokens = min(request.computed, len(request.prompt))
         self.line.remove(request.request_id)
         self.running[request.request_id] = request
         self._places -= not again

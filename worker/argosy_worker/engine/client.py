@@ -110,12 +110,16 @@ class Engine:
         salt: str = "",
         priority: int = 0,
         deadline: float = inf,
+        resumed: Sequence[int] = (),
+        resumed_text_bytes: int = 0,
         prepare: Prepare | None = None,
     ) -> Stream:
         """Take a request whose fields are checked. Its stream must be read, or given to `cancel`.
 
         A higher attempt of a request that is still here replaces it. With `prepare` it begins once that has ended.
-        `deadline`: in monotonic seconds.
+        `deadline`: in monotonic seconds. `resumed`: the answer's first tokens, which are there already, with so many
+        bytes of their text; the stream begins after them. It ends with InvalidArgumentError where no attempt can have
+        got so far.
 
         Raises:
             UnavailableError: draining, or the engine thread is dead.
@@ -138,6 +142,8 @@ class Engine:
             eos_token_ids=frozenset(self.facts.eos_token_ids),
             priority=priority,
             deadline=deadline,
+            resumed=resumed,
+            resumed_text_bytes=resumed_text_bytes,
         )
         check_fits(request, total=self.config.num_blocks, window_blocks=self.config.window_blocks)
         former = self._active.get(request_id)
@@ -147,7 +153,7 @@ class Engine:
         self._submitted += 1
         stream = self._active[request_id] = Stream(request_id, attempt, number=self._submitted)
         self._forget_seen()
-        self._unseen.append((self._submitted, Queued(len(prompt), now, priority)))
+        self._unseen.append((self._submitted, Queued(len(request.tokens), now, priority)))
         self._thread.ask(self._thread.announce)
         if prepare is None or not request.usable_blocks:
             self._begin(request, stream)

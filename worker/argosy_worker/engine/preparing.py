@@ -51,7 +51,7 @@ class Preparing:
     def queued(self) -> list[Queued]:
         """Who is here, for the load report: what is left to compute if the preparation succeeds."""
         requests = [waiting.request for waiting in self._waiting.values()]
-        return [Queued(len(r.prompt) - r.usable_blocks * r.block_size, r.arrival, r.priority) for r in requests]
+        return [Queued(len(r.tokens) - r.usable_blocks * r.block_size, r.arrival, r.priority) for r in requests]
 
     async def _prepare(self, request: Request, stream: Stream, prepare: Prepare) -> None:
         try:

@@ -138,6 +138,10 @@ class EngineThread:
         """Begin to work on a request."""
         try:
             reply = Reply(request, stream, self._vocabulary, self._metrics)
+            ended = reply.resume()
+            if ended is not None:
+                self._outbox.append((stream, ended))
+                return
             self.scheduler.add(request)
         except BaseException as error:
             if not is_fault(error):

@@ -17,7 +17,7 @@ from argosy_api import limits
 from argosy_api.convert import ACCEPTED_KEY, params_from_proto
 from argosy_api.errors import InvalidArgumentError, OverloadedError, UnavailableError
 from argosy_api.grpc_status import errors_to_status
-from argosy_api.params import check_priority, check_prompt
+from argosy_api.params import check_priority, check_prompt, check_resumed
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc
 from argosy_worker.engine.client import Engine
@@ -33,7 +33,7 @@ from argosy_worker.serve.messages import to_proto
 logger = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Worker"].full_name
-_NOT_YET = ("adapter", "resumed_tokens", "resumed_text_bytes", "constraint", "tenant")
+_NOT_YET = ("adapter", "constraint", "tenant")
 """Fields of a request that the protocol has and this worker cannot honour."""
 
 _ADDRESS = re.compile(r"([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
@@ -235,6 +235,13 @@ def start(
             "prompt_logprobs",
             f"needs a prompt of at most {limits.MAX_PROMPT_LOGPROBS_TOKENS} tokens; it has {len(prompt)}",
         )
+    resumed = list(message.resumed_tokens)
+    check_resumed(
+        resumed,
+        message.resumed_text_bytes,
+        vocab_size=engine.facts.vocab_size,
+        most=min(params.max_tokens, engine.config.max_model_len - len(prompt)),
+    )
     params.check_drawable(vocab_size=engine.facts.vocab_size, eos_token_ids=engine.facts.eos_token_ids)
     check_address(message.kv_source)
     check_priority(message.priority)
@@ -246,6 +253,8 @@ def start(
         salt=message.cache_salt,
         priority=message.priority,
         deadline=deadline,
+        resumed=resumed,
+        resumed_text_bytes=message.resumed_text_bytes,
         prepare=prepare,
     )
 
