@@ -21,7 +21,11 @@ from grpc_tools import protoc
 from argosy_api.rules import RULES
 
 ROOT = Path(__file__).resolve().parent.parent
-PROTOS = ["argosy_api/v1/worker.proto", "argosy_api/inference/inference.proto"]
+PROTOS = [
+    "argosy_api/v1/worker.proto",
+    "argosy_api/inference/inference.proto",
+    "argosy_api/externalscaler/externalscaler.proto",
+]
 CRD = Path("charts/argosy/files/crds/inferencedeployments.yaml")
 FIELDS = Path("docs/resource.md")
 CHART = Path("charts/argosy")

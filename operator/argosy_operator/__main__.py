@@ -28,7 +28,7 @@ def main() -> int:
     try:
         asyncio.run(app.run(settings, access))
     except OSError as error:
-        print(f"argosy-operator: port {settings.metrics_port}: {error}", file=sys.stderr)  # noqa: T201
+        print(f"argosy-operator: {error}", file=sys.stderr)  # noqa: T201
         return EXIT_CONFIG
     return 0
 

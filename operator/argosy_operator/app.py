@@ -5,7 +5,7 @@ import contextlib
 import functools
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import aiohttp
 
@@ -46,26 +46,50 @@ async def run(
     """Operate until a signal comes or `stop_flag` is set. Kopf wants a loop in which nothing runs but this.
 
     Raises:
-        OSError: the port for metrics is taken.
+        OSError: a port is taken.
 
     """
     metrics, health = metrics or Metrics(), health or Health()
     server = PageServer(settings.host, settings.metrics_port, functools.partial(page, metrics, health))
     try:
-        async with Stopping(stop_flag) as stopping:
-            process = Process(metrics=metrics, health=health, stopping=stopping, ready_flag=ready_flag)
-            heart = asyncio.create_task(_beat(health))
-            work = functools.partial(_run, settings, access, process)
-            try:
-                if settings.lease is None:
-                    metrics.leads(leads=True)
-                    await work(stop=stopping.event, may_write=lambda: True)
-                else:
-                    await lead(settings.lease, access, process, work)
-            finally:
-                await end(heart)
+        with _face(settings, access, health):
+            async with Stopping(stop_flag) as stopping:
+                process = Process(metrics=metrics, health=health, stopping=stopping, ready_flag=ready_flag)
+                heart = asyncio.create_task(_beat(health))
+                work = functools.partial(_run, settings, access, process)
+                try:
+                    if settings.lease is None:
+                        metrics.leads(leads=True)
+                        await work(stop=stopping.event, may_write=lambda: True)
+                    else:
+                        await lead(settings.lease, access, process, work)
+                finally:
+                    await end(heart)
     finally:
         server.close()
+
+
+@contextlib.contextmanager
+def _face(settings: Settings, access: Access, health: Health) -> Iterator[None]:
+    """What other autoscalers ask, if it is to be served."""
+    if settings.external_metrics is None and settings.keda_port is None:
+        yield
+        return
+    from argosy_operator.external.face import Face  # noqa: PLC0415 - 30 MB of libraries that most operators never need
+
+    face = Face(settings, access, health)
+    try:
+        yield
+    finally:
+        face.close()
+
+
+def _keep_certificate(transport: HttpTransport, settings: Settings, background: Background) -> None:
+    if settings.external_metrics is None:
+        return
+    from argosy_operator.external.keeper import Keeper  # noqa: PLC0415 - as above
+
+    background.keep("the keeper of the serving certificate", Keeper(transport, settings.external_metrics).run)
 
 
 async def _run(
@@ -115,6 +139,7 @@ async def _run(
         for path, watch in (*store.watches(), *resources.watches()):
             background.keep(f"the watch of {path}", watch)
         background.keep("the keeper of Redis users", users.run)
+        _keep_certificate(transport, settings, background)
         if settings.router_status_url:
             background.keep("the questions to routers", routers.run)
         background.start(_announce_ready(store, process))

@@ -13,6 +13,20 @@ from argosy_kube.lease import LeaseTerms
 from argosy_operator.manifests import Manifest, PlanSettings
 from argosy_operator.redis_access import Access, check_url
 
+EXTERNAL_METRICS_PORT = 8443
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExternalMetrics:
+    """Where external.metrics.k8s.io is served."""
+
+    namespace: str
+    service: str
+    """The Service that leads to this port, as the APIService names it."""
+    secret: str
+    """The Secret, in the same namespace, that all replicas take the certificate from."""
+    port: int = EXTERNAL_METRICS_PORT
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -36,8 +50,13 @@ class Settings:
     lease: LeaseTerms | None = None
     """ARGOSY_LEASE, ARGOSY_LEASE_NAMESPACE, ARGOSY_LEASE_SECONDS, ARGOSY_IDENTITY: the lease that this process must
     have to change anything, and who it is. None: it is alone."""
+    external_metrics: ExternalMetrics | None = None
+    """ARGOSY_EXTERNAL_METRICS_SERVICE (namespace/name), ARGOSY_EXTERNAL_METRICS_SECRET, ARGOSY_EXTERNAL_METRICS_PORT:
+    external.metrics.k8s.io for HorizontalPodAutoscalers. None: it is not served."""
+    keda_port: int | None = None
+    """ARGOSY_KEDA_PORT: the external scaler for KEDA. None: it is not served."""
     host: str = net.EVERYWHERE
-    """ARGOSY_HOST: listen address of the metrics server."""
+    """ARGOSY_HOST: listen address of all servers."""
     metrics_port: int = 8080
     """ARGOSY_METRICS_PORT: /metrics, /healthz and /readyz."""
     resync_s: float = 300.0
@@ -59,6 +78,9 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
     url = get("ARGOSY_ROUTER_STATUS_URL", "")
     if url and not url.startswith("http://"):
         raise InvalidArgumentError("ARGOSY_ROUTER_STATUS_URL", "must begin with http://")
+    external, keda = _external_metrics(environment), get("ARGOSY_KEDA_PORT", "")
+    if (external or keda) and not url:
+        raise InvalidArgumentError("ARGOSY_ROUTER_STATUS_URL", "is not set, and external metrics are what routers tell")
     return Settings(
         plan=PlanSettings(
             worker_image=get("ARGOSY_WORKER_IMAGE") or plan.worker_image,
@@ -75,6 +97,8 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         router_status_url=url,
         router_endpoint=get("ARGOSY_ROUTER_ENDPOINT", ""),
         lease=_lease(environment),
+        external_metrics=external,
+        keda_port=int(_number(keda, "ARGOSY_KEDA_PORT", 0, 0, 65535)) if keda else None,
         host=get("ARGOSY_HOST") or defaults.host,
         metrics_port=int(_number(get("ARGOSY_METRICS_PORT"), "ARGOSY_METRICS_PORT", defaults.metrics_port, 0, 65535)),
         resync_s=_number(get("ARGOSY_RESYNC_SECONDS"), "ARGOSY_RESYNC_SECONDS", defaults.resync_s, 1, 86_400),
@@ -99,6 +123,21 @@ def _lease(environment: Mapping[str, str]) -> LeaseTerms | None:
     # without a name it is one that no other process has, so that it waits for the end of its own former lease, too
     identity = environment.get("ARGOSY_IDENTITY") or f"{socket.gethostname()}_{uuid.uuid4()}"
     return LeaseTerms(namespace=namespace, name=name, identity=identity, duration_s=int(seconds))
+
+
+def _external_metrics(environment: Mapping[str, str]) -> ExternalMetrics | None:
+    named = environment.get("ARGOSY_EXTERNAL_METRICS_SERVICE", "")
+    if not named:
+        return None
+    namespace, slash, service = named.partition("/")
+    if not (namespace and slash and service):
+        raise InvalidArgumentError("ARGOSY_EXTERNAL_METRICS_SERVICE", f"is {named!r}; must be namespace/name")
+    variable = "ARGOSY_EXTERNAL_METRICS_SECRET"
+    if not (secret := environment.get(variable, "")):
+        raise InvalidArgumentError(variable, "is not set, though ARGOSY_EXTERNAL_METRICS_SERVICE is")
+    variable = "ARGOSY_EXTERNAL_METRICS_PORT"
+    port = int(_number(environment.get(variable), variable, EXTERNAL_METRICS_PORT, 0, 65535))
+    return ExternalMetrics(namespace=namespace, service=service, secret=secret, port=port)
 
 
 def _access(text: str) -> Access:

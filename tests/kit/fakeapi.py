@@ -56,6 +56,8 @@ class FakeApi:
     requests: list[tuple[str, str]] = field(default_factory=list)
     deaf: bool = False
     """Watches stay open and say nothing: a connection that died without a word."""
+    may: Callable[[Object], bool] = lambda _: True
+    """What SubjectAccessReviews are answered, by their spec."""
 
     def __post_init__(self) -> None:
         self._version = 1  # as etcd's: no object ever has it
@@ -196,6 +198,8 @@ class FakeApi:
             )
         if request.method == "POST":
             obj = await request.json()
+            if resource.kind == "SubjectAccessReview":
+                return web.json_response({**obj, "status": {"allowed": self.may(obj["spec"])}}, status=201)
             meta = obj.setdefault("metadata", {})
             if not meta.get("name"):
                 meta["name"] = meta["generateName"] + uuid.uuid4().hex[:5]

@@ -18,7 +18,7 @@ from argosy_operator.errors import ApiError
 from argosy_operator.metrics import Health, Metrics, page
 from argosy_operator.redis_cleanup import RedisCleanup
 from argosy_operator.routers import Routers, common
-from argosy_operator.settings import from_environment, image_allowed
+from argosy_operator.settings import ExternalMetrics, from_environment, image_allowed
 
 
 def test_settings_from_the_environment():
@@ -32,6 +32,34 @@ def test_settings_from_the_environment():
     assert made.plan.image_pull_secrets == ("a", "b")
     assert made.plan.worker_env == (("A", "1"), ("B", "2"))
     assert (made.namespaces, made.metrics_port) == (("x", "y"), 9)
+
+
+EXTERNAL = {
+    "ARGOSY_ROUTER_STATUS_URL": "http://r/routes", "ARGOSY_EXTERNAL_METRICS_SERVICE": "argosy/metrics",
+    "ARGOSY_EXTERNAL_METRICS_SECRET": "s", "ARGOSY_KEDA_PORT": "8444",
+}  # fmt: skip
+
+
+def test_what_is_served_to_other_autoscalers():
+    none = from_environment({})
+    assert (none.external_metrics, none.keda_port) == (None, None)
+    made = from_environment(EXTERNAL)
+    assert made.external_metrics == ExternalMetrics(namespace="argosy", service="metrics", secret="s", port=8443)
+    assert made.keda_port == 8444
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ARGOSY_ROUTER_STATUS_URL", ""), ("ARGOSY_EXTERNAL_METRICS_SERVICE", "metrics"),
+        ("ARGOSY_EXTERNAL_METRICS_SERVICE", "argosy/"), ("ARGOSY_EXTERNAL_METRICS_SECRET", ""),
+        ("ARGOSY_EXTERNAL_METRICS_PORT", "x"), ("ARGOSY_KEDA_PORT", "x"),
+    ],
+)  # fmt: skip
+def test_a_wrong_setting_of_what_is_served_to_others_is_named(name, value):
+    with pytest.raises(InvalidArgumentError) as caught:
+        from_environment(EXTERNAL | {name: value})
+    assert caught.value.field == name
 
 
 def test_workers_log_as_the_operator_does_unless_told_otherwise():

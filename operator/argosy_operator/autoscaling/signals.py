@@ -41,6 +41,14 @@ class Signals:
     """Seconds, mean over the workers that generate; None: none does."""
     idle_s: float = 0.0
     """Since the last request came or ended; 0 while one is on its way."""
+    workers: int = 0
+    """That routers know of, in whatever state."""
+    serving: int = 0
+    """Of these, take requests."""
+    rare_ttft: float | None = None
+    """As `ttft`, also of a few requests; None: there were none."""
+    age_s: float = 0.0
+    """Of the oldest part of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +92,10 @@ def signals(told: Told | None, now: float) -> Signals:
         ttft=latency.quantile(ttft, _SHARE) if sum(ttft.values()) >= _ENOUGH else None,
         itl=sum(gaps) / len(gaps) if gaps else None,
         idle_s=min(demand.idle_s for demand in demands),
+        workers=len({worker.worker_id for answer in known for worker in answer.workers}),
+        serving=len(serving),
+        rare_ttft=latency.quantile(ttft, _SHARE),
+        age_s=now - told.at + max((load.age_s for load in loads.values()), default=0.0),
     )
 
 
