@@ -24,7 +24,7 @@ ADVICE: dict[str, str] = {
     "Syncing": "Wait some seconds; if it lasts, look at the router's pods and at GET /routes on their metrics port.",
     "NotObserved": "Nothing, where no router or no worker is to be asked; else look at the operator's log.",
     # what is asked for
-    "ScaledToZero": "Raise spec.replicas, or send a request where autoscaling goes down to zero.",
+    "ScaledToZero": "Raise spec.replicas, or send a request where the resource may go down to zero.",
     "Partitioned": "Lower spec.rollout.partition when more workers may change.",
     "Canary": "Wait for its steps, or look at the message for what is compared.",
     "RolledBack": "The new revision was worse, and the former serves again: correct the resource and apply it.",

@@ -123,6 +123,12 @@ class InferenceDeploymentSpec(Strict):
         return self.workers if self.autoscaling is None else self.autoscaling.max_replicas
 
     @property
+    def hold_seconds(self) -> float:
+        """How long a request without a worker waits in a router; 0: not at all."""
+        scaled = 0.0 if self.autoscaling is None else self.autoscaling.hold_seconds
+        return scaled or float(self.routing.hold_seconds)
+
+    @property
     def by_role(self) -> dict[str, int]:
         """Role -> workers; the role of workers that do everything is empty."""
         if self.disaggregation is None:

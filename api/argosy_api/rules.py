@@ -147,6 +147,12 @@ RULES: tuple[Rule, ...] = (
         lambda a: "scaleToZero" not in a or a["minReplicas"] == 0,
     ),
     Rule(
+        "spec", "routing.holdSeconds",
+        "self.routing.holdSeconds == 0 || !has(self.autoscaling) || !has(self.autoscaling.scaleToZero)",
+        "is what autoscaling.scaleToZero.holdSeconds says: remove one of them",
+        lambda s: not s["routing"]["holdSeconds"] or "scaleToZero" not in s.get("autoscaling", {}),
+    ),
+    Rule(
         "spec.autoscaling", "metrics",
         "self.metrics.all(m, self.metrics.exists_one(n, n.type == m.type))",
         "must have each type once",

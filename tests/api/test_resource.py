@@ -140,6 +140,12 @@ REFUSED = [
     ),
     ({"routing__policy": "random"}, "spec.routing.policy"),
     ({"routing__fetchBlocks": "no"}, "spec.routing.fetchBlocks"),
+    ({"routing__holdSeconds": -1}, "spec.routing.holdSeconds"),
+    ({"routing__holdSeconds": 3601}, "spec.routing.holdSeconds"),
+    (
+        {"autoscaling": {"maxReplicas": 2, "minReplicas": 0, "scaleToZero": {}}, "routing__holdSeconds": 5},
+        "spec.routing.holdSeconds",
+    ),
     ({"disaggregation": {}, "routing__fetchBlocks": False}, "spec.routing.fetchBlocks"),
     ({"disaggregation": {}, "replicas": 2}, "spec.replicas"),
     ({"disaggregation": {}, "replicas": 0}, "spec.replicas"),
@@ -211,6 +217,19 @@ def test_defaults():
     assert parsed.spec.engine.block_size == 16
     assert parsed.spec.routing.policy == "kvAware"
     assert parsed.spec.rollout.max_unavailable == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "seconds"),
+    [
+        ({}, 0),
+        ({"routing__holdSeconds": 20}, 20),
+        ({"autoscaling": {"maxReplicas": 2}, "routing__holdSeconds": 20}, 20),
+        ({"autoscaling": {"maxReplicas": 2, "minReplicas": 0, "scaleToZero": {"holdSeconds": 7}}}, 7),
+    ],
+)
+def test_how_long_requests_are_held(changes, seconds):
+    assert resource.parse(document(**changes)).spec.hold_seconds == seconds
 
 
 def test_a_model_that_guesses_ahead_may_be_what_is_downloaded():

@@ -112,6 +112,8 @@ REFUSED = [
     (HF | {"spec/modelCache": {"type": "pvc", "claimName": "x", "size": "1Gi"}}, "spec.modelCache.size"),
     (HF | {"spec/modelCache": {"size": "big"}}, "spec.modelCache.size"),
     ({"spec/routing/policy": "random"}, "spec.routing.policy"),
+    ({"spec/routing/holdSeconds": 3601}, "spec.routing.holdSeconds"),
+    ({"spec/autoscaling": ZERO | {"scaleToZero": {}}, "spec/routing/holdSeconds": 5}, "spec.routing.holdSeconds"),
     ({"spec/disaggregation": {}, "spec/routing/fetchBlocks": False}, "spec.routing.fetchBlocks"),
     ({"spec/engine/speculative": {"method": "draft"}}, "spec.engine.speculative.model"),
     (

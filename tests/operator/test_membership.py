@@ -312,18 +312,21 @@ def test_a_resource_as_routers_see_it():
 
 
 @pytest.mark.parametrize(
-    ("autoscaling", "seconds"),
+    ("spec", "seconds"),
     [
-        (None, 0.0),
-        ({"maxReplicas": 3}, 0.0),
-        ({"maxReplicas": 3, "minReplicas": 0, "scaleToZero": {"holdSeconds": 7}}, 7.0),
-        ({"maxReplicas": 3, "minReplicas": 0, "scaleToZero": {"ofAnotherVersion": 7}}, 0.0),
-        ("nonsense", 0.0),
+        ({}, 0.0),
+        ({"autoscaling": {"maxReplicas": 3}}, 0.0),
+        ({"autoscaling": {"maxReplicas": 3, "minReplicas": 0, "scaleToZero": {"holdSeconds": 7}}}, 7.0),
+        ({"autoscaling": {"maxReplicas": 3, "minReplicas": 0, "scaleToZero": {"ofAnotherVersion": 7}}}, 0.0),
+        ({"autoscaling": "nonsense"}, 0.0),
+        ({"routing": {"holdSeconds": 5}}, 5.0),
+        ({"autoscaling": {"maxReplicas": 3}, "routing": {"holdSeconds": 5}}, 5.0),
+        ({"routing": {"holdSeconds": "nonsense"}}, 0.0),
     ],
 )
-def test_how_long_requests_are_held_is_read_from_the_resource(autoscaling, seconds):
+def test_how_long_requests_are_held_is_read_from_the_resource(spec, seconds):
     metadata = {"name": "m", "uid": "u", "creationTimestamp": "2026-01-01T00:00:02Z"}
-    assert DeploymentView.from_body({"metadata": metadata, "spec": {"autoscaling": autoscaling}}).hold_s == seconds
+    assert DeploymentView.from_body({"metadata": metadata, "spec": spec}).hold_s == seconds
 
 
 def test_merging():

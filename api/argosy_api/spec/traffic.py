@@ -16,6 +16,9 @@ class RoutingSpec(Strict):
     fetch_blocks: bool = True
     """Whether a replica may fetch blocks of the KV cache that it lacks from another one that has them, where that takes
     less time than computing. Always so between the roles of disaggregation."""
+    hold_seconds: Annotated[int, Field(ge=0, le=3600)] = 0
+    """A request that finds no worker waits in the router for so long, while one is started by whoever scales it;
+    then it is refused. 0: at once. With autoscaling to zero scaleToZero.holdSeconds says it."""
 
 
 class RoleSpec(Strict):

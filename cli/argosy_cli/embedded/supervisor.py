@@ -160,7 +160,7 @@ class Supervisor:
             workers=tuple(m for replica in workers.replicas if (m := replica.member()) is not None),
             message=_why_nobody(workers.state),
             created_at=float(place),  # of equal names the first would have it
-            hold_s=0.0 if (scaled := resource.spec.autoscaling) is None else scaled.hold_seconds,
+            hold_s=resource.spec.hold_seconds,
         )
 
 

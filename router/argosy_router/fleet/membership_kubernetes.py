@@ -18,7 +18,7 @@ from argosy_api import labels, net
 from argosy_api.ending import end
 from argosy_api.membership import Canary, Deployment, Membership, RoutingPolicy, Worker
 from argosy_api.process import WATCH_NAMESPACES
-from argosy_api.resource import GROUP, PLURAL, VERSION, AutoscalingSpec
+from argosy_api.resource import GROUP, PLURAL, VERSION, AutoscalingSpec, RoutingSpec
 from argosy_kube import access as kube_access
 from argosy_kube import http as kube_http
 from argosy_kube.reflector import Key, Reflector
@@ -72,10 +72,13 @@ class DeploymentView:
 
 def _hold_s(spec: Mapping[str, Any]) -> float:
     """As the resource says, if it may have no worker at all. Read with care: another CRD may have let in anything."""
-    try:
-        return AutoscalingSpec.model_validate(spec.get("autoscaling")).hold_seconds
-    except ValidationError:
-        return 0.0
+    for section, kind in (("autoscaling", AutoscalingSpec), ("routing", RoutingSpec)):
+        try:
+            if seconds := kind.model_validate(spec.get(section)).hold_seconds:
+                return float(seconds)
+        except ValidationError:
+            continue
+    return 0.0
 
 
 @dataclass(frozen=True, slots=True)
