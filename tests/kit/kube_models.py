@@ -13,6 +13,7 @@ _BUILT_IN = {
     "apiextensions.k8s.io/v1",
     "autoscaling/v2",
     "batch/v1",
+    "apiregistration.k8s.io/v1",
 }
 
 

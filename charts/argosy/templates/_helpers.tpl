@@ -179,6 +179,9 @@ ingress:
 {{- if gt (int $auto.minReplicas) (int $auto.maxReplicas) -}}
 {{- fail (printf "router.autoscaling.minReplicas is %v, more than maxReplicas, which is %v" $auto.minReplicas $auto.maxReplicas) -}}
 {{- end -}}
+{{- if and .Values.externalMetrics.enabled .Values.kedaScaler.enabled -}}
+{{- fail "externalMetrics.enabled and kedaScaler.enabled are both true: KEDA itself provides external.metrics.k8s.io, and a cluster has one provider of it" -}}
+{{- end -}}
 {{- if and .Values.redis.ca (not (hasPrefix "rediss://" .Values.redis.url)) -}}
 {{- fail "redis.ca is set, but redis.url does not begin with rediss://: without TLS it says nothing, and a Secret of your own has its URL with ssl_ca_data in it" -}}
 {{- end -}}
