@@ -7,7 +7,7 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check generate format smoke bench-operator bench-autoscaling bench-routing bench-storm test-rollouts test-hostile tradeoffs images test-cluster test-peers clean
+.PHONY: help setup demo test check generate format smoke bench-operator bench-autoscaling bench-routing bench-storm test-rollouts test-hostile test-kernels tradeoffs images test-cluster test-peers clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -60,6 +60,9 @@ test-rollouts: setup  ## twenty updates in a row under load, three of them bad, 
 
 test-hostile: setup  ## 5,000 requests with hostile fields, through all ways in (the suite sends 400)
 	ARGOSY_HOSTILE=5000 $(BIN)/pytest -q tests/integration/test_hostile.py
+
+test-kernels: setup  ## the native kernels under sanitizers, in all shapes (minutes; the suite runs some)
+	ARGOSY_KERNEL_TESTS=full $(BIN)/pytest -q tests/kernels
 
 test-peers: setup  ## what argosy quantize writes, in llama.cpp and transformers: the same perplexity (minutes)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[bench]"

@@ -32,7 +32,7 @@ inline F whole(F a) { EACH(F, __builtin_nearbyintf(a.v[i])); }
 inline F floats(I a) { EACH(F, float(a.v[i])); }
 inline I integers(F a) { EACH(I, a.v[i] >= -2147483648.0f && a.v[i] < 2147483648.0f ? int32_t(__builtin_nearbyintf(a.v[i])) : INT32_MIN); }
 inline I all(int32_t x) { EACH(I, x); }
-inline F times_power(F x, F e) { EACH(F, __builtin_ldexpf(x.v[i], int(e.v[i]))); }
+inline F times_power(F x, F e) { EACH(F, e.v[i] == e.v[i] ? __builtin_ldexpf(x.v[i], int(e.v[i])) : e.v[i]); }
 inline void store_bytes(int8_t* p, I a) {
   for (int i = 0; i < 16; i++) p[i] = int8_t(a.v[i] < -128 ? -128 : a.v[i] > 127 ? 127 : a.v[i]);
 }

@@ -1,0 +1,265 @@
+// Tests of the native kernels through their C interface, for sanitizers and for processors that are emulated:
+//   main LIBRARY [quick|full] [only]     cases whose name begins with `only`
+// Every instruction set of the processor, on one thread and on more, must give the bits of the portable one, which must be
+// near the reference. Prints a line for each case, which is the same on every machine; fails with 1.
+#include "sequences.h"
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+namespace {
+
+struct Tests {
+  const Library& library;
+  bool full;
+  std::string only;
+  Engines engines;  // the first is portable, on one thread
+
+  bool wanted(const std::string& name) const { return name.compare(0, only.size(), only) == 0; }
+};
+
+Floats part(const Floats& x, int first, int count, int width) {
+  return Floats(x.begin() + ptrdiff_t(first) * width, x.begin() + ptrdiff_t(first + count) * width);
+}
+
+Floats product_of(const Engine& engine, const Weights& w, const Floats& x, int rows, const Floats& norm) {
+  Floats out(size_t(rows) * w.out, std::nanf(""));
+  const Linear linear = w.linear();
+  const int failed = engine.library.project(engine.handle, &linear, norm.empty() ? nullptr : norm.data(), EPS, x.data(), rows, out.data(), engine.threads > 1);
+  check(!failed, engine.name, "no memory");
+  return out;
+}
+
+double distance(const Floats& found, const Doubles& expected, const Floats& from) {  // of what was added to `from`
+  double off = 0, size = 0;
+  for (size_t i = 0; i < found.size(); i++) {
+    off += std::pow(double(found[i]) - expected[i], 2);
+    size += std::pow(expected[i] - double(from[i]), 2);
+  }
+  return std::sqrt(off / size);
+}
+
+void linear(const Tests& tests, int bits, int in, int out, int rows, bool bias, bool norm) {
+  const std::string name = "linear " + std::to_string(bits) + " bits " + std::to_string(in) + "x" + std::to_string(out) + " rows " +
+                           std::to_string(rows) + (bias ? " bias" : "") + (norm ? " norm" : "");
+  if (!tests.wanted(name)) return;
+  Random random(uint64_t(bits) * 1000003 + in * 1009 + out * 31 + rows);
+  const Weights w = weights(random, in, out, bits, bias);
+  const Floats x = numbers(random, size_t(rows) * in), by = norm ? numbers(random, in) : Floats();
+  Floats first;
+  for (const auto& engine : tests.engines) {
+    const Floats found = product_of(*engine, w, x, rows, by);
+    if (first.empty()) first = found;
+    check(same(found, first), name + " " + engine->name, "not the bits of the portable kernels");
+    for (int begin = 0, count = 1; begin < rows; begin += count++) {  // 1, 2, 3 ... rows at a time
+      count = std::min(count, rows - begin);
+      check(same(product_of(*engine, w, part(x, begin, count, in), count, by), part(found, begin, count, out)), name + " " + engine->name, "rows depend on their company");
+    }
+  }
+  for (int row = 0; row < rows; row++) {
+    const Doubles given(x.begin() + ptrdiff_t(row) * in, x.begin() + ptrdiff_t(row + 1) * in);
+    Doubles sizes;
+    const Doubles expected = product(w, norm ? normed(given, by, EPS) : given, &sizes);
+    for (int o = 0; o < out; o++)  // after a norm, which is not to the bit that of the reference, a number may be rounded the other way
+      check(std::fabs(first[size_t(row) * out + o] - expected[o]) <= (norm ? 1e-2 : 2e-6) * sizes[o], name, "not what the reference has");
+  }
+  digest(name, first);
+}
+
+void layers(const Tests& tests, const Shape& s) {
+  std::string name = "layers " + std::to_string(s.heads) + "/" + std::to_string(s.kv_heads) + " heads of " + std::to_string(s.head_dim) +
+                     " turned " + std::to_string(s.rotary) + " window " + std::to_string(s.window) + " cache " + std::to_string(s.cache_bits) +
+                     " blocks of " + std::to_string(s.block_size) + " weights " + std::to_string(s.bits);
+  if (!tests.wanted(name)) return;
+  Random random(uint64_t(s.heads) * 7919 + s.head_dim * 31 + s.window + s.cache_bits + s.block_size + s.bits);
+  const Model model(random, s);
+  constexpr int ROWS = 37, BLOCKS = 8;
+  const Floats x = numbers(random, size_t(ROWS) * s.hidden), before = numbers(random, size_t(5) * s.hidden);
+  const std::vector<int32_t> table = {5, 1, 4}, others = {0, 7}, again = {2, 6, 3};
+  Floats first;
+  for (const auto& engine : tests.engines) {
+    Cache cache(s, BLOCKS);
+    const Floats whole = run(*engine, model, cache, x, {{0, ROWS, table}});
+    if (first.empty()) first = whole;
+    check(same(whole, first), name + " " + engine->name, "not the bits of the portable kernels");
+    Cache cut(s, BLOCKS);
+    for (int begin = 0, count = 1; begin < ROWS; begin += count, count = count % 16 * 2 + 1) {
+      count = std::min(count, ROWS - begin);
+      check(same(run(*engine, model, cut, part(x, begin, count, s.hidden), {{begin, count, again}}), part(whole, begin, count, s.hidden)),
+            name + " " + engine->name, "rows depend on where a sequence is cut");
+    }
+    Floats both = before;
+    both.insert(both.end(), x.begin() + 20 * s.hidden, x.end());
+    const Floats found = run(*engine, model, cut, both, {{0, 5, others}, {20, ROWS - 20, again}});
+    check(same(part(found, 5, ROWS - 20, s.hidden), part(whole, 20, ROWS - 20, s.hidden)), name + " " + engine->name, "rows depend on their company");
+  }
+  const auto turned = turns(ROWS, s.rotary / 2);
+  std::vector<Doubles> rows;
+  for (int row = 0; row < ROWS; row++) rows.emplace_back(x.begin() + ptrdiff_t(row) * s.hidden, x.begin() + ptrdiff_t(row + 1) * s.hidden);
+  for (const LayerOf& layer : model.layers) layer_of(s, layer, turned.first, turned.second, rows);
+  Doubles expected;
+  for (const Doubles& row : rows) expected.insert(expected.end(), row.begin(), row.end());
+  check(distance(first, expected, x) < 1e-2, name, "not what the reference has");
+  digest(name, first);
+}
+
+// Numbers at the ends of what fp32 and fp16 hold, zeros, and what is no number.
+void extremes(const Tests& tests) {
+  for (int bits : {4, 8}) {
+    const std::string name = "extremes linear " + std::to_string(bits);
+    if (!tests.wanted(name)) continue;
+    Random random(bits);
+    const Weights w = weights(random, 64, 32, bits, false);
+    constexpr int ROWS = 12;
+    Floats x = numbers(random, ROWS * 64), first;
+    const float sizes[ROWS] = {1e-38f, 1e-36f, 1e-32f, 1e-30f, 1e-29f, 1e-20f, 1e20f, 1e36f, 1, 1, 1, 0};
+    for (int i = 0; i < ROWS * 64; i++) x[i] *= sizes[i / 64];
+    x[8 * 64 + 5] = std::nanf(""), x[9 * 64 + 40] = INFINITY, x[10 * 64 + 63] = -INFINITY;
+    for (const auto& engine : tests.engines) {
+      const Floats found = product_of(*engine, w, x, ROWS, {});
+      if (first.empty()) first = found;
+      check(same(found, first), name + " " + engine->name, "not the bits of the portable kernels");
+    }
+    for (int i = 0; i < ROWS * 32; i++) check(std::isfinite(first[i]) == (i / 32 < 8 || i / 32 == 11), name, "rows that are numbers, and only they, must stay so");
+    digest(name, first);
+  }
+  for (int cache_bits : {16, 32})
+    for (int place : {-1, 4, 20}) {  // a row that is no number, among those of the sequence
+      const std::string name = "extremes layers " + std::to_string(cache_bits) + " ill " + std::to_string(place);
+      if (!tests.wanted(name)) continue;
+      const Shape s{4, 2, 32, 32, 0, cache_bits, 16, 4};
+      Random random(cache_bits);
+      const Model model(random, s, 1e6f);
+      constexpr int ROWS = 24;
+      Floats x = numbers(random, size_t(ROWS) * s.hidden), first;
+      float size = 1e-9f;
+      for (int row = 0; row < ROWS; row++, size *= 5)
+        for (int i = 0; i < s.hidden; i++) x[row * s.hidden + i] *= size;
+      if (place >= 0) x[place * s.hidden + 7] = std::nanf("");
+      for (const auto& engine : tests.engines) {
+        Cache cache(s, 2);
+        const Floats found = run(*engine, model, cache, x, {{0, ROWS, {1, 0}}});
+        if (first.empty()) first = found;
+        check(same(found, first), name + " " + engine->name, "not the bits of the portable kernels");
+      }
+      for (int i = 0; i < ROWS * s.hidden; i++)
+        if (place < 0) check(std::isfinite(first[i]), name, "not finite");
+      digest(name, first);
+    }
+}
+
+// The caller's mode of rounding to zero what is below the normal numbers: no matter, and left as it was.
+class ToZero {
+ public:
+#if defined(__x86_64__)
+  ToZero() : before(_mm_getcsr()) { _mm_setcsr(before | 0x8040); }
+  ~ToZero() { _mm_setcsr(before); }
+  bool still() const { return _mm_getcsr() & 0x8000; }
+  unsigned before;
+#elif defined(__aarch64__)
+  ToZero() {
+    asm volatile("mrs %0, fpcr" : "=r"(before));
+    asm volatile("msr fpcr, %0" ::"r"(before | uint64_t(1) << 24));
+  }
+  ~ToZero() { asm volatile("msr fpcr, %0" ::"r"(before)); }
+  bool still() const {
+    uint64_t now;
+    asm volatile("mrs %0, fpcr" : "=r"(now));
+    return now >> 24 & 1;
+  }
+  uint64_t before;
+#else
+  bool still() const { return true; }
+#endif
+};
+
+void rounding(const Tests& tests) {
+  const std::string name = "rounding";
+  if (!tests.wanted(name)) return;
+  Random random(1);
+  Weights w = weights(random, 32, 16, 8, false);
+  std::memset(w.packed.data(), 128, 64);  // 0 for the first inputs, of which one makes the activations' scale; 1 for the others
+  std::memset(w.packed.data() + 64, 129, 512 - 64);
+  const uint16_t least = 1;  // of fp16
+  for (int r = 0; r < TILE; r++) std::memcpy(w.packed.data() + 512 + 2 * r, &least, 2);
+  Floats x = numbers(random, 32, 3e-32f);
+  x[0] = 2e-30f;
+  for (const auto& engine : tests.engines) {
+    const Floats plain = product_of(*engine, w, x, 1, {});
+    bool below = false;
+    for (float y : plain) below |= y != 0 && std::fabs(y) < 1.17549435e-38f;
+    check(below, name + " " + engine->name, "no answer below the normal numbers: this shows nothing");
+    Floats found;
+    bool still;
+    {
+      ToZero mode;
+      found = product_of(*engine, w, x, 1, {});
+      still = mode.still();
+    }
+    check(same(found, plain), name + " " + engine->name, "the caller's mode of rounding counts");
+    check(still, name + " " + engine->name, "the caller's mode of rounding is lost");
+    digest(name, plain);
+    if (!tests.full) break;
+  }
+}
+
+// Threads that begin, work, wait and end; jobs alone and together in turn, some of more threads than pieces.
+void pool(const Tests& tests) {
+  const std::string name = "pool";
+  if (!tests.wanted(name)) return;
+  Random random(3);
+  const Weights w = weights(random, 32, 32, 4, false);
+  const Floats x = numbers(random, 3 * 32), expected = product_of(*tests.engines[0], w, x, 3, {});
+  for (int threads : {1, 2, 3, 5})
+    for (int round = 0; round < (tests.full ? 50 : 5); round++) {
+      const Engine engine(tests.library, "", threads);
+      const Linear linear = w.linear();
+      for (int i = 0; i < round % 5 * 8; i++) {
+        Floats out(3 * 32);
+        tests.library.project(engine.handle, &linear, nullptr, 0, x.data(), 3, out.data(), i % 3 != 0);
+        check(same(out, expected), name, "another answer");
+      }
+    }
+  check(!tests.library.kernels("none such") && !tests.library.open(1, "none such"), name, "kernels that there are not");
+  digest(name, expected);
+}
+
+void all(const Tests& tests) {
+  for (int bits : {4, 8}) {
+    for (int rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 33}) linear(tests, bits, 96, 48, rows, rows % 2, false);
+    linear(tests, bits, 32, 16, 65, false, true);
+    linear(tests, bits, 1536, 64, 3, true, true);
+    if (tests.full)
+      for (int in : {32, 64, 160, 576})
+        for (int out : {16, 32, 80, 208})
+          for (int rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 31, 32, 33, 64, 65})
+            for (int with = 0; with < 4; with++) linear(tests, bits, in, out, rows, with & 1, with & 2);
+  }
+  const struct { int heads, kv_heads, dim, rotary; } heads[] = {{3, 1, 32, 32}, {4, 2, 64, 32}, {2, 1, 80, 64}, {2, 2, 96, 96}, {5, 1, 128, 128}, {1, 1, 256, 256}, {12, 1, 32, 32}};
+  int i = 0;
+  for (const auto& h : heads)
+    for (int window : {0, 1, 20})
+      for (int cache : {16, 32})
+        for (int block : {16, 32, 64})
+          for (int bits : {4, 8})
+            if (tests.full || i++ % 17 == 0) layers(tests, {h.heads, h.kv_heads, h.dim, h.rotary, window, cache, block, bits});
+  extremes(tests);
+  rounding(tests);
+  pool(tests);
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+  if (count < 2) return std::fprintf(stderr, "main LIBRARY [quick|full] [only]\n"), 2;
+  const Library library(words[1]);
+  Tests tests{library, count > 2 && !std::strcmp(words[2], "full"), count > 3 ? words[3] : "", {}};
+  for (const char* name : {"portable", "avx2", "avx512-vnni"})
+    for (int threads : {1, 2})
+      if (library.kernels(name) && (tests.full || (threads == 1) == !std::strcmp(name, "portable")))
+        tests.engines.push_back(std::make_unique<Engine>(library, name, threads));
+  for (const auto& engine : tests.engines) std::fprintf(stderr, "%s on %d threads\n", engine->name.c_str(), engine->threads);
+  all(tests);
+  return failures ? 1 : 0;
+}

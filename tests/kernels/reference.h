@@ -1,0 +1,124 @@
+// What the kernels compute, written plainly and in double precision. Activations are rounded to 8 bits as argosy_cpu.h says.
+#pragma once
+#include <algorithm>
+
+#include "kit.h"
+
+using Doubles = std::vector<double>;
+
+inline Doubles rounded(const Doubles& x) {
+  Doubles of(x.size());
+  for (size_t begin = 0; begin < x.size(); begin += GROUP) {
+    float most = 0;
+    for (int i = 0; i < GROUP; i++) most = std::max(most, std::fabs(float(x[begin + i])));
+    const float by = most > 1e-30f ? 127.0f / most : 0.0f, d = most > 1e-30f ? most / 127.0f : 0.0f;
+    for (int i = 0; i < GROUP; i++) of[begin + i] = double(std::nearbyint(float(x[begin + i]) * by)) * double(d);
+  }
+  return of;
+}
+
+// One row. `size` gets the sum of the sizes of what was added: how far an answer may be off is a part of that.
+inline Doubles product(const Weights& w, const Doubles& x, Doubles* size = nullptr) {
+  const Doubles q = rounded(x);
+  Doubles of(w.out);
+  if (size) size->assign(w.out, 0.0);
+  for (int o = 0; o < w.out; o++) {
+    of[o] = w.bias.empty() ? 0.0 : double(w.bias[o]);
+    double sizes = std::fabs(of[o]);
+    for (int i = 0; i < w.in; i++) {
+      const double term = w.plain[size_t(o) * w.in + i] * q[i];
+      of[o] += term;
+      sizes += std::fabs(term);
+    }
+    if (size) (*size)[o] = sizes;
+  }
+  return of;
+}
+
+inline Doubles normed(const Doubles& x, const Floats& weight, float eps) {
+  double squares = 0;
+  for (double v : x) squares += v * v;
+  const double by = 1 / std::sqrt(squares / double(x.size()) + double(eps));
+  Doubles of(x);
+  for (size_t i = 0; i < x.size(); i++) of[i] *= by * double(weight[i]);
+  return of;
+}
+
+inline double to_half_and_back(double x) {
+  x = std::clamp(x, -65504.0, 65504.0);
+  int exponent;
+  std::frexp(x, &exponent);
+  const int unit = std::max(exponent - 11, -24);
+  return std::ldexp(std::nearbyint(std::ldexp(x, -unit)), unit);
+}
+
+struct Shape {
+  int heads, kv_heads, head_dim, rotary, window, cache_bits, block_size, bits;
+  int hidden = 64, ffn = 64, layers = 2;
+  int width() const { return heads * head_dim; }
+  int kv_width() const { return kv_heads * head_dim; }
+};
+
+struct LayerOf {
+  Weights qkv, o, gate_up, down;
+  Floats attn_norm, mlp_norm;
+};
+
+constexpr float EPS = 1e-5f;
+
+inline float scale_of(const Shape& shape) { return 2.0f / float(shape.head_dim); }
+
+// Turns of the positions that are the same on every machine: [positions, rotary / 2] of cos, then of sin.
+inline std::pair<Floats, Floats> turns(int positions, int half) {
+  std::pair<Floats, Floats> of;
+  for (int p = 0; p < positions; p++)
+    for (int i = 0; i < half; i++) {
+      const double t = double((p * (i + 3)) % 17 - 8) / 8;
+      of.first.push_back(float((1 - t * t) / (1 + t * t)));
+      of.second.push_back(float(2 * t / (1 + t * t)));
+    }
+  return of;
+}
+
+// All rows of one sequence through one layer, in place: x [rows][hidden].
+inline void layer_of(const Shape& s, const LayerOf& l, const Floats& cos, const Floats& sin, std::vector<Doubles>& x) {
+  const int dim = s.head_dim, half = s.rotary / 2, rows = int(x.size());
+  std::vector<Doubles> all;
+  for (int row = 0; row < rows; row++) {
+    Doubles qkv = product(l.qkv, normed(x[row], l.attn_norm, EPS));
+    for (int head = 0; head < s.heads + s.kv_heads; head++)
+      for (int i = 0; i < half; i++) {
+        double &a = qkv[head * dim + i], &b = qkv[head * dim + half + i];
+        const double c = cos[row * half + i], t = sin[row * half + i], turned = a * c - b * t;
+        b = b * c + a * t;
+        a = turned;
+      }
+    if (s.cache_bits == 16)
+      for (size_t i = s.width(); i < qkv.size(); i++) qkv[i] = to_half_and_back(qkv[i]);
+    all.push_back(qkv);
+  }
+  for (int row = 0; row < rows; row++) {
+    Doubles heads(s.width());
+    for (int head = 0; head < s.heads; head++) {
+      const int kv = head / (s.heads / s.kv_heads), first = s.window ? std::max(0, row - s.window + 1) : 0;
+      Doubles score;
+      for (int at = first; at <= row; at++) {
+        double sum = 0;
+        for (int i = 0; i < dim; i++) sum += all[row][head * dim + i] * all[at][s.width() + kv * dim + i];
+        score.push_back(sum * double(scale_of(s)));
+      }
+      const double most = *std::max_element(score.begin(), score.end());
+      double total = 0;
+      for (double& one : score) total += one = std::exp(one - most);
+      for (int at = first; at <= row; at++)
+        for (int i = 0; i < dim; i++) heads[head * dim + i] += score[at - first] / total * all[at][s.width() + s.kv_width() + kv * dim + i];
+    }
+    const Doubles out = product(l.o, heads);
+    for (int i = 0; i < s.hidden; i++) x[row][i] += out[i];
+    const Doubles both = product(l.gate_up, normed(x[row], l.mlp_norm, EPS));
+    Doubles gated(s.ffn);
+    for (int i = 0; i < s.ffn; i++) gated[i] = both[i] / (1 + std::exp(-both[i])) * both[s.ffn + i];
+    const Doubles down = product(l.down, gated);
+    for (int i = 0; i < s.hidden; i++) x[row][i] += down[i];
+  }
+}

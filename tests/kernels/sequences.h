@@ -1,0 +1,71 @@
+// Layers over a paged cache, and sequences that go through them in parts.
+#pragma once
+#include "reference.h"
+
+struct Model {
+  Model(Random& random, const Shape& s, float norm = 1.0f) : shape(s) {
+    for (int i = 0; i < s.layers; i++)
+      layers.push_back({weights(random, s.hidden, s.width() + 2 * s.kv_width(), s.bits, i == 0),
+                        weights(random, s.width(), s.hidden, s.bits, false),
+                        weights(random, s.hidden, 2 * s.ffn, s.bits, false),
+                        weights(random, s.ffn, s.hidden, s.bits, i == 0), numbers(random, s.hidden, norm), numbers(random, s.hidden, norm)});
+  }
+  Shape shape;
+  std::vector<LayerOf> layers;
+};
+
+// Rows start .. start + count - 1 of a sequence, whose blocks are those of `table`.
+struct Slice {
+  int start, count;
+  std::vector<int32_t> table;
+};
+
+// The cache of every layer. What nobody wrote is no number: it must not reach an answer.
+struct Cache {
+  Cache(const Shape& s, int blocks) {
+    const size_t n = size_t(blocks) * 2 * s.kv_width() * s.block_size;
+    for (int i = 0; i < s.layers; i++)
+      if (s.cache_bits == 32) floats.emplace_back(n, std::nanf(""));
+      else halves.emplace_back(n, uint16_t(0x7E00));
+  }
+  void* of(int layer) { return floats.empty() ? static_cast<void*>(halves[layer].data()) : floats[layer].data(); }
+  std::vector<Floats> floats;
+  std::vector<std::vector<uint16_t>> halves;
+};
+
+// x [rows of all slices, hidden] -> the same after all layers.
+inline Floats run(const Engine& engine, const Model& model, Cache& cache, Floats x, const std::vector<Slice>& slices) {
+  const Shape& s = model.shape;
+  std::vector<Layer> layers;
+  for (size_t i = 0; i < model.layers.size(); i++) {
+    const LayerOf& l = model.layers[i];
+    layers.push_back({l.qkv.linear(), l.o.linear(), l.gate_up.linear(), l.down.linear(), l.attn_norm.data(), l.mlp_norm.data(),
+                      cache.of(int(i)), s.hidden, s.heads, s.kv_heads, s.head_dim, s.ffn, s.rotary, s.window, s.cache_bits, EPS, scale_of(s)});
+  }
+  std::vector<int32_t> positions, cu_rows{0}, lengths, table, slots;
+  size_t width = 0;
+  for (const Slice& slice : slices) width = std::max(width, slice.table.size());
+  for (const Slice& slice : slices) {
+    for (int p = slice.start; p < slice.start + slice.count; p++) {
+      positions.push_back(p);
+      slots.push_back(slice.table[p / s.block_size] * s.block_size + p % s.block_size);
+    }
+    cu_rows.push_back(int(positions.size()));
+    lengths.push_back(slice.start + slice.count);
+    table.insert(table.end(), slice.table.begin(), slice.table.end());
+    table.resize(cu_rows.size() * width - width, -1);
+  }
+  const int half = s.rotary / 2;
+  Floats cos, sin;
+  for (int p : positions) {
+    const auto all = turns(p + 1, half);
+    cos.insert(cos.end(), all.first.end() - half, all.first.end());
+    sin.insert(sin.end(), all.second.end() - half, all.second.end());
+  }
+  const std::vector<const float*> cosines(layers.size(), cos.data()), sines(layers.size(), sin.data());
+  const Step step{int32_t(positions.size()), int32_t(slices.size()), positions.data(), cu_rows.data(), lengths.data(),
+                  table.data(), slots.data(), int32_t(width), s.block_size};
+  const int failed = engine.library.forward(engine.handle, layers.data(), int(layers.size()), &step, cosines.data(), sines.data(), x.data(), engine.threads > 1);
+  check(!failed, engine.name, "no memory");
+  return x;
+}
