@@ -125,6 +125,8 @@ MAX_WORKER_BLOCKS = 1_500_000
 """Blocks of one worker's KV cache: a snapshot of them fits a MAX_GRPC_MESSAGE."""
 MAX_PROMISED_BLOCKS = 1_000_000
 """Blocks of one deployment that a router expects to be computed; beyond it siblings may scatter."""
+MAX_QUARANTINED = 1024
+"""Prompts of one deployment of which two workers died, that a router remembers."""
 MAX_REMEMBERED_PROMPTS = 1024
 """Of one worker, those computed since its last report; beyond it a router takes the line for longer than it is."""
 MAX_EVENT_BACKLOG = 10_000

@@ -41,6 +41,10 @@ ROUTER_TTFT_SECONDS = "argosy_router_time_to_first_token_seconds"  # histogram: 
 ROUTER_DURATION_SECONDS = "argosy_router_request_seconds"  # histogram: model
 ROUTER_ADDED_SECONDS = "argosy_router_added_seconds"  # histogram: time in the router before a worker is called
 ROUTER_RETRIES = "argosy_router_retries"  # counter: model, why
+ROUTER_RESUMED = "argosy_router_resumed_streams"  # counter: model, why (the worker was lost)
+ROUTER_RESUME_GAP_SECONDS = "argosy_router_resume_gap_seconds"  # histogram: model; from the last token to the next one
+ROUTER_HUNG = "argosy_router_hung_attempts"  # counter: model
+ROUTER_QUARANTINED = "argosy_router_quarantined_requests"  # counter: model
 ROUTER_PREFILLS = "argosy_router_prefills"  # counter: model, result=done|failed
 ROUTER_DECISIONS = "argosy_router_decisions"  # counter: model, policy, reason
 ROUTER_PREDICTED_CACHED_TOKENS = "argosy_router_predicted_cached_tokens"  # counter: model

@@ -19,7 +19,7 @@ from argosy_api.ending import end
 from argosy_api.inference import inference_pb2, inference_pb2_grpc
 from argosy_api.v1 import worker_pb2, worker_pb2_grpc
 from argosy_router.clock import now
-from argosy_router.fleet import monitor
+from argosy_router.fleet import monitor, silence
 from argosy_router.fleet.fleet import DeploymentState, Fleet
 from argosy_router.fleet.index_feed import IndexFeed
 from argosy_router.fleet.membership import MembershipSource
@@ -65,7 +65,7 @@ class Router:
         self.metrics = Metrics()
         self._redis = RedisLink(settings.redis_url, self.metrics)
         self._library = ModelLibrary()
-        self.fleet = Fleet(self._library, self._watch, self._feed)
+        self.fleet = Fleet(self._library, self._watch, self._feed, self._see_off)
         dispatcher = Dispatcher(self.metrics)
         self.service = Service(
             self.fleet, dispatcher, self.metrics,
@@ -82,7 +82,12 @@ class Router:
 
     def _watch(self, state: DeploymentState, worker: Peer) -> asyncio.Task[None]:
         name = f"the watch over {state.name}/{worker.worker_id}"
-        return asyncio.create_task(keep_running(name, lambda: monitor.watch(state, worker, self._library)))
+        return asyncio.create_task(
+            keep_running(name, lambda: monitor.watch(state, worker, self._library, self.metrics))
+        )
+
+    async def _see_off(self, state: DeploymentState, worker: Peer) -> None:
+        await silence.watch_to_the_end(state.name, worker, self.metrics)
 
     def _feed(self, state: DeploymentState) -> asyncio.Task[None]:
         return asyncio.create_task(

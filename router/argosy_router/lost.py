@@ -14,6 +14,8 @@ _LOST = frozenset({Code.UNAVAILABLE, Code.CANCELLED, Code.UNKNOWN})
 """What a call ends with when its worker dies, drains or is cut off; nobody but us cancels our calls."""
 
 
+DEATHS = frozenset({"unavailable", "reset", "closed"})
+"""Why an attempt is over whose worker may have died, or was cut off."""
 NO_FAULT = frozenset({"full", "aborted"})
 """Why an attempt is over of which the worker's revision can't be blamed: it has much to do, or is to end."""
 

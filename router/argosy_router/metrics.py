@@ -29,6 +29,17 @@ class Metrics:
             names.ROUTER_ADDED_SECONDS, "In the router, before a worker is called", registry=registry, buckets=ADDED
         )
         self.retries = Counter(names.ROUTER_RETRIES, "Other workers tried", ["model", "why"], registry=registry)
+        self.resumed = Counter(
+            names.ROUTER_RESUMED, "Streams that went on at another worker", ["model", "why"], registry=registry
+        )
+        self.gap = Histogram(
+            names.ROUTER_RESUME_GAP_SECONDS, "Between the last token of a lost worker and the next one", model,
+            registry=registry, buckets=SECONDS,
+        )  # fmt: skip
+        self.hung = Counter(names.ROUTER_HUNG, "Attempts taken from workers that hang", model, registry=registry)
+        self.quarantined = Counter(
+            names.ROUTER_QUARANTINED, "Requests of which two workers died", model, registry=registry
+        )
         self.prefills = Counter(
             names.ROUTER_PREFILLS, "Prompts computed by prefill workers", ["model", "result"], registry=registry
         )

@@ -10,7 +10,14 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from argosy_api import limits
-from argosy_api.errors import ArgosyError, InternalError, InvalidArgumentError, UnavailableError
+from argosy_api.errors import (
+    ArgosyError,
+    InternalError,
+    InvalidArgumentError,
+    OverloadedError,
+    TooLargeError,
+    UnavailableError,
+)
 from argosy_api.params import SamplingParams, check_priority, check_prompt
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.admission import Account, Admission
@@ -54,6 +61,14 @@ class Request:
         self.model = UNKNOWN_MODEL
         self.code = "OK"
         self.account = account
+
+    def hold(self, count: int) -> bool:
+        """Takes so many bytes, or gives them back (less than zero), and says whether there was room."""
+        try:
+            self.account.take(count, "max_tokens")
+        except (TooLargeError, OverloadedError):
+            return False
+        return True
 
     def collect(self, chunk: pb.GenerateChunk) -> None:
         """A chunk is kept until the answer is whole. Raises TooLargeError, OverloadedError."""
@@ -223,14 +238,17 @@ class Service:
         return decision.headers(reasons=self._tell_decisions)
 
     @contextlib.asynccontextmanager
-    async def flying(self, job: Job, taken: Callable[[Decision], object] = lambda _: None) -> AsyncIterator[Flight]:
+    async def flying(
+        self, request: Request, job: Job, taken: Callable[[Decision], object] = lambda _: None
+    ) -> AsyncIterator[Flight]:
         """A started flight, with its metrics; closed on every way out. `taken`: see `Flight`."""
         name = job.deployment.name
         inflight = self.metrics.inflight.labels(name)
         inflight.inc()
         demand = job.deployment.demand
         demand.came(now())
-        flight = Flight(job, self._dispatcher, self.metrics, attempts=self._attempts, taken=taken)
+        job.deployment.retries.came(now())
+        flight = Flight(job, self._dispatcher, self.metrics, attempts=self._attempts, taken=taken, hold=request.hold)
         try:
             await flight.start()
             if job.received_at:

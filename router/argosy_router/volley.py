@@ -10,7 +10,7 @@ from argosy_api import limits
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.relay import Flight
 from argosy_router.routing.dispatch import Job
-from argosy_router.service import Service
+from argosy_router.service import Request, Service
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -19,8 +19,9 @@ R = TypeVar("R")
 class Volley:
     """The streams of a request's jobs, merged. `start` it, then take its `chunks`."""
 
-    def __init__(self, service: Service, jobs: Sequence[Job]) -> None:
+    def __init__(self, service: Service, request: Request, jobs: Sequence[Job]) -> None:
         self.jobs = jobs
+        self._request = request
         self._service = service
         self._stack = AsyncExitStack()
         self._flights: dict[int, Flight] = {}
@@ -84,7 +85,7 @@ class Volley:
 
     async def _open(self, i: int) -> None:
         closer = self._closers[i] = await self._stack.enter_async_context(AsyncExitStack())
-        self._flights[i] = await closer.enter_async_context(self._service.flying(self.jobs[i]))
+        self._flights[i] = await closer.enter_async_context(self._service.flying(self._request, self.jobs[i]))
 
     async def _next(self, i: int) -> pb.GenerateChunk | None:
         if i not in self._flights:

@@ -72,6 +72,14 @@ class Script:
     """Ends each call with OK, but unfinished, after so many tokens."""
     abort_after: int | None = None
     hang: bool = False
+    faults_left: int | None = None
+    """How many of the faults below happen, in all workers that share the script; None: each that is due."""
+    deaths: list[int] = field(default_factory=list)
+    """Tokens at each of which one worker dies."""
+    pause_after: int | None = None
+    """Computes nothing for this request any more until `release` is set; the worker answers."""
+    stop_after: int | None = None
+    """Gives no sign any more after so many tokens, as a stopped process, until `release` is set."""
     hang_accepted: bool = False
     """Takes a request, and computes nothing until `release` is set."""
     release: asyncio.Event = field(default_factory=asyncio.Event)
@@ -80,6 +88,14 @@ class Script:
     stale_chunks: bool = False
     tokens_per_chunk: int = 1
     usage_first: bool = True
+
+    def due(self, at: int | None, index: int) -> bool:
+        """Whether a fault that is to come at this token happens now."""
+        if at is None or index < at or self.faults_left == 0:
+            return False
+        if self.faults_left is not None:
+            self.faults_left -= 1
+        return True
 
 
 @dataclass
@@ -124,11 +140,13 @@ class FakeWorker(rpc.WorkerServicer):
         self.sequence = 0
         self.uncached_tokens: float | None = None
         self.step_age = 0.0
+        self.slow_step = 0.01
         self.stuck = 0
         """Requests inside an engine that hangs: it can't drop them when their calls are cancelled."""
         self.introduced = asyncio.Event()
         """Until it is set, what the worker serves is not told."""
         self.introduced.set()
+        self.stopped = False
         self.mute = False
         """Reports no more: what was said last is read again and again."""
 
@@ -214,10 +232,13 @@ class FakeWorker(rpc.WorkerServicer):
             worker_id=self.worker_id, epoch=self.epoch, running=self.running + self.stuck, total_blocks=self.total_blocks,
             free_blocks=self.total_blocks, prefill_tokens_per_second=self.rate, queue=self.queue, draining=self.draining,
             sequence=self.sequence, accepted=self.accepted, uncached_tokens=total, last_step_age_seconds=self.step_age,
-            transfer_bytes_per_second=self.transfer,
+            transfer_bytes_per_second=self.transfer, slow_step_seconds=self.slow_step,
         )  # fmt: skip
 
     async def GetLoad(self, request, context):
+        if self.stopped:
+            await self.script.release.wait()
+            self.stopped = False
         return self.load()
 
     async def Generate(self, request: pb.GenerateRequest, context) -> AsyncIterator[pb.GenerateChunk]:
@@ -255,15 +276,27 @@ class FakeWorker(rpc.WorkerServicer):
             self.emit(stored=new)
         sampling = request.sampling
         tokens = answer_of(prompt, sampling.max_tokens)
+        if list(request.resumed_tokens) != tokens[: len(request.resumed_tokens)]:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "resumed_tokens: are not of this answer")
         usage = pb.Usage(prompt_tokens=len(prompt), cached_tokens=hits * BLOCK)
-        index, sent = 0, 0
+        index = begin = len(request.resumed_tokens)
+        sent = len(decode(tokens[:index]).rstrip("\N{REPLACEMENT CHARACTER}"))
+        if begin and request.resumed_text_bytes != len(decode(tokens[:index])[:sent].encode()):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "resumed_text_bytes: are not of this text")
         while index < len(tokens):
             piece = tokens[index : index + script.tokens_per_chunk]
-            if script.die_after is not None and index >= script.die_after:
+            if script.due(script.stop_after, index):
+                self.stopped = True
+                await script.release.wait()
+            if script.due(script.pause_after, index):
+                await script.release.wait()
+            if script.due(script.die_after, index) or (
+                script.deaths and index == script.deaths[0] and script.deaths.pop(0)
+            ):
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "scripted death")
-            if script.close_after is not None and index >= script.close_after:
+            if script.due(script.close_after, index):
                 return
-            if script.abort_after is not None and index >= script.abort_after:
+            if script.due(script.abort_after, index):
                 yield pb.GenerateChunk(
                     request_id=request.request_id,
                     attempt=request.attempt,
@@ -285,9 +318,9 @@ class FakeWorker(rpc.WorkerServicer):
             sent = len(text)
             if sampling.HasField("logprobs"):
                 chunk.logprobs.extend(_logprob(t, sampling.logprobs) for t in piece)
-            if index == 0 and sampling.HasField("prompt_logprobs"):
+            if index == begin == 0 and sampling.HasField("prompt_logprobs"):
                 chunk.prompt_logprobs.extend(_logprob(t, sampling.prompt_logprobs) for t in prompt[1:])
-            if index == 0 and script.usage_first:
+            if index == begin == 0 and script.usage_first:
                 chunk.usage.CopyFrom(usage)
             if last:
                 chunk.finish_reason = pb.FINISH_REASON_LENGTH

@@ -67,7 +67,7 @@ async def test_openai_errors(rig, client):
         await client.completions.create(model="m", prompt="x", temperature=-1)
     assert caught.value.param == "temperature"
     for worker in rig.workers:
-        worker.script.die_after = 3
+        worker.script.abort_after = 3
     stream = await client.completions.create(model="m", prompt="x", stream=True)
     with pytest.raises(openai.APIError, match="3 tokens"):
         async for _ in stream:

@@ -551,6 +551,7 @@ class Load(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     ACCEPTED_FIELD_NUMBER: _builtins.int
     INTER_TOKEN_SECONDS_FIELD_NUMBER: _builtins.int
+    SLOW_STEP_SECONDS_FIELD_NUMBER: _builtins.int
     TRANSFER_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     epoch: _builtins.int
@@ -581,6 +582,8 @@ class Load(_message.Message):
     """
     inter_token_seconds: _builtins.float
     """90th percentile of the latest gaps between tokens; 0 while no request generates"""
+    slow_step_seconds: _builtins.float
+    """99th percentile of the latest steps; 0 before the first one"""
     transfer_bytes_per_second: _builtins.float
     """measured, of blocks that came from other workers; 0 until some did"""
     @_builtins.property
@@ -607,11 +610,12 @@ class Load(_message.Message):
         sequence: _builtins.int = ...,
         accepted: _builtins.int = ...,
         inter_token_seconds: _builtins.float = ...,
+        slow_step_seconds: _builtins.float = ...,
         transfer_bytes_per_second: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cached_blocks", b"cached_blocks", "decode_tokens", b"decode_tokens", "draining", b"draining", "epoch", b"epoch", "free_blocks", b"free_blocks", "inter_token_seconds", b"inter_token_seconds", "last_step_age_seconds", b"last_step_age_seconds", "prefill_tokens_per_second", b"prefill_tokens_per_second", "queue", b"queue", "running", b"running", "sequence", b"sequence", "total_blocks", b"total_blocks", "transfer_bytes_per_second", b"transfer_bytes_per_second", "uncached_tokens", b"uncached_tokens", "used_blocks", b"used_blocks", "waiting", b"waiting", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cached_blocks", b"cached_blocks", "decode_tokens", b"decode_tokens", "draining", b"draining", "epoch", b"epoch", "free_blocks", b"free_blocks", "inter_token_seconds", b"inter_token_seconds", "last_step_age_seconds", b"last_step_age_seconds", "prefill_tokens_per_second", b"prefill_tokens_per_second", "queue", b"queue", "running", b"running", "sequence", b"sequence", "slow_step_seconds", b"slow_step_seconds", "total_blocks", b"total_blocks", "transfer_bytes_per_second", b"transfer_bytes_per_second", "uncached_tokens", b"uncached_tokens", "used_blocks", b"used_blocks", "waiting", b"waiting", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

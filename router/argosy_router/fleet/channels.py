@@ -8,6 +8,7 @@ from argosy_api.v1 import worker_pb2_grpc as rpc
 OPTIONS: list[tuple[str, int]] = [
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),  # 60 s by default, whatever the keepalive's timeout is
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_send_message_length", limits.MAX_GRPC_MESSAGE),

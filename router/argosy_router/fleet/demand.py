@@ -36,6 +36,11 @@ class DemandBooks:
         self._opened: float | None = None
         self._parts: deque[_Part] = deque()
 
+    @property
+    def in_flight(self) -> int:
+        """Requests on their way."""
+        return self._in_flight
+
     def came(self, now: float) -> None:
         """A request begins its way."""
         self._in_flight += 1

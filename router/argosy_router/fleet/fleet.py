@@ -20,7 +20,8 @@ from argosy_router.fleet.waiting_room import WaitingRoom
 from argosy_router.routing.index import KvIndex
 from argosy_router.routing.policy import HashRing
 from argosy_router.routing.predictions import Predictions
-from argosy_router.text.models import ModelCard, ModelLibrary
+from argosy_router.routing.retries import Quarantine, RetryBudget
+from argosy_router.text.models import ModelCard, ModelLibrary, ServedModel
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ class DeploymentState:
         self.index = KvIndex()
         self.predictions = Predictions()
         self.demand = DemandBooks()
+        self.retries = RetryBudget()
+        self.quarantine = Quarantine()
         self.room = WaitingRoom(lambda: self.serves, self.demand)
         self.turn = 0
         self.changed = asyncio.Event()
@@ -113,11 +116,19 @@ class DeploymentState:
         self.predictions.forget(self.index.bit(worker_id))
         self.index.leave(worker_id)
 
-    def candidates(self, time: float, excluded: frozenset[str], *, wanted: int = 0) -> list[Peer]:
+    def may_have(self, alike: ServedModel | None) -> bool:
+        """Whether a worker may come to be there that gives the same answers as `alike`."""
+        known = [worker.facts for worker in self.workers.values()]
+        return not known or any(facts is None or facts.answers_as(alike) for facts in known)
+
+    def candidates(
+        self, time: float, excluded: frozenset[str], *, wanted: int = 0, alike: ServedModel | None = None
+    ) -> list[Peer]:
         """Workers that may get a request of `wanted` tokens: those that can hold it, and of these the healthy ones.
 
         If there is no healthy one, those that failed a moment ago; if none can hold all of it, the largest: what can't
-        be had is refused, or cut, by the worker's own words.
+        be had is refused, or cut, by the worker's own words. With `alike` only healthy ones that would give the same
+        answer.
         """
         card = self.card
         known = [
@@ -133,6 +144,12 @@ class DeploymentState:
         usable = [w for w in known if w.spec.serving] or [w for w in known if w.answers(time)]
         if card is not None:
             wanted = min(wanted, card.facts.max_model_len)
+        if alike is not None:
+            return [
+                w
+                for w in usable
+                if w.answers(time) and w.facts is not None and w.facts.answers_as(alike, wanted=wanted)
+            ]
         usable = [w for w in usable if w.fits(wanted)] or _largest(usable)
         return [w for w in usable if w.answers(time)] or usable
 
@@ -143,17 +160,22 @@ def _largest(workers: list[Peer]) -> list[Peer]:
 
 
 class Fleet:
-    """All deployments. `watch` is called for each new worker and `feed` for each deployment; both return their task."""
+    """All deployments. `watch` is called for each new worker and `feed` for each deployment; both return their task.
+
+    `see_off` waits until a worker that has left has no request any more.
+    """
 
     def __init__(
         self,
         library: ModelLibrary,
         watch: Callable[[DeploymentState, Peer], asyncio.Task[None]],
         feed: Callable[[DeploymentState], asyncio.Task[None]],
+        see_off: Callable[[DeploymentState, Peer], Coroutine[Any, Any, None]],
     ) -> None:
         self._library = library
         self._watch = watch
         self._feed = feed
+        self._see_off = see_off
         self._deployments: dict[str, DeploymentState] = {}
         self._names: dict[str, DeploymentState] = {}
         self._tasks: dict[object, asyncio.Task[None]] = {}
@@ -233,7 +255,13 @@ class Fleet:
         del state.workers[worker.worker_id]
         state.forget(worker.worker_id)
         self._stop(worker)
-        self._later(_close(worker.channel, CLOSE_GRACE_S))
+        self._later(self._leave(state, worker))
+
+    async def _leave(self, state: DeploymentState, worker: Peer) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_GRACE_S):
+                await self._see_off(state, worker)
+        await _close(worker.channel, None)
 
     def _stop(self, key: object) -> None:
         task = self._tasks.pop(key, None)

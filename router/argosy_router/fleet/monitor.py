@@ -14,8 +14,10 @@ from argosy_api.errors import ArgosyError
 from argosy_api.keys import BEAT_S
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.clock import now
+from argosy_router.fleet import silence
 from argosy_router.fleet.fleet import DeploymentState
 from argosy_router.fleet.peer import Peer
+from argosy_router.metrics import Metrics
 from argosy_router.text.models import ModelLibrary
 
 log = logging.getLogger(__name__)
@@ -25,9 +27,10 @@ GET_LOAD_S = 1.0
 BACKOFF = Backoff(first=0.05, cap=1.0)
 
 
-async def watch(state: DeploymentState, worker: Peer, library: ModelLibrary) -> None:
+async def watch(state: DeploymentState, worker: Peer, library: ModelLibrary, metrics: Metrics) -> None:
     """Runs until it is cancelled."""
     async with asyncio.TaskGroup() as group:
+        group.create_task(silence.watch(state.name, worker, metrics))
         group.create_task(_watch_connection(worker))
         group.create_task(_probe_forever(state, worker, library))
 

@@ -17,7 +17,8 @@ ACQUAINTANCE_S = 10.0
 """A request that finds no worker but new ones, whose model the router does not know yet, waits for so long: after the
 router's start, and when the last of the old workers leaves at the moment at which the new ones come."""
 HUNG_S = 10.0
-"""A step takes longer only in an engine that hangs: requests go elsewhere, also those that wait there."""
+"""A step takes longer only in an engine that hangs: requests go elsewhere, also those that wait there. (`silence.py`
+notices most of them before.)"""
 MAX_NUMBER = 1e12
 
 
@@ -37,6 +38,8 @@ class Peer:
         self.ejected_until = 0.0
         self.index_heard_at = float("-inf")
         """When a live lease or a live subscription last said that the index follows its cache."""
+        self.heard_at = 0.0
+        """When a token came last, or when it was sent the first request after it had none."""
         self.suspected = asyncio.Event()
         """Set when a call failed or the connection broke: the monitor looks at once."""
 
@@ -65,7 +68,7 @@ class Peer:
             return
         numbers = [
             load.prefill_tokens_per_second, load.decode_tokens, load.uncached_tokens, load.last_step_age_seconds,
-            load.transfer_bytes_per_second, load.inter_token_seconds,
+            load.transfer_bytes_per_second, load.inter_token_seconds, load.slow_step_seconds,
         ]  # fmt: skip
         numbers += [n for q in load.queue for n in (q.uncached_tokens, q.waited_seconds)]
         if self.facts is None or load.epoch != self.facts.epoch or not all(0 <= n < MAX_NUMBER for n in numbers):
@@ -79,8 +82,14 @@ class Peer:
         self.books.take(Report(accepted=load.accepted, line=line, at=now - age))
         if self.hangs(now):
             self.suspected.set()
-            for entry in self.books.waiting():
-                entry.abandon()
+            self.abandon()
+
+    def abandon(self) -> int:
+        """It hangs: its requests go elsewhere, where somebody can take them. Returns how many it has."""
+        entries = self.books.entries()
+        for entry in entries:
+            entry.abandon()
+        return len(entries)
 
     def take_facts(self, facts: ServedModel) -> None:
         """What the worker says of its model. A new process begins with an empty line and counts anew."""

@@ -122,7 +122,7 @@ class HttpFront:
 
     async def _gather(self, taken: Request, job: Job, *, keep_ids: bool) -> tuple[fmt.Gathered, dict[str, str]]:
         gathered = fmt.Gathered(keep_ids=keep_ids)
-        async with self._service.flying(job) as flight:
+        async with self._service.flying(taken, job) as flight:
             async for chunk in flight:
                 taken.collect(chunk)
                 gathered.add(chunk)
@@ -134,7 +134,7 @@ class HttpFront:
     async def _stream(
         self, http: web.Request, taken: Request, answer: Answer, jobs: Sequence[Job], headers: dict[str, str]
     ) -> web.StreamResponse:
-        async with Volley(self._service, jobs) as flights:
+        async with Volley(self._service, taken, jobs) as flights:
             # the first have their first token before the status is sent: until then an error is a proper HTTP error
             headers.update(self._service.headers((await flights.start()).decision))
             headers |= {

@@ -38,7 +38,7 @@ class NativeFront(rpc.InferenceServicer):
 
                 async with (
                     Heading(context, headers) as head,
-                    self._service.flying(prepared.jobs[0], head.taken) as flight,
+                    self._service.flying(taken, prepared.jobs[0], head.taken) as flight,
                 ):
                     await head.answered(flight.decision)
                     async for chunk in flight:

@@ -201,7 +201,7 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
 
         texts: list[str] = []
         ids: list[int] = []
-        async with self._service.flying(job) as flight:
+        async with self._service.flying(taken, job) as flight:
             async for chunk in flight:
                 if not inputs.stream:
                     taken.collect(chunk)

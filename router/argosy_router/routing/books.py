@@ -39,7 +39,7 @@ class Entry:
     prompt: int
     sent_at: float
     abandon: Callable[[], object]
-    """Ends the attempt, so that the request goes to another worker; asked only before its first token."""
+    """Ends the attempt, so that the request goes to another worker, if there is one that can take it."""
     decode: int = 0
     """Context tokens, from the first token on."""
     priority: int = 0
@@ -112,6 +112,10 @@ class Books:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def entries(self) -> list[Entry]:
+        """All of them."""
+        return list(self._entries)
 
     def waiting(self) -> list[Entry]:
         """Those without a token yet."""

@@ -1,9 +1,12 @@
 """From a request and what is known of the workers to a decision: candidates for the policy, and the books."""
 
 import random
+from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import blake2b
 
+from argosy_api.blocks import iter_block_ids, root_id
 from argosy_api.errors import UnavailableError
 from argosy_api.membership import RoutingPolicy
 from argosy_api.order import RESOURCE_DEFAULTS
@@ -17,6 +20,7 @@ from argosy_router.routing import policy, roles, sources, trial
 from argosy_router.routing.books import Entry
 from argosy_router.routing.predictions import Predictions, Promise
 from argosy_router.routing.trial import Clocked
+from argosy_router.text.models import ServedModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +45,22 @@ class Job:
     def longest(self) -> int:
         """Tokens of prompt and answer together, at most."""
         return len(self.tokens) + self.params.max_tokens
+
+    @property
+    def digest(self) -> bytes:
+        """Equal for equal prompts of one tenant."""
+        return blake2b(array("I", self.tokens).tobytes(), key=self.cache_salt.encode()[:64], digest_size=16).digest()
+
+
+def continued(job: Job, answer: Sequence[int]) -> Job:
+    """The job of going on after so much of the answer: what is to be computed, and which blocks may be there."""
+    tokens, card, ids = [*job.tokens, *answer], job.deployment.card, list(job.block_ids)
+    if card is not None:
+        size = card.facts.block_size
+        parent = ids[-1] if ids else root_id(card.facts.fingerprint, salt=job.cache_salt)
+        ids += iter_block_ids(parent, tokens[len(ids) * size :], size)
+    left = replace(job.params, max_tokens=job.params.max_tokens - len(answer), prompt_logprobs=None)
+    return replace(job, tokens=tokens, block_ids=ids, params=left)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,19 +151,20 @@ class Dispatcher:
         excluded: frozenset[str] = frozenset(),
         *,
         computed_by: Peer | None = None,
+        alike: ServedModel | None = None,
         abandon: Callable[[], object] = _nothing,
     ) -> Assignment:
         """Picks a worker, opens its books and predicts its new blocks. No I/O.
 
-        `computed_by` has just computed the prompt for whoever will generate. `abandon` is called when the worker is
-        found to hang before the first token.
+        `computed_by` has just computed the prompt for whoever will generate. `alike`: only for workers that give the
+        same answer as that one, and that are well. `abandon` is called when the worker is found to hang.
 
         Raises:
             UnavailableError: there is no worker (besides `excluded` ones).
 
         """
         state, time = job.deployment, self._clock()
-        workers = roles.for_answers(state.candidates(time, excluded, wanted=job.longest))
+        workers = roles.for_answers(state.candidates(time, excluded, wanted=job.longest, alike=alike))
         if not workers:
             raise UnavailableError(no_worker(state, tried=len(excluded)))
         if state.spec.canary is not None:
@@ -198,6 +219,8 @@ class Dispatcher:
             source="" if fetch is None else fetch.source,
         )
         worker = next(w for w in workers if w.worker_id == choice.worker)
+        if not len(worker.books):
+            worker.heard_at = time
         known = choice.cached // state.card.facts.block_size if state.card is not None else 0
         promise = state.predictions.add(state.index.bit(choice.worker), job.block_ids[known:])
         prompt = len(job.tokens)
@@ -218,10 +241,11 @@ class Dispatcher:
             clocked=Clocked.of(state.trial, worker.revision, self._clock) if state.trial is not None else None,
         )
 
-    def others(self, job: Job, excluded: frozenset[str]) -> bool:
-        """Whether a healthy worker besides `excluded` could take the job."""
+    def others(self, job: Job, excluded: frozenset[str], alike: ServedModel | None = None) -> bool:
+        """Whether a healthy worker besides `excluded` could take the job, or go on with the answer of `alike`."""
         time = self._clock()
-        return any(w.healthy(time) for w in job.deployment.candidates(time, excluded, wanted=job.longest))
+        found = job.deployment.candidates(time, excluded, wanted=job.longest, alike=alike)
+        return any(w.healthy(time) for w in found)
 
     def _choose(self, job: Job, candidates: list[policy.Candidate], *, indexed: bool) -> tuple[policy.Choice, str]:
         state, prompt = job.deployment, len(job.tokens)

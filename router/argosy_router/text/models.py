@@ -58,6 +58,18 @@ class ServedModel:
     tokenizer_key: str
     """Equal where equal text gives equal token ids and the template is the same."""
 
+    def answers_as(self, other: "ServedModel | None", *, wanted: int | None = None) -> bool:
+        """Whether it computes the same bits as `other`, and so gives the same answer.
+
+        `wanted`: of a request of so many tokens, prompt and answer, which a shorter context would cut.
+        """
+        if other is None:
+            return True
+        mine, its = self.max_model_len, other.max_model_len
+        if wanted is not None:
+            mine, its = min(mine, wanted), min(its, wanted)
+        return self.fingerprint == other.fingerprint and (wanted is None or mine == its)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:

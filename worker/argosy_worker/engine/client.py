@@ -244,6 +244,7 @@ class Engine:
             draining=self.draining,
             transfer_rate=self.blocks.rate.measured,
             inter_token_s=self._metrics.latest_gap(),
+            slow_step_s=self._metrics.slow_step(),
         )
 
     # --- inside

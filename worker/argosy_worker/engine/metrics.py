@@ -17,6 +17,7 @@ from argosy_worker.speculation.speculator import Counts
 _LATENCY = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 _GAPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _KEPT_GAPS = 512
+_KEPT_STEPS = 512
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 _M = TypeVar("_M", Counter, Gauge)
@@ -67,6 +68,7 @@ class WorkerMetrics:
         self._ttft = self._histogram(names.WORKER_TTFT_SECONDS, "From arrival to the first token", _LATENCY)
         self._itl = self._histogram(names.WORKER_ITL_SECONDS, "Between two tokens of a request", _GAPS)
         self._gaps: deque[float] = deque(maxlen=_KEPT_GAPS)
+        self._steps: deque[float] = deque(maxlen=_KEPT_STEPS)
         self._queue = self._histogram(names.WORKER_QUEUE_SECONDS, "From arrival to admission", _LATENCY)
         self._drafts = self._counter(names.WORKER_DRAFTS, "Guesses ahead, one for each request and step that had one")
         self._drafted = self._counter(names.WORKER_DRAFTED_TOKENS, "Tokens guessed ahead")
@@ -89,6 +91,7 @@ class WorkerMetrics:
     def step(self, seconds: float, tokens: int, preempted: int) -> None:
         """A step was computed."""
         self._step_seconds.observe(seconds)
+        self._steps.append(seconds)
         self._step_tokens.observe(tokens)
         if preempted:
             self._preemptions.inc(preempted)
@@ -125,6 +128,11 @@ class WorkerMetrics:
         """The 90th percentile of the latest gaps between tokens, in seconds; 0 before there is one. Any thread."""
         gaps = sorted(self._gaps.copy())
         return gaps[9 * len(gaps) // 10] if gaps else 0.0
+
+    def slow_step(self) -> float:
+        """The 99th percentile of the latest steps, in seconds; 0 before there is one. Any thread."""
+        steps = sorted(self._steps.copy())
+        return steps[99 * len(steps) // 100] if steps else 0.0
 
     def finished(self, reason: Finish) -> None:
         """A request ended."""

@@ -56,6 +56,7 @@ class LoadView:
         draining: bool,
         transfer_rate: float = 0.0,
         inter_token_s: float = 0.0,
+        slow_step_s: float = 0.0,
     ) -> pb.Load:
         """The report, number `sequence` of its epoch.
 
@@ -89,6 +90,7 @@ class LoadView:
             accepted=accepted,
             transfer_bytes_per_second=transfer_rate,
             inter_token_seconds=inter_token_s if self.decode_tokens else 0.0,
+            slow_step_seconds=slow_step_s,
         )
 
 

@@ -1,0 +1,127 @@
+"""One attempt at one worker: its call, its account there, and which of its chunks count."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeVar
+
+import grpc
+
+from argosy_api.convert import ACCEPTED_KEY
+from argosy_api.errors import InternalError
+from argosy_api.v1 import worker_pb2 as pb
+from argosy_router.clock import now
+from argosy_router.lost import DEATHS, NO_FAULT, Lost, meaning
+from argosy_router.routing.dispatch import Assignment, Decision
+
+T = TypeVar("T")
+
+
+class Attempt:
+    """A call of Generate that is under way. Close it, and nothing of it counts any more."""
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        request: pb.GenerateRequest,
+        *,
+        timeout: float | None,
+        taken: Callable[[Decision], object],
+    ) -> None:
+        self.assignment = assignment
+        self.accepted = False
+        """Whether the worker has taken the request."""
+        self.received = len(request.resumed_tokens)
+        """Tokens of the answer that are there: the next one has this index."""
+        self._number = request.attempt
+        self._request_id = request.request_id
+        self._hung = False
+        self._taken = taken
+        self._call = assignment.worker.stub.Generate(request, timeout=timeout)
+        self._listener = asyncio.ensure_future(self._note_acceptance())
+
+    async def read(self) -> pb.GenerateChunk:
+        """The next valid chunk; checks what promise 2 wants and keeps the books.
+
+        Raises:
+            Lost: the attempt is over.
+            ArgosyError: what the worker refused, or failed at.
+
+        """
+        while True:
+            chunk = await self._awaited(self._call.read())
+            if not isinstance(chunk, pb.GenerateChunk):  # grpc.aio.EOF
+                raise Lost("closed", "the stream ended before it was finished")
+            if chunk.attempt != self._number:
+                continue  # of an attempt that is over
+            self.assignment.worker.heard_at = now()
+            count = len(chunk.token_ids)
+            if count:
+                if chunk.index != self.received:
+                    raise Lost("sequence", f"sent token {chunk.index} instead of {self.received}")
+                self.accepted = True
+                self.received += count
+                self.assignment.tokens(count)
+            if chunk.finish_reason == pb.FINISH_REASON_ABORT:
+                raise Lost("aborted", "aborted the request (it is draining)")
+            return chunk
+
+    def abandon(self) -> None:
+        """The worker hangs: whoever reads gets `Lost`."""
+        self._hung = True
+        self._call.cancel()
+
+    def died(self, lost: Lost) -> bool:
+        """Whether the worker died while it had the request, as far as can be told."""
+        return self.accepted and lost.why in DEATHS
+
+    def give_up(self, lost: Lost) -> None:
+        """The worker is lost for this request."""
+        if lost.eject:
+            self.assignment.worker.eject(now())
+        if lost.why not in NO_FAULT:
+            self.assignment.failed()
+        self.close()
+
+    def close(self) -> None:
+        """Cancel what still runs, and close the books. May be called twice."""
+        self._listener.cancel()
+        self._call.cancel()
+        self.assignment.close()
+
+    async def _awaited(self, answer: Awaitable[T]) -> T:
+        """What the call answers; its end becomes `Lost`, or the error that the worker meant."""
+        try:
+            return await answer
+        except grpc.aio.AioRpcError as error:
+            found = meaning(error, self._request_id)
+            if isinstance(found, InternalError):
+                self.assignment.failed()
+            raise found from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            if self._hung:
+                raise Lost("hung", "gives no sign, or its engine does not come around") from None
+            # grpc.aio raises this for a CANCELLED status of the peer, too: a server that is shut down
+            raise Lost("unavailable", "CANCELLED by the worker") from None
+
+    async def _note_acceptance(self) -> None:
+        """Learns the submission's number, which the worker tells as soon as it has taken the request.
+
+        Beside the wait for the first token, which often comes at once and must not wait for this.
+        """
+        # what is wrong with the call, its reader says; grpc.aio raises CancelledError for the end of a call, too
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            number = _number(await self._call.initial_metadata(), ACCEPTED_KEY)
+            if number is not None:
+                self.accepted = True
+                self.assignment.accepted(number)
+                self._taken(self.assignment.decision)
+
+
+def _number(metadata: Iterable[Any] | None, key: str) -> int | None:
+    """A whole number from metadata; None for anything else."""
+    text = next((value for name, value in metadata or () if name == key), None)
+    return int(text) if isinstance(text, str) and len(text) < 20 and text.isascii() and text.isdigit() else None

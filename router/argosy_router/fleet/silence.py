@@ -1,0 +1,65 @@
+"""Notices a worker that hangs while requests are there, and sends them elsewhere.
+
+A process that was stopped, or a cut that no packet tells of, leaves connections as they are: gRPC notices after seconds
+to a minute. Here a worker is asked as soon as none of its streams has had a token for longer than its own steps take
+(`routing/hangs.py`); one task for each worker, and nothing to do for each token.
+"""
+
+import asyncio
+import contextlib
+import logging
+
+import grpc
+
+from argosy_api.v1 import worker_pb2 as pb
+from argosy_router.clock import now
+from argosy_router.fleet.peer import Peer
+from argosy_router.metrics import Metrics
+from argosy_router.routing.hangs import ANSWER_S, FLOOR_S, Pace, hangs, patience
+
+log = logging.getLogger(__name__)
+
+
+async def watch(model: str, worker: Peer, metrics: Metrics) -> None:
+    """Runs until it is cancelled."""
+    while True:
+        left = worker.heard_at + patience(_pace(worker)) - now()
+        if not len(worker.books):
+            await asyncio.sleep(FLOOR_S)
+        elif left > 0:
+            await asyncio.sleep(left)
+        elif await _hangs(worker):
+            worker.eject(now())
+            count = worker.abandon()
+            log.warning("%s: worker %s hangs with %d requests", model, worker.worker_id, count)
+            metrics.hung.labels(model).inc(count)
+            await asyncio.sleep(FLOOR_S)  # those that nobody else can take are still there: ask again
+        else:
+            worker.heard_at = now()
+
+
+async def watch_to_the_end(model: str, worker: Peer, metrics: Metrics) -> None:
+    """Of a worker that has left: until its last request has ended."""
+    watching = asyncio.ensure_future(watch(model, worker, metrics))
+    try:
+        while len(worker.books):  # noqa: ASYNC110 - of few workers, and free of cost for requests
+            await asyncio.sleep(FLOOR_S)
+    finally:
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching
+
+
+def _pace(worker: Peer) -> Pace:
+    load = worker.load
+    return Pace() if load is None else Pace(load.slow_step_seconds, load.inter_token_seconds)
+
+
+async def _hangs(worker: Peer) -> bool:
+    try:
+        load = await worker.stub.GetLoad(pb.GetLoadRequest(), timeout=ANSWER_S)
+    except grpc.aio.AioRpcError as error:
+        # whoever refuses answers; a connection that breaks ends the calls on it by itself
+        return error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    worker.take_load(load, now())
+    return hangs(_pace(worker), answered=True, step_age_s=load.last_step_age_seconds)

@@ -1,0 +1,90 @@
+"""When a worker is suspected and taken for hung, and how often requests may be sent once more: pure functions."""
+
+import pytest
+
+from argosy_api import limits
+from argosy_router.kept import STEP, TOKEN_BYTES, Kept
+from argosy_router.routing.hangs import CEILING_S, FLOOR_S, UNKNOWN_S, Pace, hangs, patience
+from argosy_router.routing.retries import FLOOR, QUARANTINE_S, WINDOW_S, Quarantine, RetryBudget, same_place
+
+
+@pytest.mark.parametrize(
+    ("pace", "seconds"),
+    [
+        (Pace(), UNKNOWN_S),
+        (Pace(0.01, 0.01), FLOOR_S),
+        (Pace(0.5, 0.1), 2.0),
+        (Pace(0.1, 0.5), 2.0),
+        (Pace(60.0, 1.0), CEILING_S),
+    ],
+)
+def test_patience_follows_the_workers_own_steps(pace, seconds):
+    assert patience(pace) == seconds
+
+
+def test_whoever_does_not_answer_hangs_and_a_long_step_does_not():
+    quick, slow = Pace(0.02, 0.02), Pace(2.0, 0.5)
+    assert hangs(quick, answered=False)
+    assert not hangs(quick, answered=True, step_age_s=0.5)
+    assert not hangs(quick, answered=True, step_age_s=4.9)  # a prompt's chunk may be longer than all before
+    assert hangs(quick, answered=True, step_age_s=5.1)
+    assert not hangs(slow, answered=True, step_age_s=20.0)
+    assert hangs(slow, answered=True, step_age_s=33.0)
+
+
+def test_no_more_retries_than_requests():
+    budget = RetryBudget()
+    for i in range(20):
+        budget.came(100.0 + i / 10)
+    took = sum(budget.take(101.0 + i / 1000, in_flight=5) for i in range(1000))
+    assert took == FLOOR + 20 + 5
+    assert not budget.take(101.9, in_flight=5)
+    assert budget.take(101.9, in_flight=6)
+    assert sum(budget.take(101.0 + WINDOW_S + 2, in_flight=0) for _ in range(100)) == FLOOR
+
+
+def test_a_death_near_another_one_is_at_the_same_place():
+    assert not same_place([], 0)
+    assert same_place([0], 0)
+    assert same_place([100], 131)
+    assert not same_place([100], 132)
+    assert same_place([10, 100], 110)
+
+
+def test_the_quarantine_forgets_and_is_bounded():
+    quarantine = Quarantine()
+    quarantine.add(b"a", 0.0)
+    assert quarantine.holds(b"a", QUARANTINE_S - 1)
+    assert not quarantine.holds(b"a", QUARANTINE_S + 1)
+    assert not quarantine.holds(b"b", 1.0)
+    for i in range(limits.MAX_QUARANTINED):
+        quarantine.add(str(i).encode(), 1.0)
+    assert len(quarantine) == limits.MAX_QUARANTINED
+    assert not quarantine.holds(b"a", 2.0)
+
+
+def test_kept_tokens_and_their_room():
+    taken = []
+    kept = Kept(lambda count: taken.append(count) or True)
+    kept.add([1, 2], "é")
+    kept.add(range(STEP), "ab")
+    assert (list(kept.tokens[:3]), kept.count, kept.text_bytes, kept.whole) == ([1, 2, 0], STEP + 2, 4, True)
+    assert taken == [STEP * TOKEN_BYTES] * 2
+    kept.forget()
+    kept.forget()
+    assert sum(taken) == 0
+
+
+def test_without_room_nothing_is_kept_and_all_is_given_back():
+    left = [2]
+
+    def hold(count):
+        if count > 0 and not left[0]:
+            return False
+        left[0] -= count // (STEP * TOKEN_BYTES)
+        return True
+
+    kept = Kept(hold)
+    for _ in range(3 * STEP):
+        kept.add([7], "x")
+    assert (kept.whole, kept.count, list(kept.tokens), left) == (False, 3 * STEP, [], [2])
