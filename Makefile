@@ -7,7 +7,7 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check generate format smoke bench-operator bench-autoscaling bench-routing bench-storm test-rollouts test-hostile test-kernels tradeoffs images test-cluster test-peers clean
+.PHONY: help setup demo test check generate format smoke bench-operator bench-autoscaling bench-routing bench-storm test-rollouts test-hostile test-kernels arm-tools tradeoffs images test-cluster test-peers clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -60,6 +60,10 @@ test-rollouts: setup  ## twenty updates in a row under load, three of them bad, 
 
 test-hostile: setup  ## 5,000 requests with hostile fields, through all ways in (the suite sends 400)
 	ARGOSY_HOSTILE=5000 $(BIN)/pytest -q tests/integration/test_hostile.py
+
+arm-tools:  ## what compiles the kernels for Arm and runs them here (Debian, as root): the tests of it are skipped without
+	command -v aarch64-linux-gnu-g++ > /dev/null && command -v qemu-aarch64 > /dev/null || \
+	  { apt-get update -q && apt-get install -yq --no-install-recommends g++-aarch64-linux-gnu qemu-user; } > /dev/null
 
 test-kernels: setup  ## the native kernels under sanitizers, in all shapes (minutes; the suite runs some)
 	ARGOSY_KERNEL_TESTS=full $(BIN)/pytest -q tests/kernels

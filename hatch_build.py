@@ -5,7 +5,6 @@ Without a C++ compiler the package is built all the same: torch computes then, s
 
 import hashlib
 import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -21,10 +20,15 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 SOURCES, TARGET = "worker/kernels", "worker/argosy_worker/compute/native/libargosy_cpu.so"
 # A product and a sum are fused where the code says so, and nowhere else: bits must not depend on the compiler.
 FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fno-math-errno", "-ffp-contract=off", "-fvisibility=hidden"]
-EXTRA = {
-    "kernels_avx512_vnni": [f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vnni")] + ["-mfma", "-mf16c"],
-    "kernels_avx2": ["-mavx2", "-mfma", "-mf16c"],
+INSTRUCTION_SETS = {
+    "x86_64": {
+        "kernels_avx512_vnni": [f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vnni")] + ["-mfma", "-mf16c"],
+        "kernels_avx2": ["-mavx2", "-mfma", "-mf16c"],
+    },
+    "aarch64": {"kernels_neon_dotprod": ["-march=armv8.2-a+dotprod"]},
 }
+"""Files for one architecture only, and the flags that they want; all other files are compiled everywhere."""
+ALIASES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
 class NativeKernels(BuildHookInterface[Any]):
@@ -61,16 +65,28 @@ def digest_of(sources: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def architecture(compiler: list[str]) -> str:
+    """What it compiles for, which is not this machine where it is a cross-compiler. Raises CalledProcessError."""
+    told = subprocess.run([*compiler, "-dumpmachine"], check=True, capture_output=True, text=True)  # noqa: S603 - the compiler
+    name = told.stdout.partition("-")[0].strip().lower()
+    return ALIASES.get(name, name)
+
+
 def compile_kernels(compiler: list[str], sources: Path, target: Path, more: tuple[str, ...] = ()) -> None:
-    """All files of `sources` into one library. Raises CalledProcessError with the compiler's words on its output."""
-    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    """The files of `sources` for the compiler's target into one library.
+
+    Raises CalledProcessError, with the compiler's words on its output.
+    """
+    extra = INSTRUCTION_SETS.get(architecture(compiler), {})
+    others = {stem for files in INSTRUCTION_SETS.values() for stem in files} - extra.keys()
+    named = f'-DARGOSY_SOURCES="{digest_of(sources)}"'
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
-        units = {Path(folder) / f"{file.stem}.o": file for file in sorted(sources.glob("*.cpp"))}
+        files = [file for file in sorted(sources.glob("*.cpp")) if file.stem not in others]
+        units = {Path(folder) / f"{file.stem}.o": file for file in files}
 
         def unit(item: tuple[Path, Path]) -> None:
-            extra = EXTRA.get(item[1].stem, []) if x86 else []
-            named = f'-DARGOSY_SOURCES="{digest_of(sources)}"'
-            command = [*compiler, *FLAGS, *extra, *more, named, "-c", str(item[1]), "-o", str(item[0])]
+            flags = [*FLAGS, *extra.get(item[1].stem, []), *more, named]
+            command = [*compiler, *flags, "-c", str(item[1]), "-o", str(item[0])]
             subprocess.run(command, check=True)  # noqa: S603 - the compiler
 
         list(pool.map(unit, units.items()))

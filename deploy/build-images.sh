@@ -42,7 +42,7 @@ done
 # --- the tool ---------------------------------------------------------------------------------------------------------------
 
 apt_install() {
-  [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null || die "there is no docker daemon, and $* are not installed; install them, or start docker"
+  [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null || die "$* is not installed; install it (docker's daemon stands in for buildah and debootstrap)"
   say "installing $*"
   export DEBIAN_FRONTEND=noninteractive
   { apt-get update && apt-get install -y --no-install-recommends "$@"; } > build/apt.log 2>&1 || die "apt-get failed; see build/apt.log"
@@ -113,6 +113,9 @@ own_wheel() { # folder
   mkdir -p "build/wheels/$1/app"
   cmp -s build/wheels/argosy/*.whl "build/wheels/$1/app/"*.whl || { rm -f "build/wheels/$1/app/"*; cp build/wheels/argosy/*.whl "build/wheels/$1/app/"; }
 }
+
+# The worker's kernels are compiled into the wheel. Its image is not built without them: it would serve several times slower.
+if [[ " ${components[*]} " = *" worker "* ]] && [ -z "${CXX:-}" ] && ! command -v c++ g++ clang++ > /dev/null; then apt_install g++; fi
 
 rm -rf build/wheels/argosy
 "$PYTHON" -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheels/argosy . > build/pip.log 2>&1 ||

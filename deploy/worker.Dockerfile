@@ -33,6 +33,7 @@ COPY --from=app /opt/app /opt/app
 ENV PATH=/opt/argosy/bin:/usr/local/bin:/usr/bin:/bin PYTHONPATH=/opt/app PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
     USER=argosy NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 65532:65532
-RUN python -c 'import argosy_worker.serve.app, argosy_worker.models.build'
+RUN python -c 'import argosy_worker.serve.app, argosy_worker.models.build' \
+ && python -c 'from argosy_worker.compute.native import library as native; raise SystemExit(native.load() is None and "the wheel has no native CPU kernels that run here: was there no C++ compiler?")'
 ENTRYPOINT []
 CMD ["python", "-m", "argosy_worker"]

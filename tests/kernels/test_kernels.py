@@ -1,6 +1,7 @@
-"""The native kernels through their C interface (main.cpp), compiled with sanitizers.
+"""The native kernels through their C interface (main.cpp), compiled with sanitizers, and for Arm under an emulator.
 
-A few cases of each kind; with ARGOSY_KERNEL_TESTS=full the whole grid (`make test-kernels`, minutes).
+A few cases of each kind; with ARGOSY_KERNEL_TESTS=full the whole grid (`make test-kernels`, minutes). With
+ARGOSY_REQUIRE_ARM=1 a missing cross-compiler or emulator is a failure (`make arm-tools` installs them on Debian).
 """
 
 import importlib.util
@@ -48,11 +49,15 @@ def run(*words):
     return done
 
 
-def test_no_fault_and_right_and_the_same_on_every_instruction_set(tmp_path):
-    """Under AddressSanitizer and UndefinedBehaviorSanitizer."""
-    done = run(*build(tmp_path, "c++", *FAULTS, PLAIN))
-    assert "portable on 1 threads" in done.stderr
-    assert len(done.stdout.splitlines()) > 50
+@pytest.fixture(scope="module")
+def sanitized(tmp_path_factory):
+    """What the program prints under AddressSanitizer and UndefinedBehaviorSanitizer."""
+    return run(*build(tmp_path_factory.mktemp("faults"), "c++", *FAULTS, PLAIN))
+
+
+def test_no_fault_and_right_and_the_same_on_every_instruction_set(sanitized):
+    assert "portable on 1 threads" in sanitized.stderr
+    assert len(sanitized.stdout.splitlines()) > 50
 
 
 def test_no_races(tmp_path):
@@ -60,3 +65,19 @@ def test_no_races(tmp_path):
     program = build(tmp_path, "c++", "-fsanitize=thread", PLAIN)
     for only in ("pool", "layers 4/2"):
         assert only in run(*program, only).stdout
+
+
+def test_the_same_bits_on_arm(sanitized, tmp_path):
+    """Compiled as on Arm and run by an emulator: NEON has the bits of portable code there and of this processor's code here."""
+    lacking = [name for name in ("aarch64-linux-gnu-g++", "qemu-aarch64") if shutil.which(name) is None]
+    if lacking:
+        assert os.environ.get("ARGOSY_REQUIRE_ARM") != "1", lacking
+        pytest.skip(f"there is no {' and no '.join(lacking)}")
+    program = build(tmp_path, "aarch64-linux-gnu-g++")
+    emulator = ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", "-cpu")
+    found = run(*emulator, "max", *program)
+    assert "neon-dotprod on 2 threads" in found.stderr
+    assert found.stdout == sanitized.stdout
+    without = run(*emulator, "cortex-a72", *program, "pool")  # a processor without dot products
+    assert "neon" not in without.stderr
+    assert without.stdout in sanitized.stdout

@@ -24,8 +24,18 @@ int tried(const Do& work) {
   }
 }
 
+// The better ones first. Built by hatch_build.py, which has a list of them too.
+const Kernels* (*const ALL[])() = {
+#if defined(__x86_64__)
+    avx512_vnni, avx2,
+#elif defined(__aarch64__)
+    neon_dotprod,
+#endif
+    portable,
+};
+
 const Kernels* named(const char* name) {
-  for (auto of : {avx512_vnni, avx2, portable}) {
+  for (auto of : ALL) {
     const Kernels* found = of();
     if (found && (!*name || !__builtin_strcmp(name, found->name))) return found;
   }

@@ -86,8 +86,12 @@ struct Kernels {
                  size_t q_stride, float* out, size_t out_stride, float* scratch);
 };
 
+#if defined(__x86_64__)
 const Kernels* avx512_vnni();  // null where the processor lacks it
 const Kernels* avx2();
+#elif defined(__aarch64__)
+const Kernels* neon_dotprod();
+#endif
 const Kernels* portable();
 
 }  // namespace argosy

@@ -1,4 +1,3 @@
-#if defined(__x86_64__)
 #include <cpuid.h>
 
 #include "argosy_cpu.h"
@@ -16,15 +15,3 @@ const Kernels* avx2() {
 }
 
 }  // namespace argosy
-
-#else
-
-#include "argosy_cpu.h"
-
-namespace argosy {
-
-const Kernels* avx2() { return nullptr; }
-
-}  // namespace argosy
-
-#endif

@@ -1,4 +1,3 @@
-#if defined(__x86_64__)
 #include "argosy_cpu.h"
 #include "vec_avx512.h"
 
@@ -10,15 +9,3 @@ namespace argosy {
 const Kernels* avx512_vnni() { return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") ? &TABLE : nullptr; }
 
 }  // namespace argosy
-
-#else
-
-#include "argosy_cpu.h"
-
-namespace argosy {
-
-const Kernels* avx512_vnni() { return nullptr; }
-
-}  // namespace argosy
-
-#endif

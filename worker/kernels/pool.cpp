@@ -22,6 +22,16 @@ class Rounding {
 
  private:
   unsigned before_;
+#elif defined(__aarch64__)
+  Rounding() {
+    asm volatile("mrs %0, fpcr" : "=r"(before_));
+    set(0);
+  }
+  ~Rounding() { set(before_); }
+
+ private:
+  static void set(uint64_t mode) { asm volatile("msr fpcr, %0" : : "r"(mode)); }
+  uint64_t before_;
 #endif
 };
 

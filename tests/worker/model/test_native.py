@@ -39,7 +39,7 @@ SPEC = LayerSpec(
 
 def instruction_sets():
     loaded = library.load()
-    return [n for n in ("avx512-vnni", "avx2", "portable") if loaded and loaded.argosy_kernels(n.encode())]
+    return [n for n in library.NAMES if loaded and loaded.argosy_kernels(n.encode())]
 
 
 def matrix(kind, rows, cols, seed=0):
@@ -77,7 +77,7 @@ def test_they_were_built():
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0", "F32"])
-@pytest.mark.parametrize("name", ["avx512-vnni", "avx2", "portable"])
+@pytest.mark.parametrize("name", library.NAMES)
 def test_products_are_right_and_the_same_everywhere(kind, name):
     """Against fp64, with bias, for rows alone and in company, on one thread and on two."""
     if name not in instruction_sets():

@@ -21,7 +21,8 @@ SOURCES = Path(__file__).parents[3] / "kernels"
 VERSION = 3
 """Of the interface; that of a library from another build is refused."""
 ISA = "ARGOSY_CPU_KERNELS"
-"""Environment: the kernels to use (`avx512-vnni`, `avx2`, `portable`), or `none`. Unset: the best of the processor."""
+"""Environment: the kernels to use, or `none`. Unset: the best of the processor."""
+NAMES = ("avx512-vnni", "avx2", "neon-dotprod", "portable")
 
 
 class Linear(ctypes.Structure):
@@ -119,7 +120,7 @@ def _digest(folder: Path) -> str:
 def kernels() -> str:
     """Name of the kernels that this process uses; empty where there are none, or none are wanted.
 
-    Portable ones are used only where they are asked for: without fused products and sums in hardware torch is faster.
+    Portable ones are used only where they are asked for: torch is faster than plain loops.
 
     Raises:
         ModelUnsupportedError: what is asked for is not there.
@@ -138,4 +139,4 @@ def kernels() -> str:
 
 
 def _able(library: ctypes.CDLL) -> str:
-    return ", ".join([n for n in ("avx512-vnni", "avx2", "portable") if library.argosy_kernels(n.encode())] + ["none"])
+    return ", ".join([name for name in NAMES if library.argosy_kernels(name.encode())] + ["none"])
