@@ -23,6 +23,7 @@ FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fno-math-errno", "-ffp-contract=off", "
 INSTRUCTION_SETS = {
     "x86_64": {
         "kernels_avx512_vnni": [f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vnni")] + ["-mfma", "-mf16c"],
+        "kernels_avx_vnni": ["-mavx2", "-mfma", "-mf16c", "-mavxvnni"],
         "kernels_avx2": ["-mavx2", "-mfma", "-mf16c"],
     },
     "aarch64": {"kernels_neon_dotprod": ["-march=armv8.2-a+dotprod"]},

@@ -88,6 +88,7 @@ struct Kernels {
 
 #if defined(__x86_64__)
 const Kernels* avx512_vnni();  // null where the processor lacks it
+const Kernels* avx_vnni();
 const Kernels* avx2();
 #elif defined(__aarch64__)
 const Kernels* neon_dotprod();

@@ -1,4 +1,5 @@
-// 16 floats or integers in two registers of AVX2; sums of products of bytes by way of 16 bits, where they fit.
+// 16 floats or integers in two registers of AVX2; sums of products of bytes by VNNI where this is compiled for it, else by
+// way of 16 bits, where they fit.
 #pragma once
 #include <immintrin.h>
 
@@ -75,12 +76,39 @@ inline F within(F x, int from, int to) {
   return {within8(x.a, places, from, to), within8(x.b, _mm256_add_epi32(places, _mm256_set1_epi32(8)), from, to)};
 }
 
-constexpr int ROWS_AT_ONCE = 2, QUERIES_AT_ONCE = 1;
+constexpr int QUERIES_AT_ONCE = 1;
 inline __m256i four(const int8_t* p) {
   int32_t x;
   __builtin_memcpy(&x, p, 4);
   return _mm256_set1_epi32(x);
 }
+
+#if defined(__AVXVNNI__) || defined(__AVX512VNNI__)
+
+constexpr int ROWS_AT_ONCE = 4;
+struct Pair { I one, two; };
+template <int BITS> using Sum = I;
+template <int BITS> inline I start(int32_t raw) { return all(BITS == 4 ? 0 : raw); }
+template <int BITS> inline Pair weights(const uint8_t* w, int j) {
+  auto load = [](const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); };
+  if constexpr (BITS == 4) {
+    __m256i a = load(w + 64 * j), b = load(w + 64 * j + 32), mask = _mm256_set1_epi8(15);
+    auto high = [&](__m256i x) { return _mm256_and_si256(_mm256_srli_epi16(x, 4), mask); };
+    return {{_mm256_and_si256(a, mask), _mm256_and_si256(b, mask)}, {high(a), high(b)}};
+  } else {
+    w += 128 * j;
+    return {{load(w), load(w + 32)}, {load(w + 64), load(w + 96)}};
+  }
+}
+inline I dot(I sum, I w, const int8_t* p) {
+  __m256i x = four(p);
+  return {_mm256_dpbusd_epi32(sum.a, w.a, x), _mm256_dpbusd_epi32(sum.b, w.b, x)};
+}
+inline I whole(I sum) { return sum; }
+
+#else
+
+constexpr int ROWS_AT_ONCE = 2;
 inline __m256i from16(__m256i x) { return _mm256_madd_epi16(x, _mm256_set1_epi16(1)); }
 
 // 4 bits: a block's 16 products for each place of 16 bits are 16 * 15 * 127 at most, which fits.
@@ -120,6 +148,7 @@ template <int BITS> inline typename Types<BITS>::Pair weights(const uint8_t* w, 
     return {signs(w + 128 * j), signs(w + 128 * j + 64)};
   }
 }
+#endif
 
 }  // namespace vec
 }  // namespace

@@ -22,7 +22,7 @@ VERSION = 3
 """Of the interface; that of a library from another build is refused."""
 ISA = "ARGOSY_CPU_KERNELS"
 """Environment: the kernels to use, or `none`. Unset: the best of the processor."""
-NAMES = ("avx512-vnni", "avx2", "neon-dotprod", "portable")
+NAMES = ("avx512-vnni", "avx-vnni", "avx2", "neon-dotprod", "portable")
 
 
 class Linear(ctypes.Structure):
