@@ -7,7 +7,7 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check generate format smoke bench-operator bench-autoscaling bench-routing bench-storm test-rollouts test-hostile test-kernels arm-tools tradeoffs images test-cluster test-peers clean
+.PHONY: help setup demo test check generate format smoke bench-operator bench-autoscaling bench-routing bench-storm bench-chaos test-rollouts test-hostile test-kernels arm-tools tradeoffs images test-cluster test-peers clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -83,6 +83,9 @@ bench-operator: setup  ## the operator's figures on the cluster that KUBECONFIG 
 bench-autoscaling: setup  ## replica-seconds beside HPA and KPA over traces: make bench-autoscaling TRACES=folder
 	@test -n "$(TRACES)" || { echo "Which folder of traces? See the head of benchmarks/autoscaling.py"; exit 2; }
 	$(BIN)/python benchmarks/autoscaling.py $(TRACES)
+
+bench-chaos: setup  ## workers are killed, stopped and drained under load; every stream against the oracle
+	$(BIN)/python benchmarks/chaos.py --faults all
 
 bench-storm: setup  ## the worst allowed requests beside normal streams, through one router
 	$(BIN)/python benchmarks/storm.py

@@ -29,7 +29,8 @@ from argosy_router.fleet.fleet import DeploymentState
 from argosy_router.fleet.peer import Peer
 from argosy_router.metrics import Metrics
 from argosy_router.routing import policy
-from argosy_router.routing.dispatch import Assignment, Dispatcher, Job
+from argosy_router.routing.dispatch import Assignment, Dispatcher
+from argosy_router.routing.job import Job
 from argosy_router.routing.line import Line, Waiting
 from argosy_router.text.model_text import ModelText
 from argosy_router.text.models import ModelCard, ServedModel

@@ -14,7 +14,8 @@ from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.clock import now
 from argosy_router.fleet.peer import Peer
 from argosy_router.metrics import Metrics
-from argosy_router.routing.dispatch import Dispatcher, Job
+from argosy_router.routing.dispatch import Dispatcher
+from argosy_router.routing.job import Job
 
 log = logging.getLogger(__name__)
 

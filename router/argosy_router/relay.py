@@ -24,7 +24,8 @@ from argosy_router.kept import Kept
 from argosy_router.lost import Lost
 from argosy_router.metrics import Metrics
 from argosy_router.prefill import prefill
-from argosy_router.routing.dispatch import Decision, Dispatcher, Job, continued, no_worker
+from argosy_router.routing.dispatch import Decision, Dispatcher, no_worker
+from argosy_router.routing.job import Job, continued
 from argosy_router.routing.retries import same_place
 from argosy_router.text.models import ServedModel
 

@@ -9,7 +9,7 @@ from typing import Self, TypeVar
 from argosy_api import limits
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.relay import Flight
-from argosy_router.routing.dispatch import Job
+from argosy_router.routing.job import Job
 from argosy_router.service import Request, Service
 
 T = TypeVar("T")

@@ -128,7 +128,7 @@ async def test_a_dead_thread_is_noticed_by_everybody(make_rig, monkeypatch):
             raise RuntimeError("a bug")
 
         monkeypatch.setattr(rig.engine._thread.scheduler, "schedule", broken)
-        with pytest.raises(InternalError):
+        with pytest.raises(UnavailableError):
             await collect(rig.engine.submit("a", 1, PROMPT, GREEDY))
         assert not rig.engine.alive
         with pytest.raises(UnavailableError):
@@ -147,7 +147,7 @@ async def test_a_panic_of_the_thread_itself_is_noticed_by_everybody(make_rig, mo
             raise Panic("a bug")
 
         monkeypatch.setattr(rig.engine._thread.scheduler, "schedule", broken)
-        with pytest.raises(InternalError):
+        with pytest.raises(UnavailableError):
             await collect(rig.engine.submit("a", 1, PROMPT, GREEDY))
         assert not rig.engine.alive
         assert rig.engine.failure == "Panic"
@@ -172,7 +172,7 @@ async def test_a_panic_among_the_commands_of_a_dead_thread_leaves_no_stream_open
         stream = rig.engine.submit("a", 1, PROMPT, SamplingParams(temperature=0, max_tokens=900))
         await anext(stream)
         thread.ask(dies)
-        with pytest.raises(InternalError):
+        with pytest.raises(UnavailableError):
             await asyncio.wait_for(collect(stream), 30)
         assert told.is_set()
 
@@ -187,7 +187,7 @@ async def test_a_request_that_comes_as_the_thread_dies_ends_too(make_rig, monkey
 
         monkeypatch.setattr(thread, "ask", dies_before)
         stream = rig.engine.submit("a", 1, PROMPT, GREEDY)
-        with pytest.raises(InternalError):
+        with pytest.raises(UnavailableError):
             await asyncio.wait_for(collect(stream), 10)
         assert not rig.engine.busy
         thread._dead = False

@@ -288,8 +288,11 @@ sys.exit(__main__.main())
 """
 
 
-@pytest.mark.parametrize(("program", "failure"), [(DIES, "Panic"), (BREAKS, "RunnerBrokenError")])
-async def test_a_dead_engine_ends_the_process_with_its_reason(start, eventually, program, failure):
+@pytest.mark.parametrize(
+    ("program", "failure", "status"),
+    [(DIES, "Panic", grpc.StatusCode.UNAVAILABLE), (BREAKS, "RunnerBrokenError", grpc.StatusCode.INTERNAL)],
+)
+async def test_a_dead_engine_ends_the_process_with_its_reason(start, eventually, program, failure, status):
     worker = start("sim://m?decode_ms=1", program=program)
     await eventually(lambda: worker.state()["phase"] == "Ready", "ready")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{worker.grpc_port}") as channel:
@@ -298,7 +301,7 @@ async def test_a_dead_engine_ends_the_process_with_its_reason(start, eventually,
         )
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call.read()
-    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert caught.value.code() is status
     code, _ = await asyncio.to_thread(worker.end)
     assert code == process.EXIT_FAULT
     assert json.loads(worker.termination_log.read_text()) == {

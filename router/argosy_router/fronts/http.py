@@ -19,7 +19,7 @@ from argosy_router.fronts.connections import Connections
 from argosy_router.fronts.http_body import SLOWEST, read_body
 from argosy_router.fronts.oai_answer import SSE_DONE, Answer, sse
 from argosy_router.fronts.request_ids import request_id
-from argosy_router.routing.dispatch import Job
+from argosy_router.routing.job import Job
 from argosy_router.service import Request, Service
 from argosy_router.volley import Volley
 

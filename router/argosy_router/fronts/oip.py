@@ -23,7 +23,7 @@ from argosy_router.fronts.fields import Fields, parse_json
 from argosy_router.fronts.grpc_common import Context, call_deadline, metadata_request_id
 from argosy_router.fronts.oip_tensors import Inputs
 from argosy_router.fronts.sampling import take_bad_words, take_sampling
-from argosy_router.routing.dispatch import Job
+from argosy_router.routing.job import Job
 from argosy_router.service import Request, Service
 
 log = logging.getLogger(__name__)

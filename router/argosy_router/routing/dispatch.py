@@ -1,16 +1,12 @@
 """From a request and what is known of the workers to a decision: candidates for the policy, and the books."""
 
 import random
-from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from hashlib import blake2b
+from dataclasses import dataclass
 
-from argosy_api.blocks import iter_block_ids, root_id
 from argosy_api.errors import UnavailableError
 from argosy_api.membership import RoutingPolicy
 from argosy_api.order import RESOURCE_DEFAULTS
-from argosy_api.params import SamplingParams
 from argosy_api.resource import PREFILL
 from argosy_router.clock import now
 from argosy_router.fleet.fleet import DeploymentState
@@ -18,49 +14,10 @@ from argosy_router.fleet.peer import Peer
 from argosy_router.metrics import Metrics
 from argosy_router.routing import policy, roles, sources, trial
 from argosy_router.routing.books import Entry
+from argosy_router.routing.job import Job
 from argosy_router.routing.predictions import Predictions, Promise
 from argosy_router.routing.trial import Clocked
 from argosy_router.text.models import ServedModel
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """One prompt to generate from, checked and tokenized."""
-
-    deployment: DeploymentState
-    request_id: str
-    """Chosen or accepted by the front; a worker sees it with a suffix, so that equal ones cannot meet there."""
-    tokens: list[int]
-    block_ids: list[bytes]
-    params: SamplingParams
-    cache_salt: str = ""
-    priority: int = 0
-    deadline: float | None = None
-    """Monotonic seconds."""
-    received_at: float = 0.0
-    key: str = ""
-    """Decides whether it is for a canary, where there is one."""
-
-    @property
-    def longest(self) -> int:
-        """Tokens of prompt and answer together, at most."""
-        return len(self.tokens) + self.params.max_tokens
-
-    @property
-    def digest(self) -> bytes:
-        """Equal for equal prompts of one tenant."""
-        return blake2b(array("I", self.tokens).tobytes(), key=self.cache_salt.encode()[:64], digest_size=16).digest()
-
-
-def continued(job: Job, answer: Sequence[int]) -> Job:
-    """The job of going on after so much of the answer: what is to be computed, and which blocks may be there."""
-    tokens, card, ids = [*job.tokens, *answer], job.deployment.card, list(job.block_ids)
-    if card is not None:
-        size = card.facts.block_size
-        parent = ids[-1] if ids else root_id(card.facts.fingerprint, salt=job.cache_salt)
-        ids += iter_block_ids(parent, tokens[len(ids) * size :], size)
-    left = replace(job.params, max_tokens=job.params.max_tokens - len(answer), prompt_logprobs=None)
-    return replace(job, tokens=tokens, block_ids=ids, params=left)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

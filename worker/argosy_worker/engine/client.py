@@ -19,7 +19,6 @@ from argosy_api.blocks import root_id
 from argosy_api.errors import (
     ArgosyError,
     CancelledError,
-    InternalError,
     InvalidArgumentError,
     OverloadedError,
     UnavailableError,
@@ -252,7 +251,7 @@ class Engine:
     def _begin(self, request: Request, stream: Stream) -> None:
         self._thread.ask(lambda: self._thread.begin(request, stream))
         if not self._thread.alive:  # it died at this moment, and may not have seen the command
-            self._deliver([(stream, InternalError(DEAD))], CacheChange((), ()))
+            self._deliver([(stream, UnavailableError(DEAD))], CacheChange((), ()))
 
     def _forget_seen(self) -> LoadView:
         """The engine thread's view, and only what it has not seen yet kept beside it, whether anybody asks or not."""

@@ -4,7 +4,8 @@
 
 A fault ends only what it must: a request with bad logits, with whom a step raises (`isolation.py`), or whose text
 cannot be made, ends alone; the thread goes on. Should the runner compute nothing any more, or the thread itself fail,
-every stream ends with INTERNAL, and `alive` and `failure` say so to health checks and to the process.
+every stream ends with UNAVAILABLE, since another worker can go on with it, and `alive` and `failure` say so to health
+checks and to the process.
 """
 
 import contextlib
@@ -183,7 +184,7 @@ class EngineThread:
                 self._turn()
         except BaseException as error:
             log.exception("the engine thread died")
-            last = InternalError(DEAD)
+            last = UnavailableError(DEAD)
             self.failure = type(error).__name__
             if not is_fault(error):
                 raise

@@ -1,0 +1,50 @@
+"""What a worker is asked for: a prompt to generate from, checked and tokenized, and what is left of it later."""
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+
+from argosy_api.blocks import iter_block_ids, root_id
+from argosy_api.params import SamplingParams
+from argosy_router.fleet.fleet import DeploymentState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One prompt to generate from, checked and tokenized."""
+
+    deployment: DeploymentState
+    request_id: str
+    """Chosen or accepted by the front; a worker sees it with a suffix, so that equal ones cannot meet there."""
+    tokens: list[int]
+    block_ids: list[bytes]
+    params: SamplingParams
+    cache_salt: str = ""
+    priority: int = 0
+    deadline: float | None = None
+    """Monotonic seconds."""
+    received_at: float = 0.0
+    key: str = ""
+    """Decides whether it is for a canary, where there is one."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of prompt and answer together, at most."""
+        return len(self.tokens) + self.params.max_tokens
+
+    @property
+    def digest(self) -> bytes:
+        """Equal for equal prompts of one tenant."""
+        return blake2b(array("I", self.tokens).tobytes(), key=self.cache_salt.encode()[:64], digest_size=16).digest()
+
+
+def continued(job: Job, answer: Sequence[int]) -> Job:
+    """The job of going on after so much of the answer: what is to be computed, and which blocks may be there."""
+    tokens, card, ids = [*job.tokens, *answer], job.deployment.card, list(job.block_ids)
+    if card is not None:
+        size = card.facts.block_size
+        parent = ids[-1] if ids else root_id(card.facts.fingerprint, salt=job.cache_salt)
+        ids += iter_block_ids(parent, tokens[len(ids) * size :], size)
+    left = replace(job.params, max_tokens=job.params.max_tokens - len(answer), prompt_logprobs=None)
+    return replace(job, tokens=tokens, block_ids=ids, params=left)
