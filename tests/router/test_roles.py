@@ -179,3 +179,19 @@ async def test_a_client_that_leaves_during_the_prompt_frees_all(make_rig, fake_w
     asking.cancel()
     await eventually(lambda: p.cancelled and rig.idle(), "nothing is left")
     assert d.requests == []
+
+
+async def test_who_answers_dies_and_another_one_fetches_from_the_prefill_worker(make_rig, fake_worker):
+    """The prompt is not computed anew: its blocks are still where they were computed."""
+    rig, (p, *decoders) = await start(make_rig, fake_worker, "pdd")
+    script = decoders[1].script = decoders[0].script
+    script.close_after, script.faults_left = 3, 1
+    text, _ = await ask(rig)
+    assert text == decode(answer_of(PROMPT, 6))
+    assert len(p.requests) == 1
+    first, second = sorted((r for d in decoders for r in d.requests), key=lambda r: r.attempt)
+    assert list(second.resumed_tokens) == answer_of(PROMPT, 3)
+    assert first.kv_source == f"127.0.0.1:{p.port}"
+    assert second.kv_source != ""
+    assert [len(d.requests) for d in decoders] == [1, 1]
+    assert rig.idle()

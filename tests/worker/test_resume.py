@@ -228,3 +228,11 @@ def test_whoever_is_in_mid_sentence_goes_before_new_prompts():
     assert first is not None
     assert first[0].request_id == "late"
     assert line.uncached_tokens == 20 + 410
+
+
+async def test_reports_tell_how_long_the_slow_steps_take(make_rig):
+    """By which a router tells a gap from a hang."""
+    async with make_rig("sim://test?decode_ms=0&prefill_tps=0&step_ms=20&check=1") as rig:
+        assert (await rig.load()).slow_step_seconds == 0
+        await rig.generate(PROMPT, max_tokens=3)
+        assert (await rig.load()).slow_step_seconds >= 0.02
