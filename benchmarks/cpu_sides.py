@@ -22,6 +22,9 @@ from argosy_api.resource import EngineSpec, SpeculativeSpec
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc as rpc
 
+CONTEXT = 2200
+"""Tokens that a request of llama.cpp's server may have."""
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -71,31 +74,57 @@ def argosy(uri: str, threads: int) -> Iterator[tuple[Side, processes.Running]]:
 
 
 @contextlib.contextmanager
-def llama_cpp(path: str, threads: int, streams: int) -> Iterator[tuple[Side, int]]:
-    """llama.cpp's server (from xllamacpp), asked over HTTP; and its process id."""
+def llama_cpp(path: str, threads: int, streams: int, server: str | None) -> Iterator[tuple[Side, int]]:
+    """llama.cpp's server, asked over HTTP; and its process id. `server`: its program; without, xllamacpp's."""
     port = processes.free_port()
-    with _peer("llama.cpp", path, str(threads), str(streams), str(port)) as process:
-        url = f"http://127.0.0.1:{port}/completion"
+    if server is None:
+        with _peer("llama.cpp", path, str(threads), str(streams), str(port)) as process:
+            yield _completion(f"http://127.0.0.1:{port}/completion"), process.pid
+        return
+    options = {"-m": path, "-t": threads, "-tb": threads, "-np": streams, "-c": streams * CONTEXT, "--port": port}
+    program = subprocess.Popen(
+        [server, *(str(word) for pair in options.items() for word in pair)],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        until = time.monotonic() + 120
+        while not _answers(f"http://127.0.0.1:{port}/health"):
+            if program.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"{server} does not serve")
+            time.sleep(0.2)
+        yield _completion(f"http://127.0.0.1:{port}/completion"), program.pid
+    finally:
+        program.kill()
+        program.wait()
 
-        async def run(prompts: list[list[int]], new: int) -> Seen:
-            async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=64)) as client:
-                begun = time.perf_counter()
 
-                async def one(tokens: list[int]) -> list[float]:
-                    body = {"prompt": tokens, "n_predict": new, "temperature": 0, "ignore_eos": True, "stream": True}
-                    body["cache_prompt"] = False
-                    async with client.stream("POST", url, json=body) as answer:
-                        times = [
-                            time.perf_counter() - begun
-                            async for line in answer.aiter_lines()
-                            if line.startswith("data: ") and '"stop":false' in line.replace(" ", "")
-                        ]
-                    return times or [time.perf_counter() - begun]
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url).is_success
+    except httpx.HTTPError:
+        return False
 
-                # events of one token that is no whole text are not sent: all were generated all the same
-                return _seen(await asyncio.gather(*map(one, prompts)), new, exact=False)
 
-        yield run, process.pid
+def _completion(url: str) -> Side:
+    async def run(prompts: list[list[int]], new: int) -> Seen:
+        async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=64)) as client:
+            begun = time.perf_counter()
+
+            async def one(tokens: list[int]) -> list[float]:
+                body = {"prompt": tokens, "n_predict": new, "temperature": 0, "ignore_eos": True, "stream": True}
+                body["cache_prompt"] = False
+                async with client.stream("POST", url, json=body) as answer:
+                    times = [
+                        time.perf_counter() - begun
+                        async for line in answer.aiter_lines()
+                        if line.startswith("data: ") and '"stop":false' in line.replace(" ", "")
+                    ]
+                return times or [time.perf_counter() - begun]
+
+            # events of one token that is no whole text are not sent: all were generated all the same
+            return _seen(await asyncio.gather(*map(one, prompts)), new, exact=False)
+
+    return run
 
 
 @contextlib.contextmanager
@@ -155,7 +184,7 @@ def serve_llama_cpp(path: str, threads: str, streams: str, port: str) -> None:
 
     params = xllamacpp.CommonParams()
     params.model.path = path
-    params.n_ctx, params.n_parallel, params.n_gpu_layers = int(streams) * 2200, int(streams), 0
+    params.n_ctx, params.n_parallel, params.n_gpu_layers = int(streams) * CONTEXT, int(streams), 0
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(threads)
     params.port, params.warmup, params.verbosity = int(port), True, 0
     server = xllamacpp.Server(params)
