@@ -1,6 +1,7 @@
 // What Python calls (compute/native/library.py). Pointers belong to the caller and live as long as the call, those in
 // layers as long as the model.
 #include "forward.h"
+#include "sample.h"
 
 using namespace argosy;
 
@@ -10,6 +11,7 @@ struct Engine {
   Engine(int threads, const Kernels& kernels) : pool(threads), kernels(kernels) {}
   Pool pool;
   Room room;
+  SampleRoom sampling;
   const Kernels& kernels;
 };
 
@@ -47,7 +49,7 @@ const Kernels* named(const char* name) {
 #pragma GCC visibility push(default)
 extern "C" {
 
-int argosy_version() { return 3; }
+int argosy_version() { return 4; }
 
 // A hash of the files that this was built from.
 const char* argosy_sources() { return ARGOSY_SOURCES; }
@@ -77,6 +79,17 @@ int argosy_project(void* engine, const Linear* w, const float* norm, float eps, 
                     int together) {
   auto& e = *static_cast<Engine*>(engine);
   return tried([&] { project(e.pool, e.kernels, e.room, *w, norm, eps, x, rows, out, together != 0); });
+}
+
+int argosy_healthy(void* engine, const float* logits, int rows, int vocab, uint8_t* fine, int together) {
+  auto& e = *static_cast<Engine*>(engine);
+  return tried([&] { healthy(e.pool, e.kernels, logits, rows, vocab, fine, together != 0); });
+}
+
+int argosy_pick(void* engine, const float* logits, int rows, int vocab, const Draw* draws, int32_t* tokens,
+                int together) {
+  auto& e = *static_cast<Engine*>(engine);
+  return tried([&] { pick(e.pool, e.kernels, e.sampling, logits, rows, vocab, draws, tokens, together != 0); });
 }
 
 }  // extern "C"

@@ -11,6 +11,7 @@ namespace argosy {
 constexpr int GROUP = 32;  // inputs that share a scale
 constexpr int TILE = 16;   // outputs that are computed side by side, and positions that are attended to together
 constexpr int ROWS = 8;    // rows whose activations lie side by side
+constexpr int CHOICES = 64;  // tokens whose logits are looked at together
 
 // Weights of a linear, packed by tiles of 16 outputs: for each block of 32 inputs
 //   4 bits: 256 bytes of nibbles, then 16 fp16 scales d, then 16 fp16 minima m   w = d q + m, q in 0..15
@@ -67,6 +68,32 @@ struct Layer {
   float eps, scale;
 };
 
+// How a token is drawn from its logits: sampling/draw.py says it in torch.
+struct Draw {
+  double temperature;  // 0: the highest logit, the lowest id among equals
+  double least;        // natural log of min-p; minus infinity for none
+  double top_p;        // 1 for all
+  double u;            // in [0, 1)
+  int32_t top_k;       // 0 for all
+};
+
+struct Candidate {
+  float below;  // its logit less the highest one
+  int32_t id;
+};
+
+// Room for a row of n logits: `highest`, `bounds` and `sums` for each CHOICES of them, `found` for each.
+struct Candidates {
+  float *highest, *bounds;
+  double* sums;
+  Candidate* found;
+};
+
+// The k + 1-th highest of n numbers; changes their order.
+float highest_but(float* numbers, int n, int k);
+// Brings the `wanted` likeliest of `count` to the front, in order, the lowest id first among equals.
+void likeliest_first(Candidate* of, int wanted, int count);
+
 // What the instruction sets have to offer. One table for each, filled by kernels.inc.
 struct Kernels {
   const char* name;
@@ -84,6 +111,8 @@ struct Kernels {
   // TILE + 1 numbers for each query
   void (*attend)(const Layer& layer, const Step& step, int slice, int first, int last, int kv_head, const float* q,
                  size_t q_stride, float* out, size_t out_stride, float* scratch);
+  bool (*healthy)(const float* row, int n);  // whether all are finite
+  int (*pick)(const float* row, int n, const Draw& draw, Candidates room);  // a token for a healthy row of n logits
 };
 
 #if defined(__x86_64__)

@@ -14,6 +14,7 @@ from argosy_worker.compute.exactness import Check
 from argosy_worker.compute.layer import LayerWeights, Step, TorchLayer
 from argosy_worker.compute.mlp import DenseMlp
 from argosy_worker.compute.native import library
+from argosy_worker.compute.native.arena import Arena
 from argosy_worker.compute.native.crew import Crew
 from argosy_worker.compute.native.layer import NativeLayers, joined
 from argosy_worker.compute.native.linear import NativeLinear, NativeLinears
@@ -132,7 +133,7 @@ def test_other_shapes_are_left_to_others(inputs, outputs):
 def test_packed_rows_may_come_from_several_parts():
     parts = [matrix("Q8_0", 40, 64, 1), matrix("Q8_0", 8, 64, 2)]
     together = QuantTensor("Q8_0", torch.cat([p.raw for p in parts]), 64)
-    assert torch.equal(pack(parts, 8), pack([together], 8))
+    assert torch.equal(pack(parts, 8, Arena()), pack([together], 8, Arena()))
 
 
 # --- layers

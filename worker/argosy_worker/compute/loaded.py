@@ -16,6 +16,7 @@ from argosy_worker.compute.runner import TorchRunner
 from argosy_worker.core.batch import CachedRunner
 from argosy_worker.core.facts import ModelFacts
 from argosy_worker.machine import memory
+from argosy_worker.sampling.sampler import TORCH, Sampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class LoadedModel:
     threads: int
     kv_type: KvType
     """In what numbers keys and values are held."""
+    sampler: Sampler = TORCH
 
     def kv_bytes_per_block(self, block_size: int) -> int:
         """Bytes of one KV block over all layers."""
@@ -86,7 +88,7 @@ class LoadedModel:
         layers = config.layer_specs()
         kernel, _ = choose_attention(AttentionSpec(layers=layers, device=self.decoder.device.type))
         attention = kernel.make(cache, found, layers)
-        return TorchRunner(self.decoder, attention, threads=self.threads)
+        return TorchRunner(self.decoder, attention, threads=self.threads, sampler=self.sampler)
 
 
 def attention_shape(config: DecoderConfig, block_size: int) -> rows.Shape:

@@ -11,7 +11,7 @@ from argosy_worker.compute.decoder import Decoder
 from argosy_worker.core.batch import BlockStore, Finished, SequenceSlice, StepBatch, StepOutput, TokenLogprob, accepted
 from argosy_worker.core.layout import make_layout
 from argosy_worker.sampling.rows import row_of
-from argosy_worker.sampling.sampler import healthy, logprobs, pick
+from argosy_worker.sampling.sampler import TORCH, Sampler, logprobs
 
 _LOGIT_ROWS = 64
 """Rows of logits held at once for prompt log-probabilities: 64 x 49,152 x 4 bytes = 12.6 MB."""
@@ -26,8 +26,10 @@ _FAULT = "the model computed a value that is no number for this request"
 class TorchRunner:
     """A `Runner` over a decoder and its attention. Owned by one thread."""
 
-    def __init__(self, decoder: Decoder, attention: AttentionBackend, *, threads: int) -> None:
-        self._decoder, self._attention, self._threads = decoder, attention, threads
+    def __init__(
+        self, decoder: Decoder, attention: AttentionBackend, *, threads: int, sampler: Sampler = TORCH
+    ) -> None:
+        self._decoder, self._attention, self._threads, self._sampler = decoder, attention, threads, sampler
         self._layer_weights = decoder.config.layer_weights
         self.store: BlockStore = attention.cache
 
@@ -88,7 +90,7 @@ class TorchRunner:
             return outputs
         rows = torch.from_numpy(np.array([first[i] + row for i, row in wanted])).to(hidden.device)
         logits = self._decoder.logits(hidden.index_select(0, rows))
-        fine = healthy(logits)
+        fine = self._sampler.healthy(logits)
         faulty = {i for (i, _), ok in zip(wanted, fine, strict=True) if not ok}
         for i in faulty:
             outputs[i] = StepOutput(error=_FAULT)
@@ -98,7 +100,7 @@ class TorchRunner:
             wanted = [pair for pair, kept in zip(wanted, keep, strict=True) if kept]
         if not wanted:
             return outputs
-        tokens = pick(logits, [row_of(slices[i], row) for i, row in wanted])
+        tokens = self._sampler.pick(logits, [row_of(slices[i], row) for i, row in wanted])
         scores = _sampled_logprobs(logits, [slices[i] for i, _ in wanted], tokens)
         at = 0
         for i, s in enumerate(slices):

@@ -25,6 +25,7 @@ from argosy_worker.compute.native import library
 from argosy_worker.compute.native.crew import Crew
 from argosy_worker.compute.native.layer import KV_BITS, TILE, NativeLayer, NativeLayers, joined
 from argosy_worker.compute.native.linear import NativeLinears
+from argosy_worker.compute.native.picking import sampler as native_sampler
 from argosy_worker.compute.native.probe import Probe
 from argosy_worker.compute.quant.formats import QuantTensor
 from argosy_worker.compute.quant.int8_cpu import sums_are_exact
@@ -39,6 +40,7 @@ from argosy_worker.machine import give_back, usable_cores
 from argosy_worker.models.hf_model import open_safetensors
 from argosy_worker.models.open_model import OpenModel, open_gguf
 from argosy_worker.models.weights import WeightSource, layer_roles
+from argosy_worker.sampling.sampler import TORCH
 
 log = logging.getLogger(__name__)
 
@@ -120,8 +122,10 @@ def assemble(
         progress("tokenizer", 0.02)
         check = Check(workers) if target == "cpu" else None
         layer_kernels: tuple[LayerKernel, ...] = LAYER_KERNELS
+        sampler = TORCH
         if precision.weights == OWN:
-            kernels = (NativeLinears(Crew(workers)), *kernels)
+            crew = Crew(workers)
+            kernels, sampler = (NativeLinears(crew), *kernels), native_sampler(crew)
             if kind.name in KV_BITS and block_size % TILE == 0:
                 layer_kernels = (NativeLayers(), *LAYER_KERNELS)
         builder = _Builder(
@@ -148,6 +152,7 @@ def assemble(
         decoder=decoder,
         threads=workers,
         kv_type=kind,
+        sampler=sampler,
     )
 
 

@@ -19,8 +19,9 @@ one, as was seen with a logsumexp of 151,936. A row with a NaN or an infinity of
 so; the others go on.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -46,6 +47,17 @@ def pick(logits: Tensor, rows: Sequence[Row]) -> list[int]:
             if not row.params.greedy:
                 tokens[i] = draw(logits[i], row.params, uniform(row.seed, row.position))
     return tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """Who looks at logits and picks tokens: `healthy` and `pick`, or others that do the same."""
+
+    healthy: Callable[[Tensor], list[bool]]
+    pick: Callable[[Tensor, Sequence[Row]], list[int]]
+
+
+TORCH = Sampler(healthy, pick)
 
 
 def logprobs(logits: Tensor, tokens: Sequence[int], tops: Sequence[int]) -> list[TokenLogprob]:

@@ -96,6 +96,19 @@ class Crew:
             self._handle, ctypes.addressof(weights), None, 0.0, x, rows, out, together
         ))  # fmt: skip
 
+    def healthy(self, logits: int, rows: int, vocab: int, fine: int) -> None:
+        """Logits [rows, vocab] fp32 -> fine [rows] uint8: 1 where a row is finite."""
+        self._timed("healthy", rows, lambda together: self._library.argosy_healthy(
+            self._handle, logits, rows, vocab, fine, together
+        ))  # fmt: skip
+
+    def pick(self, logits: int, draws: ctypes.Array[library.Draw], vocab: int, tokens: int) -> None:
+        """Logits [rows, vocab] fp32, finite -> tokens [rows] int32."""
+        drawn = any(draw.temperature for draw in draws)
+        self._timed(f"pick {drawn}", len(draws), lambda together: self._library.argosy_pick(
+            self._handle, logits, len(draws), vocab, ctypes.addressof(draws), tokens, together
+        ))  # fmt: skip
+
     def _timed(self, what: str, rows: int, call: Callable[[bool], int]) -> None:
         if self._threads == 1:
             _check(call(False))

@@ -14,6 +14,7 @@ from argosy_worker.compute.mlp import DenseMlp
 from argosy_worker.compute.native import library
 from argosy_worker.compute.native.linear import NativeLinear
 from argosy_worker.compute.quant.linear import Verdict
+from argosy_worker.compute.rope import Rotation
 
 TILE = 16
 """Positions that are looked at together: a block of the cache has some such tiles."""
@@ -33,6 +34,10 @@ class NativeLayer:
         self._crew = _linears(weights[0])[0].crew
         self._plain = [TorchLayer(spec, first + i, of) for i, (spec, of) in enumerate(zip(specs, weights, strict=True))]
         self._cache: KvCache | None = None
+        ropes = [spec.rope for spec in specs if spec.rope is not None]
+        self._ropes = list(dict.fromkeys(ropes))
+        self._rope_of = [self._ropes.index(rope) for rope in ropes]
+        self._pointers = ctypes.c_void_p * len(ropes)
 
     def __call__(self, x: Tensor, step: Step) -> Tensor:
         """[rows, hidden] fp32, changed in place."""
@@ -47,13 +52,8 @@ class NativeLayer:
                 layer.cache = cache.elements(self.first + i).data_ptr()
                 layer.cache_bits = KV_BITS[cache.spec.dtype]
             self._cache = cache
-        halves = {}
-        for rope, (cos, sin) in step.rotations.items():
-            half = cos.shape[-1] // 2
-            halves[rope] = cos[:, 0, :half].contiguous(), sin[:, 0, half:].contiguous()
-        pointers = ctypes.c_void_p * len(self.specs)
-        cosines = pointers(*(halves[spec.rope][0].data_ptr() for spec in self.specs if spec.rope is not None))
-        sines = pointers(*(halves[spec.rope][1].data_ptr() for spec in self.specs if spec.rope is not None))
+        halves = [_halves(step.rotations[rope]) for rope in self._ropes]
+        cosines, sines = (self._pointers(*(halves[i][side].data_ptr() for i in self._rope_of)) for side in (0, 1))
         arrays = (layout.positions, layout.cu_rows, layout.context_lens, layout.block_table, layout.slots)
         where = library.Step(
             len(x), len(layout.context_lens), *(array.ctypes.data for array in arrays),
@@ -108,6 +108,12 @@ def joined(layers: Sequence[Layer]) -> list[Layer]:
         else:
             found.append(layer)
     return found
+
+
+def _halves(turned: Rotation) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, each [rows, dims / 2]."""
+    half = turned.cos.shape[-1] // 2
+    return turned.cos[:, 0, :half].contiguous(), turned.sin[:, 0, half:].contiguous()
 
 
 def _linears(weights: LayerWeights) -> list[Any]:

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 FILE = Path(__file__).with_name("libargosy_cpu.so")
 SOURCES = Path(__file__).parents[3] / "kernels"
 """What it was built from, where the package is used from a checkout."""
-VERSION = 3
+VERSION = 4
 """Of the interface; that of a library from another build is refused."""
 ISA = "ARGOSY_CPU_KERNELS"
 """Environment: the kernels to use, or `none`. Unset: the best of the processor."""
@@ -77,6 +77,18 @@ class Layer(ctypes.Structure):
     ]
 
 
+class Draw(ctypes.Structure):
+    """How a token is drawn."""
+
+    _fields_: ClassVar[list[Any]] = [
+        ("temperature", ctypes.c_double),
+        ("least", ctypes.c_double),
+        ("top_p", ctypes.c_double),
+        ("u", ctypes.c_double),
+        ("top_k", ctypes.c_int32),
+    ]
+
+
 @functools.cache
 def load() -> ctypes.CDLL | None:
     """The library; None where it was not built, or is of another build. The log says so once."""
@@ -101,6 +113,9 @@ def load() -> ctypes.CDLL | None:
     found.argosy_forward.argtypes = [pointer, pointer, integer, pointer, pointer, pointer, pointer, integer]
     found.argosy_project.restype = integer
     found.argosy_project.argtypes = [pointer, pointer, pointer, ctypes.c_float, pointer, integer, pointer, integer]
+    found.argosy_healthy.restype = found.argosy_pick.restype = integer
+    found.argosy_healthy.argtypes = [pointer, pointer, integer, integer, pointer, integer]
+    found.argosy_pick.argtypes = [pointer, pointer, integer, integer, pointer, pointer, integer]
     return found
 
 

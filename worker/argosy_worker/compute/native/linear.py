@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from argosy_worker.compute.native import library, packing
+from argosy_worker.compute.native.arena import Arena
 from argosy_worker.compute.native.crew import Crew
 from argosy_worker.compute.quant.formats import QuantTensor
 from argosy_worker.compute.quant.linear import Linear, LinearSpec, Verdict
@@ -37,7 +38,7 @@ class NativeLinears:
     name = "native-w4a8"
 
     def __init__(self, crew: Crew) -> None:
-        self._crew = crew
+        self._crew, self._arena = crew, Arena()
         self.name = f"native-{crew.kernels}"
 
     def can_run(self, spec: LinearSpec) -> Verdict:
@@ -55,4 +56,6 @@ class NativeLinears:
         """Lay out the weights."""
         del device
         bits = packing.bits_of(spec.formats)
-        return NativeLinear(self._crew, packing.pack(parts, bits), bias, spec.in_features, spec.out_features, bits)
+        return NativeLinear(
+            self._crew, packing.pack(parts, bits, self._arena), bias, spec.in_features, spec.out_features, bits
+        )

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from argosy_worker.compute.native.arena import Arena
 from argosy_worker.compute.quant.formats import QuantTensor
 from argosy_worker.compute.quant.linear import ROWS_AT_ONCE
 from argosy_worker.compute.quant.precision import OWN_FOUR, OWN_GROUP, OWN_TILE
@@ -22,10 +23,10 @@ def bits_of(formats: Sequence[str]) -> int:
     return 4 if all(name in OWN_FOUR for name in formats) else 8
 
 
-def pack(parts: Sequence[QuantTensor], bits: int) -> Tensor:
-    """Parts, one below the other -> uint8 [tiles, blocks, bytes of a block]."""
+def pack(parts: Sequence[QuantTensor], bits: int, arena: Arena) -> Tensor:
+    """Parts, one below the other -> uint8 [tiles, blocks, bytes of a block], in the arena."""
     outputs, blocks = sum(part.rows for part in parts), parts[0].cols // OWN_GROUP
-    packed = torch.empty((outputs // OWN_TILE, blocks, _BLOCK[bits]), dtype=torch.uint8)
+    packed = arena.empty((outputs // OWN_TILE, blocks, _BLOCK[bits]))
     for begin in range(0, outputs, ROWS_AT_ONCE):
         end = min(begin + ROWS_AT_ONCE, outputs)
         found = [_four(rows) if bits == 4 else _eight(rows) for rows in _between(parts, begin, end)]
