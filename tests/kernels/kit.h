@@ -12,6 +12,7 @@
 
 #include "argosy_cpu.h"
 
+using argosy::Draw;
 using argosy::GROUP;
 using argosy::Layer;
 using argosy::Linear;
@@ -37,6 +38,8 @@ struct Library {
     close = symbol<void(void*)>(handle, "argosy_close");
     forward = symbol<int(void*, const Layer*, int, const Step*, const float* const*, const float* const*, float*, int)>(handle, "argosy_forward");
     project = symbol<int(void*, const Linear*, const float*, float, const float*, int, float*, int)>(handle, "argosy_project");
+    healthy = symbol<int(void*, const float*, int, int, uint8_t*, int)>(handle, "argosy_healthy");
+    pick = symbol<int(void*, const float*, int, int, const Draw*, int32_t*, int)>(handle, "argosy_pick");
   }
   void* handle;
   const char* (*kernels)(const char*);
@@ -44,6 +47,8 @@ struct Library {
   void (*close)(void*);
   int (*forward)(void*, const Layer*, int, const Step*, const float* const*, const float* const*, float*, int);
   int (*project)(void*, const Linear*, const float*, float, const float*, int, float*, int);
+  int (*healthy)(void*, const float*, int, int, uint8_t*, int);
+  int (*pick)(void*, const float*, int, int, const Draw*, int32_t*, int);
 };
 
 // Threads with the kernels of an instruction set.

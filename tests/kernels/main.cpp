@@ -104,6 +104,72 @@ void layers(const Tests& tests, const Shape& s) {
   digest(name, first);
 }
 
+// Whether a token may be drawn at all, by the definition of each limit alone; ties count for those who are kept.
+bool may_come(const Floats& row, const Draw& draw, int token) {
+  if (draw.temperature == 0) {
+    for (int i = 0; i < int(row.size()); i++)
+      if (row[i] > row[token] || (row[i] == row[token] && i < token)) return false;
+    return true;
+  }
+  float most = row[0];
+  for (float x : row) most = x > most ? x : most;
+  double above = 0, all = 0;
+  int better = 0;
+  for (float x : row) {
+    const double scaled = double(x - most) / draw.temperature, weight = scaled >= draw.least ? std::exp(scaled) : 0;
+    all += weight;
+    if (x > row[token]) above += weight, better++;
+  }
+  if (double(row[token] - most) / draw.temperature < draw.least) return false;
+  if (draw.top_k > 0 && better >= draw.top_k) return false;
+  return draw.top_k > 0 || above < draw.top_p * all * (1 + 1e-9);
+}
+
+void picks(const Tests& tests, int vocab) {
+  const std::string name = "picks of " + std::to_string(vocab);
+  if (!tests.wanted(name)) return;
+  Random random(vocab);
+  constexpr int ROWS = 40;
+  const double temperatures[] = {0, 0.01, 0.7, 1, 30}, leasts[] = {-INFINITY, -INFINITY, -3, -0.05}, top_ps[] = {1, 1, 0.95, 0.3, 1e-9};
+  const int top_ks[] = {0, 0, 1, 7, vocab / 2, vocab, vocab + 3};
+  Floats logits;
+  std::vector<Draw> draws;
+  for (int row = 0; row < ROWS; row++) {
+    Floats of = numbers(random, vocab, float(row % 4 * row % 4 * 3));
+    if (row % 5 == 1)
+      for (float& x : of) x = float(int(x));
+    if (row % 5 == 2)
+      for (int i = 0; i < vocab; i++)
+        if (i % 3 && i != row % vocab) of[i] = -INFINITY;
+    logits.insert(logits.end(), of.begin(), of.end());
+    draws.push_back({temperatures[random.below(5)], leasts[random.below(4)], top_ps[random.below(5)], double(random.next() >> 11) * 0x1p-53, top_ks[random.below(7)]});
+  }
+  std::vector<int32_t> first;
+  for (const auto& engine : tests.engines) {
+    std::vector<int32_t> found(ROWS, -1);
+    check(!tests.library.pick(engine->handle, logits.data(), ROWS, vocab, draws.data(), found.data(), engine->threads > 1), name, "no memory");
+    if (first.empty()) first = found;
+    check(found == first, name + " " + engine->name, "not the tokens of the portable kernels");
+    for (int row = 0; row < ROWS; row++) {
+      int32_t alone = -1;
+      tests.library.pick(engine->handle, logits.data() + size_t(row) * vocab, 1, vocab, &draws[row], &alone, 0);
+      check(alone == found[row], name + " " + engine->name, "tokens depend on their company");
+    }
+    std::vector<uint8_t> fine(ROWS, 7);
+    tests.library.healthy(engine->handle, logits.data(), ROWS, vocab, fine.data(), engine->threads > 1);
+    for (int row = 0; row < ROWS; row++) {
+      bool finite = true;
+      for (int i = 0; i < vocab; i++) finite &= std::isfinite(logits[size_t(row) * vocab + i]);
+      check(fine[row] == finite, name + " " + engine->name, "rows that are numbers, and only they, are healthy");
+    }
+  }
+  for (int row = 0; row < ROWS; row++) {
+    const Floats of = part(logits, row, 1, vocab);
+    check(first[row] >= 0 && first[row] < vocab && may_come(of, draws[row], first[row]), name, "a token that may not come");
+  }
+  digest(name, Floats(first.begin(), first.end()));
+}
+
 // Numbers at the ends of what fp32 and fp16 hold, zeros, and what is no number.
 void extremes(const Tests& tests) {
   for (int bits : {4, 8}) {
@@ -246,6 +312,7 @@ void all(const Tests& tests) {
         for (int block : {16, 32, 64})
           for (int bits : {4, 8})
             if (tests.full || i++ % 17 == 0) layers(tests, {h.heads, h.kv_heads, h.dim, h.rotary, window, cache, block, bits});
+  for (int vocab : {1, 3, 16, 63, 64, 65, 200, 5000}) picks(tests, vocab);
   extremes(tests);
   rounding(tests);
   pool(tests);

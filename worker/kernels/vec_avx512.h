@@ -53,7 +53,7 @@ inline F within(F x, int from, int to) {
 }
 
 // Weights (unsigned bytes) of 16 outputs and 4 inputs, twice, and sums of their products with activations.
-constexpr int ROWS_AT_ONCE = 8, QUERIES_AT_ONCE = 6;
+constexpr int ROWS_AT_ONCE = 8, QUERIES_AT_ONCE = 4;
 using W = __m512i;
 struct Pair { W one, two; };
 template <int BITS> using Sum = I;

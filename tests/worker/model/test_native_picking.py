@@ -14,7 +14,7 @@ from argosy_worker.sampling.rows import Row
 from argosy_worker.sampling.sampler import TORCH
 
 LIBRARY = library.load()
-KERNELS = [n for n in ("avx512-vnni", "avx2", "portable") if LIBRARY is not None and LIBRARY.argosy_kernels(n.encode())]
+KERNELS = [n for n in library.NAMES if LIBRARY is not None and LIBRARY.argosy_kernels(n.encode())]
 pytestmark = pytest.mark.skipif(not KERNELS, reason="the package was built without a C++ compiler")
 
 
