@@ -20,8 +20,9 @@ def sampler(crew: Crew) -> Sampler:
 
     def healthy(logits: Tensor) -> list[bool]:
         logits = logits.contiguous()
-        fine = np.empty(len(logits), dtype=np.bool_)
-        crew.healthy(logits.data_ptr(), *logits.shape, fine.ctypes.data)
+        rows, vocab = logits.shape
+        fine = np.empty(rows, dtype=np.bool_)
+        crew.healthy(logits.data_ptr(), rows, vocab, fine.ctypes.data)
         found: list[bool] = fine.tolist()
         return found
 
