@@ -126,8 +126,8 @@ WAYS = {
     "drafts on blocks from host memory": Way(
         blocks=5, host=30, drafter=right_and_wrong, times=2, every=2, proof=lambda line: line.pool.host.restored > 3
     ),
-    "resumed": Way(resumed=True, budget=64, proof=lambda line: line.most_at_once == line.count),
-    "resumed, preempted": Way(resumed=True, blocks=14, budget=64, proof=lambda line: line.preempted > 3),
+    "resumed": Way(resumed=True, budget=64, proof=lambda line: line.most_at_once > 8),
+    "resumed, preempted": Way(resumed=True, blocks=7, budget=64, proof=lambda line: line.preempted > 1),
     "resumed with drafts": Way(resumed=True, drafter=right_and_wrong, proof=lambda line: line.tried > 20),
     "imported blocks": Way(imported=True, proof=lambda line: line.cached > 100),
 }

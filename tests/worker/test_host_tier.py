@@ -321,7 +321,7 @@ async def test_copies_that_fail_end_the_worker_and_nobody_gets_a_wrong_answer(ma
         await rig.generate(prompts(1)[0], "a", max_tokens=1)
         runners[0].broken = True
         status, _ = await rig.status_of(rig.request(prompts(2)[1], "b", max_tokens=9))
-        assert status is grpc.StatusCode.INTERNAL
+        assert status is grpc.StatusCode.UNAVAILABLE  # another worker may answer it
         assert (rig.engine.alive, rig.engine.failure) == (False, "RunnerBrokenError")
 
 
