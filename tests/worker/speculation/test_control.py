@@ -134,8 +134,9 @@ def test_an_old_measurement_is_made_anew():
 class Machine:
     """Steps that take what they take, and drafts that are right as often as is said; time is counted, not spent."""
 
-    def __init__(self, seed, *, row=0.1, model=0.0, by_model=False, prompt=0):
+    def __init__(self, seed, *, row=0.1, fixed=0.0, model=0.0, by_model=False, prompt=0):
         self.rng, self.row, self.model, self.by_model = random.Random(seed), row, model, by_model
+        self.fixed = fixed  # what drafts add to a step, however few they are
         self.control = Controller(model_share=model if by_model else None)
         self.prompt = prompt  # rows that the draft model has not seen when it is first asked
         self.forwards = 0  # of the draft model
@@ -164,7 +165,8 @@ class Machine:
         self.forwards += max(lengths) if self.by_model else 0
         for _ in range(max(lengths) if self.by_model else 0):
             self.control.model_steps.add(requests, 0, self.model)
-        seconds = (plain + self.row * sum(lengths)) * self.rng.uniform(1 - noise, 1 + noise) + guessing + catching_up
+        added = self.row * sum(lengths) + self.fixed * any(lengths)
+        seconds = (plain + added) * self.rng.uniform(1 - noise, 1 + noise) + guessing + catching_up
         spent = Spent(guessing, catching_up)
         self.control.learn(requests, sum(lengths), hits, seconds, spent=spent, alone=True)
         self.seconds += seconds
@@ -228,6 +230,14 @@ def test_where_it_pays_it_is_used():
     for _ in range(300):
         machine.step(1, 0.7)
     assert machine.speed > 2
+
+
+def test_drafts_that_cost_more_than_a_token_together_pay_for_many_requests():
+    machine = Machine(7, row=0.001, fixed=0.3, model=0.03, by_model=True)  # of eight tokens a step, one is worth 0.17
+    for _ in range(500):
+        machine.step(8, 0.7)
+    assert machine.drafted > 500 * 8
+    assert machine.speed > 1.5
 
 
 def test_a_change_for_the_better_is_noticed_and_one_for_the_worse_too():

@@ -13,6 +13,7 @@ and does not, its probes become rarer, each time twice as rare, and it is not ev
 
 from collections.abc import Sequence
 
+from argosy_api import limits
 from argosy_worker.speculation.cost import StepCost
 from argosy_worker.speculation.draft_model import Spent
 from argosy_worker.speculation.lengths import Costs, Offer, best_lengths
@@ -53,8 +54,10 @@ class Controller:
         plain = self.steps.plain(requests)
         if plain is None or plain <= 0 or self.steps.stale(requests) or self.purse < LEAST:
             return False
-        # not even a token that is surely right would pay
-        return self.steps.added(requests, plain)(1) < plain / requests
+        # Not even the longest drafts would pay if they were surely right. (One token alone may not where drafts cost
+        # something at all, while those of many requests share that.)
+        most = requests * limits.MAX_DRAFT
+        return self.steps.added(requests, plain)(most) < plain * limits.MAX_DRAFT
 
     def lengths(self, offers: Sequence[Offer], budget: int) -> list[int]:
         """How many tokens to try of each request's offer. Only where `open_to` says so."""
