@@ -87,7 +87,7 @@ class Router:
         )
 
     async def _see_off(self, state: DeploymentState, worker: Peer) -> None:
-        await silence.watch_to_the_end(state.name, worker, self.metrics)
+        await silence.watch_to_the_end(state, worker, self.metrics)
 
     def _feed(self, state: DeploymentState) -> asyncio.Task[None]:
         return asyncio.create_task(

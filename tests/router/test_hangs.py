@@ -4,26 +4,29 @@ import pytest
 
 from argosy_api import limits
 from argosy_router.kept import STEP, TOKEN_BYTES, Kept
-from argosy_router.routing.hangs import CEILING_S, FLOOR_S, UNKNOWN_S, Pace, hangs, patience
+from argosy_router.routing.hangs import CEILING_S, FLOOR_S, UNKNOWN_S, hangs, patience
 from argosy_router.routing.retries import FLOOR, QUARANTINE_S, WINDOW_S, Quarantine, RetryBudget, same_place
 
 
 @pytest.mark.parametrize(
-    ("pace", "seconds"),
+    ("slow_step", "others", "seconds"),
     [
-        (Pace(), UNKNOWN_S),
-        (Pace(0.01, 0.01), FLOOR_S),
-        (Pace(0.5, 0.1), 2.0),
-        (Pace(0.1, 0.5), 2.0),
-        (Pace(60.0, 1.0), CEILING_S),
+        (0.0, [], UNKNOWN_S),
+        (0.0, [0.0], UNKNOWN_S),
+        (0.01, [], FLOOR_S),
+        (0.5, [], 2.0),
+        (60.0, [], CEILING_S),
+        (0.5, [3.0, 0.1], 2.0),  # another one's steps are its own
+        (0.0, [0.5, 0.0, 0.25], 2.0),  # it has just begun: as the slowest of its peers
+        (0.0, [0.01], FLOOR_S),
     ],
 )
-def test_patience_follows_the_workers_own_steps(pace, seconds):
-    assert patience(pace) == seconds
+def test_patience_follows_the_workers_own_steps(slow_step, others, seconds):
+    assert patience(slow_step, others) == seconds
 
 
 def test_whoever_does_not_answer_hangs_and_a_long_step_does_not():
-    quick, slow = Pace(0.02, 0.02), Pace(2.0, 0.5)
+    quick, slow = patience(0.02), patience(2.0)
     assert hangs(quick, answered=False)
     assert not hangs(quick, answered=True, step_age_s=0.5)
     assert not hangs(quick, answered=True, step_age_s=4.9)  # a prompt's chunk may be longer than all before

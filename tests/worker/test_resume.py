@@ -16,6 +16,7 @@ from argosy_worker import sim
 from argosy_worker.core.blocks import BlockPool
 from argosy_worker.core.line import Line
 from argosy_worker.core.request import Request
+from argosy_worker.engine.metrics import WorkerMetrics
 from argosy_worker.speculation.config import Method, SpeculationConfig
 
 PROMPT = list(b"the quick brown fox jumps over the lazy dog, twice")
@@ -236,3 +237,21 @@ async def test_reports_tell_how_long_the_slow_steps_take(make_rig):
         assert (await rig.load()).slow_step_seconds == 0
         await rig.generate(PROMPT, max_tokens=3)
         assert (await rig.load()).slow_step_seconds >= 0.02
+
+
+def test_of_few_steps_an_accident_is_not_taken_for_a_slow_one():
+    """A process that was stopped for seconds within its first steps is not waited for as long the next time."""
+    metrics = WorkerMetrics(model="m", worker="w")
+
+    def told(*steps: float) -> float:
+        for seconds in steps:
+            metrics.step(seconds, 1, 0)
+        return metrics.slow_step()
+
+    assert told() == 0
+    assert told(0.02) == 0.02
+    assert told(4.0) == 0.02
+    assert told(*[0.03] * 8) == 0.03
+    assert told(3.0, 5.0) == 0.03
+    assert told(*[0.03] * 500) == 0.03
+    assert told(*[1.0] * 10) == 1.0  # more than an accident

@@ -583,7 +583,7 @@ class Load(_message.Message):
     inter_token_seconds: _builtins.float
     """90th percentile of the latest gaps between tokens; 0 while no request generates"""
     slow_step_seconds: _builtins.float
-    """99th percentile of the latest steps; 0 before the first one"""
+    """99th percentile of the latest steps, of few rather less; 0 before the first one"""
     transfer_bytes_per_second: _builtins.float
     """measured, of blocks that came from other workers; 0 until some did"""
     @_builtins.property

@@ -30,7 +30,7 @@ BACKOFF = Backoff(first=0.05, cap=1.0)
 async def watch(state: DeploymentState, worker: Peer, library: ModelLibrary, metrics: Metrics) -> None:
     """Runs until it is cancelled."""
     async with asyncio.TaskGroup() as group:
-        group.create_task(silence.watch(state.name, worker, metrics))
+        group.create_task(silence.watch(state, worker, metrics))
         group.create_task(_watch_connection(worker))
         group.create_task(_probe_forever(state, worker, library))
 

@@ -13,34 +13,39 @@ import grpc
 
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.clock import now
+from argosy_router.fleet.fleet import DeploymentState
 from argosy_router.fleet.peer import Peer
 from argosy_router.metrics import Metrics
-from argosy_router.routing.hangs import ANSWER_S, FLOOR_S, Pace, hangs, patience
+from argosy_router.routing.hangs import ANSWER_S, FLOOR_S, hangs, patience
 
 log = logging.getLogger(__name__)
 
 
-async def watch(model: str, worker: Peer, metrics: Metrics) -> None:
+async def watch(state: DeploymentState, worker: Peer, metrics: Metrics) -> None:
     """Runs until it is cancelled."""
     while True:
-        left = worker.heard_at + patience(_pace(worker)) - now()
+        patient = _patience(state, worker)
+        left = worker.heard_at + patient - now()
         if not len(worker.books):
             await asyncio.sleep(FLOOR_S)
         elif left > 0:
             await asyncio.sleep(left)
-        elif await _hangs(worker):
+        elif await _hangs(state, worker):
             worker.eject(now())
             count = worker.abandon()
-            log.warning("%s: worker %s hangs with %d requests", model, worker.worker_id, count)
-            metrics.hung.labels(model).inc(count)
+            log.warning(
+                "%s: worker %s hangs with %d requests: no token for %.1f s, suspected after %.1f s",
+                state.name, worker.worker_id, count, now() - worker.heard_at, patient,
+            )  # fmt: skip
+            metrics.hung.labels(state.name).inc(count)
             await asyncio.sleep(FLOOR_S)  # those that nobody else can take are still there: ask again
         else:
             worker.heard_at = now()
 
 
-async def watch_to_the_end(model: str, worker: Peer, metrics: Metrics) -> None:
+async def watch_to_the_end(state: DeploymentState, worker: Peer, metrics: Metrics) -> None:
     """Of a worker that has left: until its last request has ended."""
-    watching = asyncio.ensure_future(watch(model, worker, metrics))
+    watching = asyncio.ensure_future(watch(state, worker, metrics))
     try:
         while len(worker.books):  # noqa: ASYNC110 - of few workers, and free of cost for requests
             await asyncio.sleep(FLOOR_S)
@@ -50,16 +55,19 @@ async def watch_to_the_end(model: str, worker: Peer, metrics: Metrics) -> None:
             await watching
 
 
-def _pace(worker: Peer) -> Pace:
-    load = worker.load
-    return Pace() if load is None else Pace(load.slow_step_seconds, load.inter_token_seconds)
+def _patience(state: DeploymentState, worker: Peer) -> float:
+    return patience(_slow_step(worker), map(_slow_step, state.workers.values()))
 
 
-async def _hangs(worker: Peer) -> bool:
+def _slow_step(worker: Peer) -> float:
+    return 0.0 if worker.load is None else worker.load.slow_step_seconds
+
+
+async def _hangs(state: DeploymentState, worker: Peer) -> bool:
     try:
         load = await worker.stub.GetLoad(pb.GetLoadRequest(), timeout=ANSWER_S)
     except grpc.aio.AioRpcError as error:
         # whoever refuses answers; a connection that breaks ends the calls on it by itself
         return error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     worker.take_load(load, now())
-    return hangs(_pace(worker), answered=True, step_age_s=load.last_step_age_seconds)
+    return hangs(_patience(state, worker), answered=True, step_age_s=load.last_step_age_seconds)

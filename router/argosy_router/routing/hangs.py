@@ -5,14 +5,14 @@ So a worker is suspected when none of its streams has had a token for longer tha
 hangs if it does not answer within ANSWER_S, or if it says that its engine has not come around for longer still.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 FLOOR_S = 0.75
 """No worker is suspected earlier, however short its steps: whoever shares its processor may have had it for so long."""
 STEPS = 4.0
 """Nor within so many of its slow steps."""
 UNKNOWN_S = 5.0
-"""Nor so early where it has not said yet how long its steps take."""
+"""Nor so early where neither it nor any of its peers has said yet how long steps take."""
 CEILING_S = 10.0
 """Silence of this length is always looked into."""
 ANSWER_S = 0.75
@@ -22,22 +22,18 @@ STUCK = 4.0
 LEAST_STUCK_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """What a worker said of its speed; 0: nothing yet. Seconds."""
+def patience(slow_step_s: float, others: Iterable[float] = ()) -> float:
+    """Seconds without a token on any of its streams after which a worker is suspected.
 
-    slow_step_s: float = 0.0
-    inter_token_s: float = 0.0
-
-
-def patience(pace: Pace) -> float:
-    """Seconds without a token on any of its streams after which a worker is suspected."""
-    longest = max(pace.slow_step_s, pace.inter_token_s)
-    if longest <= 0:
+    `slow_step_s`: what it says that its slow steps take, in seconds; 0 while it has not said, as one that has just
+    begun: then the slowest of the `others` is taken for it.
+    """
+    slow_step_s = slow_step_s or max(others, default=0.0)
+    if slow_step_s <= 0:
         return UNKNOWN_S
-    return min(CEILING_S, max(FLOOR_S, STEPS * longest))
+    return min(CEILING_S, max(FLOOR_S, STEPS * slow_step_s))
 
 
-def hangs(pace: Pace, *, answered: bool, step_age_s: float = 0.0) -> bool:
+def hangs(patience_s: float, *, answered: bool, step_age_s: float = 0.0) -> bool:
     """Whether a suspected worker hangs: what it said to the question, if anything."""
-    return not answered or step_age_s > max(LEAST_STUCK_S, STUCK * patience(pace))
+    return not answered or step_age_s > max(LEAST_STUCK_S, STUCK * patience_s)

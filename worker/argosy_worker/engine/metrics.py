@@ -18,6 +18,8 @@ _LATENCY = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 _GAPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _KEPT_GAPS = 512
 _KEPT_STEPS = 512
+_ODD_STEPS = 3
+"""So many of the slowest steps may be accidents: the first one, one in which the process was stopped."""
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 _M = TypeVar("_M", Counter, Gauge)
@@ -130,9 +132,16 @@ class WorkerMetrics:
         return gaps[9 * len(gaps) // 10] if gaps else 0.0
 
     def slow_step(self) -> float:
-        """The 99th percentile of the latest steps, in seconds; 0 before there is one. Any thread."""
+        """The 99th percentile of the latest steps, in seconds; 0 before there is one. Any thread.
+
+        Of few steps it is no more than their median: the slowest of them, which one pause makes, says nothing of the
+        next one.
+        """
         steps = sorted(self._steps.copy())
-        return steps[99 * len(steps) // 100] if steps else 0.0
+        if not steps:
+            return 0.0
+        count = len(steps)
+        return steps[min(99 * count // 100, max(count - 1 - _ODD_STEPS, (count - 1) // 2))]
 
     def finished(self, reason: Finish) -> None:
         """A request ended."""
