@@ -84,8 +84,10 @@ bench-autoscaling: setup  ## replica-seconds beside HPA and KPA over traces: mak
 	@test -n "$(TRACES)" || { echo "Which folder of traces? See the head of benchmarks/autoscaling.py"; exit 2; }
 	$(BIN)/python benchmarks/autoscaling.py $(TRACES)
 
-bench-chaos: setup  ## workers are killed, stopped and drained under load; every stream against the oracle
+bench-chaos: setup  ## workers and routers are killed, stopped, drained and restarted under load; every stream against the oracle
 	$(BIN)/python benchmarks/chaos.py --faults all
+	$(BIN)/python benchmarks/chaos.py --faults router
+	$(BIN)/python benchmarks/chaos.py --faults roll --every 1
 
 bench-storm: setup  ## the worst allowed requests beside normal streams, through one router
 	$(BIN)/python benchmarks/storm.py

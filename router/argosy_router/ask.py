@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from argosy_api import limits
 from argosy_api.params import SamplingParams
+from argosy_router.resumption import Resumption
 from argosy_router.text.messages import Message, Prompt
 
 DEFAULT_MAX_TOKENS = 16
@@ -43,6 +44,8 @@ class Ask:
     whole: bool = False
     """The answer is collected before it is sent, so all of it is held at once."""
     return_token_ids: bool = False
+    resumption: Resumption | None = None
+    """The answer began elsewhere. Only with one choice."""
 
     @property
     def choices(self) -> int:
@@ -54,6 +57,8 @@ class Ask:
 
         Without a seed in the request it is `drawn` here, so that whoever goes on with the request elsewhere knows it.
         """
+        if self.resumption is not None:
+            return replace(self.params, seed=self.resumption.seed, max_tokens=self.resumption.max_tokens)
         if self.params.greedy and self.params.seed is None:
             return self.params
         seed = drawn if self.params.seed is None else self.params.seed + i

@@ -33,7 +33,7 @@ class Attempt:
         """Whether the worker has taken the request."""
         self.received = len(request.resumed_tokens)
         """Tokens of the answer that are there: the next one has this index."""
-        self._number = request.attempt
+        self.number = request.attempt
         self._request_id = request.request_id
         self._hung = False
         self._taken = taken
@@ -52,7 +52,7 @@ class Attempt:
             chunk = await self._awaited(self._call.read())
             if not isinstance(chunk, pb.GenerateChunk):  # grpc.aio.EOF
                 raise Lost("closed", "the stream ended before it was finished")
-            if chunk.attempt != self._number:
+            if chunk.attempt != self.number:
                 continue  # of an attempt that is over
             self.assignment.worker.heard_at = now()
             count = len(chunk.token_ids)

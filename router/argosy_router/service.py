@@ -28,6 +28,7 @@ from argosy_router.fleet.fleet import DeploymentState, Fleet
 from argosy_router.fleet.peer import ACQUAINTANCE_S
 from argosy_router.metrics import UNKNOWN_MODEL, Metrics
 from argosy_router.relay import Flight
+from argosy_router.resumption import check_same_prompt
 from argosy_router.routing.dispatch import Decision, Dispatcher, no_worker
 from argosy_router.routing.job import Job
 from argosy_router.routing.trial import conversation
@@ -171,20 +172,23 @@ class Service:
         for tokens, ids, chosen in ((p.tokens, p.block_ids, q) for p, q in zip(prompts, params, strict=True)):
             for i in range(ask.n):
                 seeded = replace(ask, params=chosen).choice_params(i, secrets.randbits(63))
-                jobs.append(
-                    Job(
-                        deployment=state,
-                        request_id=caller.request_id,
-                        tokens=tokens,
-                        block_ids=ids,
-                        params=seeded,
-                        cache_salt=ask.cache_salt,
-                        priority=ask.priority,
-                        deadline=caller.deadline,
-                        received_at=request.started,
-                        key=key,
-                    )
+                job = Job(
+                    deployment=state,
+                    request_id=caller.request_id,
+                    tokens=tokens,
+                    block_ids=ids,
+                    params=seeded,
+                    cache_salt=ask.cache_salt,
+                    priority=ask.priority,
+                    deadline=caller.deadline,
+                    received_at=request.started,
+                    key=key,
+                    resumption=ask.resumption,
                 )
+                if ask.resumption is not None:
+                    seeded.check(vocab_size=card.facts.vocab_size)
+                    check_same_prompt(ask.resumption, job.digest)
+                jobs.append(job)
         return Prepared(card=card, prompts=prompts, texts=texts, jobs=jobs)
 
     async def _model(self, name: str, came: float, deadline: float | None) -> tuple[DeploymentState, ModelCard]:
@@ -253,7 +257,7 @@ class Service:
         flight = Flight(job, self._dispatcher, self.metrics, attempts=self._attempts, taken=taken, hold=request.hold)
         try:
             await flight.start()
-            if job.received_at:
+            if job.received_at and job.resumption is None:
                 self.metrics.ttft.labels(name).observe(now() - job.received_at)
                 demand.first_token(now() - job.received_at, now())
             yield flight
@@ -261,8 +265,9 @@ class Service:
             flight.close()
             demand.went(now())
             inflight.dec()
-            self.metrics.prompt.labels(name).inc(len(job.tokens))
-            self.metrics.cached.labels(name).inc(flight.cached_tokens)
+            if job.resumption is None:  # else it was counted where it began
+                self.metrics.prompt.labels(name).inc(len(job.tokens))
+                self.metrics.cached.labels(name).inc(flight.cached_tokens)
             self.metrics.generated.labels(name).inc(flight.delivered)
 
 

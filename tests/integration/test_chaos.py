@@ -1,4 +1,4 @@
-"""Workers are killed, stopped and drained under load, in small; and the checker notices what would be wrong."""
+"""Workers and routers are killed, stopped and drained under load, in small; and the checker notices what would be wrong."""
 
 import sys
 from dataclasses import replace
@@ -20,6 +20,13 @@ async def test_no_token_is_lost_doubled_or_wrong_whatever_happens_to_workers():
     )
     assert outcome.failures == []
     assert {"kill", "stop", "drain"} <= set(outcome.faults)
+    assert outcome.gaps != []
+
+
+async def test_nor_whatever_happens_to_routers():
+    outcome = await chaos.run(requests=60, rate=10, every=1.5, kinds=["router", "roll"], workers=2, least_faults=4)
+    assert outcome.failures == []
+    assert {"router", "roll"} <= set(outcome.faults)
     assert outcome.gaps != []
 
 

@@ -193,7 +193,7 @@ async def test_a_worker_that_answers_is_not_hung(make_rig):
 
 
 async def test_with_nobody_else_a_hung_worker_keeps_its_stream(make_rig, monkeypatch):
-    monkeypatch.setattr(silence, "ANSWER_S", 0.1)
+    monkeypatch.setattr(silence, "answer_within", lambda slow_step_s: 0.1)
     rig = await make_rig()
     await rig.add(FakeWorker(worker_id="w0"))
     (worker,) = rig.workers

@@ -3,9 +3,10 @@
 import pytest
 
 from argosy_api import limits
+from argosy_api.retries import FLOOR, WINDOW_S, RetryBudget
 from argosy_router.kept import STEP, TOKEN_BYTES, Kept
-from argosy_router.routing.hangs import CEILING_S, FLOOR_S, UNKNOWN_S, hangs, patience
-from argosy_router.routing.retries import FLOOR, QUARANTINE_S, WINDOW_S, Quarantine, RetryBudget, same_place
+from argosy_router.routing.hangs import ANSWER_S, CEILING_S, FLOOR_S, UNKNOWN_S, answer_within, hangs, patience
+from argosy_router.routing.poison import QUARANTINE_S, Quarantine, same_place
 
 
 @pytest.mark.parametrize(
@@ -14,10 +15,10 @@ from argosy_router.routing.retries import FLOOR, QUARANTINE_S, WINDOW_S, Quarant
         (0.0, [], UNKNOWN_S),
         (0.0, [0.0], UNKNOWN_S),
         (0.01, [], FLOOR_S),
-        (0.5, [], 2.0),
+        (2.0, [], 2.0),
         (60.0, [], CEILING_S),
-        (0.5, [3.0, 0.1], 2.0),  # another one's steps are its own
-        (0.0, [0.5, 0.0, 0.25], 2.0),  # it has just begun: as the slowest of its peers
+        (2.0, [3.0, 0.1], 2.0),  # another one's steps are its own
+        (0.0, [2.0, 0.0, 0.25], 2.0),  # it has just begun: as the slowest of its peers
         (0.0, [0.01], FLOOR_S),
     ],
 )
@@ -25,14 +26,15 @@ def test_patience_follows_the_workers_own_steps(slow_step, others, seconds):
     assert patience(slow_step, others) == seconds
 
 
-def test_whoever_does_not_answer_hangs_and_a_long_step_does_not():
-    quick, slow = patience(0.02), patience(2.0)
-    assert hangs(quick, answered=False)
-    assert not hangs(quick, answered=True, step_age_s=0.5)
-    assert not hangs(quick, answered=True, step_age_s=4.9)  # a prompt's chunk may be longer than all before
-    assert hangs(quick, answered=True, step_age_s=5.1)
-    assert not hangs(slow, answered=True, step_age_s=20.0)
-    assert hangs(slow, answered=True, step_age_s=33.0)
+def test_whoever_is_asked_has_the_time_of_a_slow_step():
+    assert [answer_within(step) for step in (0.0, 0.02, 2.0, 60.0)] == [ANSWER_S, ANSWER_S, 2.0, CEILING_S]
+
+
+def test_a_long_step_is_not_taken_for_a_hang():
+    assert not hangs(0.02, 4.9)  # a prompt's chunk may be longer than all before
+    assert hangs(0.02, 5.1)
+    assert not hangs(2.0, 31.0)
+    assert hangs(2.0, 33.0)
 
 
 def test_no_more_retries_than_requests():

@@ -11,7 +11,7 @@ from waiting import eventually
 from argosy_api import limits
 from argosy_api.order import Discipline, Order
 from argosy_api.v1 import worker_pb2 as pb
-from argosy_router import relay
+from argosy_router import course
 from argosy_router.clock import now
 from argosy_router.fleet.peer import HUNG_S
 from argosy_router.routing.books import REPORT_GOOD_S
@@ -152,8 +152,8 @@ async def test_a_hung_engine_alone_keeps_its_requests(make_rig):
 
 async def test_no_first_token_in_time_means_another_worker(rig, monkeypatch):
     """The worker is well, by its own word; the request that it forgot goes to another one. The last attempt waits."""
-    monkeypatch.setattr(relay, "FIRST_TOKEN_S", 0.05)
-    monkeypatch.setattr(relay, "FIRST_TOKEN_FACTOR", 0.0)
+    monkeypatch.setattr(course, "FIRST_TOKEN_S", 0.05)
+    monkeypatch.setattr(course, "FIRST_TOKEN_FACTOR", 0.0)
     for worker in rig.workers:
         worker.script.hang_accepted = True
     waiting = asyncio.create_task(rig.post("/v1/completions", HELLO))

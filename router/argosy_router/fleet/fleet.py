@@ -13,14 +13,15 @@ from argosy_api.errors import NotFoundError
 from argosy_api.measures import Trial
 from argosy_api.membership import Deployment, Membership
 from argosy_api.names import holders
+from argosy_api.retries import RetryBudget
 from argosy_router.clock import now
 from argosy_router.fleet.demand import DemandBooks
 from argosy_router.fleet.peer import Peer
 from argosy_router.fleet.waiting_room import WaitingRoom
 from argosy_router.routing.index import KvIndex
+from argosy_router.routing.poison import Quarantine
 from argosy_router.routing.policy import HashRing
 from argosy_router.routing.predictions import Predictions
-from argosy_router.routing.retries import Quarantine, RetryBudget
 from argosy_router.text.models import ModelCard, ModelLibrary, ServedModel
 
 log = logging.getLogger(__name__)
@@ -115,6 +116,11 @@ class DeploymentState:
         """Drop all that the index says about a worker."""
         self.predictions.forget(self.index.bit(worker_id))
         self.index.leave(worker_id)
+
+    def served_as(self, fingerprint: str) -> ServedModel | None:
+        """The facts of a worker that has this fingerprint; None where none is known."""
+        facts = (worker.facts for worker in self.workers.values())
+        return next((known for known in facts if known is not None and known.fingerprint == fingerprint), None)
 
     def may_have(self, alike: ServedModel | None) -> bool:
         """Whether a worker may come to be there that gives the same answers as `alike`."""

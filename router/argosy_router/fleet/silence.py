@@ -16,7 +16,7 @@ from argosy_router.clock import now
 from argosy_router.fleet.fleet import DeploymentState
 from argosy_router.fleet.peer import Peer
 from argosy_router.metrics import Metrics
-from argosy_router.routing.hangs import ANSWER_S, FLOOR_S, hangs, patience
+from argosy_router.routing.hangs import FLOOR_S, answer_within, hangs, patience
 
 log = logging.getLogger(__name__)
 
@@ -24,13 +24,13 @@ log = logging.getLogger(__name__)
 async def watch(state: DeploymentState, worker: Peer, metrics: Metrics) -> None:
     """Runs until it is cancelled."""
     while True:
-        patient = _patience(state, worker)
+        patient = patience(_slow_step(worker), map(_slow_step, state.workers.values()))
         left = worker.heard_at + patient - now()
         if not len(worker.books):
             await asyncio.sleep(FLOOR_S)
         elif left > 0:
             await asyncio.sleep(left)
-        elif await _hangs(state, worker):
+        elif await _hangs(worker):
             worker.eject(now())
             count = worker.abandon()
             log.warning(
@@ -55,19 +55,15 @@ async def watch_to_the_end(state: DeploymentState, worker: Peer, metrics: Metric
             await watching
 
 
-def _patience(state: DeploymentState, worker: Peer) -> float:
-    return patience(_slow_step(worker), map(_slow_step, state.workers.values()))
-
-
 def _slow_step(worker: Peer) -> float:
     return 0.0 if worker.load is None else worker.load.slow_step_seconds
 
 
-async def _hangs(state: DeploymentState, worker: Peer) -> bool:
+async def _hangs(worker: Peer) -> bool:
     try:
-        load = await worker.stub.GetLoad(pb.GetLoadRequest(), timeout=ANSWER_S)
+        load = await worker.stub.GetLoad(pb.GetLoadRequest(), timeout=answer_within(_slow_step(worker)))
     except grpc.aio.AioRpcError as error:
         # whoever refuses answers; a connection that breaks ends the calls on it by itself
         return error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     worker.take_load(load, now())
-    return hangs(_patience(state, worker), answered=True, step_age_s=load.last_step_age_seconds)
+    return hangs(_slow_step(worker), load.last_step_age_seconds)

@@ -10,6 +10,7 @@ from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc as rpc
 from argosy_router.ask import Ask, Caller
 from argosy_router.fronts.grpc_common import Context, Heading, call_deadline, metadata_request_id
+from argosy_router.resumption import parse
 from argosy_router.routing.dispatch import Decision
 from argosy_router.service import Service
 from argosy_router.text.messages import ROLES, Message, Prompt
@@ -41,8 +42,11 @@ class NativeFront(rpc.InferenceServicer):
                     self._service.flying(taken, prepared.jobs[0], head.taken) as flight,
                 ):
                     await head.answered(flight.decision)
+                    told = False
                     async for chunk in flight:
                         chunk.request_id = caller.request_id
+                        if chunk.token_ids and not told:
+                            told, chunk.resume_token = True, flight.resume_token
                         yield chunk
 
 
@@ -67,6 +71,7 @@ def _ask(request: pb.InferenceRequest) -> Ask:
         fill_context=kind == "chat" and not request.sampling.HasField("max_tokens"),
         cache_salt=request.cache_salt,
         priority=request.priority,
+        resumption=parse(request.resume) if request.HasField("resume") else None,
     )
 
 

@@ -8,6 +8,7 @@ from hashlib import blake2b
 from argosy_api.blocks import iter_block_ids, root_id
 from argosy_api.params import SamplingParams
 from argosy_router.fleet.fleet import DeploymentState
+from argosy_router.resumption import Resumption
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,8 @@ class Job:
     received_at: float = 0.0
     key: str = ""
     """Decides whether it is for a canary, where there is one."""
+    resumption: Resumption | None = None
+    """The answer began at another router."""
 
     @property
     def longest(self) -> int:
