@@ -141,6 +141,10 @@ MAX_RENDERED_CHAT_BYTES = 8 * 1024 * 1024
 # --- speculation
 MAX_DRAFT = 16
 """Tokens that are guessed ahead for one request in one step."""
+MAX_PIPELINE = 16
+"""Pods that share the layers of one model."""
+MAX_GROUP_MESSAGE = 64 * 1024
+"""Bytes of one line of what the processes of a group tell each other beside their steps."""
 MAX_SEARCHED_TOKENS = 16_384
 """Last tokens of a request in which a guess looks for what came before."""
 MAX_RECENT_TOKENS = 8_192

@@ -15,6 +15,7 @@ from argosy_api import quantity, rules
 from argosy_api.checking import first_problem
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.resource import DrainSpec, EngineSpec, InferenceDeployment, ModelSpec, QuantizationSpec, Strict
+from argosy_api.spec.parallel import ParallelismSpec
 
 OPTION = "--spec"
 
@@ -30,6 +31,8 @@ class WorkerSpec(Strict):
     """How the engine runs."""
     quantization: QuantizationSpec = QuantizationSpec()
     """In what numbers weights and KV cache are held."""
+    parallelism: ParallelismSpec = ParallelismSpec()
+    """How many processes share the model."""
     drain: DrainSpec = DrainSpec()
     """Time for running requests after SIGTERM."""
     revision: str = ""

@@ -11,7 +11,7 @@ from argosy_api.resource import DrainSpec, EngineSpec
 from argosy_api.worker_spec import WorkerSpec
 from argosy_worker import sim
 from argosy_worker.serve.settings import Settings, parse
-from argosy_worker.serve.startup import size_cache, size_host
+from argosy_worker.serve.sizes import size_cache, size_host
 
 MODEL = {"uri": "sim://m", "servedName": "m"}
 

@@ -8,7 +8,7 @@ import threading
 from argosy_api import logs
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.process import EXIT_CONFIG, Termination
-from argosy_worker.serve import app
+from argosy_worker.serve import app, hosting
 from argosy_worker.serve.settings import parse
 
 
@@ -21,11 +21,12 @@ def main() -> int:
         logs.configure(os.environ)
         settings = parse(sys.argv[1:], os.environ)
     except InvalidArgumentError as error:
-        app.refuse(Termination(error.reason, error.message), os.environ)
+        hosting.refuse(Termination(error.reason, error.message), os.environ)
         return EXIT_CONFIG
     code = app.run(settings)
-    if any(thread.name == "engine" for thread in threading.enumerate()):
-        # Still loading or in a step: compute libraries crash when the interpreter ends under them.
+    if any(thread.name in ("engine", "group") for thread in threading.enumerate()):
+        # Still loading or in a step: compute libraries crash when the interpreter ends under them. And what joins the
+        # processes of a group waits for them when it is taken down.
         logging.shutdown()
         os._exit(code)
     return code

@@ -24,7 +24,7 @@ from argosy_worker.compute.quant.isa import instruction_set
 from argosy_worker.compute.quant.precision import resolve
 from argosy_worker.core.batch import SequenceSlice
 from argosy_worker.core.layout import make_layout
-from argosy_worker.models.build import _Builder
+from argosy_worker.models.builder import Builder
 from argosy_worker.models.weights import shape_of
 
 BLOCK, THREADS = 16, 2
@@ -50,10 +50,10 @@ class Weights:
 
 def main(compute):
     check = Check(THREADS)
-    builder = _Builder(
+    builder = Builder(
         Weights(), resolve("auto", None, compute, "cpu", integers=False), torch.device("cpu"), check, lambda *_: None
     )
-    decoder = builder.build()
+    decoder = builder.decoder(CONFIG, builder.stack(CONFIG, range(1)))
     rows = check.attention(attention_shape(CONFIG, BLOCK))
     check.elementwise()
     tokens = [[(i * 7919 + 13 * n) % CONFIG.vocab_size for i in range(n + 1)] for n in LENGTHS]

@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from argosy_worker.compute.attention import rows
-from argosy_worker.compute.exactness import EXACT, Check
+from argosy_worker.compute.exactness import Check
 from argosy_worker.compute.quant.formats import from_plain
 from argosy_worker.compute.quant.fp32_cpu import Fp32OneDnn, Fp32Tiles
 from argosy_worker.compute.quant.isa import limited
 from argosy_worker.compute.quant.linear import LinearSpec, Verdict
 from argosy_worker.compute.quant.packer import Packer
+from argosy_worker.core.facts import EXACT
 
 SPEC = LinearSpec(
     role="down", formats=("F32",), in_features=64, out_features=48, weights="none", group=0, compute="fp32",

@@ -69,7 +69,7 @@ def test_threads_do_not_matter(model, jobs_of, run_jobs):
 
 def test_linears_do_not_depend_on_the_number_of_rows(model):
     """Each row of every kind of linear layer has the same bits for 1 to 80 rows."""
-    first = model.decoder._layers[0]
+    first = model.decoder.stack.layers[0]
     layer = first.weights[0] if isinstance(first, NativeLayer) else first._weights
     config = model.decoder.config
     torch.manual_seed(0)

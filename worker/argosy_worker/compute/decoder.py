@@ -5,8 +5,6 @@ row on its own, in a fixed order (see `attention.paged`, `quant.int8_cpu`, `quan
 bits do not depend on its company.
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F  # noqa: N812  # the name that torch users know
 from torch import Tensor
@@ -14,10 +12,9 @@ from torch import Tensor
 from argosy_worker.compute.attention.backend import AttentionBackend
 from argosy_worker.compute.config import DecoderConfig
 from argosy_worker.compute.elementwise import aligned
-from argosy_worker.compute.layer import Layer, Step
 from argosy_worker.compute.quant.formats import QuantTensor
 from argosy_worker.compute.quant.linear import Linear
-from argosy_worker.compute.rope import frequencies, rotation
+from argosy_worker.compute.stack import Stack
 
 
 class Decoder:
@@ -28,15 +25,12 @@ class Decoder:
         config: DecoderConfig,
         *,
         embed: QuantTensor,
-        layers: Sequence[Layer],
+        stack: Stack,
         final_norm: Tensor,
         head: Linear,
-        dtype: torch.dtype,
     ) -> None:
-        self.config = config
-        self._embed, self._layers, self._final_norm, self._head = embed, layers, final_norm, head
-        self._ropes = {rope: frequencies(rope, final_norm.device) for rope in config.ropes}
-        self.dtype = dtype
+        self.config, self.stack = config, stack
+        self._embed, self._final_norm, self._head = embed, final_norm, head
 
     @property
     def device(self) -> torch.device:
@@ -48,13 +42,10 @@ class Decoder:
 
         `attention` is prepared for the step; its cache gets the rows' keys and values.
         """
-        x = self._embed.select(tokens).to(self.dtype)
+        x = self._embed.select(tokens).to(self.stack.dtype)
         if self.config.embed_scale != 1:
             x = x * self.config.embed_scale
-        step = Step({rope: rotation(of, positions, self.dtype) for rope, of in self._ropes.items()}, attention)
-        for layer in self._layers:
-            x = layer(x, step)
-        return x
+        return self.stack(x, positions, attention)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Final norm and LM head: [n, hidden] -> fp32 [n, vocab]."""

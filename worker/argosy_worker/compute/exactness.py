@@ -17,8 +17,8 @@ from argosy_worker.compute.attention import rows
 from argosy_worker.compute.elementwise import aligned
 from argosy_worker.compute.probe import on_threads, pattern
 from argosy_worker.compute.quant.linear import Linear
+from argosy_worker.core.facts import EXACT
 
-EXACT = "exact"
 BUDGET_S = 0.1
 """Time for all linears of a model. Two products of each are made in any case, further sizes as long as time is left."""
 _FULL = 33

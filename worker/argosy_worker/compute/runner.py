@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from argosy_worker.compute.attention.backend import AttentionBackend
+from argosy_worker.compute.config import DecoderConfig
 from argosy_worker.compute.decoder import Decoder
 from argosy_worker.core.batch import BlockStore, Finished, SequenceSlice, StepBatch, StepOutput, TokenLogprob, accepted
 from argosy_worker.core.layout import make_layout
@@ -30,7 +31,6 @@ class TorchRunner:
         self, decoder: Decoder, attention: AttentionBackend, *, threads: int, sampler: Sampler = TORCH
     ) -> None:
         self._decoder, self._attention, self._threads, self._sampler = decoder, attention, threads, sampler
-        self._layer_weights = decoder.config.layer_weights
         self.store: BlockStore = attention.cache
 
     def launch(self, batch: StepBatch) -> Finished:
@@ -40,14 +40,11 @@ class TorchRunner:
             self.store.move(batch.moves)
             if not slices:
                 return Finished([])
-            torch.set_num_threads(self._threads if self._parallel(batch.num_tokens) else 1)
+            torch.set_num_threads(threads_for(self._decoder.config, batch.num_tokens, self._threads))
             hidden = self._forward(slices)
             sound = _sound_slices(hidden, slices)
             prompts = self._prompt_logprobs(hidden, slices, sound)
             return Finished(self._sample(hidden, slices, sound, prompts))
-
-    def _parallel(self, rows: int) -> bool:
-        return self._layer_weights >= _PARALLEL_WEIGHTS or rows * self._layer_weights >= _PARALLEL_WORK
 
     def _forward(self, slices: Sequence[SequenceSlice]) -> Tensor:
         device = self._decoder.device
@@ -112,6 +109,12 @@ class TorchRunner:
             outputs[i] = StepOutput(picked[:count], found, prompts[i])
             at = end
         return outputs
+
+
+def threads_for(config: DecoderConfig, rows: int, threads: int) -> int:
+    """Threads that torch takes for a step of so many rows; at most `threads`."""
+    weights = config.layer_weights
+    return threads if weights >= _PARALLEL_WEIGHTS or rows * weights >= _PARALLEL_WORK else 1
 
 
 def _sound_slices(hidden: Tensor, slices: Sequence[SequenceSlice]) -> list[bool]:

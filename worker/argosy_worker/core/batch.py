@@ -117,6 +117,10 @@ def accepted(draft: Sequence[int], sampled: Sequence[int]) -> int:
     return len(sampled)
 
 
+class RunnerBrokenError(Exception):
+    """The runner computes nothing any more, whoever asks."""
+
+
 class Pending(Protocol):
     """A step that is out."""
 

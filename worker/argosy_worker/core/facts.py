@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+EXACT = "exact"
+"""Answers do not depend on a request's company."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerFacts:
@@ -48,7 +51,7 @@ class ModelFacts(TokenizerFacts):
     """Positions up to its own that a row sees in any layer; 0: all of them. Blocks that lie before are let go."""
     weights_bytes: int = 0
     """What the weights take, packed; 0 for a simulated model."""
-    exactness: str = "exact"
-    """`exact`, or why answers may depend on a request's company on this machine."""
+    exactness: str = EXACT
+    """EXACT, or why answers may depend on a request's company on this machine."""
     instruction_set: str = ""
     """What the kernels use: `avx512-vnni`, ...; empty for a simulated model."""

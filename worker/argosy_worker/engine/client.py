@@ -201,6 +201,15 @@ class Engine:
                 await asyncio.gather(*map(self.abort, rest))
         return before - len(rest), len(rest)
 
+    def give_up(self, error: ArgosyError) -> None:
+        """End all streams without the thread, which may wait for what never comes, and take no new requests."""
+        self.draining = True
+        for stream in self._active.values():
+            self._preparing.drop(stream)
+            stream.fail(error)
+        self._active.clear()
+        self._note_end()
+
     # --- health (any thread)
 
     @property

@@ -12,24 +12,26 @@ from collections.abc import Sequence
 
 from argosy_api.faults import is_fault
 from argosy_api.params import SamplingParams
-from argosy_worker.core.batch import Runner, SequenceSlice, StepBatch, StepOutput
+from argosy_worker.core.batch import Runner, RunnerBrokenError, SequenceSlice, StepBatch, StepOutput
 
 log = logging.getLogger(__name__)
 
 FAULT = "the engine failed in a step of this request"
 
 
-class RunnerBrokenError(Exception):
-    """The runner computes nothing any more, whoever asks."""
-
-
 def compute(runner: Runner, batch: StepBatch) -> list[StepOutput]:
     """The outputs of a step, one for each slice, in order; that of a slice which cannot be computed has an `error`.
 
     No slice may hold a placeholder: only the runner's next launch could fill it.
+
+    Raises:
+        RunnerBrokenError: the runner itself says that it is of no more use.
+
     """
     try:
         return _launch(runner, batch.slices)
+    except RunnerBrokenError:
+        raise
     except BaseException as error:
         if not is_fault(error):
             raise
@@ -48,6 +50,8 @@ def check(runner: Runner, block: int) -> None:
     piece = SequenceSlice(request_id="", tokens=(0,), start=0, table=(block,), sample_rows=range(1), params=params)
     try:
         (output,) = _launch(runner, [piece])
+    except RunnerBrokenError:
+        raise
     except BaseException as error:
         if not is_fault(error):
             raise
@@ -62,6 +66,8 @@ def _apart(runner: Runner, slices: Sequence[SequenceSlice]) -> list[StepOutput]:
     for part in filter(None, (slices[:middle], slices[middle:])):
         try:
             outputs += _launch(runner, part)
+        except RunnerBrokenError:
+            raise
         except BaseException as error:
             if not is_fault(error):
                 raise

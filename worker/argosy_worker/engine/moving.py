@@ -4,9 +4,8 @@ import time
 from collections.abc import Sequence
 
 from argosy_api.faults import is_fault
-from argosy_worker.core.batch import Runner, StepBatch
+from argosy_worker.core.batch import Runner, RunnerBrokenError, StepBatch
 from argosy_worker.core.host import Move
-from argosy_worker.engine.isolation import RunnerBrokenError
 from argosy_worker.engine.metrics import WorkerMetrics
 
 

@@ -3,27 +3,23 @@
 import asyncio
 import contextlib
 import logging
-import os
-import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
 
-import grpc
-
-from argosy_api import net, process
 from argosy_api.ending import end
-from argosy_api.errors import ModelError, ModelInvalidError
+from argosy_api.errors import ModelError, ModelInvalidError, UnavailableError
 from argosy_api.faults import is_fault
 from argosy_api.keys import Keys
-from argosy_api.process import EXIT_CONFIG, EXIT_FAULT, EXIT_OK, Termination
+from argosy_api.process import EXIT_FAULT, EXIT_OK
 from argosy_api.worker_status import Phase
 from argosy_worker.engine.client import Engine
 from argosy_worker.engine.metrics import WorkerMetrics
+from argosy_worker.group.leader import Leader
 from argosy_worker.kv_events.log import KvEventLog
 from argosy_worker.kv_events.publish import RedisPublisher
+from argosy_worker.serve import member
+from argosy_worker.serve.hosting import StartError, bind, first, give_up, stop_signals, tell
 from argosy_worker.serve.lifecycle import Lifecycle
 from argosy_worker.serve.messages import model_info, served_model
 from argosy_worker.serve.pages import MetricsServer
@@ -31,15 +27,9 @@ from argosy_worker.serve.server import Serving, make_server
 from argosy_worker.serve.settings import Settings
 from argosy_worker.serve.startup import Loaded, load
 
-_T = TypeVar("_T")
-
 log = logging.getLogger(__name__)
 
 _GRACE_S = 2.0  # for the last chunks of aborted streams to go out
-
-
-class StartError(Exception):
-    """The process cannot start, and why."""
 
 
 def run(settings: Settings) -> int:
@@ -49,16 +39,17 @@ def run(settings: Settings) -> int:
     try:
         pages = MetricsServer(settings.host, settings.metrics_port, metrics=metrics, state=state)
     except OSError as error:
-        return _refuse(state, "CannotListen", f"metrics port {settings.metrics_port}: {error.strerror}")
+        return give_up(state, "CannotListen", f"metrics port {settings.metrics_port}: {error.strerror}")
     try:
-        return asyncio.run(_serve(settings, state, metrics, pages))
+        serve = member.serve if settings.rank else _serve
+        return asyncio.run(serve(settings, state, metrics, pages))
     except StartError as error:
-        return _refuse(state, "CannotListen", str(error))
+        return give_up(state, "CannotListen", str(error))
     except ModelError as error:
-        return _refuse(state, error.reason, error.message)
+        return give_up(state, error.reason, error.message)
     except Exception:
         log.exception("the worker failed")
-        _refuse(state, "InternalError", "the worker failed; its log has the cause")
+        give_up(state, "InternalError", "the worker failed; its log has the cause")
         return EXIT_FAULT  # starting again may help
     finally:
         pages.close()
@@ -70,16 +61,22 @@ async def _serve(settings: Settings, state: Lifecycle, metrics: WorkerMetrics, p
     events = KvEventLog(epoch)
     serving = Serving(worker_id=settings.worker_id, epoch=epoch, state=state, events=events, metrics=metrics)
     server = await make_server(serving)
-    port = _bind(server, settings)
+    port = bind(server, settings)
     await server.start()
-    stop = _stop_signals(loop)
+    stop = stop_signals(loop)
+    lost: asyncio.Future[str] = loop.create_future()
+    group = _lead(settings, loop, lost, stop)
     log.info("listening on %s:%d (gRPC) and %d (metrics); loading", settings.host, port, pages.port)
     try:
-        thread = _EngineThread(settings, state, metrics, events, loop)
-        engine = await _first(thread.engine, stop)
-        if engine is None:
+        thread = _EngineThread(settings, state, metrics, events, loop=loop, group=group)
+        await first((thread.engine, lost), stop)
+        if not thread.engine.done():
+            if lost.done():
+                return _lose_group(state, lost.result())
             log.info("told to stop while loading")
             return EXIT_OK
+        engine = thread.engine.result()
+        lost.add_done_callback(lambda _: engine.give_up(UnavailableError("this worker's group has lost a process")))
         pages.attach(engine)
         info = model_info(
             engine,
@@ -94,10 +91,14 @@ async def _serve(settings: Settings, state: Lifecycle, metrics: WorkerMetrics, p
             await serving.open(engine, info)
             state.ready(served_model(info, engine.facts.weights_bytes))
             log.info("ready: %s as %r", settings.model_uri, settings.served_name)
-            await _first(thread.ended, stop)
+            await first((thread.ended, lost), stop)
             await serving.set_health(serving=False)
+            if lost.done():
+                events.close()
+                await server.stop(_GRACE_S)  # for the last words of the streams
+                return _lose_group(state, lost.result())
             if not engine.alive:
-                _refuse(state, "EngineFailed", f"the engine has died ({engine.failure}); the log has the cause")
+                give_up(state, "EngineFailed", f"the engine has died ({engine.failure}); the log has the cause")
                 return EXIT_FAULT
             state.enter(Phase.DRAINING)
             seconds = settings.spec.drain.timeout_seconds
@@ -107,9 +108,41 @@ async def _serve(settings: Settings, state: Lifecycle, metrics: WorkerMetrics, p
         events.close()  # else the server would wait for its subscribers
         engine.stop()
         await asyncio.wait({thread.ended}, timeout=_GRACE_S)
+        if group is not None:
+            group.end()
         return EXIT_OK
     finally:
         await server.stop(_GRACE_S if state.now.phase is Phase.DRAINING else 0)
+
+
+def _lead(
+    settings: Settings, loop: asyncio.AbstractEventLoop, lost: asyncio.Future[str], stop: asyncio.Event
+) -> Leader | None:
+    """Rank 0 of a group takes the others in; None where the worker is one process."""
+    if settings.ranks == 1:
+        return None
+
+    def leaving() -> None:
+        log.info("another rank of the group has to end: all of it does")
+        loop.call_soon_threadsafe(stop.set)
+
+    _, port = settings.group_leader
+    try:
+        return Leader(
+            settings.host,
+            port,
+            ranks=settings.ranks,
+            spec=settings.spec.argument(),
+            lost=lambda why: tell(loop, lost, why),
+            leaving=leaving,
+        )
+    except OSError as error:
+        raise StartError(f"group port {port}: {error.strerror}") from error
+
+
+def _lose_group(state: Lifecycle, why: str) -> int:
+    give_up(state, "GroupLost", f"{why}; the whole group begins anew")
+    return EXIT_FAULT
 
 
 class _EngineThread:
@@ -121,9 +154,11 @@ class _EngineThread:
         state: Lifecycle,
         metrics: WorkerMetrics,
         events: KvEventLog,
+        *,
         loop: asyncio.AbstractEventLoop,
+        group: Leader | None,
     ) -> None:
-        self.engine: asyncio.Future[Engine | None] = loop.create_future()
+        self.engine: asyncio.Future[Engine] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
         self.kernels: dict[str, str] = {}
 
@@ -143,72 +178,19 @@ class _EngineThread:
 
         def work() -> None:
             try:
-                engine = make(load(settings, state))
+                engine = make(load(settings, state, group))
             except BaseException as error:  # noqa: BLE001 - handed to the event loop
                 panic = is_fault(error) and not isinstance(error, Exception)
                 told = ModelInvalidError(f"a library failed on the model's files: {error}") if panic else error
-                _tell(loop, self.engine, None, told)
+                tell(loop, self.engine, error=told)
                 return
-            _tell(loop, self.engine, engine)
+            tell(loop, self.engine, engine)
             try:
                 engine.run()
             finally:
-                _tell(loop, self.ended, None)
+                tell(loop, self.ended, None)
 
         threading.Thread(target=work, name="engine", daemon=True).start()
-
-
-def _tell(
-    loop: asyncio.AbstractEventLoop, future: asyncio.Future[_T], value: _T, error: BaseException | None = None
-) -> None:
-    """Settle a future from another thread, unless nobody waits any more."""
-
-    def settle() -> None:
-        if future.done():
-            return
-        if error is None:
-            future.set_result(value)
-        else:
-            future.set_exception(error)
-
-    with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
-        loop.call_soon_threadsafe(settle)
-
-
-async def _first(future: asyncio.Future[_T], stop: asyncio.Event) -> _T | None:
-    """The future's result, or None when told to stop before."""
-    stopping = asyncio.ensure_future(stop.wait())
-    try:
-        waits: set[asyncio.Future[Any]] = {future, stopping}
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        stopping.cancel()
-    return future.result() if future.done() else None
-
-
-def _bind(server: grpc.aio.Server, settings: Settings) -> int:
-    address = net.address(settings.host, settings.grpc_port)
-    try:
-        return server.add_insecure_port(address)
-    except RuntimeError as error:
-        why = net.why_not(settings.host, settings.grpc_port)
-        raise StartError(f"gRPC port {settings.grpc_port}: cannot listen on {address}: {why}") from error
-
-
-def _stop_signals(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
-    """Set by the first SIGTERM or SIGINT. The second one ends the process at once."""
-    stop = asyncio.Event()
-
-    def on_signal() -> None:
-        if stop.is_set():
-            log.warning("told to stop twice: ending at once")
-            logging.shutdown()
-            os._exit(EXIT_FAULT)
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    return stop
 
 
 @contextlib.asynccontextmanager
@@ -234,20 +216,3 @@ async def _publishing(
     finally:
         await end(task)
         await publisher.forget()
-
-
-def _refuse(state: Lifecycle, reason: str, message: str) -> int:
-    """Say why nothing can be served: in the log, in `/state`, and where Kubernetes shows it."""
-    state.enter(Phase.FAILED, message, reason=reason)
-    refuse(Termination(reason, message), os.environ)
-    return EXIT_CONFIG
-
-
-def refuse(why: Termination, environment: Mapping[str, str]) -> None:
-    """Log a last word, and leave it where Kubernetes shows it."""
-    log.error("%s: %s", why.reason, why.message)
-    if path := environment.get(process.TERMINATION_LOG):
-        try:
-            Path(path).write_text(why.to_json())
-        except OSError as error:
-            log.warning("cannot write the termination log: %s", error.strerror)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from argosy_api import net, process, worker_spec
+from argosy_api.errors import InvalidArgumentError
 from argosy_api.model_uri import ModelUri
 from argosy_api.resource import EngineSpec
 from argosy_api.worker_spec import WorkerSpec
@@ -24,6 +25,10 @@ class Settings:
     host: str = net.EVERYWHERE
     grpc_port: int = 9000
     metrics_port: int = 9001
+    rank: int = 0
+    """Of this process in its group."""
+    group_leader: tuple[str, int] = ("", 0)
+    """Where rank 0 of the group takes the others in."""
     redis_url: str = ""
     """Empty: no events are published; routers subscribe to the worker instead."""
     model_cache: Path = Path("model-cache")
@@ -32,6 +37,11 @@ class Settings:
     def engine(self) -> EngineSpec:
         """How the engine runs."""
         return self.spec.engine
+
+    @property
+    def ranks(self) -> int:
+        """Processes that share the model."""
+        return self.spec.parallelism.pipeline
 
     @property
     def model_uri(self) -> ModelUri:
@@ -58,6 +68,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         help='what to serve, in the resource\'s own terms, as JSON: {"model": {"uri": "sim://m", "servedName": "m"}}',
     )
     spec = WorkerSpec.parse(parser.parse_args(arguments).spec)
+    rank, leader = _place(environment, spec.parallelism.pipeline)
     deployment = environment.get(process.DEPLOYMENT) or spec.model.served_name or ""
     return Settings(
         spec=spec,
@@ -67,6 +78,21 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         host=environment.get(process.HOST) or net.EVERYWHERE,
         grpc_port=process.port(environment, process.GRPC_PORT, 9000),
         metrics_port=process.port(environment, process.METRICS_PORT, 9001),
+        rank=rank,
+        group_leader=leader,
         redis_url=process.redis_url(environment),
         model_cache=Path(environment.get(process.MODEL_CACHE) or Path.home() / ".cache" / "argosy"),
     )
+
+
+def _place(environment: Mapping[str, str], ranks: int) -> tuple[int, tuple[str, int]]:
+    """Rank of this process, and where rank 0 is."""
+    if ranks == 1:
+        return 0, ("", 0)
+    rank, leader = environment.get(process.RANK, ""), environment.get(process.GROUP_LEADER, "")
+    if not rank.isascii() or not rank.isdigit() or len(rank) > 4 or int(rank) >= ranks:
+        raise InvalidArgumentError(process.RANK, f"is {rank[:20]!r}; must be 0 to {ranks - 1} with parallelism")
+    host, _, port = leader.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port[:6]) < 65536:
+        raise InvalidArgumentError(process.GROUP_LEADER, f"is {leader[:80]!r}; must be host:port with parallelism")
+    return int(rank), (host.strip("[]"), int(port))

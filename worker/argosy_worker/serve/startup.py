@@ -2,75 +2,39 @@
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any
 
-from argosy_api import limits, memory
 from argosy_api.errors import ModelUnsupportedError
 from argosy_api.model_uri import ModelUri
 from argosy_api.order import Order
 from argosy_api.resource import EngineSpec
 from argosy_api.worker_status import Phase
 from argosy_worker import sim
-from argosy_worker.core.batch import BlockStore, CachedRunner, Runner
+from argosy_worker.core.batch import BlockStore, Runner
 from argosy_worker.core.batching import Batching, Forming
-from argosy_worker.core.blocks import blocks_of_window, common_window
 from argosy_worker.core.config import SchedulerConfig
 from argosy_worker.core.facts import ModelFacts
 from argosy_worker.engine.config import EngineConfig
 from argosy_worker.engine.trace import StepTrace
+from argosy_worker.group.leader import Leader, joint
+from argosy_worker.group.unmoved import Unmoved
 from argosy_worker.machine import usable_cores
 from argosy_worker.serve.lifecycle import Lifecycle
 from argosy_worker.serve.settings import Settings
+from argosy_worker.serve.sizes import LoadedModel, size_cache, size_host, window
 from argosy_worker.speculation.config import Method, SpeculationConfig
 from argosy_worker.speculation.draft_model import DraftModel
 from argosy_worker.speculation.vocabulary import check_vocabulary
 
+if TYPE_CHECKING:
+    from argosy_worker.group.remote import RemoteLayers
+
 log = logging.getLogger(__name__)
 
 Progress = Callable[[str, float], None]
-
-
-class LoadedModel(Protocol):
-    """A model in memory, real or simulated, before its KV cache is made."""
-
-    @property
-    def facts(self) -> ModelFacts:
-        """What it is."""
-        ...
-
-    @property
-    def kernels(self) -> Mapping[str, str]:
-        """Role -> chosen kernel and why."""
-        ...
-
-    def kv_bytes_per_block(self, block_size: int) -> int:
-        """Bytes of KV cache that one block of `block_size` tokens takes."""
-        ...
-
-    def memory_for_kv(self) -> int:
-        """A sensible automatic size of the KV cache, in bytes."""
-        ...
-
-    def memory_left(self) -> int | None:
-        """Bytes that a KV cache can take at most; None where it takes none."""
-        ...
-
-    def host_memory_left(self) -> int | None:
-        """Bytes that may still be taken of the host's memory; None where blocks take none."""
-        ...
-
-    def make_runner(
-        self, num_blocks: int, block_size: int, *, touch: bool = False, host_blocks: int = 0
-    ) -> CachedRunner:
-        """Allocate the KV cache: `num_blocks` usable blocks, numbered from 1; block 0 is the null block.
-
-        `touch`: take its memory now, not as blocks are first used. `host_blocks`: evicted blocks that host memory is
-        taken for. Raises ModelUnsupportedError when there is not so much.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +50,8 @@ class Loaded:
     trace: StepTrace | None = None
 
 
-def load(settings: Settings, state: Lifecycle) -> Loaded:
-    """Fetch the model, load it, and allocate its KV cache.
+def load(settings: Settings, state: Lifecycle, group: Leader | None = None) -> Loaded:
+    """Fetch the model, load it, and allocate its KV cache; with a group wait for the others.
 
     Raises:
         ModelError: the model cannot be served; the message says why.
@@ -95,41 +59,49 @@ def load(settings: Settings, state: Lifecycle) -> Loaded:
     """
     engine, speculative = settings.engine, settings.engine.speculative
     trace = step_trace(settings, Path.home() / ".cache" / "argosy")
-    model = _load_model(settings.model_uri, settings, state)
+    others = None if group is None else _others(settings)
+    model = _load_model(settings.model_uri, settings, state, rest=others)
     draft = None
     if speculative.model is not None:
         draft = _load_model(ModelUri.parse(speculative.model), settings, state, what="the draft model")
         check_vocabulary(model.facts, draft.facts)
     num_blocks, max_model_len = size_cache(model, settings, draft)
+    members = [] if group is None else group.wait(state.progress)
+    if members:
+        num_blocks = min(num_blocks, *(member.blocks for member in members))
+        num_blocks, max_model_len = size_cache(model, settings, most=num_blocks)
     host_blocks = size_host(model, settings, num_blocks)
     # what was asked for in so many bytes is taken now, so that it cannot be missing in the middle of an answer
     touch = engine.kv_cache_bytes is not None
     runner = model.make_runner(num_blocks, engine.block_size, touch=touch, host_blocks=host_blocks)
-    kernels = dict(model.kernels)
-    guesses = None
+    facts, store, kernels, guesses = model.facts, runner.store, dict(model.kernels), None
     if draft is not None:
-        facts = draft.facts
         guesses = DraftModel(
             draft.make_runner(num_blocks, engine.block_size, touch=touch),
-            facts=facts,
+            facts=draft.facts,
             target=model.facts,
             num_blocks=num_blocks,
             block_size=engine.block_size,
         )
         guesses.measure(runner)
-        kernels["draft_model"] = f"{facts.architecture}, {facts.quantization}, computed in {facts.compute}"
+        kernels["draft_model"] = (
+            f"{draft.facts.architecture}, {draft.facts.quantization}, computed in {draft.facts.compute}"
+        )
     log.info(
         "KV cache: %d blocks of %d tokens; longest sequence %d tokens", num_blocks, engine.block_size, max_model_len
     )
     if host_blocks:
         log.info("host memory for %d evicted blocks", host_blocks)
+    if group is not None and others is not None:
+        others.connect(group.begin(num_blocks))
+        facts, store = joint(facts, members), Unmoved(store)
     config = EngineConfig(
         num_blocks=num_blocks,
         host_blocks=host_blocks,
         block_size=engine.block_size,
         max_model_len=max_model_len,
         prefix_caching=engine.prefix_caching,
-        window=_window(model, draft),
+        window=window(model, draft),
         target_step_s=None if engine.target_step_ms is None else engine.target_step_ms / 1e3,
         scheduler=SchedulerConfig(
             max_batch_tokens=engine.max_batch_tokens,
@@ -142,7 +114,7 @@ def load(settings: Settings, state: Lifecycle) -> Loaded:
         ),
         speculation=SpeculationConfig(method=Method(speculative.method), max_draft=speculative.max_draft),
     )
-    return Loaded(model.facts, kernels, runner, runner.store, config, guesses, trace)
+    return Loaded(facts, kernels, runner, store, config, guesses, trace)
 
 
 def step_trace(settings: Settings, folder: Path) -> StepTrace | None:
@@ -179,68 +151,17 @@ def forming(engine: EngineSpec) -> Forming:
     )
 
 
-def size_cache(model: LoadedModel, settings: Settings, draft: LoadedModel | None = None) -> tuple[int, int]:
-    """Number of blocks, and the longest sequence that both the model and the blocks allow.
+def _others(settings: Settings) -> "RemoteLayers":
+    """The layers of a group's other ranks. Raises ModelUnsupportedError where they cannot be elsewhere."""
+    check_group(settings)
+    from argosy_worker.group.remote import RemoteLayers  # noqa: PLC0415  # torch
 
-    A block has room for the keys and values of the draft model, too.
-
-    Raises:
-        ModelDoesNotFitError, ModelUnsupportedError: as `argosy_api.memory.size_cache` does.
-
-    """
-    block_size = settings.engine.block_size
-    context = model.facts.context_length
-    cache = memory.size_cache(
-        per_block=sum(m.kv_bytes_per_block(block_size) for m in (model, draft) if m is not None),
-        block_size=block_size,
-        automatic=model.memory_for_kv(),
-        asked=settings.engine.kv_cache_bytes,
-        left=model.memory_left(),
-        # where cache and host memory are of one memory
-        host=settings.engine.kv_cache_host_bytes if model.facts.device == "cpu" else 0,
-        kept=blocks_of_window(_window(model, draft), block_size),
-        context=context,
-        wanted=settings.spec.model.max_model_len,
-    )
-    if cache.blocks == limits.MAX_WORKER_BLOCKS:
-        log.warning("the KV cache has %d blocks, the most that a worker may have", cache.blocks)
-    if cache.longest < context and settings.spec.model.max_model_len is None:
-        log.warning("the KV cache holds %d tokens, less than the model's context of %d", cache.longest, context)
-    return cache.blocks, cache.longest
+    return RemoteLayers()
 
 
-def size_host(model: LoadedModel, settings: Settings, num_blocks: int) -> int:
-    """Evicted blocks that host memory has room for, beside `num_blocks` on the device. (A draft model's part of a block
-    stays on the device.)
-
-    Raises:
-        ModelUnsupportedError: so much host memory as was asked for cannot be taken, or holds no block, or too many.
-
-    """
-    asked, left = settings.engine.kv_cache_host_bytes, model.host_memory_left()
-    if not asked:
-        return 0
-    told = f"engine.kvCacheHostMemory is {asked} bytes"
-    if left is not None and asked > left:
-        raise ModelUnsupportedError(f"{told}; beside the model this worker can take {left} bytes of host memory")
-    per_block = model.kv_bytes_per_block(settings.engine.block_size)
-    blocks, most = asked // per_block, limits.MAX_WORKER_BLOCKS - num_blocks
-    if not blocks:
-        raise ModelUnsupportedError(f"{told}, which hold no block; one block takes {per_block} bytes")
-    if blocks > most:
-        raise ModelUnsupportedError(
-            f"{told}, {blocks} blocks; beside the {num_blocks} blocks of engine.kvCacheMemory at most "
-            f"{most * per_block} bytes, {most} blocks"
-        )
-    return blocks
-
-
-def _window(model: LoadedModel, draft: LoadedModel | None) -> int:
-    return common_window([m.facts.window for m in (model, draft) if m is not None])
-
-
-def _load_model(uri: ModelUri, settings: Settings, state: Lifecycle, what: str = "the model") -> LoadedModel:
-    engine = settings.engine
+def _load_model(
+    uri: ModelUri, settings: Settings, state: Lifecycle, what: str = "the model", rest: "RemoteLayers | None" = None
+) -> LoadedModel:
     if uri.scheme == "sim":
         state.enter(Phase.LOADING, f"loading {what}, which is simulated")
         return sim.load(uri, state.progress)
@@ -251,17 +172,34 @@ def _load_model(uri: ModelUri, settings: Settings, state: Lifecycle, what: str =
     state.enter(Phase.DOWNLOADING, f"fetching {what}")
     path = resolve(uri, cache_dir=settings.model_cache, progress=state.progress)
     state.enter(Phase.LOADING, f"loading {what}")
-    threads = engine.threads or usable_cores()
-    model: LoadedModel = load_model(
-        path,
-        weights=settings.spec.quantization.weights,
-        group_size=settings.spec.quantization.group_size,
-        kv_cache=settings.spec.quantization.kv_cache,
-        compute=engine.compute,
-        device=engine.device,
-        threads=threads,
-        block_size=engine.block_size,
-        max_model_len=settings.spec.model.max_model_len,
-        progress=state.progress,
-    )
+    ranks = 1 if rest is None else settings.ranks
+    model: LoadedModel = load_model(path, ranks=ranks, rest=rest, progress=state.progress, **options(settings))
     return model
+
+
+def options(settings: Settings) -> dict[str, Any]:
+    """How a model is to be loaded, by `load_model`'s names."""
+    numbers, engine = settings.spec.quantization, settings.engine
+    return {
+        "weights": numbers.weights,
+        "group_size": numbers.group_size,
+        "kv_cache": numbers.kv_cache,
+        "compute": engine.compute,
+        "device": engine.device,
+        "threads": engine.threads or usable_cores(),
+        "block_size": engine.block_size,
+        "max_model_len": settings.spec.model.max_model_len,
+    }
+
+
+def check_group(settings: Settings) -> None:
+    """Refuse what is not built for a model that several processes share. (`argosy_api.rules` refuses it before.)"""
+    lacks = {
+        "parallelism.tensor above 1": settings.spec.parallelism.tensor > 1,
+        "sim:// models": settings.model_uri.scheme == "sim",
+        "engine.speculative.model": settings.engine.speculative.model is not None,
+        "engine.kvCacheHostMemory": bool(settings.engine.kv_cache_host_bytes),
+    }
+    for what, asked in lacks.items():
+        if asked:
+            raise ModelUnsupportedError(f"{what} and parallelism.pipeline {settings.ranks} do not go together")

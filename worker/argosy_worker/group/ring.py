@@ -1,0 +1,133 @@
+"""How the rows of a step go from rank to rank, and from the last one back to rank 0: Gloo of torch.distributed.
+
+A step is a header of fixed size, the step's layout as one array, and the rows. The layout goes with each step, so that
+a rank needs no state of its own but its weights and its part of the KV cache. No operation has a time limit: an idle
+group waits for its next step for as long as it takes. That a peer has ended is told by Gloo at once, that one hangs by
+the beats of `lines`.
+"""
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from argosy_worker.core.batch import RunnerBrokenError
+from argosy_worker.core.layout import StepLayout
+
+_FOREVER = timedelta(days=3650)
+_JOIN = timedelta(seconds=60)
+_HEADER = 7
+_ARRAYS = ("positions", "cu_rows", "context_lens", "block_table", "slots")
+_DTYPES = (torch.float32, torch.bfloat16)
+
+
+class Kind(IntEnum):
+    """What a header announces."""
+
+    STEP = 1
+    FAILED = 2
+    """A rank could not compute the step; nothing follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """What came from the rank before."""
+
+    kind: Kind
+    layout: StepLayout | None = None
+    rows: Tensor | None = None
+
+
+class Ring:
+    """One rank's place in it. Owned by one thread. All methods raise RunnerBrokenError when another rank is gone."""
+
+    def __init__(self, group: Any, rank: int, ranks: int) -> None:
+        self._group, self._next, self._before = group, (rank + 1) % ranks, (rank - 1) % ranks
+
+    @staticmethod
+    def store(host: str) -> tuple[Any, int]:
+        """Where the ranks of a new ring find each other, and its port."""
+        listening = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        port: int = listening.getsockname()[1]
+        store = dist.TCPStore(  # type: ignore[attr-defined]  # not in its stubs
+            host, port, None, is_master=True, wait_for_workers=False, timeout=_JOIN, use_libuv=False,
+            master_listen_fd=listening.detach(),
+        )  # fmt: skip
+        return store, port
+
+    @staticmethod
+    def store_of(host: str, port: int, ranks: int) -> Any:
+        """The same, seen from another rank."""
+        with _gone():
+            return dist.TCPStore(  # type: ignore[attr-defined]  # not in its stubs
+                host, port, ranks, is_master=False, wait_for_workers=False, timeout=_JOIN, use_libuv=False
+            )
+
+    @classmethod
+    def join(cls, store: Any, rank: int, ranks: int, host: str) -> "Ring":
+        """Wait for all, and connect each with each. `host`: the address of this process, or any of its machine's."""
+        options: Any = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]  # noqa: SLF001  # for the address
+        options._timeout = _FOREVER  # noqa: SLF001
+        address = socket.gethostname() if host in ("0.0.0.0", "::") else host
+        options._devices = [dist.ProcessGroupGloo.create_device(hostname=address)]  # noqa: SLF001
+        with _gone():
+            return cls(dist.ProcessGroupGloo(store, rank, ranks, options), rank, ranks)
+
+    def send(self, layout: StepLayout | None, rows: Tensor) -> None:
+        """Pass rows [R, hidden] on; the last rank needs no layout with them."""
+        arrays = [] if layout is None else [getattr(layout, name).ravel() for name in _ARRAYS]
+        slices, columns, block_size = (0, 0, 0) if layout is None else (*layout.block_table.shape, layout.block_size)
+        rows = rows.cpu().contiguous()
+        self._send(_header(Kind.STEP, *rows.shape, slices, columns, block_size, _DTYPES.index(rows.dtype)))
+        if arrays:
+            self._send(torch.from_numpy(np.concatenate(arrays)))
+        self._send(rows)
+
+    def fail(self) -> None:
+        """Pass on that the step could not be computed."""
+        self._send(_header(Kind.FAILED))
+
+    def receive(self) -> Passed:
+        """Wait for what the rank before passes on."""
+        kind, count, hidden, slices, columns, block_size, dtype = self._receive((_HEADER,), torch.int64).tolist()
+        if kind == Kind.FAILED:
+            return Passed(Kind.FAILED)
+        layout = self._layout(count, slices, columns, block_size) if slices else None
+        return Passed(Kind.STEP, layout, self._receive((count, hidden), _DTYPES[dtype]))
+
+    def _layout(self, rows: int, slices: int, columns: int, block_size: int) -> StepLayout:
+        sizes = (rows, slices + 1, slices, slices * columns, rows)
+        whole = self._receive((sum(sizes),), torch.int32).numpy()
+        parts = dict(zip(_ARRAYS, np.split(whole, np.cumsum(sizes)[:-1]), strict=True))
+        table = parts.pop("block_table").reshape(slices, columns)
+        return StepLayout(**parts, block_table=table, block_size=block_size)
+
+    def _send(self, tensor: Tensor) -> None:
+        with _gone():
+            self._group.send([tensor], self._next, 0).wait()
+
+    def _receive(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        tensor = torch.empty(shape, dtype=dtype)
+        with _gone():
+            self._group.recv([tensor], self._before, 0).wait()
+        return tensor
+
+
+@contextlib.contextmanager
+def _gone() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # all that Gloo raises
+        raise RunnerBrokenError("another rank of the group is gone") from error
+
+
+def _header(kind: Kind, *values: int) -> Tensor:
+    return torch.tensor([kind, *values, *[0] * (_HEADER - 1 - len(values))], dtype=torch.int64)

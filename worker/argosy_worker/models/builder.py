@@ -1,0 +1,153 @@
+"""From a source's tensors to layers and a decoder: each linear and each layer gets the first kernel that can."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from argosy_worker.compute.attention.kernels import AttentionSpec, choose_attention
+from argosy_worker.compute.config import DecoderConfig, Experts, LayerSpec
+from argosy_worker.compute.decoder import Decoder
+from argosy_worker.compute.exactness import Check
+from argosy_worker.compute.layer import KERNELS as LAYER_KERNELS
+from argosy_worker.compute.layer import Layer, LayerKernel, LayerWeights, choose_layer
+from argosy_worker.compute.mlp import DenseMlp, ExpertsMlp, Mlp
+from argosy_worker.compute.native.layer import NativeLayer, joined
+from argosy_worker.compute.quant.formats import QuantTensor
+from argosy_worker.compute.quant.int8_cpu import sums_are_exact
+from argosy_worker.compute.quant.isa import cpu_features
+from argosy_worker.compute.quant.linear import Linear, LinearKernel, LinearSpec
+from argosy_worker.compute.quant.packer import KERNELS, Packer
+from argosy_worker.compute.quant.precision import Precision, of_head, of_shape
+from argosy_worker.compute.quant.rounding import embedding
+from argosy_worker.compute.quant.sizes import embedding_bytes
+from argosy_worker.compute.stack import Stack
+from argosy_worker.models.weights import WeightSource, layer_roles
+
+Progress = Callable[[str, float], None]
+_FLOATS = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+
+
+def integers(device: str) -> bool:
+    """Whether products of bytes are fast and exact there."""
+    return device == "cpu" and bool(cpu_features() & {"avx512_vnni", "amx_tile"}) and sums_are_exact()
+
+
+def activations(precision: Precision, device: str) -> torch.dtype:
+    """Type of what goes between the linears; on a CPU fp32, whatever these compute in."""
+    return torch.bfloat16 if device == "cuda" and precision.compute == "bf16" else torch.float32
+
+
+class Builder:
+    """Builds a decoder from a source, and keeps the reasons for its kernels."""
+
+    def __init__(
+        self,
+        source: WeightSource,
+        precision: Precision,
+        device: torch.device,
+        check: Check | None,
+        progress: Progress,
+        *,
+        kernels: Sequence[LinearKernel] = KERNELS,
+        layer_kernels: Sequence[LayerKernel] = LAYER_KERNELS,
+    ) -> None:
+        self._layer_kernels = layer_kernels
+        self._source, self._precision, self._device, self._progress = source, precision, device, progress
+        self._packer = Packer(kernels, check)
+        self._head_precision = of_head(precision, device.type, integers=integers(device.type))
+        self._dtype = activations(precision, device.type)
+        self._isa = cpu_features()
+        self.reports = self._packer.reports
+        self.nbytes = 0
+        """What the weights take, once they are packed."""
+        self.native: tuple[LayerSpec, LayerWeights] | None = None
+        """The first layer on native kernels."""
+        self.all_native = False
+
+    def stack(self, config: DecoderConfig, part: range, rest: Layer | None = None) -> Stack:
+        """The layers `part` of the model, and behind them `rest`, which has all others."""
+        specs = config.layer_specs()[part.start : part.stop]
+        _, self.reports["attention"] = choose_attention(AttentionSpec(layers=specs, device=self._device.type))
+        layers: list[Layer] = []
+        for i, spec in enumerate(specs):
+            kernel, report = choose_layer(spec, self._layer_kernels)
+            self.reports.setdefault("layer", report)
+            weights = self._layer(part.start + i, spec)
+            layers.append(kernel.pack(spec, i, weights))
+            if self.native is None and isinstance(layers[-1], NativeLayer):
+                self.native = spec, weights
+            self._progress("weights", 0.05 + 0.8 * (i + 1) / len(specs))
+        self.all_native = all(isinstance(layer, NativeLayer) for layer in layers)
+        if self.all_native:
+            self.reports["attention"] = "native, in the layers' one call"
+        layers = joined(layers)
+        self.nbytes = self._packer.nbytes
+        return Stack(layers if rest is None else [*layers, rest], specs, dtype=self._dtype, device=self._device)
+
+    def decoder(self, config: DecoderConfig, stack: Stack) -> Decoder:
+        """Embedding and head around the layers."""
+        source = self._source
+        embed = source.matrix("embed")
+        head_matrix = embed if config.tied else source.matrix("head")
+        head = self._linear("head", ["head"], matrices=[head_matrix])
+        self._progress("weights", 0.95)
+        self.nbytes = self._packer.nbytes + embedding_bytes(
+            rows=embed.rows, cols=embed.cols, stored=embed.format, weights=self._precision.weights
+        )
+        return Decoder(
+            config,
+            embed=embedding(embed, self._precision.weights).to(self._device),
+            stack=stack,
+            final_norm=self._vector("final_norm"),
+            head=head,
+        )
+
+    def _layer(self, i: int, spec: LayerSpec) -> LayerWeights:
+        at = f"layers.{i}."
+        has = {role: self._vector(f"{at}{role}") for role in layer_roles(spec) if role.endswith("norm")}
+        return LayerWeights(
+            qkv=self._linear("qkv", [f"{at}{n}" for n in "qkv"]),
+            o=self._linear("o", [f"{at}o"]),
+            mlp=self._experts(at, spec, spec.mlp) if isinstance(spec.mlp, Experts) else self._mlp(at, spec),
+            sinks=self._source.vector(f"{at}sinks").to(self._device) if spec.sinks else None,
+            **has,
+        )
+
+    def _mlp(self, at: str, spec: LayerSpec) -> Mlp:
+        gate_up = self._linear("gate_up", [f"{at}gate", f"{at}up"])
+        return DenseMlp(gate_up, self._linear("down", [f"{at}down"]), spec.activation)
+
+    def _experts(self, at: str, spec: LayerSpec, experts: Experts) -> Mlp:
+        """The router is computed in floats: an expert more or less is not a matter of rounding."""
+        parts = [self._mlp(f"{at}experts.{e}.", spec) for e in range(experts.count)]
+        return ExpertsMlp(self._linear("router", [f"{at}router"], floats=True), parts, experts)
+
+    def _vector(self, role: str) -> Tensor:
+        return self._source.vector(role).to(self._device, self._dtype)
+
+    def _linear(
+        self, name: str, roles: Sequence[str], *, matrices: Sequence[QuantTensor] = (), floats: bool = False
+    ) -> Linear:
+        """The linear of these matrices, one below the other; `name` is its role among linears."""
+        bias, biases = None, [f"{role}.bias" for role in roles if name != "head"]
+        if any(self._source.has(one) for one in biases):  # all or none: a missing one is refused by `vector`
+            bias = torch.cat([self._source.vector(one) for one in biases])
+        parts = matrices or [self._source.matrix(role) for role in roles]
+        inputs, outputs = parts[0].cols, sum(part.rows for part in parts)
+        precision = of_shape(
+            self._head_precision if name == "head" else self._precision, inputs, outputs, self._device.type,
+            integers=integers(self._device.type),
+        )  # fmt: skip
+        spec = LinearSpec(
+            role=name,
+            formats=tuple(part.format for part in parts),
+            in_features=inputs,
+            out_features=outputs,
+            weights="none" if floats else precision.weights,
+            group=0 if floats else precision.group,
+            compute=_FLOATS[self._dtype] if floats else precision.compute,
+            device=self._device.type,
+            isa=self._isa,
+        )
+        return self._packer.pack(spec, parts, bias, self._device)
