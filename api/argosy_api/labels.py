@@ -11,6 +11,14 @@ WORKER = "worker"
 """Value of COMPONENT on a worker pod, and the name of its container."""
 ROLE = f"{GROUP}/role"
 """On worker pods and in the selectors of their workloads: what a pod is for among those of a replica."""
+GROUPED = "group"
+"""Value of COMPONENT on the pods of groups."""
+IN_GROUP = f"{GROUP}/group"
+"""On the pods of a group: its name, which is that of their StatefulSet."""
+GROUP_SIZE = f"{GROUP}/group-size"
+"""On the pods of a group: how many they are."""
+RANK = "apps.kubernetes.io/pod-index"
+"""On the pods of a StatefulSet: their ordinal, which is their rank in the group."""
 LEADER = "leader"
 """Role of a pod that takes requests of every kind; today each worker is one pod, and it leads itself. With
 disaggregation pods have the roles of their workers, `prefill` and `decode`."""
@@ -27,6 +35,8 @@ ROUTABLE = "argosy.dev/routable"
 
 GRPC_PORT = 9000
 METRICS_PORT = 9001
+GROUP_PORT = 9002
+"""Where rank 0 takes the others of its group in."""
 MODELS_PATH = "/models"
 """Claims of pvc:// models are mounted at MODELS_PATH/<claim>, read-only."""
 
@@ -34,6 +44,16 @@ MODELS_PATH = "/models"
 def worker_selector(name: str) -> dict[str, str]:
     """Labels that select the worker pods of a resource, of any workload and revision."""
     return {NAME: name, COMPONENT: WORKER}
+
+
+def group_selector(name: str) -> dict[str, str]:
+    """Labels that select the pods of all groups of a resource."""
+    return {NAME: name, COMPONENT: GROUPED}
+
+
+def leader_selector(name: str) -> dict[str, str]:
+    """Labels that select the pods of rank 0 of all groups of a resource."""
+    return group_selector(name) | {RANK: "0"}
 
 
 def workload_selector(name: str, role: str, track: str) -> dict[str, str]:

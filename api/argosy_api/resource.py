@@ -24,6 +24,7 @@ from argosy_api.spec.autoscaling import (
 from argosy_api.spec.change import DisruptionSpec, DrainSpec, RolloutSpec
 from argosy_api.spec.engine import EngineSpec, QuantizationSpec, SpeculativeSpec
 from argosy_api.spec.model import ModelCacheSpec, ModelSpec, SecretKeyRef
+from argosy_api.spec.parallel import ParallelismSpec
 from argosy_api.spec.pods import GpuSpec, PlacementSpec, ResourcesSpec, Toleration
 from argosy_api.spec.strict import Strict
 from argosy_api.spec.traffic import DisaggregationSpec, RoleSpec, RoutingSpec
@@ -50,6 +51,7 @@ __all__ = [
     "MetricSpec",
     "ModelCacheSpec",
     "ModelSpec",
+    "ParallelismSpec",
     "PlacementSpec",
     "QuantizationSpec",
     "ResourcesSpec",
@@ -95,8 +97,11 @@ class InferenceDeploymentSpec(Strict):
     """How the engine of each worker runs."""
     quantization: QuantizationSpec = QuantizationSpec()
     """In what numbers a worker holds weights and KV cache."""
+    parallelism: ParallelismSpec = ParallelismSpec()
+    """How many pods share the model: a worker is a group of them then, and `replicas` counts groups
+    (docs/several-nodes.md)."""
     resources: ResourcesSpec = ResourcesSpec()
-    """What one worker asks its node for."""
+    """What one worker asks its node for; of a group each pod."""
     image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
     """Image of the workers. Default: the one that the operator was installed with."""
     placement: PlacementSpec = PlacementSpec()

@@ -8,7 +8,7 @@ import itertools
 import re
 from typing import Any
 
-from argosy_api import engine_rules, quantity
+from argosy_api import engine_rules, group_rules, quantity
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.rule import Document, Rule, scheme, size
 
@@ -83,6 +83,7 @@ RULES: tuple[Rule, ...] = (
         lambda s: "gpu" not in s["resources"] or scheme(s) != "sim",
     ),
     *engine_rules.RULES,
+    *group_rules.RULES,
     size("spec.resources", "memory"),
     size("spec.modelCache", "size"),
     Rule(

@@ -14,8 +14,15 @@ from pydantic import ValidationError
 from argosy_api import quantity, rules
 from argosy_api.checking import first_problem
 from argosy_api.errors import InvalidArgumentError
-from argosy_api.resource import DrainSpec, EngineSpec, InferenceDeployment, ModelSpec, QuantizationSpec, Strict
-from argosy_api.spec.parallel import ParallelismSpec
+from argosy_api.resource import (
+    DrainSpec,
+    EngineSpec,
+    InferenceDeployment,
+    ModelSpec,
+    ParallelismSpec,
+    QuantizationSpec,
+    Strict,
+)
 
 OPTION = "--spec"
 
@@ -50,6 +57,7 @@ class WorkerSpec(Strict):
             model=model,
             engine=spec.engine,
             quantization=spec.quantization,
+            parallelism=spec.parallelism,
             drain=spec.drain,
             revision=revision,
             role=role,

@@ -17,7 +17,7 @@ from argosy_api.resource import KIND
 from argosy_operator.errors import ApiError, NameConflictError
 from argosy_operator.kube import KubeApi, Object
 from argosy_operator.observe import Children, controller_of, fingerprint
-from argosy_operator.plan import DEPLOYMENT, ChildRef, Owner, Plan, child_ref
+from argosy_operator.plan import WORKLOADS, ChildRef, Owner, Plan, child_ref
 from argosy_operator.words import some_of
 
 OWN_ECHO_S = 1.0
@@ -85,8 +85,8 @@ async def carry_out(
     tasks, echo = _tasks(intent, children, made, resync_s)
     # the workloads come last: their pods need the others
     first, last = (
-        [t for t in tasks if t.ref.kind != DEPLOYMENT],
-        [t for t in tasks if t.ref.kind == DEPLOYMENT],
+        [t for t in tasks if t.ref.kind not in WORKLOADS],
+        [t for t in tasks if t.ref.kind in WORKLOADS],
     )
     for group in (first, last):
         results = await asyncio.gather(*(_apply(api, owner, task, made) for task in group))

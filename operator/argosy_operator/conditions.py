@@ -70,6 +70,8 @@ class Facts:
     """None: the resource could not be understood."""
     current_revision: str = ""
     """What the status said of it before."""
+    grouped: bool = False
+    """A worker is a group of pods."""
     workloads: tuple[ChildRef, ...] = ()
     """What makes the resource's pods."""
     children: Children = field(default_factory=Children)
@@ -112,7 +114,7 @@ def status_of(facts: Facts, previous: tuple[Condition, ...], now: str) -> Infere
     routable = tuple(p for p in alive if p.revision == facts.in_force and is_routable(p, facts.router))
     problems = {
         pod.name: problem
-        for pod in current
+        for pod in (*current, *(p for p in facts.children.members if p.active and p.revision == facts.revision))
         if (problem := diagnose(pod, facts.workers.get(pod.name), facts.mount_problems.get(pod.name, ""))) is not None
     }
     synced = _router_synced(facts, current, len(routable))
@@ -130,7 +132,8 @@ def status_of(facts: Facts, previous: tuple[Condition, ...], now: str) -> Infere
         verdicts[AUTOSCALING] = _Verdict(*facts.course.condition)
     before = {c.type: c for c in previous}
     conditions = [_condition(kind, said, before.get(kind), facts.generation, now) for kind, said in verdicts.items()]
-    selector = ",".join(f"{k}={v}" for k, v in sorted(labels.worker_selector(facts.name).items()))
+    select = labels.leader_selector if facts.grouped else labels.worker_selector
+    selector = ",".join(f"{k}={v}" for k, v in sorted(select(facts.name).items()))
     return InferenceDeploymentStatus(
         observed_generation=facts.generation,
         replicas=len(alive),

@@ -13,7 +13,7 @@ from argosy_operator.carry_out import delete_own
 from argosy_operator.kube import KubeApi
 from argosy_operator.loops import Loop, Wakeups
 from argosy_operator.metrics import Health, Metrics
-from argosy_operator.plan import DEPLOYMENT, Owner
+from argosy_operator.plan import WORKLOADS, Owner
 from argosy_operator.reconcile import Memory, Reconciler
 from argosy_operator.redis_cleanup import RedisCleanup
 from argosy_operator.store import ChildStore
@@ -130,7 +130,7 @@ class Controller:
         async with asyncio.timeout(10.0):
             await self._store.synced()
         for ref in self._store.of(owner).children:
-            if ref.kind == DEPLOYMENT:
+            if ref.kind in WORKLOADS:
                 await delete_own(self._api, owner, ref)
         drain = ((body.get("spec") or {}).get("drain") or {}).get("timeoutSeconds", 30)
         grace = drain if isinstance(drain, int) else 30

@@ -27,7 +27,7 @@ def opens(pod: PodView, router: RouterFacts | None) -> bool:
     """
     if not (pod.gated and pod.answering and pod.active):
         return False
-    if router is None:
+    if router is None or pod.rank:  # nobody routes to a rank above 0
         return True
     return router.asked and (router.reachable == 0 or pod.name in router.reached)
 

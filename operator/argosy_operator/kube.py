@@ -13,6 +13,7 @@ import aiohttp
 from argosy_api.resource import API_VERSION, KIND, PLURAL
 from argosy_kube.access import Access
 from argosy_operator.errors import ApiError
+from argosy_operator.observe import DELETION_COST
 from argosy_operator.plan import ChildRef
 
 Object = dict[str, Any]
@@ -20,7 +21,6 @@ Object = dict[str, Any]
 MANAGER = "argosy-operator"
 STATUS_MANAGER = "argosy-operator-status"
 SCALING_MANAGER = "argosy-operator-scaling"
-DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 FINALIZER_MANAGER = "argosy-operator-finalizer"
 REQUEST_TIMEOUT_S = 15.0
 CONCURRENT = 16
@@ -34,6 +34,7 @@ PLURALS = {
     ("policy/v1", "PodDisruptionBudget"): "poddisruptionbudgets",
     ("networking.k8s.io/v1", "NetworkPolicy"): "networkpolicies",
     ("apps/v1", "Deployment"): "deployments",
+    ("apps/v1", "StatefulSet"): "statefulsets",
     ("apps/v1", "ControllerRevision"): "controllerrevisions",
     (API_VERSION, KIND): PLURAL,
 }
@@ -66,8 +67,11 @@ class KubeApi(Protocol):
         """Put a finalizer on a resource; 409 or 422 where it is another one, or being deleted."""
         ...
 
-    async def delete(self, ref: ChildRef, namespace: str, uid: str, version: str) -> None:
-        """Delete in the background what has this uid and resourceVersion (else 409); nothing where there is none."""
+    async def delete(self, ref: ChildRef, namespace: str, uid: str, version: str | None) -> None:
+        """Delete in the background what has this uid and resourceVersion (else 409); nothing where there is none.
+
+        Without a version: whatever was changed of it meanwhile.
+        """
         ...
 
     async def set_deletion_cost(self, namespace: str, name: str, uid: str, cost: int) -> None:
@@ -133,10 +137,10 @@ class HttpKubeApi:
         intent = {"apiVersion": API_VERSION, "kind": KIND, "metadata": only}
         await self._apply(_path(API_VERSION, KIND, metadata["namespace"], metadata["name"]), intent, FINALIZER_MANAGER)
 
-    async def delete(self, ref: ChildRef, namespace: str, uid: str, version: str) -> None:
+    async def delete(self, ref: ChildRef, namespace: str, uid: str, version: str | None) -> None:
         """See `KubeApi`."""
         path = _path(ref.api_version, ref.kind, namespace, ref.name)
-        only = {"uid": uid, "resourceVersion": version}
+        only = {"uid": uid} if version is None else {"uid": uid, "resourceVersion": version}
         try:
             await self._call("DELETE", path, json={"propagationPolicy": "Background", "preconditions": only})
         except ApiError as error:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from argosy_api import labels, process
-from argosy_api.resource import API_VERSION, DECODE, KIND, PREFILL, InferenceDeployment
+from argosy_api.resource import DECODE, PREFILL, InferenceDeployment
 from argosy_api.worker_spec import Role
-from argosy_operator import pods
+from argosy_operator import group_manifests, pods
+from argosy_operator.heads import common_labels, head, selector
 from argosy_operator.redis_access import Access, password_of, worker_url
 
 Manifest = dict[str, Any]
@@ -50,15 +51,10 @@ def redis_secret_name(resource: InferenceDeployment) -> str:
     return f"{resource.metadata.name}-argosy-redis"
 
 
-def selector(resource: InferenceDeployment) -> dict[str, str]:
-    """Labels of the worker pods, of any workload and revision."""
-    return labels.worker_selector(resource.metadata.name)
-
-
 def service_account(resource: InferenceDeployment) -> Manifest:
     """An account of their own, without rights, and whose token is not mounted."""
     return {
-        **_head("v1", "ServiceAccount", resource, child_name(resource)),
+        **head("v1", "ServiceAccount", resource, child_name(resource)),
         "automountServiceAccountToken": False,
     }
 
@@ -69,7 +65,7 @@ def redis_secret(resource: InferenceDeployment, settings: PlanSettings) -> Manif
     if not password_of(url):
         return None
     return {
-        **_head("v1", "Secret", resource, redis_secret_name(resource)),
+        **head("v1", "Secret", resource, redis_secret_name(resource)),
         "type": "Opaque",
         "data": {REDIS_URL_KEY: base64.b64encode(url.encode()).decode()},
     }
@@ -79,7 +75,7 @@ def service(resource: InferenceDeployment) -> Manifest:
     """Headless: it exists for its EndpointSlices, which routers watch."""
     ports = (("grpc", labels.GRPC_PORT), ("metrics", labels.METRICS_PORT))
     return {
-        **_head("v1", "Service", resource, child_name(resource)),
+        **head("v1", "Service", resource, child_name(resource)),
         "spec": {
             "clusterIP": "None",
             "publishNotReadyAddresses": False,
@@ -90,12 +86,13 @@ def service(resource: InferenceDeployment) -> Manifest:
 
 
 def disruption_budget(resource: InferenceDeployment) -> Manifest:
-    """Limits what node drains may take at once."""
+    """Limits what node drains may take at once. (With one pod a group is gone: then the others may go, too.)"""
+    name = resource.metadata.name
     return {
-        **_head("policy/v1", "PodDisruptionBudget", resource, child_name(resource)),
+        **head("policy/v1", "PodDisruptionBudget", resource, child_name(resource)),
         "spec": {
             "maxUnavailable": resource.spec.disruption.max_unavailable,
-            "selector": {"matchLabels": selector(resource)},
+            "selector": {"matchLabels": labels.group_selector(name) if is_grouped(resource) else selector(resource)},
             # a worker that is not ready serves nobody: it must not keep a node from being drained
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
         },
@@ -107,9 +104,9 @@ def network_policy(resource: InferenceDeployment, settings: PlanSettings) -> Man
     if settings.worker_ingress is None:
         return None
     return {
-        **_head("networking.k8s.io/v1", "NetworkPolicy", resource, child_name(resource)),
+        **head("networking.k8s.io/v1", "NetworkPolicy", resource, child_name(resource)),
         "spec": {
-            "podSelector": {"matchLabels": selector(resource)},
+            "podSelector": {"matchLabels": _any_worker(resource)},
             "policyTypes": ["Ingress"],
             "ingress": [*settings.worker_ingress, _from_each_other(resource)],
         },
@@ -117,11 +114,19 @@ def network_policy(resource: InferenceDeployment, settings: PlanSettings) -> Man
 
 
 def _from_each_other(resource: InferenceDeployment) -> Manifest:
-    """Workers of one resource fetch blocks of the KV cache from each other."""
-    return {
-        "from": [{"podSelector": {"matchLabels": selector(resource)}}],
-        "ports": [{"port": labels.GRPC_PORT, "protocol": "TCP"}],
-    }
+    """Workers of one resource fetch blocks of the KV cache from each other. Those of a group connect on any ports."""
+    others = {"from": [{"podSelector": {"matchLabels": _any_worker(resource)}}]}
+    return others if is_grouped(resource) else others | {"ports": [{"port": labels.GRPC_PORT, "protocol": "TCP"}]}
+
+
+def _any_worker(resource: InferenceDeployment) -> dict[str, str]:
+    """Labels of workers in groups or not: the one kind may still be there when the resource asks for the other."""
+    return {labels.NAME: resource.metadata.name}
+
+
+def is_grouped(resource: InferenceDeployment) -> bool:
+    """Whether a worker of the resource is a group of pods."""
+    return resource.spec.parallelism.pipeline > 1
 
 
 def deployment(
@@ -130,14 +135,14 @@ def deployment(
     """The workers of a role and a track; `template` is that of the revision."""
     rollout = resource.spec.rollout
     chosen = labels.workload_selector(resource.metadata.name, role, track)
-    head = _head("apps/v1", "Deployment", resource, workload_name(resource, role, track))
-    head["metadata"]["labels"][labels.REVISION] = revision_hash
+    begin = head("apps/v1", "Deployment", resource, workload_name(resource, role, track))
+    begin["metadata"]["labels"][labels.REVISION] = revision_hash
     rolling: Manifest | None = {"maxSurge": rollout.max_surge, "maxUnavailable": rollout.max_unavailable}
     if rollout.strategy == "Recreate":
         rolling = None  # said, not left out: the API server keeps what it had filled in before, and refuses both
     labelled = {**template["metadata"]["labels"], **chosen}
     return {
-        **head,
+        **begin,
         "spec": {
             "replicas": replicas,
             "revisionHistoryLimit": 2,
@@ -154,16 +159,13 @@ def deployment(
 
 def pod_template(resource: InferenceDeployment, settings: PlanSettings, *, role: str, revision_hash: str) -> Manifest:
     """Of the workers of a role, on the stable track; on another one only that label differs."""
-    chosen = labels.workload_selector(resource.metadata.name, role, labels.STABLE)
-    return {
-        "metadata": {"labels": {**common_labels(resource), **chosen, labels.REVISION: revision_hash}},
-        "spec": _pod_spec(resource, settings, chosen, revision_hash),
-    }
+    marks, spec = _pods(resource, settings, role, revision_hash)
+    return {"metadata": {"labels": {**common_labels(resource), **marks, labels.REVISION: revision_hash}}, "spec": spec}
 
 
 def revision_head(resource: InferenceDeployment, revision_hash: str) -> Manifest:
     """What the ControllerRevision of a revision begins with."""
-    return _head("apps/v1", "ControllerRevision", resource, f"{resource.metadata.name}-{revision_hash}")
+    return head("apps/v1", "ControllerRevision", resource, f"{resource.metadata.name}-{revision_hash}")
 
 
 def revision(resource: InferenceDeployment, settings: PlanSettings, *, roles: tuple[str, ...]) -> str:
@@ -174,28 +176,27 @@ def revision(resource: InferenceDeployment, settings: PlanSettings, *, roles: tu
     """
     made_of: list[Any] = [common_labels(resource), _redis_url(resource, settings)]
     for role in roles:
-        chosen = labels.workload_selector(resource.metadata.name, role, labels.STABLE)
-        made_of += [chosen, _pod_spec(resource, settings, chosen, "")]
+        made_of += _pods(resource, settings, role, "")
     if resource.spec.rollout.restart:
         made_of.append(resource.spec.rollout.restart)
     text = json.dumps(made_of, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
 
 
-def common_labels(resource: InferenceDeployment) -> dict[str, str]:
-    """Labels of every child and of the worker pods."""
-    return {
-        "app.kubernetes.io/name": "argosy",
-        "app.kubernetes.io/instance": resource.metadata.name,
-        "app.kubernetes.io/part-of": "argosy",
-        "app.kubernetes.io/managed-by": "argosy-operator",
-        **selector(resource),
-    }
-
-
 def worker_role(role: str) -> Role:
     """What a worker is told of the role of its pod: nothing where it does everything."""
     return {PREFILL: "prefill", DECODE: "decode"}.get(role, "")  # type: ignore[return-value]  # these are roles
+
+
+def _pods(
+    resource: InferenceDeployment, settings: PlanSettings, role: str, revision_hash: str
+) -> tuple[dict[str, str], Manifest]:
+    """Labels of the pods of a role, and their spec."""
+    chosen = labels.workload_selector(resource.metadata.name, role, labels.STABLE)
+    spec = _pod_spec(resource, settings, chosen, revision_hash)
+    if is_grouped(resource):
+        return chosen | group_manifests.marks(resource), group_manifests.in_group(resource, spec)
+    return chosen, spec
 
 
 def _pod_spec(
@@ -228,23 +229,3 @@ def _redis_env(url: str, secret: str | None) -> list[Manifest]:
 
 def _redis_url(resource: InferenceDeployment, settings: PlanSettings) -> str:
     return worker_url(settings.redis_url, settings.redis_access, resource.metadata.namespace)
-
-
-def _head(api_version: str, kind: str, resource: InferenceDeployment, name: str) -> Manifest:
-    metadata: Manifest = {
-        "name": name,
-        "namespace": resource.metadata.namespace,
-        "labels": common_labels(resource),
-    }
-    if resource.metadata.uid:  # without an API server (embedded mode) there is nobody to own it
-        metadata["ownerReferences"] = [
-            {
-                "apiVersion": API_VERSION,
-                "kind": KIND,
-                "name": resource.metadata.name,
-                "uid": resource.metadata.uid,
-                "controller": True,
-                "blockOwnerDeletion": True,
-            }
-        ]
-    return {"apiVersion": api_version, "kind": kind, "metadata": metadata}

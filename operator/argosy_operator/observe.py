@@ -2,17 +2,20 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from argosy_api import labels
+from argosy_operator.group_manifests import STATEFUL_SET
 from argosy_operator.plan import DEPLOYMENT, ChildRef
 from argosy_operator.revisions import KIND, Revision
 
 Body = Mapping[str, Any]
 _WAITS_LONG_S = 15.0
+DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 CREATING = ("ContainerCreating", "PodInitializing")
 """Reasons of a container that is on its way."""
 
@@ -47,6 +50,8 @@ class PodView:
     gated: bool = False
     """It waits for somebody to say that routers reach it."""
     track: str = ""
+    owner: str = ""
+    """Uid of what made it."""
     terminating: bool = False
     scheduled: bool = False
     scheduling: str = ""
@@ -58,6 +63,14 @@ class PodView:
     ended: Termination | None = None
     """How the container ended: now, or the time before it was restarted."""
     restarts: int = 0
+    group: str = ""
+    """Name of the group that it belongs to; empty: it is a worker by itself."""
+    rank: int = 0
+    """In its group: that of rank 0 is the worker, and the others help it."""
+    told_to_end_at: float = 0.0
+    """Seconds since the epoch; 0: it was not."""
+    cost: int = 0
+    """Deletion cost: of workers alike those with the least go first."""
 
     @property
     def active(self) -> bool:
@@ -93,6 +106,7 @@ class PodView:
             gated=any(gate["conditionType"] == labels.ROUTABLE for gate in spec.get("readinessGates") or ())
             and conditions.get(labels.ROUTABLE, {}).get("status") != "True",
             track=(metadata.get("labels") or {}).get(labels.TRACK, ""),
+            owner=controller_of(body),
             terminating="deletionTimestamp" in metadata,
             scheduled=scheduled.get("status") == "True" or bool(spec.get("nodeName")),
             scheduling=scheduled.get("message", "") if scheduled.get("status") == "False" else "",
@@ -103,6 +117,10 @@ class PodView:
             if ended is None
             else Termination(int(ended.get("exitCode", 0)), ended.get("reason", ""), ended.get("message", "")),
             restarts=int(container.get("restartCount", 0)),
+            group=(metadata.get("labels") or {}).get(labels.IN_GROUP, ""),
+            rank=_number((metadata.get("labels") or {}).get(labels.RANK)),
+            told_to_end_at=_told_to_end_at(metadata),
+            cost=_number((metadata.get("annotations") or {}).get(DELETION_COST)),
         )
 
 
@@ -119,6 +137,12 @@ class ChildView:
     """type, status, reason, message; of a workload."""
     replicas: int | None = None
     """That a workload asks for."""
+    made_of: str = ""
+    """Revision of a workload's pods."""
+    track: str = ""
+    """Of a group."""
+    created_at: float = 0.0
+    """Seconds since the epoch; of a group."""
     revision: Revision | None = None
     """What a ControllerRevision is about."""
 
@@ -133,7 +157,8 @@ class ChildView:
             controller_of(body),
             tuple((c["type"], c["status"], c.get("reason", ""), c.get("message", "")) for c in conditions),
             (body.get("spec") or {}).get("replicas") if kind == DEPLOYMENT else None,
-            Revision.from_body(body) if kind == KIND else None,
+            revision=Revision.from_body(body) if kind == KIND else None,
+            **(_about_group(body) if kind == STATEFUL_SET else {}),
         )
 
     def condition(self, kind: str) -> tuple[str, str, str]:
@@ -146,12 +171,40 @@ class Children:
     """All that is known about the children of one resource."""
 
     pods: tuple[PodView, ...] = ()
+    """The workers."""
     children: Mapping[ChildRef, ChildView] = field(default_factory=dict)
+    members: tuple[PodView, ...] = ()
+    """Pods of groups that are not of rank 0."""
+
+    @property
+    def everybody(self) -> tuple[PodView, ...]:
+        """All pods."""
+        return self.pods + self.members
 
     @property
     def history(self) -> tuple[Revision, ...]:
         """The revisions, in no order."""
         return tuple(child.revision for child in self.children.values() if child.revision is not None)
+
+
+def _about_group(body: Body) -> dict[str, Any]:
+    metadata = body["metadata"]
+    marks = metadata.get("labels") or {}
+    return {
+        "made_of": marks.get(labels.REVISION, ""),
+        "track": marks.get(labels.TRACK, ""),
+        "created_at": epoch_seconds(metadata.get("creationTimestamp")),
+    }
+
+
+def _told_to_end_at(metadata: Body) -> float:
+    at = epoch_seconds(metadata.get("deletionTimestamp"))
+    return at - float(metadata.get("deletionGracePeriodSeconds") or 0) if at else 0.0
+
+
+def _number(text: Any) -> int:
+    """A number that others have written; 0 where it is none."""
+    return int(text) if isinstance(text, str) and re.fullmatch(r"-?[0-9]{1,15}", text) else 0
 
 
 def controller_of(body: Body) -> str:

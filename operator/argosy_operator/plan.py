@@ -8,14 +8,16 @@ from typing import Any, NamedTuple
 from argosy_api import labels
 from argosy_api.measures import Trial
 from argosy_api.resource import InferenceDeployment
-from argosy_operator import manifests, revisions, rollout
+from argosy_operator import group_manifests, groups, manifests, revisions, rollout
+from argosy_operator.groups import Aim, Group
 from argosy_operator.manifests import PlanSettings
 from argosy_operator.revisions import History
 from argosy_operator.rollout import Decision, Wanted, Worker
 
 Manifest = dict[str, Any]
 DEPLOYMENT = "Deployment"
-"""The kind of object that makes worker pods."""
+WORKLOADS = (DEPLOYMENT, group_manifests.STATEFUL_SET)
+"""The kinds of objects that make worker pods: one for many workers, or one for each that is a group of pods."""
 
 
 class ChildRef(NamedTuple):
@@ -56,7 +58,11 @@ class Observed:
     history: History = ()
     """Of the resource's revisions."""
     workers: tuple[Worker, ...] = ()
-    """Worker pods that are there."""
+    """Worker pods that are there; of a group that of rank 0."""
+    groups: tuple[Group, ...] = ()
+    """Groups that are there."""
+    ending: bool = False
+    """Pods are there that have been told to end."""
     trial: Trial | None = None
     """What routers measured, where there is a canary."""
     now: float = 0.0
@@ -102,13 +108,16 @@ def plan(resource: InferenceDeployment, observed: Observed, settings: PlanSettin
     decision = rollout.plan_rollout(observed.history, wanted, observed.workers, observed.now)
     made_of = {r.hash: r.by_role for r in decision.history if r.hash in (decision.stable, decision.canary)}
     made_of[name] = templates
-    workloads = _workloads(resource, roles, decision)
+    workloads, stay = _workloads(resource, made_of, roles, decision, observed)
+    grouped = observed.groups or any(w.ref.kind != DEPLOYMENT for w in workloads)
     intents = tuple(
         manifest
         for manifest in (
             manifests.service_account(resource),
             manifests.redis_secret(resource, settings),
             manifests.service(resource),
+            group_manifests.ranks_service(resource) if grouped else None,
+            group_manifests.leaders_service(resource) if grouped else None,
             manifests.disruption_budget(resource),
             manifests.network_policy(resource, settings),
             decision.history[-1].manifest(manifests.revision_head(resource, name)),
@@ -119,11 +128,10 @@ def plan(resource: InferenceDeployment, observed: Observed, settings: PlanSettin
     kept = {
         ChildRef(revisions.API_VERSION, revisions.KIND, f"{resource.metadata.name}-{r.hash}") for r in decision.history
     }
-    surplus = observed.children - kept - {child_ref(manifest) for manifest in intents}
+    surplus = observed.children - kept - stay - {child_ref(manifest) for manifest in intents}
     if _are_awaited(workloads, observed.workers):
         # a workload that goes for another one's sake serves until that one can
-        canary = manifests.workload_name(resource, labels.LEADER, labels.CANARY)
-        surplus = frozenset(ref for ref in surplus if ref.kind != DEPLOYMENT or ref.name == canary)
+        surplus -= _serving_meanwhile(resource, observed, surplus, workloads)
     return Plan(apply=intents, delete=tuple(sorted(surplus)), workloads=workloads, rollout=decision)
 
 
@@ -136,8 +144,27 @@ def _are_awaited(workloads: tuple[Workload, ...], workers: tuple[Worker, ...]) -
     return any(there[revision] < replicas for revision, replicas in wanted.items())
 
 
-def _workloads(resource: InferenceDeployment, roles: Mapping[str, int], decision: Decision) -> tuple[Workload, ...]:
-    made = list[Workload]()
+def _serving_meanwhile(
+    resource: InferenceDeployment, observed: Observed, surplus: frozenset[ChildRef], workloads: tuple[Workload, ...]
+) -> set[ChildRef]:
+    """Of the workloads that are too many: those of another kind than is wanted, which nothing else replaces."""
+    canary = manifests.workload_name(resource, labels.LEADER, labels.CANARY)
+    found = {ref for ref in surplus if ref.kind == DEPLOYMENT and ref.name != canary}
+    if any(workload.ref.kind == DEPLOYMENT for workload in workloads):
+        stable = {group.name for group in observed.groups if group.track == labels.STABLE}
+        found |= {ref for ref in surplus if ref.kind == group_manifests.STATEFUL_SET and ref.name in stable}
+    return found
+
+
+def _workloads(
+    resource: InferenceDeployment,
+    made_of: Mapping[str, Mapping[str, Manifest]],
+    roles: Mapping[str, int],
+    decision: Decision,
+    observed: Observed,
+) -> tuple[tuple[Workload, ...], frozenset[ChildRef]]:
+    """What makes the worker pods; and what is left alone for now, as it serves until others can."""
+    made, stay = list[Workload](), set[ChildRef]()
     for role, replicas in roles.items():
         tracks = {labels.STABLE: (replicas, decision.stable)}
         if decision.canary_replicas:  # there is one role then
@@ -146,12 +173,32 @@ def _workloads(resource: InferenceDeployment, roles: Mapping[str, int], decision
                 labels.CANARY: (decision.canary_replicas, decision.canary),
             }
         for track, (count, revision) in tracks.items():
-            ref = ChildRef("apps/v1", DEPLOYMENT, manifests.workload_name(resource, role, track))
-            made.append(Workload(ref, role, track, count, revision))
-    return tuple(made)
+            if not groups.size_of(made_of[revision][role]):
+                ref = ChildRef("apps/v1", DEPLOYMENT, manifests.workload_name(resource, role, track))
+                made.append(Workload(ref, role, track, count, revision))
+                continue
+            chosen = groups.choose(
+                Aim(resource.metadata.name, track, revision, count), observed.groups, resource.spec.rollout,
+                ending=observed.ending,
+            )  # fmt: skip
+            made += (Workload(_group_ref(name), role, track, 1, revision) for name in chosen.new)
+            stay |= {_group_ref(name) for name in chosen.stay}
+    return tuple(made), frozenset(stay)
+
+
+def _group_ref(name: str) -> ChildRef:
+    return ChildRef("apps/v1", group_manifests.STATEFUL_SET, name)
 
 
 def _manifest(resource: InferenceDeployment, workload: Workload, template: Manifest) -> Manifest:
+    if workload.ref.kind != DEPLOYMENT:
+        return group_manifests.group(
+            resource,
+            name=workload.ref.name,
+            track=workload.track,
+            revision_hash=workload.revision,
+            template=template,
+        )
     return manifests.deployment(
         resource,
         role=workload.role,

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from argosy_api import labels
 from argosy_api import resource as resource_types
 from argosy_api.backoff import Backoff
 from argosy_api.errors import ArgosyError
 from argosy_api.resource import InferenceDeployment
 from argosy_api.status import Condition, InferenceDeploymentStatus, MemoryStatus, ModelStatus
-from argosy_operator import conditions, fit, gate, manifests, uniformity
+from argosy_operator import cluster_groups, conditions, fit, gate, manifests, uniformity
 from argosy_operator.asking import Starting, Told, ask_again, ask_serving, ask_starting
 from argosy_operator.autoscaling import pilot
 from argosy_operator.autoscaling.edge import Autoscaler
@@ -103,11 +104,13 @@ class Reconciler:
         course = self._autoscaler.course(wanted, before, there, body, memory.scaling)
         if course is not None:
             wanted = pilot.with_replicas(wanted, course.replicas)
-            await self._autoscaler.choose_who_goes(owner, before.pods, course)
+        going = await self._autoscaler.choose_who_goes(owner, before.pods, course)
         observed = Observed(
             _may_exist(wanted, before, memory),
             history=memory.history if memory.history is not None else before.history,
-            workers=tuple(_worker(p, router, memory.starting) for p in before.pods if p.active),
+            workers=tuple(_worker(p, before, router, memory.starting) for p in before.pods if p.active),
+            groups=cluster_groups.groups_of(before, lambda pod: is_routable(pod, router), going),
+            ending=any(p.terminating for p in before.everybody),
             trial=router.trial if router is not None else None,
             now=time.time(),
         )
@@ -116,10 +119,12 @@ class Reconciler:
         outcome = await carry_out(self._api, owner, intent, before, memory.made, resync_s=self._settings.resync_s)
 
         children = self._children(owner)
-        shut = await gate.open_gates(self._api, owner.namespace, children.pods, router, memory.gates)
-        refusal = outcome.refusal or shut
+        left = await cluster_groups.restart(self._api, owner.namespace, children)
+        shut = await gate.open_gates(self._api, owner.namespace, children.everybody, router, memory.gates)
+        refusal = outcome.refusal or left or shut
         current = tuple(p for p in children.pods if p.revision == intent.revision)
-        memory.starting = starting = await ask_starting(self._probe, self._api, owner.namespace, current)
+        whole = tuple(p for p in children.everybody if p.revision == intent.revision)
+        memory.starting = starting = await ask_starting(self._probe, self._api, owner.namespace, whole)
         # what passes by itself is not told at once
         told = refusal is not None and (not refusal.passing or memory.failures > 2)
         facts = Facts(
@@ -127,6 +132,7 @@ class Reconciler:
             generation=wanted.metadata.generation,
             replicas=wanted.spec.workers,
             by_role=wanted.spec.by_role,
+            grouped=manifests.is_grouped(wanted),
             revision=intent.revision,
             rollout=intent.rollout,
             workloads=tuple(workload.ref for workload in intent.workloads),
@@ -155,7 +161,7 @@ class Reconciler:
         memory.failures = 0
         echo_due = OWN_ECHO_S if outcome.echo else float("inf")
         scaling_due = pilot.AGAIN_S if course is not None else float("inf")
-        dues = (self._resync(), serving_due, ask_again(current, time.time()), echo_due, scaling_due, intent.rollout.due)
+        dues = (self._resync(), serving_due, ask_again(whole, time.time()), echo_due, scaling_due, intent.rollout.due)
         return max(0.0, min(dues)), status
 
     async def _leave_as_it_is(
@@ -218,15 +224,22 @@ def _may_exist(wanted: InferenceDeployment, children: Children, memory: Memory) 
     return frozenset(children.children) | ({secret} - memory.made.absent)
 
 
-def _worker(pod: PodView, router: RouterFacts | None, starting: Starting) -> Worker:
-    problem = diagnose(pod, starting.workers.get(pod.name), starting.mount_problems.get(pod.name, ""))
+def _worker(pod: PodView, children: Children, router: RouterFacts | None, starting: Starting) -> Worker:
+    """As far as rollouts go, with the worst that is wrong with any pod of a group."""
+    pods = (pod, *(other for other in children.members if pod.group and other.group == pod.group))
+    found = (
+        (problem, one)
+        for one in pods
+        if (problem := diagnose(one, starting.workers.get(one.name), starting.mount_problems.get(one.name, "")))
+    )
+    problem, sick = min(found, key=lambda pair: pair[0], default=(None, pod))
     return Worker(
         revision=pod.revision,
         track=pod.track,
         routable=is_routable(pod, router),
         routable_since=pod.ready_since,
         problem="" if problem is None else problem.message,
-        hopeless_at=hopeless_at(pod, problem),
+        hopeless_at=hopeless_at(sick, problem),
     )
 
 
@@ -239,6 +252,7 @@ def _as_before(body: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "revision": str(written.get("revision") or ""),
         "current_revision": str(written.get("currentRevision") or ""),
+        "grouped": labels.GROUPED in str(written.get("selector")),
         "replicas": replicas if known else 1,
     }
 

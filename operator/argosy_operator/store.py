@@ -18,6 +18,7 @@ WATCHED = (
     ("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets"),
     ("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"),
     ("apps/v1", "Deployment", "deployments"),
+    ("apps/v1", "StatefulSet", "statefulsets"),
     ("apps/v1", "ControllerRevision", "controllerrevisions"),
 )
 """Not Secrets: that would be a right to read all of them."""
@@ -73,7 +74,11 @@ class ChildStore:
         if entry is None:
             return Children()
         pods = sorted(entry.pods.values(), key=lambda pod: (pod.created_at, pod.name))
-        return Children(tuple(pods), {r: child for r, child in entry.children.items() if child.owner == owner.uid})
+        return Children(
+            tuple(pod for pod in pods if not pod.rank),
+            {r: child for r, child in entry.children.items() if child.owner == owner.uid},
+            tuple(pod for pod in pods if pod.rank),
+        )
 
     def has_pods(self, namespace: str, name: str) -> bool:
         """Whether a resource of this name, there or gone, still has worker pods."""

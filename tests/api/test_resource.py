@@ -122,6 +122,22 @@ REFUSED = [
     ({"engine__speculative": {"maxDraft": 0}}, "spec.engine.speculative.maxDraft"),
     ({"engine__speculative": {"maxDraft": 17}}, "spec.engine.speculative.maxDraft"),
     ({"engine__speculative": {"model": "sim://d"}, "modelCache": {}}, "spec.modelCache"),
+    ({"parallelism": {"tensor": 2}}, "spec.parallelism.tensor"),
+    ({"parallelism": {"tensor": 0}}, "spec.parallelism.tensor"),
+    ({"parallelism": {"pipeline": 0}}, "spec.parallelism.pipeline"),
+    ({"parallelism": {"pipeline": 17}}, "spec.parallelism.pipeline"),
+    ({"parallelism": {"pipeline": 2}}, "spec.parallelism.pipeline"),  # sim://
+    ({"parallelism": {"pipeline": 2}, "model__uri": "hf://a/b", "disaggregation": {}}, "spec.parallelism.pipeline"),
+    (
+        {"parallelism": {"pipeline": 2}, "model__uri": "hf://a/b", "engine__speculative": {"model": "hf://c/d"}},
+        "spec.parallelism.pipeline",
+    ),
+    (
+        {"parallelism": {"pipeline": 2}, "model__uri": "hf://a/b", "engine__kvCacheHostMemory": "1Gi"},
+        "spec.parallelism.pipeline",
+    ),
+    ({"parallelism": {"pipeline": 2}, "model__uri": "hf://a/b", "resources__gpu": {}}, "spec.parallelism.pipeline"),
+    ({"parallelism": {"pipeline": 2}, "model__uri": "hf://a/b", "engine__device": "cuda"}, "spec.parallelism.pipeline"),
     ({"resources__cpu": 1.5}, "spec.resources.cpu"),
     ({"resources__memory": "lots"}, "spec.resources.memory"),
     ({"resources__gpu": {}}, "spec.resources.gpu"),

@@ -1,4 +1,4 @@
-"""What makes the fake API server a cluster: a Deployment controller, a scheduler and kubelets in a few lines.
+"""What makes the fake API server a cluster: controllers of Deployments and StatefulSets, a scheduler and kubelets in a few lines.
 
 A Deployment has one pod above its replicas while it rolls, and an old one goes for each new one that is ready. Pods do at once what `fate` says: it takes a pod and returns its status. Deleted pods end at once.
 """
@@ -12,6 +12,7 @@ from fakeapi import FakeApi, Gvr, Key
 from fakeapi_objects import clone
 
 DEPLOYMENTS = Gvr("apps", "v1", "deployments")
+SETS = Gvr("apps", "v1", "statefulsets")
 PODS = Gvr("", "v1", "pods")
 SERVICES = Gvr("", "v1", "services")
 SECRETS = Gvr("", "v1", "secrets")
@@ -23,19 +24,19 @@ SLICES = Gvr("discovery.k8s.io", "v1", "endpointslices")
 LEASES = Gvr("coordination.k8s.io", "v1", "leases")
 EVENTS = Gvr("", "v1", "events")
 RESOURCES = Gvr("serving.argosy.dev", "v1alpha1", "inferencedeployments")
-CHILDREN = (DEPLOYMENTS, SERVICES, SECRETS, ACCOUNTS, BUDGETS, POLICIES, REVISIONS)
+CHILDREN = (DEPLOYMENTS, SETS, SERVICES, SECRETS, ACCOUNTS, BUDGETS, POLICIES, REVISIONS)
 
 
 def api() -> FakeApi:
     """A server that knows every kind that Argosy uses."""
     server = FakeApi()
     kinds = {
-        DEPLOYMENTS: "Deployment", PODS: "Pod", SERVICES: "Service", SECRETS: "Secret", ACCOUNTS: "ServiceAccount",
+        DEPLOYMENTS: "Deployment", SETS: "StatefulSet", PODS: "Pod", SERVICES: "Service", SECRETS: "Secret", ACCOUNTS: "ServiceAccount",
         BUDGETS: "PodDisruptionBudget", SLICES: "EndpointSlice", EVENTS: "Event", RESOURCES: "InferenceDeployment",
         POLICIES: "NetworkPolicy", LEASES: "Lease", REVISIONS: "ControllerRevision",
     }  # fmt: skip
     for gvr, kind in kinds.items():
-        subresources = {"status", "scale"} if gvr in (DEPLOYMENTS, RESOURCES) else {"status"}
+        subresources = {"status", "scale"} if gvr in (DEPLOYMENTS, SETS, RESOURCES) else {"status"}
         server.add(*gvr, kind, subresources=subresources)
     return server
 
@@ -136,6 +137,8 @@ class Controllers:
         for key, deployment in list(self.server.objects.items()):
             if key.gvr == DEPLOYMENTS:
                 self._deployment(key, deployment, pods.get(deployment["metadata"]["uid"], []))
+            if key.gvr == SETS:
+                self._set(key, deployment, pods.get(deployment["metadata"]["uid"], []))
         for key, pod in list(self.server.objects.items()):
             if key.gvr == PODS and key in self.server.objects:
                 status = _gated(pod, self.fate(pod))
@@ -152,7 +155,6 @@ class Controllers:
 
     def _deployment(self, key: Key, deployment: dict, mine: list[tuple[Key, dict]]) -> None:
         template = deployment["spec"]["template"]
-        uid = deployment["metadata"]["uid"]
         revision = template["metadata"]["labels"]["serving.argosy.dev/revision"]
         new, old = list[tuple[Key, dict]](), list[tuple[Key, dict]]()
         for k, p in mine:
@@ -170,12 +172,23 @@ class Controllers:
             self.server.delete(extra)
         room = wanted + bool(old[:stay]) - len(old[:stay]) - len(current)
         for _ in range(min(wanted - len(current), room)):
-            name = f"{key.name}-{next(self._count)}"
-            owner = {"apiVersion": "apps/v1", "kind": "Deployment", "name": key.name, "uid": uid, "controller": True}
-            metadata = {"labels": clone(template["metadata"]["labels"]), "ownerReferences": [owner]}
-            pod = {"metadata": metadata, "spec": {**clone(template["spec"]), "nodeName": "node-1"}}
-            if "conditions" in (status := self.fate({"metadata": metadata})) and status["phase"] == "Pending":
-                scheduled = next(c for c in status["conditions"] if c["type"] == "PodScheduled")
-                if scheduled["status"] == "False":
-                    del pod["spec"]["nodeName"]
-            self.server.create(Key(PODS, key.namespace, name), pod)
+            self._pod(key, "Deployment", deployment, f"{key.name}-{next(self._count)}")
+
+    def _set(self, key: Key, made: dict, mine: list[tuple[Key, dict]]) -> None:
+        """Pods by ordinal, all at once; OnDelete: a changed template changes none that is there."""
+        there = {k.name for k, _ in mine}
+        for i in range(made["spec"]["replicas"]):
+            name = f"{key.name}-{i}"
+            if name not in there and Key(PODS, key.namespace, name) not in self.server.objects:
+                self._pod(key, "StatefulSet", made, name, {"apps.kubernetes.io/pod-index": str(i)})
+
+    def _pod(self, key: Key, kind: str, made: dict, name: str, more: dict | None = None) -> None:
+        template, uid = made["spec"]["template"], made["metadata"]["uid"]
+        owner = {"apiVersion": "apps/v1", "kind": kind, "name": key.name, "uid": uid, "controller": True}
+        metadata = {"labels": clone(template["metadata"]["labels"]) | (more or {}), "ownerReferences": [owner]}
+        pod = {"metadata": metadata, "spec": {**clone(template["spec"]), "nodeName": "node-1"}}
+        if "conditions" in (status := self.fate({"metadata": metadata})) and status["phase"] == "Pending":
+            scheduled = next(c for c in status["conditions"] if c["type"] == "PodScheduled")
+            if scheduled["status"] == "False":
+                del pod["spec"]["nodeName"]
+        self.server.create(Key(PODS, key.namespace, name), pod)

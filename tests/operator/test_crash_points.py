@@ -27,6 +27,8 @@ async def _story(world, name: str) -> None:
         world.apply(document(replicas=2))
     elif name == "update":
         world.apply(document(replicas=3, engine={"maxRunning": 9}))
+    elif name == "groups":
+        world.apply(document(replicas=2, uri="pvc://models/m.gguf", parallelism={"pipeline": 2}))
     elif name == "rollback":
         world.apply(document(replicas=3, image="bad:1"))
     elif name == "partition":
@@ -40,7 +42,7 @@ async def _story(world, name: str) -> None:
 def _done(world, name: str) -> bool:
     if name == "delete":
         return world.key("m") not in world.server.objects and not world.children()
-    wanted = {"create": 2, "canary": 4}.get(name, 3)
+    wanted = {"create": 2, "canary": 4, "groups": 4}.get(name, 3)
     pods = world.controllers.pods("m").values()
     if len(pods) != wanted:
         return False
@@ -60,7 +62,7 @@ def _of_image(pods, image: str) -> list:
     return [pod for pod in pods if pod["spec"]["containers"][0]["image"] == image]
 
 
-@pytest.mark.parametrize("name", ["create", "update", "partition", "canary", "rollback", "delete"])
+@pytest.mark.parametrize("name", ["create", "update", "groups", "partition", "canary", "rollback", "delete"])
 async def test_killed_after_each_call(world, name, monkeypatch):
     monkeypatch.setattr(diagnose, "HOPELESS_S", 0.0)
     world.plan, world.controllers.fate = PLAN, unpullable

@@ -56,7 +56,8 @@ async def test_only_a_finalizer_is_left_on_the_resource(world):
 async def test_a_deleted_child_comes_back(world, gvr):
     world.plan = PlanSettings(worker_ingress=())
     await world.operator()
-    world.apply(document())
+    grouped = {"uri": "pvc://models/m.gguf", "parallelism": {"pipeline": 2}} if gvr == fakecluster.SETS else {}
+    world.apply(document(**grouped))
     await eventually(world.is_ready)
     before = world.picture()
     key = next(k for k in world.children() if k.gvr == gvr)

@@ -8,6 +8,7 @@ import threading
 import pytest
 import waiting
 
+from argosy_api import net
 from argosy_api.errors import InvalidArgumentError, ModelUnsupportedError
 from argosy_api.model_uri import ModelUri
 from argosy_api.pipeline import layers_of
@@ -28,10 +29,10 @@ def quiet(*_):
     pass
 
 
-@pytest.fixture
-def leader():
+@pytest.fixture(params=["127.0.0.1", net.EVERYWHERE])
+def leader(request):
     news = queue.SimpleQueue()
-    made = Leader("127.0.0.1", 0, ranks=2, spec="s", lost=news.put, leaving=lambda: news.put("leaving"))
+    made = Leader(request.param, 0, ranks=2, spec="s", lost=news.put, leaving=lambda: news.put("leaving"))
     made.news = news
     yield made
     made._server.close()

@@ -94,6 +94,7 @@ def planned_of(
         name=resource.metadata.name,
         model=str(ModelUri.parse(spec.model.uri)),
         workers=spec.workers,
+        ranks=spec.parallelism.pipeline,
         place=place,
         weights=f"{names.get(held.weights, held.weights)} (stored as {headers[0].formats})",
         kv_cache=floats if kv == "auto" else kv,
@@ -108,7 +109,14 @@ def _needs(resource: InferenceDeployment, headers: Sequence[Header], device: str
     spec = resource.spec
     quantization = spec.quantization.model_copy(update={"weights": weights, "kv_cache": kv_cache})
     of_all = [
-        needs(header, quantization, spec.engine, device=device, max_model_len=spec.model.max_model_len)
+        needs(
+            header,
+            quantization,
+            spec.engine,
+            device=device,
+            max_model_len=spec.model.max_model_len,
+            ranks=spec.parallelism.pipeline,
+        )
         for header in headers
     ]
     for draft in of_all[1:]:

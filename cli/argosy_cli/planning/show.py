@@ -18,6 +18,8 @@ class Planned:
     name: str
     model: str
     workers: int
+    ranks: int = 1
+    """Pods of a worker, each of which takes what is planned."""
     place: str
     """`rtx4090`, or `memory`."""
     weights: str
@@ -71,6 +73,8 @@ def show(console: Console, item: Planned) -> None:
     """Print it."""
     plan = item.plan
     workers = "1 worker" if item.workers == 1 else f"{item.workers} workers, each"
+    if item.ranks > 1:
+        workers = f"{item.workers} x {item.ranks} pods, each"
     title = f"{item.name}: {item.model}, {workers} with {size(plan.budget.total)} ({item.place})"
     console.print(Text(title, "bold"), soft_wrap=True)
     drawn = Text("  ")
@@ -95,6 +99,7 @@ def document(item: Planned) -> dict[str, object]:
         "model": item.model,
         "place": item.place,
         "workers": item.workers,
+        "ranks": item.ranks,
         "fits": plan.fits,
         "problem": plan.problem,
         "nearest": item.nearest,

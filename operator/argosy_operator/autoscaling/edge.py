@@ -12,6 +12,7 @@ from argosy_operator.autoscaling.pilot import Course, Found, ScalingMemory
 from argosy_operator.autoscaling.signals import Told, freshest, signals
 from argosy_operator.autoscaling.victims import Worth, victims
 from argosy_operator.errors import ApiError
+from argosy_operator.group_manifests import STATEFUL_SET
 from argosy_operator.observe import Children, PodView
 from argosy_operator.plan import DEPLOYMENT, Owner
 
@@ -53,6 +54,9 @@ class Autoscaler:
         told = None if resource.spec.autoscaling is None else self._told(namespace, name)
         written = (body.get("status") or {}).get("autoscaling")
         numbers = [c.replicas for ref, c in children.children.items() if ref.kind == DEPLOYMENT]
+        groups = [c.made_of for ref, c in children.children.items() if ref.kind == STATEFUL_SET]
+        if groups and not numbers and len(set(groups)) == 1:
+            numbers = [len(groups)]
         found = Found(
             # during a rollout with two workloads none of them has the whole number; the status has it
             replicas=numbers[0] if len(numbers) == 1 else None,
@@ -64,21 +68,23 @@ class Autoscaler:
         self._report(namespace, name, course)
         return course
 
-    async def choose_who_goes(self, owner: Owner, pods: tuple[PodView, ...], course: Course | None) -> None:
-        """Before there are to be fewer: tell Kubernetes which workers have the least to lose.
+    async def choose_who_goes(self, owner: Owner, pods: tuple[PodView, ...], course: Course | None) -> frozenset[str]:
+        """Before there are to be fewer: tell Kubernetes which workers have the least to lose; their names.
 
         It goes on without an answer: then Kubernetes chooses.
         """
         if course is None or not course.fewer:
-            return
+            return frozenset()
         told = self._told(owner.namespace, owner.name)
         losses = {} if told is None else worth(told, self._clock())
-        for pod in victims(pods, losses, course.fewer):
+        chosen = victims(pods, losses, course.fewer)
+        for pod in chosen:
             try:
                 # a later choice counts more than an earlier one that came to nothing
                 await self._api.set_deletion_cost(owner.namespace, pod.name, pod.uid, -int(time.time()))
             except ApiError as error:
                 log.info("%s/%s: %s could not be marked: %s", *owner[:2], pod.name, error.message)
+        return frozenset(pod.name for pod in chosen)
 
 
 def worth(told: Told, now: float) -> dict[str, Worth]:

@@ -5,7 +5,8 @@ import small_models
 
 from argosy_api.resource import EngineSpec, QuantizationSpec
 from argosy_worker.compute.native import library
-from argosy_worker.models import load_model
+from argosy_worker.group.remote import RemoteLayers
+from argosy_worker.models import load_model, load_part
 from argosy_worker.models.sizing import needs, read_header
 
 
@@ -23,3 +24,16 @@ def test_what_is_counted_before_is_what_was_packed(name, tmp_path):
         assert planned.weights == loaded.facts.weights_bytes
         assert planned.kv_token == loaded.kv_bytes_per_block(1)
         assert planned.context == loaded.facts.context_length
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_what_is_counted_for_a_group_is_what_the_fullest_of_its_ranks_takes(ranks, smollm_path):
+    planned = needs(
+        read_header(smollm_path), QuantizationSpec(), EngineSpec(), device="cpu", max_model_len=None,
+        native=bool(library.kernels()), ranks=ranks,
+    )  # fmt: skip
+    loaded = [load_model(smollm_path, threads=1, ranks=ranks, rest=RemoteLayers())]
+    loaded += [load_part(smollm_path, rank=rank, ranks=ranks, threads=1) for rank in range(1, ranks)]
+    assert planned.weights == max(part.facts.weights_bytes for part in loaded)
+    assert planned.kv_token == max(part.kv_bytes_per_block(1) for part in loaded)
+    assert sum(len(part.stack.specs) for part in loaded) == loaded[0].config.layers

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from argosy_api import net
 from argosy_worker.core.facts import EXACT, ModelFacts
 from argosy_worker.group.lines import Line, Message
 
@@ -62,7 +62,7 @@ class Leader:
         self._host, self._ranks, self._spec, self._tell_lost, self._tell_leaving = host, ranks, spec, lost, leaving
         self._members = _Members()
         self._changed = threading.Condition()
-        self._server = socket.create_server((host, port), family=_family(host))
+        self._server = net.listen(host, port)
         self.port: int = self._server.getsockname()[1]
         threading.Thread(target=self._accept, name="group", daemon=True).start()
 
@@ -162,7 +162,3 @@ def joint(facts: ModelFacts, members: list[Hello]) -> ModelFacts:
         exactness=next((e for e in (facts.exactness, *(h.exactness for h in members)) if e != EXACT), EXACT),
         weights_bytes=max(facts.weights_bytes, *(hello.weights_bytes for hello in members)),
     )
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET

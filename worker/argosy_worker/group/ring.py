@@ -19,9 +19,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from argosy_api import net
 from argosy_worker.core.batch import RunnerBrokenError
 from argosy_worker.core.layout import StepLayout
 
+_ALL = (net.EVERYWHERE, "0.0.0.0")
 _FOREVER = timedelta(days=3650)
 _JOIN = timedelta(seconds=60)
 _HEADER = 7
@@ -55,11 +57,11 @@ class Ring:
     @staticmethod
     def store(host: str) -> tuple[Any, int]:
         """Where the ranks of a new ring find each other, and its port."""
-        listening = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listening = net.listen(host, 0)
         port: int = listening.getsockname()[1]
         store = dist.TCPStore(  # type: ignore[attr-defined]  # not in its stubs
-            host, port, None, is_master=True, wait_for_workers=False, timeout=_JOIN, use_libuv=False,
-            master_listen_fd=listening.detach(),
+            "127.0.0.1" if host in _ALL else host, port, None, is_master=True, wait_for_workers=False, timeout=_JOIN,
+            use_libuv=False, master_listen_fd=listening.detach(),
         )  # fmt: skip
         return store, port
 
@@ -76,7 +78,7 @@ class Ring:
         """Wait for all, and connect each with each. `host`: the address of this process, or any of its machine's."""
         options: Any = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]  # noqa: SLF001  # for the address
         options._timeout = _FOREVER  # noqa: SLF001
-        address = socket.gethostname() if host in ("0.0.0.0", "::") else host
+        address = socket.gethostname() if host in _ALL else host
         options._devices = [dist.ProcessGroupGloo.create_device(hostname=address)]  # noqa: SLF001
         with _gone():
             return cls(dist.ProcessGroupGloo(store, rank, ranks, options), rank, ranks)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
 from argosy_api.memory import Needs, kv_token_bytes
+from argosy_api.pipeline import layers_of
 from argosy_api.resource import EngineSpec, QuantizationSpec
 from argosy_worker.compute.config import DecoderConfig, Experts, LayerSpec, window_of
 from argosy_worker.compute.quant.precision import OWN_FOUR, Precision, of_head, of_shape, own_kv, resolve
@@ -102,8 +103,9 @@ def needs(
     max_model_len: int | None,
     integers: bool = True,
     native: bool = True,
+    ranks: int = 1,
 ) -> Needs:
-    """What a worker would take on a `device`, cpu or cuda.
+    """What a worker would take on a `device`, cpu or cuda; with `ranks` what each of a group takes at most.
 
     `integers`: whether its CPU has VNNI or AMX. `native`: whether it has the kernels of our own.
 
@@ -117,10 +119,13 @@ def needs(
     )
     kv = own_kv(quantization.kv_cache, precision)
     activations = "bf16" if device == "cuda" and precision.compute == "bf16" else "fp32"
+    parts = [layers_of(config.layers, ranks, rank) for rank in range(ranks)]
     return Needs(
-        weights=weights_bytes(config, precision, header, device=device, integers=integers),
+        weights=max(
+            weights_bytes(config, precision, header, device=device, integers=integers, part=part) for part in parts
+        ),
         kv_token=kv_token_bytes(
-            layers=config.layers,
+            layers=max(map(len, parts)),
             kv_heads=config.kv_heads,
             head_dim=config.head_dim,
             kind=activations if kv == "auto" else kv,
@@ -133,14 +138,24 @@ def needs(
     )
 
 
-def weights_bytes(config: DecoderConfig, precision: Precision, header: Header, *, device: str, integers: bool) -> int:
-    """Bytes of all linears and of the embedding."""
+def weights_bytes(
+    config: DecoderConfig,
+    precision: Precision,
+    header: Header,
+    *,
+    device: str,
+    integers: bool,
+    part: range | None = None,
+) -> int:
+    """Bytes of all linears and of the embedding; of a part those of its layers, and the others where it begins at 0."""
     head = of_head(precision, device, integers=integers)
     floats = "bf16" if device == "cuda" and precision.compute == "bf16" else "fp32"
-    total = embedding_bytes(
-        rows=config.vocab_size, cols=config.hidden, stored=header.embedding, weights=precision.weights
-    )
-    for linear in linears(config):
+    total = 0
+    if part is None or part.start == 0:
+        total = embedding_bytes(
+            rows=config.vocab_size, cols=config.hidden, stored=header.embedding, weights=precision.weights
+        )
+    for linear in linears(config, part):
         of_role = head if linear.role == "head" else precision
         held = of_shape(of_role, linear.cols, linear.rows, device, integers=integers)
         router = linear.role == "router"
@@ -155,10 +170,12 @@ def weights_bytes(config: DecoderConfig, precision: Precision, header: Header, *
     return total
 
 
-def linears(config: DecoderConfig) -> Iterator[Linear]:
-    """All linears of a model, as `build` makes them; the head has a copy of its own where it is tied."""
-    yield Linear("head", config.vocab_size, config.hidden)
-    for spec in config.layer_specs():
+def linears(config: DecoderConfig, part: range | None = None) -> Iterator[Linear]:
+    """All linears of a model, as `build` makes them, or of a part; the head has a copy of its own where it is tied."""
+    specs = config.layer_specs()
+    if part is None or part.start == 0:
+        yield Linear("head", config.vocab_size, config.hidden)
+    for spec in specs if part is None else specs[part.start : part.stop]:
         yield from _of_layer(spec)
 
 

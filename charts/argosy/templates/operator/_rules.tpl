@@ -11,7 +11,7 @@ rules:
     resources: [inferencedeployments/finalizers]
     verbs: [update]                     # owner references that block deletion, where the API server checks them
   - apiGroups: [apps]
-    resources: [deployments]
+    resources: [deployments, statefulsets]
     verbs: [get, list, watch, create, patch, delete]
   - apiGroups: [apps]
     resources: [controllerrevisions]    # former revisions, to go back to
@@ -32,7 +32,7 @@ rules:
     verbs: [get, create, patch, delete]
   - apiGroups: [""]
     resources: [pods]
-    verbs: [list, watch, patch]         # patch: the deletion cost of workers, for autoscaling
+    verbs: [list, watch, patch, delete]  # patch: the deletion cost of workers, for autoscaling; delete: a group's pods
   - apiGroups: [""]
     resources: [pods/status]
     verbs: [patch]                      # the condition argosy.dev/routable
