@@ -190,7 +190,7 @@ void extremes(const Tests& tests) {
     for (int i = 0; i < ROWS * 32; i++) check(std::isfinite(first[i]) == (i / 32 < 8 || i / 32 == 11), name, "rows that are numbers, and only they, must stay so");
     digest(name, first);
   }
-  for (int cache_bits : {16, 32})
+  for (int cache_bits : {8, 16, 32})
     for (int place : {-1, 4, 20}) {  // a row that is no number, among those of the sequence
       const std::string name = "extremes layers " + std::to_string(cache_bits) + " ill " + std::to_string(place);
       if (!tests.wanted(name)) continue;
@@ -308,7 +308,7 @@ void all(const Tests& tests) {
   int i = 0;
   for (const auto& h : heads)
     for (int window : {0, 1, 20})
-      for (int cache : {16, 32})
+      for (int cache : {8, 16, 32})
         for (int block : {16, 32, 64})
           for (int bits : {4, 8})
             if (tests.full || i++ % 17 == 0) layers(tests, {h.heads, h.kv_heads, h.dim, h.rotary, window, cache, block, bits});

@@ -52,6 +52,26 @@ inline double to_half_and_back(double x) {
   return std::ldexp(std::nearbyint(std::ldexp(x, -unit)), unit);
 }
 
+// A head whose channels are spread, by the definition of the matrix: the sign of (i, j) is the parity of what i and j share.
+inline void spread(double* x, int dim) {
+  const int size = dim & -dim;
+  for (int begin = 0; begin < dim; begin += size) {
+    const Doubles given(x + begin, x + begin + size);
+    for (int i = 0; i < size; i++) {
+      double sum = 0;
+      for (int j = 0; j < size; j++) sum += __builtin_parity(unsigned(i & j)) ? -given[j] : given[j];
+      x[begin + i] = sum / std::sqrt(double(size));
+    }
+  }
+}
+
+inline void to_code_and_back(double* x, int dim) {
+  double most = 0;
+  for (int i = 0; i < dim; i++) most = std::max(most, std::fabs(x[i]));
+  const double scale = std::max(most / 127, 1e-30);
+  for (int i = 0; i < dim; i++) x[i] = std::nearbyint(x[i] / scale) * scale;
+}
+
 struct Shape {
   int heads, kv_heads, head_dim, rotary, window, cache_bits, block_size, bits;
   int hidden = 64, ffn = 64, layers = 2;
@@ -95,6 +115,10 @@ inline void layer_of(const Shape& s, const LayerOf& l, const Floats& cos, const 
       }
     if (s.cache_bits == 16)
       for (size_t i = s.width(); i < qkv.size(); i++) qkv[i] = to_half_and_back(qkv[i]);
+    if (s.cache_bits == 8) {
+      for (int head = 0; head < s.heads + s.kv_heads; head++) spread(&qkv[head * dim], dim);
+      for (size_t i = s.width(); i < qkv.size(); i += dim) to_code_and_back(&qkv[i], dim);
+    }
     all.push_back(qkv);
   }
   for (int row = 0; row < rows; row++) {

@@ -26,11 +26,17 @@ struct Cache {
     const size_t n = size_t(blocks) * 2 * s.kv_width() * s.block_size;
     for (int i = 0; i < s.layers; i++)
       if (s.cache_bits == 32) floats.emplace_back(n, std::nanf(""));
-      else halves.emplace_back(n, uint16_t(0x7E00));
+      else if (s.cache_bits == 16) halves.emplace_back(n, uint16_t(0x7E00));
+      else codes.emplace_back(n, int8_t(-128)), scaled.emplace_back(n / s.head_dim, std::nanf(""));
   }
-  void* of(int layer) { return floats.empty() ? static_cast<void*>(halves[layer].data()) : floats[layer].data(); }
-  std::vector<Floats> floats;
+  void* of(int layer) {
+    if (!codes.empty()) return codes[layer].data();
+    return floats.empty() ? static_cast<void*>(halves[layer].data()) : floats[layer].data();
+  }
+  float* scales(int layer) { return scaled.empty() ? nullptr : scaled[layer].data(); }
+  std::vector<Floats> floats, scaled;
   std::vector<std::vector<uint16_t>> halves;
+  std::vector<std::vector<int8_t>> codes;
 };
 
 // x [rows of all slices, hidden] -> the same after all layers.
@@ -40,7 +46,7 @@ inline Floats run(const Engine& engine, const Model& model, Cache& cache, Floats
   for (size_t i = 0; i < model.layers.size(); i++) {
     const LayerOf& l = model.layers[i];
     layers.push_back({l.qkv.linear(), l.o.linear(), l.gate_up.linear(), l.down.linear(), l.attn_norm.data(), l.mlp_norm.data(),
-                      cache.of(int(i)), s.hidden, s.heads, s.kv_heads, s.head_dim, s.ffn, s.rotary, s.window, s.cache_bits, EPS, scale_of(s)});
+                      cache.of(int(i)), cache.scales(int(i)), s.hidden, s.heads, s.kv_heads, s.head_dim, s.ffn, s.rotary, s.window, s.cache_bits, EPS, scale_of(s)});
   }
   std::vector<int32_t> positions, cu_rows{0}, lengths, table, slots;
   size_t width = 0;

@@ -28,7 +28,7 @@ if Path("/proc/cpuinfo").exists() and "avx_vnni" not in Path("/proc/cpuinfo").re
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler"),
-    pytest.mark.timeout(3600 if GRID == "full" else 300),
+    pytest.mark.timeout(3600 if GRID == "full" else 900),
 ]
 
 

@@ -59,12 +59,13 @@ struct Layer {
   Linear qkv, o, gate_up, down;
   const float* attn_norm;  // [hidden]
   const float* mlp_norm;   // [hidden]
-  // fp32 or fp16 [blocks, 2, kv_heads, block_size, head_dim], where TILE keys that follow one another lie as
+  // fp32, fp16 or int8 [blocks, 2, kv_heads, block_size, head_dim], where TILE keys that follow one another lie as
   // [head_dim, TILE]: all their products with a query are then made side by side.
   void* cache;
+  float* scales;  // of int8: of each row of keys or values, [blocks, 2, kv_heads, block_size]
   int32_t hidden, heads, kv_heads, head_dim, ffn, rotary;
   int32_t window;      // positions that a row sees, or 0 for all
-  int32_t cache_bits;  // 32 or 16
+  int32_t cache_bits;  // 32, 16 or 8
   float eps, scale;
 };
 
@@ -107,6 +108,9 @@ struct Kernels {
   // GROUP numbers of a gate, then GROUP of what it lets through, for each row: quantized as the block `block` of `blocks`
   void (*gate)(const float* both, int rows, int block, int blocks, Quantized to);
   void (*halve)(const float* x, int n, uint16_t* out);  // to fp16; what is too large becomes the largest
+  // Keys that are held in 8 bits, and the queries that meet them: large channels are spread over all (kv_types.py)
+  void (*spread)(float* x, int dim);
+  float (*code)(const float* x, int n, int8_t* out);  // to 8 bits; their scale
   // one kv head of the rows `first` .. `last` of a slice: queries [rows, heads, head_dim] in and out; `scratch` has
   // TILE + 1 numbers for each query
   void (*attend)(const Layer& layer, const Step& step, int slice, int first, int last, int kv_head, const float* q,

@@ -83,6 +83,8 @@ struct Walk {
       if (half)
         for (int head = 0; head < l.heads + l.kv_heads; head++)
           k.rotate(of + head * dim, cos + size_t(row) * half, sin + size_t(row) * half, half);
+      if (l.cache_bits == 8)
+        for (int head = 0; head < l.heads + l.kv_heads; head++) k.spread(of + head * dim, dim);
       store(l, step.slots[row], of + width, of + width + kv);
     });
     attention(l, stride);
@@ -98,6 +100,17 @@ struct Walk {
     if (l.cache_bits == 32) return store_as(l, slot, keys, values);
     const int count = l.kv_heads * l.head_dim;
     uint16_t* halves = room.halves.data() + size_t(thread) * 2 * count;
+    if (l.cache_bits == 8) {
+      auto* codes = reinterpret_cast<int8_t*>(halves);
+      const int size = step.block_size, all = l.kv_heads * size;
+      float* scales = l.scales + size_t(slot / size) * 2 * all + slot % size;
+      for (int head = 0; head < l.kv_heads; head++) {
+        const int at = head * l.head_dim;
+        scales[head * size] = k.code(keys + at, l.head_dim, codes + at);
+        scales[all + head * size] = k.code(values + at, l.head_dim, codes + count + at);
+      }
+      return store_as(l, slot, codes, codes + count);
+    }
     k.halve(keys, count, halves);
     k.halve(values, count, halves + count);
     store_as(l, slot, halves, halves + count);

@@ -28,6 +28,10 @@ inline F whole(F x) { return {whole8(x.a), whole8(x.b)}; }
 inline F floats(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 inline I integers(F x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
 inline I all(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+inline F bytes(const int8_t* p) {
+  auto eight = [](const int8_t* of) { return _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(of))); };
+  return floats({eight(p), eight(p + 8)});
+}
 inline F halves(const uint16_t* p) {
   auto q = reinterpret_cast<const __m128i*>(p);
   return {_mm256_cvtph_ps(_mm_loadu_si128(q)), _mm256_cvtph_ps(_mm_loadu_si128(q + 1))};
@@ -51,6 +55,20 @@ inline F times_power(F x, F e) { return {power8(x.a, e.a), power8(x.b, e.b)}; }
 inline F unless_below(F x, float least, F y) {
   __m256 most = _mm256_set1_ps(least);
   return {_mm256_and_ps(_mm256_cmp_ps(x.a, most, _CMP_NLT_UQ), y.a), _mm256_and_ps(_mm256_cmp_ps(x.b, most, _CMP_NLT_UQ), y.b)};
+}
+
+// Of each two lanes that are HALF apart: the sum in the first, the difference in the second.
+template <int HALF> inline F pairs(F x) {
+  if constexpr (HALF == 8) return {_mm256_add_ps(x.a, x.b), _mm256_sub_ps(x.a, x.b)};
+  auto both = [](__m256 v) {
+    __m256 other;
+    if constexpr (HALF == 1) other = _mm256_permute_ps(v, 0b10110001);
+    if constexpr (HALF == 2) other = _mm256_permute_ps(v, 0b01001110);
+    if constexpr (HALF == 4) other = _mm256_permute2f128_ps(v, v, 1);
+    constexpr int SECOND = HALF == 1 ? 0xAA : HALF == 2 ? 0xCC : 0xF0;
+    return _mm256_blend_ps(_mm256_add_ps(v, other), _mm256_sub_ps(other, v), SECOND);
+  };
+  return {both(x.a), both(x.b)};
 }
 
 inline float sum(F x) {

@@ -25,6 +25,7 @@ inline F whole(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT |
 inline F floats(I a) { return _mm512_cvtepi32_ps(a); }
 inline I integers(F a) { return _mm512_cvtps_epi32(a); }
 inline I all(int32_t x) { return _mm512_set1_epi32(x); }
+inline F bytes(const int8_t* p) { return floats(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))); }
 inline F halves(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
 inline void store_halves(uint16_t* p, F x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -35,6 +36,17 @@ inline F times_power(F x, F e) { return _mm512_scalef_ps(x, e); }
 // y where x is not below `least`, else 0.
 inline F unless_below(F x, float least, F y) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(least), _CMP_NLT_UQ), y);
+}
+
+// Of each two lanes that are HALF apart: the sum in the first, the difference in the second.
+template <int HALF> inline F pairs(F x) {
+  F other;
+  if constexpr (HALF == 1) other = _mm512_permute_ps(x, 0b10110001);
+  if constexpr (HALF == 2) other = _mm512_permute_ps(x, 0b01001110);
+  if constexpr (HALF == 4) other = _mm512_shuffle_f32x4(x, x, 0b10110001);
+  if constexpr (HALF == 8) other = _mm512_shuffle_f32x4(x, x, 0b01001110);
+  constexpr __mmask16 SECOND = HALF == 1 ? 0xAAAA : HALF == 2 ? 0xCCCC : HALF == 4 ? 0xF0F0 : 0xFF00;
+  return _mm512_mask_sub_ps(_mm512_add_ps(x, other), SECOND, other, x);
 }
 
 // ((x0 + x2) + (x1 + x3)) of each four lanes, then (l0 + l1) + (l2 + l3): the order that every instruction set keeps.

@@ -33,6 +33,11 @@ inline F whole(F a) { EACH(F, vrndnq_f32(a.v[i])); }
 inline F floats(I a) { EACH(F, vcvtq_f32_s32(a.v[i])); }
 inline I integers(F a) { EACH(I, vcvtnq_s32_f32(a.v[i])); }
 inline I all(int32_t x) { EACH(I, vdupq_n_s32(x)); }
+inline F bytes(const int8_t* p) {
+  const int8x16_t all = vld1q_s8(p);
+  const int16x8_t low = vmovl_s8(vget_low_s8(all)), high = vmovl_s8(vget_high_s8(all));
+  return floats(I{{vmovl_s16(vget_low_s16(low)), vmovl_s16(vget_high_s16(low)), vmovl_s16(vget_low_s16(high)), vmovl_s16(vget_high_s16(high))}});
+}
 inline F halves(const uint16_t* p) { EACH(F, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i)))); }
 inline void store_halves(uint16_t* p, F x) {
   for (int i = 0; i < 4; i++) vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(x.v[i])));
@@ -47,6 +52,18 @@ inline F times_power(F x, F e) {  // e is -126 .. 127: 2^e is a normal number
 
 inline F unless_below(F x, float least, F y) {
   EACH(F, vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(y.v[i]), vcltq_f32(x.v[i], vdupq_n_f32(least)))));
+}
+
+// Of each two lanes that are HALF apart: the sum in the first, the difference in the second.
+template <int HALF> inline F pairs(F x) {
+  if constexpr (HALF >= 4) {
+    constexpr int STEP = HALF / 4;
+    EACH(F, i & STEP ? vsubq_f32(x.v[i - STEP], x.v[i]) : vaddq_f32(x.v[i], x.v[i + STEP]));
+  } else {
+    const uint32_t second[4] = {0, HALF == 1 ? ~0u : 0, HALF == 1 ? 0 : ~0u, ~0u};
+    auto other = [&](int i) { return HALF == 1 ? vrev64q_f32(x.v[i]) : vextq_f32(x.v[i], x.v[i], 2); };
+    EACH(F, vbslq_f32(vld1q_u32(second), vsubq_f32(other(i), x.v[i]), vaddq_f32(x.v[i], other(i))));
+  }
 }
 
 // ((x0 + x2) + (x1 + x3)) of each four lanes, then (l0 + l1) + (l2 + l3): the order that every instruction set keeps.

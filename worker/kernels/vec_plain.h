@@ -51,6 +51,7 @@ inline float half(uint16_t h) {
   std::memcpy(&value, &bits, 4);
   return value;
 }
+inline F bytes(const int8_t* p) { EACH(F, float(p[i])); }
 inline F halves(const uint16_t* p) { EACH(F, half(p[i])); }
 inline uint16_t to_half(float x) {  // to the nearest, of two equally near the even one; |x| is at most 65504, or x no number
   uint32_t bits, sign;
@@ -68,6 +69,9 @@ inline uint16_t to_half(float x) {  // to the nearest, of two equally near the e
 inline void store_halves(uint16_t* p, F x) {
   for (int i = 0; i < 16; i++) p[i] = to_half(x.v[i]);
 }
+
+// Of each two lanes that are HALF apart: the sum in the first, the difference in the second.
+template <int HALF> inline F pairs(F x) { EACH(F, i & HALF ? x.v[i - HALF] - x.v[i] : x.v[i] + x.v[i + HALF]); }
 
 inline float sum(F a) {
   float lane[4];

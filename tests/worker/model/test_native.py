@@ -186,7 +186,7 @@ def _fields(spec):
     return [(name, getattr(spec, name)) for name in spec.__dataclass_fields__]
 
 
-@pytest.mark.parametrize("kv", ["fp32", "fp16"])
+@pytest.mark.parametrize("kv", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("attention", [None, Window(20)])
 def test_layers_are_the_same_on_every_instruction_set_and_however_they_are_cut(attention, kv):
     torch.manual_seed(0)
@@ -207,7 +207,7 @@ def test_layers_are_the_same_on_every_instruction_set_and_however_they_are_cut(a
     assert seen[0].isfinite().all()
 
 
-@pytest.mark.parametrize("kv", ["fp32", "fp16"])
+@pytest.mark.parametrize("kv", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("attention", [Full(), Window(20)])
 def test_layers_compute_what_torch_does(attention, kv):
     """Around the same linears; activations are rounded at the same places, so only the order of sums is another."""
@@ -231,10 +231,11 @@ def test_layers_compute_what_torch_does(attention, kv):
     assert (found - expected).norm() <= 2e-2 * expected.norm()  # a number in the middle may round the other way
     keys, values = native.cache.elements(0)[1:5].unbind(1)  # keys lie [head_dim, 16] there
     held = torch.stack((keys.reshape(4, KV_HEADS, 32, 16).mT, values), 1)
-    assert torch.allclose(held.float(), plain.cache.elements(0)[1:5].float(), atol=1e-3, rtol=1e-3)
+    off = 1 if kv == "int8" else 1e-3  # a code may be the next one
+    assert torch.allclose(held.float(), plain.cache.elements(0)[1:5].float(), atol=off, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("kind", "size"), [("bf16", 16), ("int8", 32), ("fp32", 8)])
+@pytest.mark.parametrize(("kind", "size"), [("bf16", 16), ("fp8", 32), ("fp32", 8)])
 def test_caches_of_another_kind_are_left_to_torch(kind, size):
     """Nothing is written that the cache does not have room for."""
     torch.manual_seed(1)
@@ -255,8 +256,8 @@ def test_caches_of_another_kind_are_left_to_torch(kind, size):
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "head_dim", "block_size", "rotary", "kv"),
     [
-        (4, 2, 64, 32, 64, "fp16"), (9, 3, 64, 16, 64, "fp16"), (2, 2, 80, 16, 32, "fp16"), (6, 2, 96, 64, 96, "fp32"),
-        (16, 1, 128, 128, 128, "fp16"), (5, 1, 128, 16, 64, "fp32"), (3, 3, 256, 16, 256, "fp16"), (12, 1, 32, 16, 32, "fp32"),
+        (4, 2, 64, 32, 64, "fp16"), (9, 3, 64, 16, 64, "int8"), (2, 2, 80, 16, 32, "fp16"), (6, 2, 96, 64, 96, "fp32"),
+        (16, 1, 128, 128, 128, "fp16"), (5, 1, 128, 16, 64, "int8"), (3, 3, 256, 16, 256, "fp16"), (12, 1, 32, 16, 32, "int8"),
     ],
 )  # fmt: skip
 def test_every_shape_of_heads_is_the_same_however_it_is_computed(heads, kv_heads, head_dim, block_size, rotary, kv):  # noqa: PLR0917

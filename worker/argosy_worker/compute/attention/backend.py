@@ -49,6 +49,10 @@ class KvCache(BlockStore, Protocol):
         """What a layer holds: [blocks + 1, 2 (keys, values), kv_heads, block_size, head_dim]."""
         ...
 
+    def scales(self, layer: int) -> Tensor | None:
+        """Of each row of it, fp32 [blocks + 1, 2, kv_heads, block_size]; None where the type has none."""
+        ...
+
 
 class AttentionBackend(Protocol):
     """Causal attention of a step's rows over a paged cache. Owned by one thread."""

@@ -85,6 +85,10 @@ class PagedKvCache:
         """What a layer holds, as the class says."""
         return self._layers[layer]
 
+    def scales(self, layer: int) -> Tensor | None:
+        """A layer's fp32 scales [blocks + 1, 2, kv_heads, block_size], where rows have them."""
+        return self._scales[layer] if self._scales else None
+
     def pages(self, layer: int, pages: Tensor) -> Tensor:
         """Gather int64 [n] pages of keys or values: [n, block_size * head_dim], in the activations' type."""
         elements = self._pages[layer].index_select(0, pages)

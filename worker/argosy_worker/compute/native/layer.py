@@ -19,7 +19,7 @@ from argosy_worker.compute.rope import Rotation
 TILE = 16
 """Positions that are looked at together: a block of the cache has some such tiles."""
 HEAD_DIMS = (32, 64, 80, 96, 128, 256)
-KV_BITS = {"fp32": 32, "fp16": 16}
+KV_BITS = {"fp32": 32, "fp16": 16, "int8": 8}
 """Caches that they read and write."""
 
 
@@ -50,6 +50,8 @@ class NativeLayer:
         if cache is not self._cache:
             for i, layer in enumerate(self._layers):
                 layer.cache = cache.elements(self.first + i).data_ptr()
+                scales = cache.scales(self.first + i)
+                layer.scales = None if scales is None else scales.data_ptr()
                 layer.cache_bits = KV_BITS[cache.spec.dtype]
             self._cache = cache
         halves = [_halves(step.rotations[rope]) for rope in self._ropes]
@@ -64,7 +66,7 @@ class NativeLayer:
 
 
 class NativeLayers:
-    """Makes native layers of Llama's kind, over a cache of floats."""
+    """Makes native layers of Llama's kind, over a cache of floats or of int8."""
 
     name = "layer-native"
 
@@ -128,7 +130,7 @@ def _struct(spec: LayerSpec, weights: LayerWeights) -> library.Layer:
     return library.Layer(
         *(linear.struct for linear in _linears(weights)),
         *(norm.data_ptr() for norm in norms if norm is not None),
-        None,
+        None, None,
         spec.hidden, spec.heads, spec.kv_heads, spec.head_dim, spec.ffn, spec.rope.dims, spec.window, 0,
         spec.rms_eps, spec.scale,
     )  # fmt: skip

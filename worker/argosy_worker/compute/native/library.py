@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 FILE = Path(__file__).with_name("libargosy_cpu.so")
 SOURCES = Path(__file__).parents[3] / "kernels"
 """What it was built from, where the package is used from a checkout."""
-VERSION = 4
+VERSION = 5
 """Of the interface; that of a library from another build is refused."""
 ISA = "ARGOSY_CPU_KERNELS"
 """Environment: the kernels to use, or `none`. Unset: the best of the processor."""
@@ -64,6 +64,7 @@ class Layer(ctypes.Structure):
         ("attn_norm", ctypes.c_void_p),
         ("mlp_norm", ctypes.c_void_p),
         ("cache", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
         ("hidden", ctypes.c_int32),
         ("heads", ctypes.c_int32),
         ("kv_heads", ctypes.c_int32),
