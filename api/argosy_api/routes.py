@@ -42,6 +42,14 @@ class WorkerLoad:
     """Prompt tokens that it computes in a second, as measured; 0 until something was measured."""
     itl_s: float
     """90th percentile of the times between the latest tokens of a request; 0 while none generates."""
+    waiting: int = 0
+    """Of `requests`; 0 from an older router, as what follows."""
+    prompt_tokens: int = 0
+    """Since the worker's process began, of requests that got a token."""
+    cached_tokens: int = 0
+    """Of these, found in its prefix cache."""
+    generated_tokens: int = 0
+    """Since the worker's process began."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +128,11 @@ class Routes:
             ValueError: not such a document.
 
         """
+        return cls.of(json.loads(body))
+
+    @classmethod
+    def of(cls, document: Any) -> "Routes":
+        """The same of parsed JSON. Raises ValueError."""
         try:
             return cls(
                 tuple(
@@ -142,11 +155,14 @@ class Routes:
                             for w in d["workers"]
                         ),
                     )
-                    for d in json.loads(body)["deployments"]
+                    for d in document["deployments"]
                 )
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"not a router's routes: {error!r}") from error
+
+
+_LATER = ("waiting", "prompt_tokens", "cached_tokens", "generated_tokens")
 
 
 def _load(document: Any) -> WorkerLoad | None:
@@ -159,6 +175,7 @@ def _load(document: Any) -> WorkerLoad | None:
         kv_used=_number(document["kv_used"]),
         prefill_rate=_number(document["prefill_rate"]),
         itl_s=_number(document["itl_s"]),
+        **{name: int(_number(document.get(name, 0))) for name in _LATER},
     )
 
 

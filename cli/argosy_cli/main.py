@@ -11,6 +11,7 @@ import typer
 
 from argosy_api.errors import ArgosyError
 from argosy_api.params import SamplingParams
+from argosy_cli import model_tools
 from argosy_cli.errors import CommandError
 from argosy_cli.options import (
     Address,
@@ -88,6 +89,34 @@ def status(
     check_output(output)
     where = Where(namespace=namespace, everywhere=everywhere, context=context, kubeconfig=kubeconfig)
     views.status(Console(width=None if sys.stdout.isatty() else 160), name, where, output)
+
+
+@app.command()
+def top(
+    name: Annotated[str | None, typer.Argument(help="One resource alone.")] = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="One table, then end; so it is where the output is no terminal.")
+    ] = False,
+    interval: Annotated[float, typer.Option(min=0.5, max=60, help="Seconds between two looks.")] = 2.0,
+    namespace: Namespace = None,
+    everywhere: Everywhere = False,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+    output: Annotated[str | None, typer.Option("-o", "--output", help="json, for programs; once.")] = None,
+) -> None:
+    """Show what deployments do now: replicas, queue, requests, hits, tokens a second. Until Ctrl-C."""
+    from rich.console import Console
+
+    from argosy_cli.cluster.command import Where
+    from argosy_cli.top.command import Wish
+    from argosy_cli.top.command import top as show
+    from argosy_cli.views import asks_cluster
+
+    if output not in (None, "json"):
+        raise CommandError(f"-o {output} is not known; it can: json")
+    where = Where(namespace=namespace, everywhere=everywhere, context=context, kubeconfig=kubeconfig)
+    wish = Wish(name=name, interval_s=interval, once=once, as_json=output is not None)
+    show(Console(), where, wish, cluster=asks_cluster(where, None))
 
 
 @app.command()
@@ -203,84 +232,8 @@ def demo(http_port: HttpPort = 8000, grpc_port: GrpcPort = 8001, metrics_port: M
     run_demo(Options(http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port))
 
 
-@app.command()
-def quantize(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A GGUF file, a folder of safetensors, or a URI.")],
-    to: Annotated[
-        str,
-        typer.Option(
-            help="GGUF: f32, f16, bf16, q8_0, q6_k, q5_k, q5_1, q5_0, q4_k, q4_1, q4_0, iq4_nl. "
-            "Folder: f32, f16, bf16, int8, int4, fp8."
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="NAME.gguf, or a folder for safetensors; must not exist.")],
-    method: Annotated[
-        str | None,
-        typer.Option(help="gptq (best), search (faster) or round (plain). Default: the best that the format has."),
-    ] = None,
-    group_size: Annotated[int | None, typer.Option(help="int4: weights that share a scale, 32, 64 or 128.")] = None,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(help="Text in UTF-8 to calibrate and measure with. Default: the model samples its own."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the text that the model samples.", min=0, max=2**31)] = 0,
-    check: Annotated[
-        bool, typer.Option("--check/--no-check", help="Measure the perplexity before and after, and of plain rounding.")
-    ] = True,
-    threads: Annotated[int, typer.Option(help="Compute threads; 0: one for each core.", min=0)] = 0,
-) -> None:
-    """Write a model in another number format: a file for llama.cpp, or a folder for transformers and vLLM."""
-    from rich.console import Console
-
-    from argosy_cli import models
-    from argosy_worker.quantize.command import Job
-
-    def job(source: Path) -> Job:
-        return Job(
-            source=source,
-            to=to,
-            out=out,
-            method=method,
-            group_size=group_size,
-            calibration=calibration,
-            seed=seed,
-            check=check,
-            threads=threads,
-        )
-
-    models.quantize(model, Console(width=None if sys.stdout.isatty() else 120), job)
-
-
-@app.command()
-def tradeoffs(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A GGUF file, a folder of safetensors, or a URI.")],
-    out: Annotated[Path, typer.Option(help="Folder for tradeoffs.json, .md and .svg.")] = Path(),
-    only: Annotated[
-        list[str] | None, typer.Option(help="Only setups with this in their name; can be given several times.")
-    ] = None,
-    draft_model: Annotated[str | None, typer.Option(help="URI of a smaller model, to measure drafts with.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Compute threads. Default: one for each core.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Of the text that the model samples.", min=0, max=2**31)] = 0,
-) -> None:
-    """Measure on this machine what each number format and technique costs and brings. Takes minutes."""
-    import asyncio
-
-    from rich.console import Console
-
-    from argosy_cli.progress import bar
-    from argosy_cli.tradeoffs import report, run
-
-    request = run.Request(
-        uri=run.model_uri(model), out=out, only=tuple(only or ()), draft=draft_model, threads=threads, seed=seed
-    )
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    with bar(console) as progress:
-        found = asyncio.run(run.run(request, progress))
-    console.print(report.table(found.rows))
-    for line in report.refusals(found.rows):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"text: {found.text}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"written: {', '.join(str(out / name) for name in run.FILES)}", highlight=False, soft_wrap=True)
+app.command()(model_tools.quantize)
+app.command()(model_tools.tradeoffs)
 
 
 def main() -> None:

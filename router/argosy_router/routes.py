@@ -47,6 +47,10 @@ def _loads(state: DeploymentState, time: float) -> dict[str, WorkerLoad]:
             kv_used=load.used_blocks / load.total_blocks if load.total_blocks else 0.0,
             prefill_rate=load.prefill_tokens_per_second,
             itl_s=load.inter_token_seconds,
+            waiting=load.waiting,
+            prompt_tokens=load.prompt_tokens,
+            cached_tokens=load.cached_tokens,
+            generated_tokens=load.generated_tokens,
         )
         for (worker, load), rate in zip(known, rates, strict=True)
     }

@@ -134,7 +134,7 @@ def test_kubectl_s_habits(monkeypatch, tmp_path):
     ],
 )
 def test_what_the_api_server_refuses(status, path, words):
-    assert words in command._told(command.WatchError(status, "no"), path)
+    assert words in command.refusal(command.WatchError(status, "no"), path)
 
 
 def test_no_cluster(monkeypatch, tmp_path):

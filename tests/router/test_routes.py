@@ -1,16 +1,22 @@
 """`/routes` on the metrics port: what the operator asks, to know which workers can be reached."""
 
 import asyncio
+import json
 from dataclasses import replace
 
 from router_kit import FakeWorker
 from waiting import eventually
 
 from argosy_api.membership import Deployment, Worker
-from argosy_api.routes import Routes
+from argosy_api.routes import DeploymentRoutes, Routes, RouteState, WorkerLoad, WorkerRoute
+from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.clock import now
 from argosy_router.fleet.demand import DemandBooks
 from argosy_router.routes import routes
+
+LOAD = WorkerLoad(age_s=1.0, requests=3, queue_s=1.5, kv_used=0.25, prefill_rate=1000.0, itl_s=0.02)
+WORKER = WorkerRoute(worker_id="w", revision="r", state=RouteState.READY, indexed_blocks=0, load=LOAD)
+DEPLOYMENT = DeploymentRoutes(namespace="n", name="m", served_name="m", policy="kvAware", workers=(WORKER,))
 
 
 async def test_each_worker_has_the_state_that_requests_meet(rig):
@@ -167,6 +173,28 @@ async def test_what_is_asked_of_a_deployment_is_told(rig):
     async with rig.http.get(f"http://127.0.0.1:{rig.router.metrics_port}/routes") as answer:
         [deployment] = Routes.parse(await answer.text()).deployments
     assert deployment.demand.ttft == after.ttft
+
+
+async def test_what_a_worker_counts_is_told(rig):
+    rig.cluster.announce(rig.workers[0].member())
+    await eventually(lambda: rig.state.workers["w0"].facts is not None)
+    worker = rig.state.workers["w0"]
+    counts = {"prompt_tokens": 100, "cached_tokens": 60, "generated_tokens": 7}
+    report = pb.Load(epoch=worker.facts.epoch, sequence=2**40, running=2, waiting=1, **counts)
+    worker.take_load(report, now())
+    [deployment] = Routes.parse(routes(rig.router.fleet, now()).to_json()).deployments
+    load = deployment.workers[0].load
+    assert (load.requests, load.waiting) == (3, 1)
+    assert (load.prompt_tokens, load.cached_tokens, load.generated_tokens) == (100, 60, 7)
+
+
+def test_an_older_router_tells_no_counts():
+    body = json.loads(Routes((DEPLOYMENT,)).to_json())
+    load = body["deployments"][0]["workers"][0]["load"]
+    for name in ("waiting", "prompt_tokens", "cached_tokens", "generated_tokens"):
+        del load[name]
+    [deployment] = Routes.of(body).deployments
+    assert deployment.workers[0].load.generated_tokens == 0
 
 
 def test_the_books_of_demand_forget_what_is_older_than_a_minute():

@@ -398,3 +398,15 @@ def test_a_report_tells_the_time_between_tokens_while_something_generates():
         return view.to_proto(**usual, draining=False, inter_token_s=metrics.latest_gap()).inter_token_seconds
 
     assert (told(7), told(0)) == (0.46, 0.0)
+
+
+def test_a_report_counts_tokens_since_the_process_began():
+    metrics = WorkerMetrics(model="m", worker="w")
+    for _ in range(2):
+        metrics.first_token(queued_s=0.0, ttft_s=0.1, prompt_tokens=10, cached_tokens=8)
+    metrics.next_token(0.1)
+    report = LoadView().to_proto(
+        worker_id="w", epoch=1, sequence=1, accepted=0, now=0.0, unseen=(), age=0.0, draining=False,
+        tokens=metrics.tokens,
+    )  # fmt: skip
+    assert (report.prompt_tokens, report.cached_tokens, report.generated_tokens) == (20, 16, 3)

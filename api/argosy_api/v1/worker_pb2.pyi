@@ -639,6 +639,9 @@ class Load(_message.Message):
     ACCEPTED_FIELD_NUMBER: _builtins.int
     INTER_TOKEN_SECONDS_FIELD_NUMBER: _builtins.int
     SLOW_STEP_SECONDS_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    GENERATED_TOKENS_FIELD_NUMBER: _builtins.int
     TRANSFER_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     epoch: _builtins.int
@@ -671,6 +674,10 @@ class Load(_message.Message):
     """90th percentile of the latest gaps between tokens; 0 while no request generates"""
     slow_step_seconds: _builtins.float
     """99th percentile of the latest steps, of few rather less; 0 before the first one"""
+    prompt_tokens: _builtins.int
+    """Since this process began: prompt tokens of requests that got a token, those of them that were cached, new tokens."""
+    cached_tokens: _builtins.int
+    generated_tokens: _builtins.int
     transfer_bytes_per_second: _builtins.float
     """measured, of blocks that came from other workers; 0 until some did"""
     @_builtins.property
@@ -698,11 +705,14 @@ class Load(_message.Message):
         accepted: _builtins.int = ...,
         inter_token_seconds: _builtins.float = ...,
         slow_step_seconds: _builtins.float = ...,
+        prompt_tokens: _builtins.int = ...,
+        cached_tokens: _builtins.int = ...,
+        generated_tokens: _builtins.int = ...,
         transfer_bytes_per_second: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cached_blocks", b"cached_blocks", "decode_tokens", b"decode_tokens", "draining", b"draining", "epoch", b"epoch", "free_blocks", b"free_blocks", "inter_token_seconds", b"inter_token_seconds", "last_step_age_seconds", b"last_step_age_seconds", "prefill_tokens_per_second", b"prefill_tokens_per_second", "queue", b"queue", "running", b"running", "sequence", b"sequence", "slow_step_seconds", b"slow_step_seconds", "total_blocks", b"total_blocks", "transfer_bytes_per_second", b"transfer_bytes_per_second", "uncached_tokens", b"uncached_tokens", "used_blocks", b"used_blocks", "waiting", b"waiting", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cached_blocks", b"cached_blocks", "cached_tokens", b"cached_tokens", "decode_tokens", b"decode_tokens", "draining", b"draining", "epoch", b"epoch", "free_blocks", b"free_blocks", "generated_tokens", b"generated_tokens", "inter_token_seconds", b"inter_token_seconds", "last_step_age_seconds", b"last_step_age_seconds", "prefill_tokens_per_second", b"prefill_tokens_per_second", "prompt_tokens", b"prompt_tokens", "queue", b"queue", "running", b"running", "sequence", b"sequence", "slow_step_seconds", b"slow_step_seconds", "total_blocks", b"total_blocks", "transfer_bytes_per_second", b"transfer_bytes_per_second", "uncached_tokens", b"uncached_tokens", "used_blocks", b"used_blocks", "waiting", b"waiting", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

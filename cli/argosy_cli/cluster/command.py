@@ -72,10 +72,11 @@ async def _get(found: access.Access, path: str) -> dict[str, Any]:
         try:
             return await HttpTransport(http, found).get(path, {})
         except WatchError as error:
-            raise CommandError(_told(error, path)) from None
+            raise CommandError(refusal(error, path)) from None
 
 
-def _told(error: WatchError, path: str) -> str:
+def refusal(error: WatchError, path: str) -> str:
+    """What to tell the user of an answer to a question for this path."""
     name = path.rpartition("/")[2]
     if error.status == 404 and name != api.PLURAL:
         return f"there is no {api.KIND} {name} in that namespace"

@@ -253,6 +253,7 @@ class Engine:
             transfer_rate=self.blocks.rate.measured,
             inter_token_s=self._metrics.latest_gap(),
             slow_step_s=self._metrics.slow_step(),
+            tokens=self._metrics.tokens,
         )
 
     # --- inside

@@ -11,7 +11,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from argosy_api import metric_names as names
 from argosy_worker.core.request import Finish
-from argosy_worker.engine.report import LoadView
+from argosy_worker.engine.report import LoadView, Tokens
 from argosy_worker.speculation.speculator import Counts
 
 _LATENCY = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
@@ -58,6 +58,7 @@ class WorkerMetrics:
         PlatformCollector(self.registry)
         ProcessCollector(registry=self.registry)
         self._labels = {"model": model, "worker": worker}
+        self.tokens = Tokens()
         self._requests = self._make(Counter, names.WORKER_REQUESTS, "Requests that ended", ("reason",))
         self._prompt_tokens = self._counter(names.WORKER_PROMPT_TOKENS, "Prompt tokens of requests that got a token")
         self._cached_tokens = self._counter(names.WORKER_CACHED_TOKENS, "Of these, found in the prefix cache")
@@ -119,12 +120,16 @@ class WorkerMetrics:
         self._prompt_tokens.inc(prompt_tokens)
         self._cached_tokens.inc(cached_tokens)
         self._generated.inc()
+        self.tokens.prompt += prompt_tokens
+        self.tokens.cached += cached_tokens
+        self.tokens.generated += 1
 
     def next_token(self, gap_s: float) -> None:
         """A request got another token."""
         self._itl.observe(gap_s)
         self._gaps.append(gap_s)
         self._generated.inc()
+        self.tokens.generated += 1
 
     def latest_gap(self) -> float:
         """The 90th percentile of the latest gaps between tokens, in seconds; 0 before there is one. Any thread."""

@@ -20,6 +20,17 @@ class Queued:
     priority: int
 
 
+@dataclass(slots=True)
+class Tokens:
+    """Counts since the process began."""
+
+    prompt: int = 0
+    """Of requests that got a token."""
+    cached: int = 0
+    """Of these, found in the prefix cache."""
+    generated: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadView:
     """State of scheduler and pool between two steps."""
@@ -57,6 +68,7 @@ class LoadView:
         transfer_rate: float = 0.0,
         inter_token_s: float = 0.0,
         slow_step_s: float = 0.0,
+        tokens: Tokens | None = None,
     ) -> pb.Load:
         """The report, number `sequence` of its epoch.
 
@@ -66,6 +78,7 @@ class LoadView:
             Queued(place.uncached_tokens, place.arrival, place.priority) for place in merge(self.prefilling, self.line)
         ]
         queue = [*known, *unseen][: limits.MAX_REPORTED]
+        tokens = tokens or Tokens()
         return pb.Load(
             worker_id=worker_id,
             epoch=epoch,
@@ -91,6 +104,9 @@ class LoadView:
             transfer_bytes_per_second=transfer_rate,
             inter_token_seconds=inter_token_s if self.decode_tokens else 0.0,
             slow_step_seconds=slow_step_s,
+            prompt_tokens=tokens.prompt,
+            cached_tokens=tokens.cached,
+            generated_tokens=tokens.generated,
         )
 
 

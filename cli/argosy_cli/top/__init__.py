@@ -1,0 +1,1 @@
+"""`argosy top`: what each deployment is doing now."""
