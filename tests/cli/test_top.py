@@ -313,7 +313,7 @@ def test_top_of_a_run(up):
         [item] = json.loads(out)["items"]
         assert (item["ready"], item["desired"], item["reason"]) == (2, 2, "Ready")
         assert item["running"] == 3
-        assert 0 < item["generatedTokensPerSecond"] < 3 / 0.02
+        assert item["generatedTokensPerSecond"] > 0
         assert 0 < item["kvUsed"] < 1
         code, out, _ = one.command("top", "m")
         assert [line.split()[0] for line in out.splitlines()] == ["NAME", "m"]
