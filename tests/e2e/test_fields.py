@@ -8,7 +8,7 @@ import os
 
 import aiohttp
 import pytest
-from spec_fields import ANOTHER, FIELDS, children, look, sound
+from spec_fields import ANOTHER, FIELDS, child, children, look, sound
 from spoiled import Spoiled, spoiled
 
 from argosy_kube import access
@@ -18,6 +18,7 @@ AT_ONCE = 16
 RESOURCES = "/apis/serving.argosy.dev/v1alpha1/namespaces/default/inferencedeployments"
 PLURALS = {
     "Deployment": "/apis/apps/v1/namespaces/default/deployments",
+    "StatefulSet": "/apis/apps/v1/namespaces/default/statefulsets",
     "PodDisruptionBudget": "/apis/policy/v1/namespaces/default/poddisruptionbudgets",
 }
 
@@ -80,10 +81,10 @@ async def _unseen(server: Server, path: str) -> str:
     if not row.place or row.place[0] in ("router", "worker"):
         return ""
     kept["metadata"]["uid"] = "u"
-    status, child = await server.apply(children(kept)[row.place[0]])
-    wanted, found = row.value if row.seen is None else row.seen, look(child, list(row.place[1:]))
+    status, made = await server.apply(child(children(kept), row.place[0]))
+    wanted, found = row.value if row.seen is None else row.seen, look(made, list(row.place[1:]))
     if status not in (200, 201):
-        return f"{path}: {row.place[0]}: {child.get('message')}"
+        return f"{path}: {row.place[0]}: {made.get('message')}"
     return "" if wanted in (found, ANOTHER) else f"{path}: {found!r} in {row.place[0]}"
 
 

@@ -19,6 +19,8 @@ from argosy_router.fleet.membership_kubernetes import DeploymentView
 
 INSTALLED = PlanSettings(worker_image="argosy-worker:test")
 SPEC = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+SINGLE_VALUED = {"parallelism.tensor"}
+"""1 is all that this version accepts."""
 ANOTHER = object()
 """Whatever is seen there, with the field it is something else."""
 HUB = {"model.uri": "hf://org/repo@main"}
@@ -36,7 +38,8 @@ class Field:
 
     value: Any
     place: tuple[str, ...] = ()
-    """First a child, as Kind/name, `worker` (its command line) or `router`. Empty: a decision is another one."""
+    """First a child, as the beginning of Kind/name, `worker` (its command line) or `router`. Empty: a decision is
+    another one."""
     seen: Any = None
     """What is there then. None: the value itself."""
     beside: dict[str, Any] = field(default_factory=dict)
@@ -63,6 +66,8 @@ FIELDS = {
     "quantization.weights": Field("int8", ("worker", "quantization", "weights"), beside=HUB),
     "quantization.groupSize": Field(64, ("worker", "quantization", "groupSize"), beside=HUB | {"quantization.weights": "int8"}),
     "quantization.kvCache": Field("bf16", ("worker", "quantization", "kvCache"), beside=HUB),
+    "parallelism.tensor": Field(1),
+    "parallelism.pipeline": Field(2, ("StatefulSet/m-", "spec", "replicas"), beside={"model.uri": "pvc://models/m.gguf"}),
     "resources.cpu": Field("3", (*CONTAINER, "resources", "requests", "cpu")),
     "resources.memory": Field("7Gi", (*CONTAINER, "resources", "limits", "memory")),
     "resources.gpu.count": Field(1, (*CONTAINER, "resources", "limits", "nvidia.com/gpu"), seen="1", beside=HUB),
@@ -169,12 +174,17 @@ def seen(document: dict[str, Any], place: tuple[str, ...]) -> Any:
         container = look(made["Deployment/m-leader"], list(CONTAINER[1:]))
         text = container["args"][0].removeprefix("--spec=").replace("$$", "$")
         return look(WorkerSpec.parse(text).model_dump(by_alias=True, mode="json"), rest)
-    return look(made.get(first), rest)
+    return look(child(made, first), rest)
 
 
 def children(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The manifests of a new resource, by Kind/name."""
     return {f"{m['kind']}/{m['metadata']['name']}": m for m in plan(parse(document), Observed(), INSTALLED).apply}
+
+
+def child(made: dict[str, dict[str, Any]], name: str) -> dict[str, Any] | None:
+    """The one whose Kind/name begins so; None where there is none."""
+    return next((manifest for key, manifest in made.items() if key.startswith(name)), None)
 
 
 def look(at: Any, path: list[str]) -> Any:
