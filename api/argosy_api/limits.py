@@ -143,6 +143,8 @@ MAX_DRAFT = 16
 """Tokens that are guessed ahead for one request in one step."""
 MAX_PIPELINE = 16
 """Pods that share the layers of one model."""
+MAX_GROUP_CONNECTIONS = 4 * MAX_PIPELINE
+"""To rank 0 of a group at a time; one for each other rank is of use."""
 MAX_GROUP_MESSAGE = 64 * 1024
 """Bytes of one line of what the processes of a group tell each other beside their steps."""
 MAX_SEARCHED_TOKENS = 16_384

@@ -1,5 +1,6 @@
 """How the processes of a group find each other and notice that one is lost, without a model."""
 
+import contextlib
 import json
 import queue
 import socket
@@ -8,7 +9,7 @@ import threading
 import pytest
 import waiting
 
-from argosy_api import net
+from argosy_api import limits, net
 from argosy_api.errors import InvalidArgumentError, ModelUnsupportedError
 from argosy_api.model_uri import ModelUri
 from argosy_api.pipeline import layers_of
@@ -113,6 +114,15 @@ def test_who_says_nonsense_is_cut_off_and_harms_nobody(leader, words):
     with raw(leader) as connection:
         connection.sendall(words)
         waiting.until(lambda: connection.recv(65536) == b"")
+    joined(leader)
+
+
+def test_strangers_take_no_more_than_their_places(leader):
+    with contextlib.ExitStack() as stack:
+        strangers = [stack.enter_context(raw(leader)) for _ in range(limits.MAX_GROUP_CONNECTIONS)]
+        waiting.until(lambda: len(leader._open) == len(strangers))
+        with raw(leader) as late:
+            assert late.recv(1) == b""
     joined(leader)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from argosy_api import net
+from argosy_api import limits, net
 from argosy_worker.core.facts import EXACT, ModelFacts
 from argosy_worker.group.lines import Line, Message
 
@@ -62,6 +62,7 @@ class Leader:
         self._host, self._ranks, self._spec, self._tell_lost, self._tell_leaving = host, ranks, spec, lost, leaving
         self._members = _Members()
         self._changed = threading.Condition()
+        self._open: list[Line] = []
         self._server = net.listen(host, port)
         self.port: int = self._server.getsockname()[1]
         threading.Thread(target=self._accept, name="group", daemon=True).start()
@@ -106,7 +107,13 @@ class Leader:
                 connection, _ = self._server.accept()
             except OSError:
                 return
-            Line(connection, self._take, self._lose).start()
+            self._open = [line for line in self._open if not line.closed]
+            if len(self._open) >= limits.MAX_GROUP_CONNECTIONS:
+                connection.close()
+                continue
+            line = Line(connection, self._take, self._lose)
+            self._open.append(line)
+            line.start()
 
     def _take(self, line: Line, message: Message) -> None:
         if message["kind"] == "leaving":

@@ -37,6 +37,11 @@ class Line:
         self._closed = threading.Event()
         connection.settimeout(LOST_S)
 
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended."""
+        return self._closed.is_set()
+
     def start(self) -> None:
         """Begin to read and to beat."""
         for work in (self._read, self._beat):

@@ -67,9 +67,8 @@ class Member:
             connection = socket.create_connection(self._leader, timeout=_CONNECT_S)
         except OSError as error:
             return f"it cannot be reached ({error.strerror or error})", None
-        line = Line(connection, self._take, self._lose)
+        line = self._line = Line(connection, self._take, self._lose)  # before it starts: what it says is taken
         line.start()
-        self._line = line
         line.send({"kind": "hello", "hello": hello.model_dump()})
         news = self._news.get()
         if news["kind"] == "begin":

@@ -25,7 +25,8 @@ from argosy_worker.core.layout import StepLayout
 
 _ALL = (net.EVERYWHERE, "0.0.0.0")
 _FOREVER = timedelta(days=3650)
-_JOIN = timedelta(seconds=60)
+_JOIN = timedelta(minutes=10)
+"""For all to take the memory of their KV caches. Who is gone is noticed before."""
 _HEADER = 7
 _ARRAYS = ("positions", "cu_rows", "context_lens", "block_table", "slots")
 _DTYPES = (torch.float32, torch.bfloat16)
