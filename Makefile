@@ -7,7 +7,7 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check generate format smoke bench-operator bench-autoscaling bench-routing bench-storm bench-chaos test-rollouts test-hostile test-kernels arm-tools tradeoffs images test-cluster test-peers clean
+.PHONY: help setup demo test check generate format smoke bench-operator bench-autoscaling bench-routing bench-storm bench-chaos bench-index test-rollouts test-hostile test-kernels arm-tools tradeoffs images test-cluster test-peers clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -88,6 +88,9 @@ bench-chaos: setup  ## workers and routers are killed, stopped, drained and rest
 	$(BIN)/python benchmarks/chaos.py --faults all
 	$(BIN)/python benchmarks/chaos.py --faults router
 	$(BIN)/python benchmarks/chaos.py --faults roll --every 1
+
+bench-index: setup  ## the KV index with 10 million blocks on 256 workers: memory, updates, look-ups
+	$(BIN)/python benchmarks/index.py
 
 bench-storm: setup  ## the worst allowed requests beside normal streams, through one router
 	$(BIN)/python benchmarks/storm.py

@@ -63,7 +63,8 @@ class Rig:
                 w.worker_id in state.workers
                 and state.workers[w.worker_id].index_counts(now())
                 and state.index.position(w.worker_id)[2]
-                and state.index.blocks_of(w.worker_id) == w.cached
+                and state.index.held(w.worker_id) == len(w.cached)
+                and state.index.holds(w.worker_id, list(w.cached))
                 for w in self.workers
             )
 

@@ -76,5 +76,8 @@ async def test_every_request_is_answered_once():
     assert all(len(peer.books) == 0 for peer in replay.state.workers.values())
     replay.state.predictions.expire(replay.world.now + 10)
     assert replay.state.predictions.masks == {}
+    replay.state.index.settle()
     for name, worker in replay.workers.items():
-        assert replay.state.index.blocks_of(name) == set(worker.scheduler.pool.known_ids())
+        known = list(worker.scheduler.pool.known_ids())
+        assert replay.state.index.held(name) == len(known)
+        assert replay.state.index.holds(name, known)

@@ -222,10 +222,8 @@ class Dispatcher:
         state = job.deployment
         state.predictions.expire(time)
         workers = {w.worker_id: w for w in peers}
-        fresh = [w.worker_id for w in peers if w.index_counts(time)]
-        matched = state.index.match(_matched_ids(job), workers, state.predictions)
-        if len(fresh) < len(workers):  # what the others hold is not known any more
-            matched |= state.index.match((), (w for w in workers if w not in fresh))
+        fresh = {w.worker_id for w in peers if w.index_counts(time)}  # what others hold is not known any more
+        matched = state.index.match(_matched_ids(job), state.predictions)
         card = state.card
         size = card.facts.block_size if card is not None else 1
         most = (len(job.tokens) - 1) // size  # the last token is always computed: its logits are wanted
@@ -238,7 +236,7 @@ class Dispatcher:
             made.append(
                 policy.Candidate(
                     worker=worker.worker_id,
-                    cached=min(matched.get(worker.worker_id, 0), most) * size,
+                    cached=min(matched.get(worker.worker_id, 0), most) * size if worker.worker_id in fresh else 0,
                     queue=worker.books.line(rate, discipline, time),
                     rate=rate,
                     priority=job.priority,

@@ -8,13 +8,13 @@ not seen from its start, makes it unsynced: batches are then skipped until a sna
 one) makes it whole again. What was known before a gap stays usable meanwhile.
 """
 
-from collections.abc import Container, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from enum import Enum
-from itertools import islice
 from typing import Protocol
 
-from argosy_api.blocks import ID_BYTES
+from argosy_router.routing.holdings import Holdings, marks_of
 from argosy_router.routing.predictions import Predictions
 
 SLICE = 4096
@@ -53,23 +53,25 @@ class Outcome(Enum):
 @dataclass(slots=True, eq=False)
 class _Record:
     bit: int
+    """What `Predictions` know the worker by."""
+    mark: int
+    """What `Holdings` know it by."""
     capacity: int
     epoch: int = 0
     seq: int = 0
     synced: bool = False
     turn: int = 0
     """Counts what was begun; what was begun before and paused since then is given up."""
-    held: set[bytes] = field(default_factory=set)
 
 
 class KvIndex:
     """Block ids as 16 bytes; workers by id."""
 
     def __init__(self) -> None:
-        self._masks: dict[bytes, int] = {}
+        self._holdings = Holdings()
         self._records: dict[str, _Record] = {}
-        self._retired: list[_Record] = []
-        """What workers held that left or began anew. Their bits are taken until it is swept."""
+        self._by_mark: dict[int, str] = {}
+        self._by_bit: dict[int, str] = {}
 
     # --- workers
 
@@ -78,26 +80,21 @@ class KvIndex:
         if worker in self._records:
             self._records[worker].capacity = capacity
             return
-        self._records[worker] = _Record(bit=self._free_bit(), capacity=capacity)
+        bits = sum(self._by_bit)
+        bit, mark = ~bits & (bits + 1), self._holdings.new_mark()
+        self._records[worker] = _Record(bit=bit, mark=mark, capacity=capacity)
+        self._by_mark[mark], self._by_bit[bit] = worker, worker
 
     def leave(self, worker: str) -> None:
-        """Forgets a worker at once; what it held no longer counts, and goes with `sweep`."""
+        """Forgets a worker at once, with all that it held; its blocks' memory goes with `sweep`."""
         record = self._records.pop(worker, None)
         if record is not None:
-            self._retired.append(record)
+            del self._by_mark[record.mark], self._by_bit[record.bit]
+            self._holdings.give_back(record.mark)
 
     def sweep(self) -> Iterator[None]:
-        """Drops what nobody holds any more, with a pause after each `SLICE` ids."""
-        while self._retired:
-            record = self._retired[0]
-            yield from self._drop(record, list(record.held))
-            if not record.held:
-                self._retired.remove(record)
-            yield
-
-    def _free_bit(self) -> int:
-        used = {record.bit for record in (*self._records.values(), *self._retired)}
-        return next(1 << i for i in range(len(used) + 1) if 1 << i not in used)
+        """Gives back the memory of what nobody holds any more, with pauses."""
+        return self._holdings.sweep()
 
     def position(self, worker: str) -> tuple[int, int, bool]:
         """Epoch, last applied sequence number, and whether nothing is missing up to it; zeros for an unknown worker."""
@@ -107,16 +104,11 @@ class KvIndex:
         return record.epoch, record.seq, record.synced
 
     def new_epoch(self, worker: str, epoch: int) -> bool:
-        """The worker runs in `epoch`; a later one than known voids all that it said. Returns whether it was later.
-
-        It may then have another `bit`: its predictions, made with the former, are void too.
-        """
+        """The worker runs in `epoch`; a later one than known voids all that it said. Returns whether it was later."""
         record = self._records.get(worker)
         if record is None or epoch <= record.epoch:
             return False
-        if record.held:
-            self._retired.append(_Record(bit=record.bit, capacity=0, held=record.held))
-            record.bit, record.held = self._free_bit(), set()
+        self._holdings.clear(record.mark)
         record.turn += 1
         record.epoch, record.seq, record.synced = epoch, 0, False
         return True
@@ -156,19 +148,19 @@ class KvIndex:
         turn = record.turn
         if fresh:
             record.epoch, record.seq = batch.epoch, 0
-        writing = self._write(record, batch, fresh=fresh)
         outcome: Outcome | None = None
-        while outcome is None:
-            try:
-                next(writing)
-            except StopIteration as end:
-                outcome = end.value
-            else:
-                yield
-                if self._records.get(worker) is not record:
-                    return Outcome.STALE
-                if record.turn != turn:
-                    return Outcome.GAP
+        with closing(self._write(record, batch, fresh=fresh)) as writing:
+            while outcome is None:
+                try:
+                    next(writing)
+                except StopIteration as end:
+                    outcome = end.value
+                else:
+                    yield
+                    if self._records.get(worker) is not record:
+                        return Outcome.STALE
+                    if record.turn != turn:
+                        return Outcome.GAP
         if outcome is Outcome.APPLIED:
             record.seq, record.synced = batch.seq, True
         return outcome
@@ -177,104 +169,93 @@ class KvIndex:
         """Bring the entries to what `batch` says, with a pause between slices."""
         too_many = len(batch.stored) > record.capacity
         if fresh or too_many:
-            yield from self._drop(record, list(record.held))
+            self._holdings.clear(record.mark)
         if too_many:
             return Outcome.OVERFLOW
         if fresh and not batch.snapshot and batch.seq != 1:
             return Outcome.EPOCH
-        if batch.snapshot:
-            wanted: set[bytes] = set()
-            yield from self._store(record, batch.stored, wanted)
-            yield from self._drop(record, list(record.held), keep=wanted)
+        if batch.snapshot and self._holdings.held(record.mark):
+            yield from self._replace(record, batch.stored)
         else:
-            yield from self._drop(record, batch.removed)
-            yield from self._store(record, batch.stored)
-        if len(record.held) > record.capacity:
-            yield from self._drop(record, list(record.held))
+            yield from self._change(record.mark, batch.removed, more=False)
+            yield from self._change(record.mark, batch.stored, more=True)
+        if self._holdings.held(record.mark) > record.capacity:
+            self._holdings.settle()
+        if self._holdings.held(record.mark) > record.capacity:
+            self._holdings.clear(record.mark)
             return Outcome.OVERFLOW
         return Outcome.APPLIED
 
-    def _store(self, record: _Record, ids: Iterable[bytes], told: set[bytes] | None = None) -> Iterator[None]:
-        masks, held, bit = self._masks, record.held, record.bit
-        for pause, part in _slices(ids):
-            if pause:
-                yield
-            for block in part:
-                if len(block) == ID_BYTES and block not in held:
-                    held.add(block)
-                    masks[block] = masks.get(block, 0) | bit
-            if told is not None:
-                told.update(part)
+    def _replace(self, record: _Record, ids: Sequence[bytes]) -> Iterator[None]:
+        """The worker holds just these blocks; until all are here, those of before count."""
+        mark = self._holdings.new_mark()
+        try:
+            yield from self._change(mark, ids, more=True)
+            record.mark, mark = mark, record.mark
+            self._by_mark[record.mark] = self._by_mark.pop(mark)
+        finally:
+            self._holdings.give_back(mark)
 
-    def _drop(self, record: _Record, ids: Iterable[bytes], keep: Container[bytes] = ()) -> Iterator[None]:
-        masks, held, bit = self._masks, record.held, record.bit
-        for pause, part in _slices(ids):
-            if pause:
+    def _change(self, mark: int, ids: Sequence[bytes], *, more: bool) -> Iterator[None]:
+        for begin in range(0, len(ids), SLICE):
+            if begin:
                 yield
-            for block in part:
-                if block in held and block not in keep:
-                    held.discard(block)
-                    rest = masks[block] & ~bit
-                    if rest:
-                        masks[block] = rest
-                    else:
-                        del masks[block]
+            self._holdings.change(mark, ids[begin : begin + SLICE], more=more)
 
     # --- questions
 
-    def mask_of(self, workers: Iterable[str]) -> dict[int, str]:
-        """Bit -> worker, for those that are known."""
-        return {self._records[w].bit: w for w in workers if w in self._records}
-
     def held(self, worker: str) -> int:
-        """Number of blocks that the worker holds."""
+        """Number of blocks that the worker holds, exact after `settle`."""
         record = self._records.get(worker)
-        return len(record.held) if record else 0
+        return self._holdings.held(record.mark) if record else 0
 
-    def blocks_of(self, worker: str) -> frozenset[bytes]:
-        """All blocks of the worker."""
-        return frozenset(self._records[worker].held)
+    def holds(self, worker: str, ids: Sequence[bytes]) -> bool:
+        """Whether the worker holds all of these blocks."""
+        record = self._records.get(worker)
+        return record is not None and all(self._holdings.mask(block) & record.mark for block in ids)
 
     def __len__(self) -> int:
-        return len(self._masks)
+        """Blocks that are held by anybody; exact after `settle`, and `sweep` where workers left."""
+        return len(self._holdings)
 
-    def match(self, ids: Sequence[bytes], workers: Iterable[str], extra: Predictions | None = None) -> dict[str, int]:
-        """How many leading blocks of `ids` each of `workers` holds, counting predicted ones.
+    def settle(self) -> None:
+        """Bring the numbers of blocks up to date."""
+        self._holdings.settle()
 
-        O(blocks matched by the best worker); workers that hold nothing of it are there with 0.
-        """
-        names = self.mask_of(workers)
-        found = dict.fromkeys(names.values(), 0)
-        alive = sum(names)
-        masks, predicted = self._masks, extra.masks if extra is not None else {}
-        depth = 0
-        for depth, block in enumerate(ids):
-            still = alive & (masks.get(block, 0) | predicted.get(block, 0))
-            if still != alive:
-                _note(found, names, alive & ~still, depth)
-                alive = still
-            if not alive:
-                return found
-        if ids:
-            _note(found, names, alive, depth + 1)
+    @property
+    def nbytes(self) -> int:
+        """Memory of the table of blocks, which is nearly all of it."""
+        return self._holdings.nbytes
+
+    def match(self, ids: Sequence[bytes], extra: Predictions | None = None) -> dict[str, int]:
+        """How many leading blocks of `ids` each worker holds, counting predicted ones; who holds none is not there."""
+        found: dict[str, int] = {}
+        for depth, mask in self._holdings.leading(ids):
+            for mark in marks_of(mask):
+                worker = self._by_mark.get(mark)  # none: of a snapshot that is being taken
+                if worker is not None:
+                    found[worker] = depth
+        if extra is not None and extra.masks:
+            self._extend(found, ids, extra)
         return found
+
+    def _extend(self, found: dict[str, int], ids: Sequence[bytes], extra: Predictions) -> None:
+        """Goes on with what is promised, where a worker's leading blocks end."""
+        promised = extra.masks
+        for bit in extra.bits():
+            worker = self._by_bit.get(bit)
+            if worker is None:
+                continue
+            begin = depth = found.get(worker, 0)
+            mark = self._records[worker].mark
+            while depth < len(ids) and (
+                promised.get(ids[depth], 0) & bit or (depth > begin and self._holdings.mask(ids[depth]) & mark)
+            ):
+                depth += 1
+            if depth:
+                found[worker] = depth
 
     def bit(self, worker: str) -> int:
         """The worker's bit, for `Predictions`; 0 when it is not known."""
         record = self._records.get(worker)
         return record.bit if record else 0
-
-
-def _slices(ids: Iterable[bytes]) -> Iterator[tuple[bool, list[bytes]]]:
-    """`ids` in parts, with whether a pause is due before each: before all but the first."""
-    rest, pause = iter(ids), False
-    while part := list(islice(rest, SLICE)):
-        yield pause, part
-        pause = True
-
-
-def _note(found: dict[str, int], names: dict[int, str], bits: int, depth: int) -> None:
-    while bits:
-        lowest = bits & -bits
-        found[names[lowest]] = depth
-        bits ^= lowest

@@ -60,6 +60,10 @@ class Predictions:
                 del promise.counts[block]
                 self._unmark(block, promise.bit)
 
+    def bits(self) -> list[int]:
+        """Of workers of whom something is promised."""
+        return [bit for bit, counts in self._counts.items() if counts]
+
     def forget(self, bit: int) -> None:
         """The worker with `bit` is gone."""
         for block in self._counts.pop(bit, ()):

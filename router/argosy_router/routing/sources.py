@@ -32,7 +32,8 @@ def cheaper(
     if state.card is None or not ids or alone:
         return candidates
     facts = state.card.facts
-    there = state.index.match(ids, (name for name, peer in peers.items() if peer.index_counts(time)))
+    matched = state.index.match(ids)
+    there = {name: matched.get(name, 0) for name, peer in peers.items() if peer.index_counts(time)}
     most = (prompt - 1) // facts.block_size
     known = {c.worker: c for c in candidates}
     holders = [
