@@ -19,7 +19,7 @@ from argosy_router.fleet.peer import ACQUAINTANCE_S
 from argosy_router.lost import Lost
 from argosy_router.metrics import Metrics
 from argosy_router.prefill import prefill
-from argosy_router.resumption import Resumption
+from argosy_router.resumption import WAIT_S, Resumption
 from argosy_router.routing.dispatch import Decision, Dispatcher, no_worker
 from argosy_router.routing.job import Job
 from argosy_router.setbacks import cut_off
@@ -153,8 +153,9 @@ class Flight:
         state, course, until = self.job.deployment, self._course, now() + PATIENCE_S
         if not course.kept.whole:
             raise self._cut_off("this router has no room to keep them")
+        hope_until = now() + WAIT_S
         while (alike := state.served_as(begun.fingerprint)) is None:
-            if now() >= until or not state.hopeful:
+            if now() >= hope_until or not state.hopeful:
                 raise self._cut_off("no worker here computes the same bits")
             await asyncio.sleep(HOPE_S)
         course.alike = alike

@@ -18,6 +18,8 @@ from argosy_api.params import SamplingParams
 from argosy_api.v1 import worker_pb2 as pb
 
 VERSION = 1
+WAIT_S = 1.0
+"""A router that does not know its workers yet says so after this time: another one may know them."""
 MAX_FINGERPRINT = 128
 MAX_ATTEMPT = 1 << 20
 

@@ -20,6 +20,7 @@ from argosy_api.errors import (
 )
 from argosy_api.params import check_priority, check_prompt
 from argosy_api.v1 import worker_pb2 as pb
+from argosy_router import resumption
 from argosy_router.admission import Account, Admission
 from argosy_router.ask import Ask, Caller
 from argosy_router.budgets import budgeted
@@ -28,7 +29,6 @@ from argosy_router.fleet.fleet import DeploymentState, Fleet
 from argosy_router.fleet.peer import ACQUAINTANCE_S
 from argosy_router.metrics import UNKNOWN_MODEL, Metrics
 from argosy_router.relay import Flight
-from argosy_router.resumption import check_same_prompt
 from argosy_router.routing.dispatch import Decision, Dispatcher, no_worker
 from argosy_router.routing.job import Job
 from argosy_router.routing.trial import conversation
@@ -150,7 +150,8 @@ class Service:
             OverloadedError: the router carries or holds as much as it may.
 
         """
-        state, card = await self._model(ask.model, request.started, caller.deadline)
+        patience = ACQUAINTANCE_S if ask.resumption is None else resumption.WAIT_S
+        state, card = await self._model(ask.model, request.started, caller.deadline, patience)
         request.model = state.name
         _check_salt(ask.cache_salt)
         check_priority(ask.priority)
@@ -187,11 +188,13 @@ class Service:
                 )
                 if ask.resumption is not None:
                     seeded.check(vocab_size=card.facts.vocab_size)
-                    check_same_prompt(ask.resumption, job.digest)
+                    resumption.check_same_prompt(ask.resumption, job.digest)
                 jobs.append(job)
         return Prepared(card=card, prompts=prompts, texts=texts, jobs=jobs)
 
-    async def _model(self, name: str, came: float, deadline: float | None) -> tuple[DeploymentState, ModelCard]:
+    async def _model(
+        self, name: str, came: float, deadline: float | None, patience: float
+    ) -> tuple[DeploymentState, ModelCard]:
         """The deployment that serves `name`, and its card; waits for its first worker where it may have none."""
         if not name or len(name) > limits.MAX_MODEL_NAME:
             raise InvalidArgumentError("model", f"must have 1 to {limits.MAX_MODEL_NAME} characters")
@@ -201,7 +204,7 @@ class Service:
         if state.holds:
             await state.room.wait(came + state.spec.hold_s, deadline, lambda: no_worker(state, tried=0))
             self._check_open()
-        end = now() + ACQUAINTANCE_S
+        end = now() + patience
         hopeful = True
         while state.card is None and hopeful and now() < end:
             await asyncio.sleep(0.01)

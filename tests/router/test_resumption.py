@@ -5,6 +5,7 @@ import asyncio
 import grpc
 import pytest
 from router_kit import FakeWorker, answer_of, decode, encode
+from waiting import eventually
 
 from argosy_api import metric_names as names
 from argosy_api.errors import InvalidArgumentError
@@ -12,6 +13,7 @@ from argosy_api.params import SamplingParams
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc as rpc
 from argosy_router import resumption
+from argosy_router.fleet.peer import ACQUAINTANCE_S
 
 COUNT = 40
 TOKENS = answer_of(encode("hello"), COUNT)
@@ -179,3 +181,26 @@ async def test_a_router_that_starts_waits_for_its_workers_before_it_says_that_no
         more = await asked
     assert [t for c in more for t in c.token_ids] == TOKENS[3:]
     assert len(late.requests) == 1
+
+
+async def test_it_says_so_before_long_that_it_does_not_know_them(make_rig):
+    """A client has another router to ask."""
+    rig = await make_rig()
+    await rig.add(FakeWorker(worker_id="w0"))
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{rig.router.grpc_port}") as channel:
+        rig.stub = rpc.InferenceStub(channel)
+        _, resume = await begun(rig, 3)
+        await rig.workers[0].stop()
+        rig.workers.clear()
+        late = FakeWorker(worker_id="w1", served_name="other")
+        late.introduced.clear()
+        await late.start()
+        rig.cluster.name = "other"
+        rig.workers.append(late)
+        rig.announce()
+        await eventually(lambda: rig.router.fleet.known and "other" in {d.name for d in rig.router.fleet.deployments})
+        asked = asyncio.get_running_loop().time()
+        code, _ = await code_of(rest(rig, resume, model="other"))
+        assert code == "UNAVAILABLE"
+        assert asyncio.get_running_loop().time() - asked < ACQUAINTANCE_S
+        late.introduced.set()

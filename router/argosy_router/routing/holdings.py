@@ -81,6 +81,8 @@ class Holdings:
 
     def change(self, mark: int, ids: Sequence[bytes], *, more: bool) -> None:
         """`mark` holds these blocks (`more`), or not any more."""
+        if not ids:
+            return
         if set(map(len, ids)) != {ID_BYTES}:  # what stands in Redis may be anything
             ids = [block for block in ids if len(block) == ID_BYTES]
         self._used.add(mark)

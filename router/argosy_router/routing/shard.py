@@ -8,6 +8,7 @@ import random
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable
+from math import isqrt
 from struct import Struct
 
 import numpy as np
@@ -18,13 +19,15 @@ from argosy_router.routing.holders import NOBODY, Change, Holders
 LEAST_CHANGES = 256
 SHARE = 16
 """Changes are merged when there are more than one for so many blocks, about: not in all shards at once."""
+_BELOW_THE_BYTE = (1 << 56) - 1
+"""Of a key; the byte above is the same in all of a shard."""
 key_of: Callable[[bytes], tuple[int]] = Struct("<8xQ").unpack
 
 
 class Shard:
     """Block -> number of the set of its holders."""
 
-    __slots__ = ("_keys", "_most", "_views", "changes", "numbers")
+    __slots__ = ("_astray", "_keys", "_most", "_views", "changes", "numbers")
 
     def __init__(self) -> None:
         self.changes: dict[bytes, Change] = {}
@@ -35,6 +38,7 @@ class Shard:
     def _take(self, keys: NDArray[np.uint64], numbers: NDArray[np.uint32]) -> None:
         self._keys, self.numbers = keys, numbers
         self._views = memoryview(keys), memoryview(numbers)  # type: ignore[arg-type]
+        self._astray = 2 * isqrt(len(keys)) + 8  # by which equally spread keys are hardly ever off
         self._most = int(random.uniform(0.5, 1.5) * max(LEAST_CHANGES, len(keys) // SHARE))
 
     def __len__(self) -> int:
@@ -55,7 +59,11 @@ class Shard:
         """The marks of a block's holders."""
         (key,) = key_of(block)
         keys, numbers = self._views
-        at = bisect_left(keys, key)
+        guess = ((key & _BELOW_THE_BYTE) * len(keys)) >> 56
+        low, high = max(0, guess - self._astray), min(len(keys), guess + self._astray)
+        at = bisect_left(keys, key, low, high)
+        if at in (low, high):  # perhaps further astray: ids from Redis may be anybody's
+            at = bisect_left(keys, key)
         found = holders.masks[numbers[at]] if at < len(keys) and keys[at] == key else 0
         change = self.changes.get(block)
         return found if change is None else change.of(found)
