@@ -22,6 +22,8 @@ from argosy_router.routing.index import KvIndex, Outcome
 LENGTH, COMMON, BEGINNINGS, STEP = 512, 64, 50, 16
 LATER = 100
 """Events until a snapshot comes."""
+SWEPT = 10_000
+"""Events between two looks for what nobody holds any more."""
 
 
 def resident() -> int:
@@ -147,6 +149,9 @@ def bad_stream(events: int, workers: int) -> None:
             window += [(who, batch)] * (2 if rng.random() < 0.1 else 1)
         if at % 100 == 99:
             repaired += deliver(at)
+        if at % SWEPT == SWEPT - 1:
+            for _ in index.sweep():
+                pass
     begun = time.perf_counter()
     deliver(events)
     for who in range(workers):  # a report of a worker's own place comes each second

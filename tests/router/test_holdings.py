@@ -34,7 +34,7 @@ TOLD = st.lists(
 
 @pytest.mark.usefixtures("restless")
 @given(TOLD)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_history_gives_what_plain_sets_give(told):
     """Told twice, taken back, cleared in between, with marks that are given to others."""
     there = Holdings()

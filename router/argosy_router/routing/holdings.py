@@ -125,7 +125,8 @@ class Holdings:
             end = self._unswept
             self._unswept = max(0, end - SWEPT)
             for shard in self._shards[self._unswept : end]:
-                self._merge(shard, sweep=True)
+                if len(shard) or shard.changes:
+                    self._merge(shard, sweep=True)
             yield
         if self._holders.crowded:
             used = np.zeros(len(self._holders.masks), bool)
