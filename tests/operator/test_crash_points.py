@@ -75,6 +75,8 @@ class Story:
     """Pods that there may be at any time, those beside the others among them."""
     serving: int = 0
     """Pods that are ready at any time."""
+    pods_each: int = 1
+    """Pods of a worker at the end."""
     router: dict | None = None
     """What the router tells; None: there is none."""
     after: dict = field(default_factory=dict)
@@ -123,7 +125,8 @@ STORIES = {
         router={"canary_ttft": 0.3},
     ),
     "groups": Story(
-        change=spec(uri="pvc://models/m.gguf", parallelism={"pipeline": 2}), images=["a:1"] * 4, most=6
+        change=spec(uri="pvc://models/m.gguf", parallelism={"pipeline": 2}), images=["a:1"] * 4, most=6, serving=2,
+        pods_each=2,
     ),
     "delete": Story(change=lambda world: world.delete("m"), images=[], most=2),
     "delete in a rollout": Story(
@@ -149,7 +152,7 @@ def _is_told(world: World) -> bool:
 def _done(world: World, story: Story) -> bool:
     if world.key("m") not in world.server.objects:
         return not world.children()
-    told = _is_told(world) and world.status()["replicas"] == len(story.images)
+    told = _is_told(world) and world.status()["replicas"] * story.pods_each == len(story.images)
     return told and _images(world) == story.images and world.condition("Ready")[1] == story.reason
 
 

@@ -1,4 +1,7 @@
-"""A model that two processes share: the tokens of one process, and an end for all when one of them ends or hangs."""
+"""A model that two processes share: the tokens of one process, and an end for all when one of them ends or hangs.
+
+Slow, for each test starts two to four processes that load torch and the model: nothing less shows what they do.
+"""
 
 import asyncio
 import json
