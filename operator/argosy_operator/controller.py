@@ -7,13 +7,15 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from argosy_api.backoff import Backoff
 from argosy_api.faults import is_fault
 from argosy_operator import conditions, pods
 from argosy_operator.carry_out import delete_own
+from argosy_operator.errors import ApiError
 from argosy_operator.kube import KubeApi
 from argosy_operator.loops import Loop, Wakeups
 from argosy_operator.metrics import Health, Metrics
-from argosy_operator.plan import WORKLOADS, Owner
+from argosy_operator.plan import WORKLOADS, ChildRef, Owner
 from argosy_operator.reconcile import Memory, Reconciler
 from argosy_operator.redis_cleanup import RedisCleanup
 from argosy_operator.store import ChildStore
@@ -24,6 +26,9 @@ DEBOUNCE_S = 0.05
 """Several children change at once; one pass is enough for them."""
 DELETION_LIMIT_S = 45.0
 """A deletion waits for the workers this long at most; then they end without the resource."""
+PATIENCE_S = 15.0
+"""For so long it is tried again to delete workloads, where the API server does not do it."""
+_AGAIN = Backoff(first=0.2, cap=4.0)
 _ORPHAN = "orphan"
 
 Body = Mapping[str, Any]
@@ -131,12 +136,27 @@ class Controller:
             await self._store.synced()
         for ref in self._store.of(owner).children:
             if ref.kind in WORKLOADS:
-                await delete_own(self._api, owner, ref)
+                await self._delete_patiently(owner, ref)
         drain = ((body.get("spec") or {}).get("drain") or {}).get("timeoutSeconds", 30)
         grace = drain if isinstance(drain, int) else 30
         until = time.monotonic() + min(DELETION_LIMIT_S, grace + pods.PRE_STOP_S + pods.SLACK_S)
         while self._store.has_pods(owner.namespace, owner.name) and time.monotonic() < until:  # noqa: ASYNC110 - no event for "none left"
             await asyncio.sleep(0.1)
+
+    async def _delete_patiently(self, owner: Owner, ref: ChildRef) -> None:
+        """An API server that fails for a moment must not cost the workers the time that they have to end."""
+        until, failures = time.monotonic() + PATIENCE_S, 0
+        while True:
+            try:
+                await delete_own(self._api, owner, ref)
+            except ApiError as error:
+                failures += 1
+                wait = _AGAIN.jittered(failures)
+                if not error.passing or time.monotonic() + wait > until:
+                    raise
+                await asyncio.sleep(wait)
+            else:
+                return
 
     async def pod_gone(self, namespace: str, name: str) -> None:
         """A worker has ended; when its resource is gone already, nobody else tidies up after it."""

@@ -189,3 +189,25 @@ async def test_nothing_is_made_for_a_resource_that_is_gone(world):
     await asyncio.sleep(2.0)
     assert len(world.calls("PATCH")) == count
     assert not world.children()
+
+
+async def test_workers_end_before_their_resource_though_the_api_server_fails_at_first(world):
+    await world.operator()
+    world.apply(document())
+    await eventually(world.is_ready)
+    refused, there = [], []
+
+    async def hook(request, phase):
+        if phase != "before":
+            return
+        if request.method == "DELETE" and len(refused) < 3:
+            refused.append(request.path)
+            raise ApiError(503, "ServiceUnavailable", "injected")
+        if request.method == "PATCH" and "json-patch" in request.content_type:
+            there.append(world.child(fakecluster.DEPLOYMENTS))
+
+    world.server.hooks.append(hook)
+    world.delete("m")
+    await eventually(lambda: world.key("m") not in world.server.objects and not world.children())
+    assert len(refused) == 3
+    assert there == [None]  # it is the finalizer's end, and the workload had gone by then
