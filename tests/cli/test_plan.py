@@ -1,5 +1,6 @@
 """`argosy plan`: what it says against published figures and the real worker, and what a person reads."""
 
+import io
 import json
 import os
 import subprocess
@@ -8,6 +9,7 @@ import time
 import urllib.request
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from argosy_api.gpus import GPUS
@@ -182,6 +184,23 @@ def test_other_numbers_are_proposed_only_where_the_device_can_compute_them(plann
     on_gpu = planned("llama-3.1-8b", gpu="t4").nearest
     assert not any("weights" in near for near in on_gpu)
     assert "a larger GPU: a10" in on_gpu
+
+
+def test_of_a_group_each_pod_takes_its_part(planned):
+    whole, part = (
+        planned("llama-3.1-70b", memory="48Gi", parallelism={"pipeline": ranks}, model={"maxModelLen": 8192})
+        for ranks in (1, 4)
+    )
+    assert (whole.plan.fits, part.plan.fits, part.ranks) == (False, True, 4)
+    assert part.plan.needs.kv_token * 4 == whole.plan.needs.kv_token
+    assert 0.25 < part.plan.needs.weights / whole.plan.needs.weights < 0.3  # rank 0 has embedding and head
+    assert "1 x 4 pods" in show_of(part)
+
+
+def show_of(item):
+    console = Console(width=200, record=True, file=io.StringIO())
+    show.show(console, item)
+    return console.export_text()
 
 
 def test_a_draft_model_takes_its_part(planned):

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import openai
 import pytest
-from e2e_kit import image, reach, resource, wait_for, wait_ready
+from e2e_kit import Load, image, reach, resource, wait_for, wait_ready
 
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc
@@ -136,3 +136,18 @@ def test_requests_go_on_at_another_group(namespace, http):
         answers = several.map(lambda _: ask(model, max_tokens=150).token_ids, range(6))
         namespace("delete", "pod", follower, "--wait=false", "--force", "--grace-period=0")
         assert list(answers) == [right] * 6
+
+
+def test_a_change_under_load_fails_no_request(namespace, http):
+    namespace.apply(resource("shared", MODEL, parallelism={"pipeline": 2}, **SMALL))
+    wait_ready(namespace, "shared", 180)
+    before = set(pods_of(namespace))
+    with Load(http, f"{namespace.namespace}/shared", per_second=1, max_tokens=16) as load:
+        load.wait_running()
+        namespace.patch("shared", {"engine": {"maxRunning": 9}})
+        wait_for(
+            "another group alone", lambda: len(pods_of(namespace)) == 2 and not before & set(pods_of(namespace)), 180
+        )
+        wait_ready(namespace, "shared", 60)
+    assert load.failures == []
+    assert len(load.outcomes) > 5
