@@ -17,7 +17,7 @@ _SHARED_SHARE, _OWN_SHARE, _CUDA_SHARE = 0.25, 0.5, 0.85
 """Parts of the free memory for the KV cache when nobody says: of a shared machine, of our own limit, of a GPU."""
 _KV = {"fp32": (4, 0), "fp16": (2, 0), "bf16": (2, 0), "int8": (1, 4), "fp8": (1, 4)}
 """Type of the KV cache -> bytes of an element, and of a row's scale."""
-CPU_PROCESS, CUDA_CONTEXT = 344 * MIB, 512 * MIB
+CPU_PROCESS, CUDA_CONTEXT = 288 * MIB, 512 * MIB
 """What a process takes beside its model: Python, torch and a tokenizer (docs/plan.md has the measurement); and a CUDA
 context with the libraries' workspaces."""
 TENSOR_PARALLEL = (1, 2, 4, 8, 16)

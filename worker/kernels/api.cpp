@@ -49,7 +49,7 @@ const Kernels* named(const char* name) {
 #pragma GCC visibility push(default)
 extern "C" {
 
-int argosy_version() { return 5; }
+int argosy_version() { return 6; }
 
 // A hash of the files that this was built from.
 const char* argosy_sources() { return ARGOSY_SOURCES; }
@@ -68,6 +68,10 @@ void* argosy_open(int threads, const char* name) {
 }
 
 void argosy_close(void* engine) { delete static_cast<Engine*>(engine); }
+
+void argosy_pack(int bits, const uint8_t* from, int rows, int blocks, int first, uint8_t* to) {
+  pack(bits, from, rows, blocks, first, to);
+}
 
 int argosy_forward(void* engine, const Layer* layers, int count, const Step* step, const float* const* cos,
                     const float* const* sin, float* x, int together) {

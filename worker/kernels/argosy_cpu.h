@@ -26,6 +26,10 @@ struct Linear {
 };
 
 inline size_t block_bytes(int bits) { return bits == 4 ? 256 + 64 : 512 + 32; }
+// `rows` rows of blocks as ggml has them, Q4_1 (d, m, 16 bytes of nibbles) or Q8_0 (d, 32 bytes), to where the outputs from
+// `first` on belong in packed weights.
+void pack(int bits, const uint8_t* from, int rows, int blocks, int first, uint8_t* to);
+
 inline size_t tile_bytes(const Linear& w) { return size_t(w.in / GROUP) * block_bytes(w.bits); }
 
 // Rows of activations in 8 bits: q = round(x / d), d = max |x| / 127 of each block. ROWS rows lie side by side, so that a

@@ -16,12 +16,12 @@ from argosy_worker.compute.attention.paged import PagedTorch
 from argosy_worker.compute.attention.rows import choose
 from argosy_worker.compute.config import DecoderConfig
 from argosy_worker.compute.exactness import Check
-from argosy_worker.compute.loaded import attention_shape
 from argosy_worker.compute.probe import on_threads, pattern
 from argosy_worker.compute.quant.formats import from_plain
 from argosy_worker.compute.quant.int8_cpu import sums_are_exact
 from argosy_worker.compute.quant.isa import instruction_set
 from argosy_worker.compute.quant.precision import resolve
+from argosy_worker.compute.torch_model import attention_shape
 from argosy_worker.core.batch import SequenceSlice
 from argosy_worker.core.layout import make_layout
 from argosy_worker.models.builder import Builder

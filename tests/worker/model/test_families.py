@@ -98,7 +98,7 @@ def test_longrope_keeps_its_short_factors_where_sequences_stay_short(files, suff
     )
     assert short.facts.context_length == 128
     assert error(logits(short, PROMPT[:128]), theirs(made, PROMPT[:128])) <= 1e-4
-    (rope,) = short.decoder.config.ropes
+    (rope,) = short.config.ropes
     assert isinstance(rope.scaling, FactorRope)
     assert dataclasses.astuple(rope.scaling)[0] == pytest.approx(small_models.LONG["short_factor"])
 

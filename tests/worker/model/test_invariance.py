@@ -8,7 +8,7 @@ import torch
 
 from argosy_api.params import SamplingParams
 from argosy_worker.compute.elementwise import aligned, shares_aligned
-from argosy_worker.compute.native.layer import NativeLayer
+from argosy_worker.compute.native.model import NativeModel
 
 LENGTHS = [1, 2, 3, 5, 15, 16, 17, 31, 64, 65, 100, 127, 128, 129, 180, 260]
 NEW = 6
@@ -69,16 +69,19 @@ def test_threads_do_not_matter(model, jobs_of, run_jobs):
 
 def test_linears_do_not_depend_on_the_number_of_rows(model):
     """Each row of every kind of linear layer has the same bits for 1 to 80 rows."""
-    first = model.decoder.stack.layers[0]
-    layer = first.weights[0] if isinstance(first, NativeLayer) else first._weights
-    config = model.decoder.config
+    decoder, config = model.decoder, model.config
+    if isinstance(model, NativeModel):
+        layer, head, mlp = decoder.layers[0], decoder.head, decoder.layers[0]
+    else:
+        layer, head = decoder.stack.layers[0]._weights, decoder._head
+        mlp = layer.mlp
     torch.manual_seed(0)
     for linear, wide in (
         (layer.qkv, config.hidden),
         (layer.o, config.hidden),
-        (layer.mlp.gate_up, config.hidden),
-        (layer.mlp.down, config.ffn),
-        (model.decoder._head, config.hidden),
+        (mlp.gate_up, config.hidden),
+        (mlp.down, config.ffn),
+        (head, config.hidden),
     ):
         x = torch.randn(80, wide) * torch.logspace(-2, 2, 80)[:, None]
         full = linear(x)

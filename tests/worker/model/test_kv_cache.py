@@ -2,7 +2,6 @@
 
 import ctypes
 import mmap
-from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -141,9 +140,9 @@ def test_types_go_by_the_names_of_the_resource():
 
 
 @pytest.mark.parametrize("kind", KV_TYPES)
-def test_sizes_follow_the_type(int8_model, kind):
+def test_sizes_follow_the_type(smollm_path, kind):
     """SmolLM2: 30 layers x 2 x 3 heads rows of 64 numbers for a token."""
-    model = replace(int8_model, kv_type=KV_TYPES[kind])
+    model = load_model(smollm_path, kv_cache=kind, device="cpu", threads=2)
     row = {"fp32": 256, "fp16": 128, "bf16": 128, "int8": 68, "fp8": 68}[kind]
     assert model.kv_bytes_per_block(16) == 16 * 180 * row
     assert model.make_runner(3, 16).store.bytes_per_block == 16 * 180 * row

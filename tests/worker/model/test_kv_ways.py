@@ -4,8 +4,6 @@ Alone as in company, a prompt as a whole as in chunks, cold as warm, and with bl
 come from another worker: compared by `==`, with log-probabilities.
 """
 
-from dataclasses import replace
-
 import pytest
 import small_models
 
@@ -25,7 +23,8 @@ BLOCK = 16
 def subject(request, tmp_path):
     """A model, the length of its prompts, and how many tokens each gets."""
     if not request.param.startswith("window"):
-        return replace(request.getfixturevalue("int8_model"), kv_type=KV_TYPES[request.param]), 40, 3
+        path = request.getfixturevalue("smollm_path")
+        return load_model(path, kv_cache=request.param, device="cpu", threads=2), 40, 3
     small_models.model("mistral").save_pretrained(tmp_path)
     small_models.write_tokenizer(tmp_path)
     kind = "int8" if request.param.endswith("int8") else "auto"

@@ -12,6 +12,7 @@ from torch import Tensor
 from argosy_worker.compute.attention.backend import AttentionBackend
 from argosy_worker.compute.config import DecoderConfig
 from argosy_worker.compute.elementwise import aligned
+from argosy_worker.compute.native.linear import NativeLinear
 from argosy_worker.compute.quant.formats import QuantTensor
 from argosy_worker.compute.quant.linear import Linear
 from argosy_worker.compute.stack import Stack
@@ -42,15 +43,18 @@ class Decoder:
 
         `attention` is prepared for the step; its cache gets the rows' keys and values.
         """
-        x = self._embed.select(tokens).to(self.stack.dtype)
+        x: Tensor = self._embed.select(tokens).to(self.stack.dtype)
         if self.config.embed_scale != 1:
             x = x * self.config.embed_scale
         return self.stack(x, positions, attention)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Final norm and LM head: [n, hidden] -> fp32 [n, vocab]."""
-        normed = F.rms_norm(hidden, (hidden.shape[-1],), self._final_norm, self.config.rms_eps)
-        logits = self._head(normed).float()
+        norm, eps = self._final_norm, self.config.rms_eps
+        if isinstance(self._head, NativeLinear) and hidden.dtype == torch.float32:
+            logits: Tensor = self._head.normed(hidden, norm, eps)  # the bits of a model that is native as a whole
+        else:
+            logits = self._head(F.rms_norm(hidden, (hidden.shape[-1],), norm, eps)).float()
         if self.config.logit_divisor != 1:
             logits = logits / self.config.logit_divisor
         if cap := self.config.logit_softcap:

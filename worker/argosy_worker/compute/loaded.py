@@ -1,27 +1,19 @@
-"""A loaded model, or the part of it that one rank of a group has: facts, memory needs, and what computes over it."""
+"""A loaded model, or the part of it that one rank of a group has: facts and memory needs.
 
+No torch: what computes is in `torch_model` and `native.model`.
+"""
+
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-import torch
-
 from argosy_api.memory import automatic_cache, kv_token_bytes
-from argosy_worker.compute.attention import rows
-from argosy_worker.compute.attention.backend import AttentionBackend
-from argosy_worker.compute.attention.cache import PagedKvCache
-from argosy_worker.compute.attention.kernels import AttentionSpec, choose_attention
-from argosy_worker.compute.attention.kv_types import KvType
-from argosy_worker.compute.attention.tiles import tile_size
 from argosy_worker.compute.config import DecoderConfig
-from argosy_worker.compute.decoder import Decoder
-from argosy_worker.compute.runner import TorchRunner
-from argosy_worker.compute.stack import Stack
 from argosy_worker.core.batch import CachedRunner
 from argosy_worker.core.facts import ModelFacts
 from argosy_worker.machine import memory
-from argosy_worker.sampling.sampler import TORCH, Sampler
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedPart:
     """What `load_part` returns: layers without embedding and head."""
 
@@ -31,42 +23,47 @@ class LoadedPart:
     """Role of a linear layer, `layer`, `attention` or `kv_cache` -> what computes it, why, and why others do not."""
     config: DecoderConfig
     """Of the whole model."""
-    stack: Stack
     threads: int
-    kv_type: KvType
-    """In what numbers keys and values are held."""
+
+    @property
+    def layers(self) -> int:
+        """Layers that are here."""
+        return self.config.layers
 
     def kv_bytes_per_block(self, block_size: int) -> int:
         """Bytes of one KV block over the layers that are here."""
         config = self.config
         return block_size * kv_token_bytes(
-            layers=len(self.stack.specs), kv_heads=config.kv_heads, head_dim=config.head_dim, kind=self.kv_type.name
+            layers=self.layers, kv_heads=config.kv_heads, head_dim=config.head_dim, kind=self.facts.kv_dtype
         )
 
     def memory_for_kv(self) -> int:
         """Bytes that the KV cache takes when nobody says: a share of what is free (`argosy_api.memory`)."""
         return automatic_cache(
             self.memory_left(),
-            device=self.stack.device.type,
+            device=self.facts.device,
             limited=memory().limited,
             one_sequence=self.config.context_length * self.kv_bytes_per_block(1),
         )
 
     def memory_left(self) -> int:
         """Bytes that a KV cache can take at most, now that the model is loaded."""
-        if self.stack.device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(self.stack.device)
-            return int(free)
         return memory().available
 
     def host_memory_left(self) -> int:
         """Bytes of the host's memory that can still be taken."""
         return memory().available
 
-    def make_attention(
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel(LoadedPart, ABC):
+    """What `load_model` returns: all of a model, or what rank 0 of a group has, with embedding and head."""
+
+    @abstractmethod
+    def make_runner(
         self, num_blocks: int, block_size: int, *, touch: bool = False, host_blocks: int = 0
-    ) -> AttentionBackend:
-        """Attention with its own KV cache of `num_blocks` usable blocks: 1 .. num_blocks; 0 is the null block.
+    ) -> CachedRunner:
+        """A runner with its own KV cache of `num_blocks` usable blocks: 1 .. num_blocks; 0 is the null block.
 
         With `touch` all of its memory is taken now; else the CPU's is taken as blocks are first used. `host_blocks`:
         evicted blocks that host memory is taken for.
@@ -75,44 +72,3 @@ class LoadedPart:
             ModelUnsupportedError: there is no host memory for so many.
 
         """
-        config, layers = self.config, self.stack.specs
-        cache = PagedKvCache(
-            layers=len(layers),
-            blocks=num_blocks,
-            block_size=block_size,
-            kv_heads=config.kv_heads,
-            head_dim=config.head_dim,
-            dtype=self.stack.dtype,
-            device=self.stack.device,
-            kind=self.kv_type,
-            touch=touch,
-            host_blocks=host_blocks,
-        )
-        found, _ = rows.choose(attention_shape(config, block_size), self.threads)
-        kernel, _ = choose_attention(AttentionSpec(layers=layers, device=self.stack.device.type))
-        return kernel.make(cache, found, layers)
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedModel(LoadedPart):
-    """What `load_model` returns: all of a model, or what rank 0 of a group has, with embedding and head."""
-
-    decoder: Decoder
-    sampler: Sampler = TORCH
-
-    def make_runner(
-        self, num_blocks: int, block_size: int, *, touch: bool = False, host_blocks: int = 0
-    ) -> CachedRunner:
-        """A runner with its own KV cache; arguments and errors are those of `make_attention`."""
-        attention = self.make_attention(num_blocks, block_size, touch=touch, host_blocks=host_blocks)
-        return TorchRunner(self.decoder, attention, threads=self.threads, sampler=self.sampler)
-
-
-def attention_shape(config: DecoderConfig, block_size: int) -> rows.Shape:
-    """What decides the products of a model's attention."""
-    return rows.Shape(
-        kv_heads=config.kv_heads,
-        queries=config.heads // config.kv_heads,
-        head_dim=config.head_dim,
-        tile=tile_size(block_size),
-    )

@@ -8,7 +8,7 @@ from torch import Tensor
 from argosy_worker.compute.attention.backend import AttentionBackend
 from argosy_worker.compute.config import LayerSpec
 from argosy_worker.compute.layer import Layer, Step
-from argosy_worker.compute.rope import frequencies, rotation
+from argosy_worker.compute.rope import Rotations
 
 
 class Stack:
@@ -21,14 +21,14 @@ class Stack:
         self.layers, self.specs = list(layers), tuple(specs)
         self.dtype, self.device = dtype, device
         ropes = dict.fromkeys(spec.rope for spec in specs if spec.rope is not None)
-        self._ropes = {rope: frequencies(rope, device) for rope in ropes}
+        self._ropes = {rope: Rotations(rope, device) for rope in ropes}
 
     def __call__(self, x: Tensor, positions: Tensor, attention: AttentionBackend) -> Tensor:
         """[rows, hidden], int [rows] -> [rows, hidden].
 
         `attention` is prepared for the step; its cache gets the rows' keys and values.
         """
-        step = Step({rope: rotation(of, positions, self.dtype) for rope, of in self._ropes.items()}, attention)
+        step = Step({rope: of(positions, self.dtype) for rope, of in self._ropes.items()}, attention)
         for layer in self.layers:
             x = layer(x, step)
         return x

@@ -9,10 +9,9 @@ import logging
 from collections.abc import Sequence
 from functools import lru_cache
 
-from tokenizers import Tokenizer
-
 from argosy_api.errors import InternalError, ModelInvalidError
 from argosy_api.faults import is_fault
+from argosy_worker import tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ class TextVocabulary:
 
         """
         try:
-            self._tokenizer = Tokenizer.from_buffer(tokenizer_json)
+            self._tokenizer = tokenizer.parse(tokenizer_json)
             added = self._tokenizer.get_added_tokens_decoder()
         except BaseException as error:
             if not is_fault(error):

@@ -8,8 +8,8 @@ from torch import Tensor
 from argosy_api.faults import is_fault
 from argosy_worker.compute.attention.backend import AttentionBackend
 from argosy_worker.compute.layer import Step
-from argosy_worker.compute.loaded import LoadedPart
-from argosy_worker.compute.runner import threads_for
+from argosy_worker.compute.torch_model import TorchPart
+from argosy_worker.compute.torch_runner import threads_for
 from argosy_worker.core.batch import RunnerBrokenError
 from argosy_worker.group.ring import Kind, Ring
 
@@ -42,7 +42,7 @@ class RemoteLayers:
         return passed.rows.to(x.device)
 
 
-def follow(part: LoadedPart, attention: AttentionBackend, ring: Ring, *, last: bool) -> None:
+def follow(part: TorchPart, attention: AttentionBackend, ring: Ring, *, last: bool) -> None:
     """Compute this rank's layers of all steps that come. A step that raises is told to have failed.
 
     Raises:

@@ -1,46 +1,29 @@
-"""Load a model: pick its reader, build the decoder, choose the kernels, and say what was done."""
+"""Load a model: pick its reader, and who computes it. torch is loaded only where it computes, or reads the files."""
 
-import hashlib
+import ctypes
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from argosy_api.blocks import DEFAULT_BLOCK_SIZE
 from argosy_api.errors import ModelNotFoundError, ModelUnsupportedError
-from argosy_api.pipeline import layers_of
-from argosy_worker.compute.attention.kv_types import KvType, kv_type
-from argosy_worker.compute.config import DecoderConfig, window_of
-from argosy_worker.compute.exactness import Check
-from argosy_worker.compute.layer import KERNELS as LAYER_KERNELS
-from argosy_worker.compute.layer import Layer, LayerKernel
-from argosy_worker.compute.loaded import LoadedModel, LoadedPart, attention_shape
-from argosy_worker.compute.native import library
-from argosy_worker.compute.native.crew import Crew
-from argosy_worker.compute.native.layer import KV_BITS, TILE, NativeLayers
-from argosy_worker.compute.native.linear import NativeLinears
-from argosy_worker.compute.native.picking import sampler as native_sampler
-from argosy_worker.compute.native.probe import Probe
-from argosy_worker.compute.quant.isa import instruction_set
+from argosy_worker.compute.loaded import LoadedModel, LoadedPart
 from argosy_worker.compute.quant.linear import LinearKernel
-from argosy_worker.compute.quant.packer import KERNELS
-from argosy_worker.compute.quant.precision import OWN, Precision, own_kv, resolve
-from argosy_worker.core.facts import EXACT, ModelFacts
+from argosy_worker.core.facts import EXACT
 from argosy_worker.machine import give_back, usable_cores
-from argosy_worker.models.builder import Builder, Progress, activations, integers
-from argosy_worker.models.hf_model import open_safetensors
+from argosy_worker.models import native_build
+from argosy_worker.models.facts import Progress
 from argosy_worker.models.open_model import OpenModel, open_gguf
-from argosy_worker.sampling.sampler import TORCH
+
+if TYPE_CHECKING:
+    from argosy_worker.compute.layer import Layer
+    from argosy_worker.compute.torch_model import TorchPart
 
 log = logging.getLogger(__name__)
 
 DEVICES = ("auto", "cpu", "cuda")
-_GPU_EXACTNESS = "cuBLAS picks its kernels by the number of rows: answers may depend on a request's company"
-_FINGERPRINT_VERSION = b"argosy-model-5"
 
 
 def _silent(stage: str, fraction: float) -> None:
@@ -60,7 +43,7 @@ def load_model(
     max_model_len: int | None = None,
     progress: Progress = _silent,
     ranks: int = 1,
-    rest: Layer | None = None,
+    rest: "Layer | None" = None,
 ) -> LoadedModel:
     """Load a GGUF file, or a folder with safetensors, config.json and tokenizer.tokenizer_json.
 
@@ -91,11 +74,16 @@ def load_model(
         )  # fmt: skip
 
 
-def load_part(path: Path, *, rank: int, ranks: int, progress: Progress = _silent, **how: Any) -> LoadedPart:
+def load_part(path: Path, *, rank: int, ranks: int, progress: Progress = _silent, **how: Any) -> "TorchPart":
     """Load what a rank above 0 has: some of the layers. Arguments and errors are those of `load_model`."""
+    from argosy_worker.models import torch_build  # noqa: PLC0415  # loads torch
+
     progress("open", 0.0)
+    target, asked = _device(how.pop("device", "auto")), _asked(**how)
     with ExitStack() as stack:
-        return _assemble(open_model(path, stack), rank=rank, ranks=ranks, progress=progress, **how)
+        part = torch_build.build(open_model(path, stack), asked, target, progress, rank=rank, ranks=ranks)
+    _made(part, progress)
+    return part
 
 
 def assemble(
@@ -110,100 +98,69 @@ def assemble(
     block_size: int = DEFAULT_BLOCK_SIZE,
     max_model_len: int | None = None,
     progress: Progress = _silent,
-    kernels: Sequence[LinearKernel] = KERNELS,
+    kernels: Sequence[LinearKernel] = (),
     ranks: int = 1,
-    rest: Layer | None = None,
+    rest: "Layer | None" = None,
 ) -> LoadedModel:
     """Build an open model; its files may be closed afterwards. Arguments and errors are those of `load_model`.
 
-    `kernels` are those that its linears may choose from.
+    `kernels`: those of torch that its linears may choose from; all there are by default.
     """
-    made = _assemble(
-        model, weights=weights, group_size=group_size, kv_cache=kv_cache, compute=compute, device=device,
-        threads=threads, block_size=block_size, max_model_len=max_model_len, progress=progress, kernels=kernels,
-        ranks=ranks, rest=rest,
-    )  # fmt: skip
-    if not isinstance(made, LoadedModel):
-        raise TypeError("rank 0 without a decoder")
-    return made
-
-
-def _assemble(
-    model: OpenModel,
-    *,
-    weights: str = "auto",
-    group_size: int | None = None,
-    kv_cache: str = "auto",
-    compute: str = "auto",
-    device: str = "auto",
-    threads: int = 0,
-    block_size: int = DEFAULT_BLOCK_SIZE,
-    max_model_len: int | None = None,
-    progress: Progress = _silent,
-    kernels: Sequence[LinearKernel] = KERNELS,
-    rank: int = 0,
-    ranks: int = 1,
-    rest: Layer | None = None,
-) -> LoadedPart:
     target = _device(device)
-    native = bool(library.kernels())
-    precision = resolve(weights, group_size, compute, target, integers=integers(target), native=native)
-    kind = kv_type(own_kv(kv_cache, precision), activations(precision, target))
-    workers = threads if threads > 0 else usable_cores()
-    torch.set_num_threads(workers)
-    with torch.inference_mode():
-        progress("tokenizer", 0.02)
-        check = Check(workers) if target == "cpu" else None
-        layer_kernels: tuple[LayerKernel, ...] = LAYER_KERNELS
-        sampler = TORCH
-        if precision.weights == OWN:
-            crew = Crew(workers)
-            kernels, sampler = (NativeLinears(crew), *kernels), native_sampler(crew)
-            if kind.name in KV_BITS and block_size % TILE == 0:
-                layer_kernels = (NativeLayers(), *LAYER_KERNELS)
-        builder = Builder(
-            model.weights, precision, torch.device(target), check, progress,
-            kernels=kernels, layer_kernels=layer_kernels,
-        )  # fmt: skip
-        config = model.weights.config.up_to(max_model_len)
-        stack = builder.stack(config, layers_of(config.layers, ranks, rank), rest)
-        decoder = builder.decoder(config, stack) if rank == 0 else None
-        if check is not None and builder.native is not None:
-            check.layer(Probe(*builder.native, kind, block_size))
-        if check is not None and not builder.all_native:
-            check.attention(attention_shape(config, block_size))
-            check.elementwise()
-        builder.reports["kv_cache"] = f"{kind.name} ({'auto' if kv_cache == 'auto' else 'as asked for'})"
-        facts = _facts(model, config, precision, kind, target, check)
+    asked = _asked(
+        weights=weights, group_size=group_size, kv_cache=kv_cache, compute=compute, threads=threads,
+        block_size=block_size, max_model_len=max_model_len,
+    )  # fmt: skip
+    progress("tokenizer", 0.02)
+    found: LoadedPart | None = None
+    if target == "cpu" and not kernels and ranks == 1:
+        found = native_build.build(model, asked, progress)
+    if found is None:
+        from argosy_worker.models import torch_build  # noqa: PLC0415  # loads torch
+
+        found = torch_build.build(model, asked, target, progress, kernels=kernels, ranks=ranks, rest=rest)
+    _made(found, progress)
+    if not isinstance(found, LoadedModel):
+        raise TypeError("rank 0 without a decoder")
+    return found
+
+
+def _asked(*, threads: int = 0, **how: Any) -> native_build.Asked:
+    return native_build.Asked(threads=threads if threads > 0 else usable_cores(), **how)
+
+
+def _made(part: LoadedPart, progress: Progress) -> None:
+    """Give back what loading took, and say what was done."""
     give_back()
     progress("ready", 1.0)
-    for role, report in builder.reports.items():
+    for role, report in part.kernels.items():
         log.info("kernel for %s: %s", role, report)
-    if facts.exactness != EXACT:
-        log.warning("answers may depend on a request's company here: %s", facts.exactness)
-    part = LoadedPart(
-        facts=replace(facts, weights_bytes=builder.nbytes),
-        kernels=builder.reports,
-        config=config,
-        stack=stack,
-        threads=workers,
-        kv_type=kind,
-    )
-    if decoder is None:
-        return part
-    return LoadedModel(
-        **{field.name: getattr(part, field.name) for field in fields(part)}, decoder=decoder, sampler=sampler
-    )
+    if part.facts.exactness != EXACT:
+        log.warning("answers may depend on a request's company here: %s", part.facts.exactness)
 
 
 def _device(device: str) -> str:
+    """`cpu` or `cuda`; torch is asked only where there is a driver to be asked about."""
     if device not in DEVICES:
         raise ModelUnsupportedError(f"device {device!r} is unknown; must be one of {', '.join(DEVICES)}")
-    if device == "cuda" and not torch.cuda.is_available():
+    if device == "cpu" or (device == "auto" and not _driver()):
+        return "cpu"
+    import torch  # noqa: PLC0415
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "cuda":
         raise ModelUnsupportedError("device 'cuda' was asked for, but torch finds no CUDA device here")
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
+    return "cpu"
+
+
+def _driver() -> bool:
+    """Whether this machine has CUDA's driver."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def open_model(path: Path, stack: ExitStack) -> OpenModel:
@@ -214,45 +171,9 @@ def open_model(path: Path, stack: ExitStack) -> OpenModel:
             raise ModelUnsupportedError(f"the folder has {len(files)} GGUF files; name one of them")
         if files:
             return open_gguf(files[0], stack)
+        from argosy_worker.models.hf_model import open_safetensors  # noqa: PLC0415  # loads torch
+
         return open_safetensors(path, stack)
     if not path.is_file():
         raise ModelNotFoundError(f"no file or folder {path.name!r} at the model's source")
     return open_gguf(path, stack)
-
-
-def _facts(  # noqa: PLR0917  # what facts are made of
-    model: OpenModel, config: DecoderConfig, precision: Precision, kind: KvType, device: str, check: Check | None
-) -> ModelFacts:
-    tokenizer = model.tokenizer
-    digest = hashlib.sha256(_FINGERPRINT_VERSION)
-    arithmetic = check.digest if check is not None else _gpu_arithmetic()
-    for part in (
-        repr(config).encode(),
-        repr(precision).encode(),
-        kind.name.encode(),
-        tokenizer.tokenizer_json,
-        arithmetic,
-        library.sources().encode() if precision.weights == OWN else b"",
-        *model.samples(),
-    ):
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
-    return ModelFacts(
-        architecture=config.architecture,
-        quantization=model.weights.formats(),
-        compute=precision.compute,
-        kv_dtype=kind.name,
-        device=device,
-        vocab_size=config.vocab_size,
-        context_length=config.context_length,
-        window=window_of(config.layer_specs()),
-        **{field.name: getattr(tokenizer, field.name) for field in fields(tokenizer)},
-        fingerprint=digest.hexdigest()[:32],
-        exactness=check.verdict if check is not None else _GPU_EXACTNESS,
-        instruction_set=instruction_set() if device == "cpu" else torch.cuda.get_device_name(),
-    )
-
-
-def _gpu_arithmetic() -> bytes:
-    """What decides the bits of products on a GPU: its kind, and the libraries."""
-    return f"{torch.cuda.get_device_name()} {torch.__version__} {torch.version.cuda}".encode()

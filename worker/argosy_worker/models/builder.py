@@ -1,6 +1,6 @@
 """From a source's tensors to layers and a decoder: each linear and each layer gets the first kernel that can."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -22,9 +22,9 @@ from argosy_worker.compute.quant.precision import Precision, of_head, of_shape
 from argosy_worker.compute.quant.rounding import embedding
 from argosy_worker.compute.quant.sizes import embedding_bytes
 from argosy_worker.compute.stack import Stack
+from argosy_worker.models.facts import Progress
 from argosy_worker.models.weights import WeightSource, layer_roles
 
-Progress = Callable[[str, float], None]
 _FLOATS = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
 
@@ -124,7 +124,8 @@ class Builder:
         return ExpertsMlp(self._linear("router", [f"{at}router"], floats=True), parts, experts)
 
     def _vector(self, role: str) -> Tensor:
-        return self._source.vector(role).to(self._device, self._dtype)
+        vector: Tensor = self._source.vector(role).to(self._device, self._dtype)
+        return vector
 
     def _linear(
         self, name: str, roles: Sequence[str], *, matrices: Sequence[QuantTensor] = (), floats: bool = False

@@ -31,6 +31,8 @@ _SCALARS: dict[int, str] = {
     0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8",
 }  # fmt: skip
 _STRING, _ARRAY = 8, 9
+_SIZE = struct.Struct("<Q")
+_PIECE = 1 << 20
 
 TYPES = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 10: "Q2_K", 11: "Q3_K",
@@ -124,7 +126,31 @@ class GgufFile(TensorFile):
         # a string or an inner array takes at least 8 bytes: refuse before building a list of `count`
         if count * 8 > self._size - self._at:
             raise self._bad(f"metadata {key!r} has {count} elements, more than the file has room for")
+        if inner == _STRING:
+            return self._texts(count, key)
         return [self._value(inner, key, depth + 1) for _ in range(count)]
+
+    def _texts(self, count: int, key: str) -> list[str]:
+        """So many strings, taken from larger pieces: one by one a vocabulary would take longer than all weights."""
+        found: list[str] = []
+        piece, at = b"", 0
+        while len(found) < count:
+            end = at + _SIZE.size
+            size = _SIZE.unpack_from(piece, at)[0] if end <= len(piece) else len(piece)
+            if size > len(piece) - end:  # no whole string is left in this piece
+                self._at += at
+                self._file.seek(self._at)
+                found.append(self._text(limits.MAX_GGUF_STRING, key))
+                piece, at = self._file.read(min(_PIECE, self._size - self._at)), 0
+                continue
+            try:
+                found.append(piece[end : end + size].decode())
+            except UnicodeDecodeError as error:
+                raise self._bad(f"{key} is not UTF-8") from error
+            at = end + size
+        self._at += at
+        self._file.seek(self._at)
+        return found
 
     def _tensor(self) -> TensorInfo:
         name = self._text(MAX_NAME, "a tensor name")

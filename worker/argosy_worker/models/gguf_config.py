@@ -180,5 +180,5 @@ def _factors(file: GgufFile, name: str, dims: int) -> tuple[float, ...]:
     """Divisors of the rotary frequencies, one a pair; empty where the file has none."""
     if name not in file.tensors:
         return ()
-    found: list[float] = read_tensor(file, name, (dims // 2,)).dequantize().view(-1).tolist()
+    found: list[float] = read_tensor(file, name, (dims // 2,)).dequantize().reshape(-1).tolist()
     return tuple(found)

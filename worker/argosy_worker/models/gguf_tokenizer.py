@@ -5,8 +5,9 @@ refused: a near miss would give other ids for some texts and nobody would notice
 Control and user-defined tokens become added tokens, found in the text before it is cut.
 """
 
-import json
 from typing import Any
+
+from pydantic_core import to_json
 
 from argosy_api import bpe, limits
 from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
@@ -75,7 +76,7 @@ def read_tokenizer(values: dict[str, Any], vocab_size: int) -> TokenizerFacts:
             ignore_merges=pre.ignore_merges,
         )
     return TokenizerFacts(
-        tokenizer_json=json.dumps(document, ensure_ascii=False).encode(),
+        tokenizer_json=to_json(document),
         bos_token_id=bos,
         eos_token_ids=tuple(ends),
         add_bos=add_bos,

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from argosy_api import limits
 from argosy_api.errors import ModelInvalidError
-from argosy_api.faults import is_fault
+from argosy_worker import tokenizer
 from argosy_worker.core.facts import TokenizerFacts
 from argosy_worker.models.gguf import GgufFile
 from argosy_worker.models.gguf_tokenizer import read_tokenizer
@@ -41,24 +41,19 @@ def parse_tokenizer(document: bytes) -> Tokenizer:
         raise ModelInvalidError(
             f"the model's tokenizer has {len(document)} bytes; at most {limits.MAX_TOKENIZER_BYTES}"
         )
-    try:
-        return Tokenizer.from_str(document.decode())
-    except BaseException as error:  # the library raises plain Exception, and panics
-        if not is_fault(error):
-            raise
-        raise ModelInvalidError(f"the model's tokenizer is not sound: {error}") from error
+    return tokenizer.parse(document)
 
 
 def open_gguf(path: Path, stack: ExitStack) -> OpenModel:
     """Open a GGUF file; `stack` closes it. Raises the ModelErrors of GgufFile, GgufWeights and read_tokenizer."""
     file = stack.enter_context(GgufFile(path))
     weights = GgufWeights(file)
-    tokenizer = read_tokenizer(file.metadata, weights.config.vocab_size)
-    parse_tokenizer(tokenizer.tokenizer_json)
+    found = read_tokenizer(file.metadata, weights.config.vocab_size)
+    parse_tokenizer(found.tokenizer_json)
 
     def samples() -> Iterator[bytes]:
         for name, info in sorted(file.tensors.items()):
             yield f"{name} {info.format} {info.shape}".encode()
             yield file.sample(name, SAMPLE_BYTES)
 
-    return OpenModel(weights=weights, tokenizer=tokenizer, samples=samples)
+    return OpenModel(weights=weights, tokenizer=found, samples=samples)

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 from argosy_api.errors import ModelInvalidError
+from argosy_worker.arrays import Array, to_torch
 from argosy_worker.compute.config import DecoderConfig
 from argosy_worker.compute.quant.formats import QuantTensor, from_bytes, from_plain
 from argosy_worker.models.tensor_file import TensorFile
@@ -40,11 +41,11 @@ class Place:
         """Whether a tensor holds this role alone, and its very numbers."""
         return self.rows is None and self.expert is None and not self.plus
 
-    def order(self) -> Tensor | None:
+    def order(self) -> npt.NDArray[np.int64] | None:
         """For each row of the role, which row of the tensor it is: int64 [rows]; None where they are the same."""
         if not self.pairs:
             return None
-        return torch.arange(self.shape[0]).view(-1, self.pairs // 2, 2).transpose(1, 2).reshape(-1)
+        return np.arange(self.shape[0]).reshape(-1, self.pairs // 2, 2).transpose(0, 2, 1).reshape(-1)
 
 
 def read_matrix(file: TensorFile, place: Place, rows: slice = ALL, cols: slice = ALL) -> QuantTensor:
@@ -72,10 +73,10 @@ def read_matrix(file: TensorFile, place: Place, rows: slice = ALL, cols: slice =
     return found.permuted(order) if len(place.shape) > 1 else from_plain(found.dequantize()[:, order])
 
 
-def read_vector(file: TensorFile, place: Place, part: slice = ALL) -> Tensor:
+def read_vector(file: TensorFile, place: Place, part: slice = ALL) -> npt.NDArray[np.float32]:
     """A role's vector, or a range of it, as fp32."""
-    found = read_matrix(file, place, part).dequantize().view(-1)
-    return found + place.plus if place.plus else found
+    found: npt.NDArray[np.float32] = read_matrix(file, place, part).of_numpy().dequantize().reshape(-1)
+    return found + np.float32(place.plus) if place.plus else found
 
 
 def _expert(file: TensorFile, place: Place, rows: slice, cols: slice) -> QuantTensor:
@@ -85,17 +86,17 @@ def _expert(file: TensorFile, place: Place, rows: slice, cols: slice) -> QuantTe
     shape = (place.shape[0], *reversed(place.shape[1:])) if turned else place.shape
     info = check_readable(file, place.name, shape)
     number, inner = place.expert or 0, shape[1:]
-    raw = torch.from_numpy(file.rows(place.name, number, number + 1))
+    raw = file.rows(place.name, number, number + 1)
     found = from_bytes(info.format, raw, *(inner if len(inner) > 1 else (1, inner[0])))
     if turned:
-        found = found.permuted(torch.arange(place.begin, found.rows, place.every))
+        found = found.permuted(np.arange(place.begin, found.rows, place.every))
     elif place.every:
         if info.format not in _PLAIN:
             raise ModelInvalidError(f"tensor {place.name!r} is {info.format}; must be {', '.join(_PLAIN)}")
         taken = found.dequantize()[:, place.begin :: place.every]
-        found = from_plain((taken.T if len(inner) > 1 else taken).contiguous())
+        found = from_plain(np.ascontiguousarray(taken.T if len(inner) > 1 else taken))
     if len(inner) == 1:
-        return from_plain(found.dequantize()[:, rows].contiguous())
+        return from_plain(np.ascontiguousarray(found.dequantize()[:, rows]))
     if rows != ALL:
         begin, end = limits_of(rows, found.rows)
         found = QuantTensor(found.format, found.raw[begin:end], found.cols)
@@ -127,11 +128,25 @@ class PlacedWeights:
 
     def matrix(self, role: str, rows: slice = ALL, cols: slice = ALL) -> QuantTensor:
         """A matrix in its storage format, rows in the order of the original checkpoint."""
+        return self._read(role, rows, cols).of_torch()
+
+    def vector(self, role: str, part: slice = ALL) -> Array:
+        """A vector as fp32."""
+        return to_torch(self._vector(role, part))
+
+    def held(self, role: str) -> QuantTensor:
+        """A matrix in arrays of numpy."""
+        return self._read(role, ALL, ALL).of_numpy()
+
+    def floats(self, role: str) -> npt.NDArray[np.float32]:
+        """A vector in an array of numpy."""
+        return self._vector(role, ALL)
+
+    def _read(self, role: str, rows: slice, cols: slice) -> QuantTensor:
         place = self._place(self.config, role)
         return read_matrix(self._file(place), place, rows, cols)
 
-    def vector(self, role: str, part: slice = ALL) -> Tensor:
-        """A vector as fp32."""
+    def _vector(self, role: str, part: slice) -> npt.NDArray[np.float32]:
         place = self._place(self.config, role)
         return read_vector(self._file(place), place, part)
 

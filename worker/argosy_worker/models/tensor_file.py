@@ -14,7 +14,6 @@ from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from argosy_api.errors import ModelInvalidError, ModelNotFoundError
 from argosy_worker.compute.quant.formats import QuantTensor, from_bytes
@@ -88,7 +87,7 @@ class TensorFile:
     def matrix(self, name: str, begin: int, end: int) -> QuantTensor:
         """Rows begin .. end of a matrix, in its storage format."""
         info = self.tensors[name]
-        return from_bytes(info.format, torch.from_numpy(self.rows(name, begin, end)), end - begin, info.shape[1])
+        return from_bytes(info.format, self.rows(name, begin, end), end - begin, info.shape[1])
 
     def sample(self, name: str, size: int) -> bytes:
         """The first, middle and last `size` bytes of a tensor (all of it when it is small), for fingerprints."""

@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
+from argosy_worker.arrays import Array
 from argosy_worker.compute.config import DecoderConfig, Experts, LayerSpec
 from argosy_worker.compute.quant.formats import QuantTensor, from_bytes
 from argosy_worker.compute.quant.layout import BLOCKS
@@ -25,7 +26,7 @@ ALL = slice(None)
 
 
 class WeightSource(Protocol):
-    """An open model file, or several."""
+    """One open file, or several. `matrix` and `vector` give torch's tensors, `held` and `floats` arrays of numpy."""
 
     config: DecoderConfig
 
@@ -43,8 +44,16 @@ class WeightSource(Protocol):
         """
         ...
 
-    def vector(self, role: str, part: slice = ALL) -> Tensor:
+    def vector(self, role: str, part: slice = ALL) -> Array:
         """A vector, or a range of it, as fp32. Raises like `matrix`."""
+        ...
+
+    def held(self, role: str) -> QuantTensor:
+        """A matrix in arrays of numpy. Raises like `matrix`."""
+        ...
+
+    def floats(self, role: str) -> npt.NDArray[np.float32]:
+        """A vector in an array of numpy. Raises like `matrix`."""
         ...
 
     def formats(self) -> str:
@@ -123,7 +132,7 @@ def read_tensor(
     info = check_readable(file, name, shape)
     begin, end = limits_of(rows, shape[0])
     if len(shape) == 1:
-        return from_bytes(info.format, torch.from_numpy(file.rows(name, begin, end)), 1, end - begin)
+        return from_bytes(info.format, file.rows(name, begin, end), 1, end - begin)
     found = file.matrix(name, begin, end)
     if cols == ALL:
         return found

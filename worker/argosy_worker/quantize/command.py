@@ -139,7 +139,7 @@ def _check_out(out: Path) -> bool:
 
 
 def _check_room(folder: Path, subject: Subject, target: Target) -> None:
-    config = subject.model.decoder.config
+    config = subject.model.config
     sizes = {role: math.prod(shape_of(config, role)) for role in subject.matrices}
     need = _SLACK_BYTES + sum(target.nbytes(size, end=role in ENDS) for role, size in sizes.items())
     free = shutil.disk_usage(folder).free

@@ -9,6 +9,8 @@ lost, and attention with them.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -45,7 +47,16 @@ class Recorder:
         """Read, and remember."""
         if role not in self.vectors:
             self.vectors.append(role)
-        return self._source.vector(role, part)
+        vector: Tensor = self._source.vector(role, part)
+        return vector
+
+    def held(self, role: str) -> QuantTensor:
+        """As the source; not noted."""
+        return self._source.held(role)
+
+    def floats(self, role: str) -> npt.NDArray[np.float32]:
+        """As the source; not noted."""
+        return self._source.floats(role)
 
     def role_of(self, matrix: QuantTensor) -> str | None:
         """The role of a matrix that was read whole."""

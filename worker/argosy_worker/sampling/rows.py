@@ -4,19 +4,19 @@ All rows of a batch are edited in one pass: each edit gathers the logits that it
 back. Only operations that round correctly are used, so a value's bits depend on that value alone.
 """
 
+import math
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from argosy_api.params import SamplingParams
+from argosy_worker.arrays import Array, copied, like, where
 from argosy_worker.core.batch import SequenceSlice
 from argosy_worker.core.rules import Counts
 
-_MOST = torch.finfo(torch.float32).max
+_MOST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +51,19 @@ def row_of(piece: SequenceSlice, row: int) -> Row:
     )
 
 
-def edited(logits: Tensor, rows: Sequence[Row]) -> Tensor:
-    """Logits fp32 [n, vocab] as the rows' parameters want them; `logits` itself, unchanged, where none wants any."""
+def edited(logits: Array, rows: Sequence[Row]) -> Array:
+    """Logits fp32 [n, vocab], of numpy or of torch, as the rows' parameters want them.
+
+    `logits` itself, unchanged, where none wants any.
+    """
     biased = [(i, row.bias) for i, row in enumerate(rows) if row.bias is not None and row.bias[0]]
     counted = [(i, row.params, row.counts) for i, row in enumerate(rows) if row.counts is not None and row.counts.ids]
     barred = [(i, row.barred) for i, row in enumerate(rows) if row.barred]
     limited = [(i, row.allowed) for i, row in enumerate(rows) if row.allowed]
     if not (biased or counted or barred or limited):
         return logits
-    logits = logits.clone()
-    flat, vocab = logits.view(-1), logits.shape[-1]
+    logits = copied(logits)
+    flat, vocab = logits.reshape(-1), logits.shape[-1]
     if biased:
         at = _places(((i, ids) for i, (ids, _) in biased), vocab, logits)
         flat[at] = flat[at] + _join((values for _, (_, values) in biased), np.float32, logits)
@@ -69,37 +72,37 @@ def edited(logits: Tensor, rows: Sequence[Row]) -> Tensor:
         flat[at] = _penalized(flat[at], counted)
     # what is forbidden stays so whatever is added, so it may as well come last, when no infinity can meet another
     for i, ids in limited:
-        at = torch.from_numpy(np.array(ids)).to(logits.device)
+        at = like(logits, np.array(ids))
         kept = logits[i, at]
-        logits[i] = -torch.inf
+        logits[i] = -math.inf
         logits[i, at] = kept
     if barred:
-        flat[_places(barred, vocab, logits)] = -torch.inf
+        flat[_places(barred, vocab, logits)] = -math.inf
     return logits
 
 
-def _penalized(values: Tensor, counted: Sequence[tuple[int, SamplingParams, Counts]]) -> Tensor:
+def _penalized(values: Array, counted: Sequence[tuple[int, SamplingParams, Counts]]) -> Array:
     """Values fp32 of the counted tokens, of one row after another."""
     lengths = [len(counts.ids) for _, _, counts in counted]
 
-    def each(numbers: Iterable[float]) -> Tensor:
-        return torch.from_numpy(np.repeat(np.fromiter(numbers, np.float32), lengths)).to(values.device)
+    def each(numbers: Iterable[float]) -> Array:
+        return like(values, np.repeat(np.fromiter(numbers, np.float32), lengths))
 
     repetition = each(params.repetition_penalty for _, params, _ in counted)
     frequency = each(params.frequency_penalty for _, params, _ in counted)
     presence = each(params.presence_penalty for _, params, _ in counted)
     times = _join((counts.times for _, _, counts in counted), np.float32, values)
-    values = torch.where(values > 0, values / repetition, values * repetition)
+    values = where(values > 0, values / repetition, values * repetition)
     values = values - frequency * times
     values = values - presence * (times > 0)
-    return values.clamp(-_MOST, _MOST)
+    return values.clip(-_MOST, _MOST)
 
 
-def _places(parts: Iterable[tuple[int, Sequence[int]]], vocab: int, like: Tensor) -> Tensor:
+def _places(parts: Iterable[tuple[int, Sequence[int]]], vocab: int, like_them: Array) -> Array:
     """Indices into the flat logits of the ids of (row, ids)."""
     joined = np.concatenate([np.asarray(ids, dtype=np.int64) + i * vocab for i, ids in parts])
-    return torch.from_numpy(joined).to(like.device)
+    return like(like_them, joined)
 
 
-def _join(parts: Iterable[Sequence[float]], kind: type[np.float32], like: Tensor) -> Tensor:
-    return torch.from_numpy(np.concatenate([np.asarray(part, dtype=kind) for part in parts])).to(like.device)
+def _join(parts: Iterable[Sequence[float]], kind: type[np.float32], like_them: Array) -> Array:
+    return like(like_them, np.concatenate([np.asarray(part, dtype=kind) for part in parts]))

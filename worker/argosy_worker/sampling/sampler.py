@@ -19,14 +19,14 @@ one, as was seen with a logsumexp of 151,936. A row with a NaN or an infinity of
 so; the others go on.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from argosy_worker.core.batch import TokenLogprob
+from argosy_worker.sampling.contract import Sampler
 from argosy_worker.sampling.draw import draw
 from argosy_worker.sampling.rng import uniform
 from argosy_worker.sampling.rows import Row, edited
@@ -49,17 +49,6 @@ def pick(logits: Tensor, rows: Sequence[Row]) -> list[int]:
     return tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Sampler:
-    """Who looks at logits and picks tokens: `healthy` and `pick`, or others that do the same."""
-
-    healthy: Callable[[Tensor], list[bool]]
-    pick: Callable[[Tensor, Sequence[Row]], list[int]]
-
-
-TORCH = Sampler(healthy, pick)
-
-
 def logprobs(logits: Tensor, tokens: Sequence[int], tops: Sequence[int]) -> list[TokenLogprob]:
     """Log-probability of `tokens[i]` and of the `tops[i]` best tokens under row i of fp32 [n, vocab]."""
     with _one_thread():
@@ -75,6 +64,9 @@ def logprobs(logits: Tensor, tokens: Sequence[int], tops: Sequence[int]) -> list
             ranked = sorted(pairs, key=lambda pair: (-pair[1], pair[0]))[:top]
         found.append(TokenLogprob(token=token, logprob=chosen[i], top=tuple(ranked)))
     return found
+
+
+TORCH = Sampler(healthy, pick, logprobs)
 
 
 @contextmanager

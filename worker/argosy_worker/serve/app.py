@@ -17,7 +17,6 @@ from argosy_worker.engine.client import Engine
 from argosy_worker.engine.metrics import WorkerMetrics
 from argosy_worker.group.leader import Leader
 from argosy_worker.kv_events.log import KvEventLog
-from argosy_worker.kv_events.publish import RedisPublisher
 from argosy_worker.serve import member
 from argosy_worker.serve.hosting import StartError, bind, first, give_up, stop_signals, tell
 from argosy_worker.serve.lifecycle import Lifecycle
@@ -202,6 +201,8 @@ async def _publishing(
         log.info("no Redis is configured: KV events only by subscription")
         yield
         return
+    from argosy_worker.kv_events.publish import RedisPublisher  # noqa: PLC0415  # its client takes a while to load
+
     publisher = RedisPublisher(
         settings.redis_url,
         keys=Keys(settings.namespace, settings.deployment),

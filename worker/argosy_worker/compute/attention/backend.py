@@ -4,14 +4,22 @@ How the rows of a layer attend is in its `LayerSpec`: `attention`, `scale`, `sof
 the specs of all layers; what it cannot compute is refused when a model is loaded (`kernels.py`).
 """
 
+from __future__ import annotations
+
 import sys
 from dataclasses import asdict, dataclass
-from typing import Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from argosy_worker.core.batch import BlockStore
 from argosy_worker.core.layout import StepLayout
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LAYOUT_VERSION = 1
+"""An exported block is [layers, 2 (keys, values), kv_heads, block_size, head_dim], in the machine's byte order; behind
+it, for types that have them, the scales: fp32 [layers, 2, kv_heads, block_size]. Native layers write keys in an
+order of their own (argosy_cpu.h); workers that have them have another fingerprint than those that have not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

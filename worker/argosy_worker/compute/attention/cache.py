@@ -7,15 +7,10 @@ import torch
 from torch import Tensor
 
 from argosy_api.errors import InvalidArgumentError
-from argosy_worker.compute.attention.backend import KvSpec
+from argosy_worker.compute.attention.backend import LAYOUT_VERSION, KvSpec
 from argosy_worker.compute.attention.host import HostMemory
 from argosy_worker.compute.attention.kv_types import SCALE, KvType, kv_type
 from argosy_worker.core.host import Move
-
-LAYOUT_VERSION = 1
-"""An exported block is [layers, 2 (keys, values), kv_heads, block_size, head_dim], in the machine's byte order; behind
-it, for types that have them, the scales: fp32 [layers, 2, kv_heads, block_size]. Native layers write keys in an
-order of their own (argosy_cpu.h); workers that have them have another fingerprint than those that have not."""
 
 
 class PagedKvCache:

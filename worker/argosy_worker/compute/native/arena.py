@@ -7,9 +7,12 @@ them and stops reading ahead at their ends: one row read 17 GB/s instead of 35 o
 import math
 import mmap
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
+from argosy_worker.arrays import address
+
+Bytes = npt.NDArray[np.uint8]
 _LARGE = 2 << 20
 _CHUNK = 64 << 20
 _ALIGNED = 64
@@ -20,26 +23,25 @@ class Arena:
 
     def __init__(self, chunk: int = _CHUNK) -> None:
         self._least = chunk
-        self._chunk = torch.empty(0, dtype=torch.uint8)
+        self._chunk: Bytes = np.empty(0, dtype=np.uint8)
         self._used = 0
 
-    def empty(self, shape: tuple[int, ...]) -> Tensor:
+    def empty(self, shape: tuple[int, ...]) -> Bytes:
         """Room for so many bytes: uint8, its first byte at a multiple of 64."""
         size = math.prod(shape)
         if self._used + size > len(self._chunk):
-            self._chunk, self._used = _chunk(max(self._least, size)), 0
+            self._chunk, self._used = large_pages(max(self._least, size)), 0
         piece = self._chunk[self._used : self._used + size]
         self._used += -(-size // _ALIGNED) * _ALIGNED
-        return piece.view(shape)
+        return piece.reshape(shape)
 
 
-def _chunk(size: int) -> Tensor:
-    """At least so many bytes, from the beginning of a large page on."""
-    if not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(size, dtype=torch.uint8)
+def large_pages(size: int) -> Bytes:
+    """At least so many zero bytes, from the beginning of a large page on; taken as they are touched."""
     size = -(-size // _LARGE) * _LARGE
     memory = mmap.mmap(-1, size + _LARGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    whole = torch.frombuffer(memory, dtype=torch.uint8)
-    first = -whole.data_ptr() % _LARGE
-    memory.madvise(mmap.MADV_HUGEPAGE, first, size)
+    whole = np.frombuffer(memory, dtype=np.uint8)
+    first = -address(whole) % _LARGE
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE, first, size)
     return whole[first : first + size]

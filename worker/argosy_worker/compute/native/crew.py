@@ -96,6 +96,12 @@ class Crew:
             self._handle, ctypes.addressof(weights), None, 0.0, x, rows, out, together
         ))  # fmt: skip
 
+    def logits(self, weights: library.Linear, norm: int, eps: float, x: int, rows: int, out: int) -> None:  # noqa: PLR0917
+        """X [rows, in] fp32, normed by fp32 [in] at `norm`, -> out [rows, out] fp32."""
+        self._timed(f"{weights.inputs} {weights.outputs}", rows, lambda together: self._library.argosy_project(
+            self._handle, ctypes.addressof(weights), norm, eps, x, rows, out, together
+        ))  # fmt: skip
+
     def healthy(self, logits: int, rows: int, vocab: int, fine: int) -> None:
         """Logits [rows, vocab] fp32 -> fine [rows] uint8: 1 where a row is finite."""
         self._timed("healthy", rows, lambda together: self._library.argosy_healthy(

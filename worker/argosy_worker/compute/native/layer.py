@@ -1,26 +1,19 @@
-"""Whole layers on the native kernels: all that follow one another are one call."""
+"""Native layers among torch's: those of a model of which the native kernels compute a part."""
 
-import ctypes
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from argosy_worker.compute.attention.backend import KvCache
-from argosy_worker.compute.config import Dense, LayerSpec
+from argosy_worker.compute.config import LayerSpec
 from argosy_worker.compute.layer import Layer, LayerWeights, Step, TorchLayer
 from argosy_worker.compute.mlp import DenseMlp
-from argosy_worker.compute.native import library
+from argosy_worker.compute.native.able import KV_BITS, TILE, cannot
 from argosy_worker.compute.native.linear import NativeLinear
+from argosy_worker.compute.native.stack import Parts, Stack
 from argosy_worker.compute.quant.linear import Verdict
 from argosy_worker.compute.rope import Rotation
-
-TILE = 16
-"""Positions that are looked at together: a block of the cache has some such tiles."""
-HEAD_DIMS = (32, 64, 80, 96, 128, 256)
-KV_BITS = {"fp32": 32, "fp16": 16, "int8": 8}
-"""Caches that they read and write."""
 
 
 class NativeLayer:
@@ -28,16 +21,9 @@ class NativeLayer:
 
     def __init__(self, specs: Sequence[LayerSpec], first: int, weights: Sequence[LayerWeights]) -> None:
         self.specs, self.first, self.weights = list(specs), first, list(weights)
-        self._layers: ctypes.Array[library.Layer] = (library.Layer * len(specs))(
-            *(_struct(spec, of) for spec, of in zip(specs, weights, strict=True))
-        )
-        self._crew = _linears(weights[0])[0].crew
+        self._stack = Stack(specs, [parts_of(of) for of in weights])
         self._plain = [TorchLayer(spec, first + i, of) for i, (spec, of) in enumerate(zip(specs, weights, strict=True))]
         self._cache: KvCache | None = None
-        ropes = [spec.rope for spec in specs if spec.rope is not None]
-        self._ropes = list(dict.fromkeys(ropes))
-        self._rope_of = [self._ropes.index(rope) for rope in ropes]
-        self._pointers = ctypes.c_void_p * len(ropes)
 
     def __call__(self, x: Tensor, step: Step) -> Tensor:
         """[rows, hidden] fp32, changed in place."""
@@ -48,20 +34,13 @@ class NativeLayer:
             return x
         x = x.contiguous()
         if cache is not self._cache:
-            for i, layer in enumerate(self._layers):
-                layer.cache = cache.elements(self.first + i).data_ptr()
-                scales = cache.scales(self.first + i)
-                layer.scales = None if scales is None else scales.data_ptr()
-                layer.cache_bits = KV_BITS[cache.spec.dtype]
+            held = [(cache.elements(self.first + i), cache.scales(self.first + i)) for i in range(len(self.specs))]
+            places = [(elements.data_ptr(), 0 if of is None else of.data_ptr()) for elements, of in held]
+            self._stack.bind(places, cache.spec.dtype)
             self._cache = cache
-        halves = [_halves(step.rotations[rope]) for rope in self._ropes]
-        cosines, sines = (self._pointers(*(halves[i][side].data_ptr() for i in self._rope_of)) for side in (0, 1))
-        arrays = (layout.positions, layout.cu_rows, layout.context_lens, layout.block_table, layout.slots)
-        where = library.Step(
-            len(x), len(layout.context_lens), *(array.ctypes.data for array in arrays),
-            layout.block_table.shape[1], layout.block_size,
-        )  # fmt: skip
-        self._crew.forward(self._layers, where, cosines, sines, x.data_ptr())
+        halves = {rope: _halves(turned) for rope, turned in step.rotations.items()}
+        places_of = {rope: (cos.data_ptr(), sin.data_ptr()) for rope, (cos, sin) in halves.items()}
+        self._stack(x.data_ptr(), len(x), layout, places_of)
         return x
 
 
@@ -72,30 +51,14 @@ class NativeLayers:
 
     def can_run(self, spec: LayerSpec) -> Verdict:
         """Say what is not built."""
-        lacks = [
-            what
-            for what, there in {
-                "norms behind its parts": spec.norms != "before",
-                "norms of queries and keys": bool(spec.qk_norm),
-                "no positions": spec.rope is None,
-                "rotary positions of such a width": spec.rope is not None and spec.rope.dims % 32 != 0,
-                f"heads of {spec.head_dim}": spec.head_dim not in HEAD_DIMS,
-                "a soft-cap": spec.softcap != 0,
-                "sinks": spec.sinks,
-                "experts": not isinstance(spec.mlp, Dense),
-                f"activation {spec.activation}": spec.activation != "silu",
-                "scaled residuals": spec.residual_scale != 1,
-                "widths that are no multiples of 32": bool(spec.hidden % 32 or spec.ffn % 32),
-            }.items()
-            if there
-        ]
-        if lacks:
-            return Verdict(ok=False, reason=f"has none with {', '.join(lacks)}")
-        return Verdict(ok=True, reason="one call for all layers")
+        problem = cannot(spec)
+        return Verdict(ok=True, reason="one call for all layers") if problem is None else Verdict(False, problem)
 
     def pack(self, spec: LayerSpec, number: int, weights: LayerWeights) -> Layer:
         """A native layer, where all its linears are (the check at start may have chosen others)."""
-        if not all(isinstance(linear, NativeLinear) for linear in _linears(weights)):
+        mlp = weights.mlp
+        linears = [weights.qkv, weights.o, *([mlp.gate_up, mlp.down] if isinstance(mlp, DenseMlp) else [None])]
+        if not all(isinstance(linear, NativeLinear) for linear in linears):
             return TorchLayer(spec, number, weights)
         return NativeLayer([spec], number, [weights])
 
@@ -112,25 +75,20 @@ def joined(layers: Sequence[Layer]) -> list[Layer]:
     return found
 
 
+def parts_of(weights: LayerWeights) -> Parts:
+    """A layer's weights, all of them native. Raises RuntimeError where they are not."""
+    mlp = weights.mlp
+    linears = [weights.qkv, weights.o, *([mlp.gate_up, mlp.down] if isinstance(mlp, DenseMlp) else [])]
+    native = [linear for linear in linears if isinstance(linear, NativeLinear)]
+    norms = [norm for norm in (weights.attn_norm, weights.mlp_norm) if norm is not None and norm.dtype == torch.float32]
+    if len(native) < 4 or len(norms) < 2:
+        raise RuntimeError("a native layer without its linears or its norms")
+    qkv, o, gate_up, down = native
+    attn_norm, mlp_norm = (norm.contiguous().numpy() for norm in norms)
+    return Parts(qkv=qkv, o=o, gate_up=gate_up, down=down, attn_norm=attn_norm, mlp_norm=mlp_norm)
+
+
 def _halves(turned: Rotation) -> tuple[Tensor, Tensor]:
     """Cosines and sines, each [rows, dims / 2]."""
     half = turned.cos.shape[-1] // 2
     return turned.cos[:, 0, :half].contiguous(), turned.sin[:, 0, half:].contiguous()
-
-
-def _linears(weights: LayerWeights) -> list[Any]:
-    mlp = weights.mlp
-    return [weights.qkv, weights.o, mlp.gate_up, mlp.down] if isinstance(mlp, DenseMlp) else [None]
-
-
-def _struct(spec: LayerSpec, weights: LayerWeights) -> library.Layer:
-    norms: list[Tensor | None] = [weights.attn_norm, weights.mlp_norm]
-    if any(norm is None or norm.dtype != torch.float32 for norm in norms) or spec.rope is None:
-        raise RuntimeError("a native layer without its norms")
-    return library.Layer(
-        *(linear.struct for linear in _linears(weights)),
-        *(norm.data_ptr() for norm in norms if norm is not None),
-        None, None,
-        spec.hidden, spec.heads, spec.kv_heads, spec.head_dim, spec.ffn, spec.rope.dims, spec.window, 0,
-        spec.rms_eps, spec.scale,
-    )  # fmt: skip

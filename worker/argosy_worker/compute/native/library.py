@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 FILE = Path(__file__).with_name("libargosy_cpu.so")
 SOURCES = Path(__file__).parents[3] / "kernels"
 """What it was built from, where the package is used from a checkout."""
-VERSION = 5
+VERSION = 6
 """Of the interface; that of a library from another build is refused."""
 ISA = "ARGOSY_CPU_KERNELS"
 """Environment: the kernels to use, or `none`. Unset: the best of the processor."""
@@ -110,6 +110,8 @@ def load() -> ctypes.CDLL | None:
     found.argosy_kernels.restype, found.argosy_kernels.argtypes = ctypes.c_char_p, [ctypes.c_char_p]
     found.argosy_open.restype, found.argosy_open.argtypes = pointer, [integer, ctypes.c_char_p]
     found.argosy_close.restype, found.argosy_close.argtypes = None, [pointer]
+    found.argosy_pack.restype = None
+    found.argosy_pack.argtypes = [integer, pointer, integer, integer, integer, pointer]
     found.argosy_forward.restype = integer
     found.argosy_forward.argtypes = [pointer, pointer, integer, pointer, pointer, pointer, pointer, integer]
     found.argosy_project.restype = integer

@@ -1,34 +1,49 @@
 """Linears on the native kernels: weights of 4 or 8 bits, activations of 8, with a scale for each 32 inputs."""
 
-from collections.abc import Sequence
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
+from argosy_worker.arrays import Array, address, is_numpy, room, solid
 from argosy_worker.compute.native import library, packing
 from argosy_worker.compute.native.arena import Arena
-from argosy_worker.compute.native.crew import Crew
-from argosy_worker.compute.quant.formats import QuantTensor
-from argosy_worker.compute.quant.linear import Linear, LinearSpec, Verdict
+from argosy_worker.compute.quant.linear import Verdict
 from argosy_worker.compute.quant.precision import OWN, OWN_GROUP, OWN_TILE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from argosy_worker.compute.native.crew import Crew
+    from argosy_worker.compute.quant.formats import QuantTensor
+    from argosy_worker.compute.quant.linear import LinearSpec
 
 
 class NativeLinear:
     """A packed linear; `struct` points into it."""
 
-    def __init__(self, crew: Crew, weight: Tensor, bias: Tensor | None, inputs: int, outputs: int, bits: int) -> None:  # noqa: PLR0917
+    def __init__(  # noqa: PLR0917
+        self, crew: Crew, weight: Array, bias: npt.NDArray[np.float32] | None, inputs: int, outputs: int, bits: int
+    ) -> None:
         self.crew = crew
-        self._weight, self._bias = weight, None if bias is None else bias.float().contiguous()
-        self.struct = library.Linear(
-            weight.data_ptr(), None if self._bias is None else self._bias.data_ptr(), inputs, outputs, bits
-        )
+        self._weight, self._bias = weight, bias
+        self.struct = library.Linear(address(weight), None if bias is None else address(bias), inputs, outputs, bits)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """fp32 [rows, in] -> [rows, out]."""
-        x = x.contiguous()
-        out = torch.empty((len(x), self.struct.outputs))
+    def __call__(self, x: Array) -> Array:
+        """fp32 [rows, in] -> [rows, out], of numpy or of torch."""
+        x = solid(x)
+        out = room(x, (len(x), self.struct.outputs))
         if len(x):
-            self.crew.linear(self.struct, x.data_ptr(), len(x), out.data_ptr())
+            self.crew.linear(self.struct, address(x), len(x), address(out))
+        return out
+
+    def normed(self, x: Array, norm: Array, eps: float, out: Array | None = None) -> Array:
+        """As a call, of rows after RMSNorm with the weights `norm`, fp32 [in]; into `out`, if it is there."""
+        x, norm = solid(x), solid(norm)
+        out = room(x, (len(x), self.struct.outputs)) if out is None else out
+        self.crew.logits(self.struct, address(norm), eps, address(x), len(x), address(out))
         return out
 
 
@@ -48,14 +63,23 @@ class NativeLinears:
         if spec.in_features % OWN_GROUP or spec.out_features % OWN_TILE:
             shape = f"{spec.in_features} inputs and {spec.out_features} outputs"
             return Verdict(ok=False, reason=f"{shape} are no multiples of {OWN_GROUP} and {OWN_TILE}")
-        return Verdict(
-            ok=True, reason=f"{packing.bits_of(spec.formats)}-bit weights, int8 activations, by blocks of 32"
-        )
+        return Verdict(ok=True, reason=self._reason(packing.bits_of(spec.formats)))
 
-    def pack(self, spec: LinearSpec, parts: Sequence[QuantTensor], bias: Tensor | None, device: torch.device) -> Linear:
+    @staticmethod
+    def _reason(bits: int) -> str:
+        return f"{bits}-bit weights, int8 activations, by blocks of 32"
+
+    def report(self, parts: Sequence[QuantTensor]) -> str:
+        """How these are computed, for people."""
+        return f"{self.name} ({self._reason(packing.bits_of([part.format for part in parts]))})"
+
+    def made(self, parts: Sequence[QuantTensor], bias: npt.NDArray[np.float32] | None = None) -> NativeLinear:
         """Lay out the weights."""
-        del device
-        bits = packing.bits_of(spec.formats)
-        return NativeLinear(
-            self._crew, packing.pack(parts, bits, self._arena), bias, spec.in_features, spec.out_features, bits
-        )
+        bits = packing.bits_of([part.format for part in parts])
+        inputs, outputs = parts[0].cols, sum(part.rows for part in parts)
+        return NativeLinear(self._crew, packing.pack(parts, bits, self._arena), bias, inputs, outputs, bits)
+
+    def pack(self, spec: LinearSpec, parts: Sequence[QuantTensor], bias: Array | None, device: object) -> NativeLinear:
+        """As `made`, with a bias of torch's."""
+        del spec, device
+        return self.made(parts, bias if bias is None or is_numpy(bias) else bias.float().contiguous().numpy())

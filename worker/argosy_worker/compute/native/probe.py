@@ -1,20 +1,16 @@
 """A native layer over a small cache of its own: what the check at start computes whole and cut."""
 
 from collections.abc import Sequence
-from types import SimpleNamespace
-from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from argosy_api.params import SamplingParams
-from argosy_worker.compute.attention.cache import PagedKvCache
-from argosy_worker.compute.attention.kv_types import KvType
+from argosy_worker.arrays import address
+from argosy_worker.compute.angles import Turns
 from argosy_worker.compute.config import LayerSpec
-from argosy_worker.compute.layer import LayerWeights, Step
-from argosy_worker.compute.native.layer import NativeLayer
-from argosy_worker.compute.probe import pattern
-from argosy_worker.compute.rope import frequencies, rotation
+from argosy_worker.compute.native.cache import ELEMENTS
+from argosy_worker.compute.native.stack import Floats, Parts, Stack
+from argosy_worker.compute.rowcheck import pattern
 from argosy_worker.core.batch import SequenceSlice
 from argosy_worker.core.layout import make_layout
 
@@ -22,30 +18,29 @@ ROWS = 33
 
 
 class Probe:
-    """Fixed rows through one layer."""
+    """Fixed rows through one layer, over a cache of this type."""
 
-    def __init__(self, spec: LayerSpec, weights: LayerWeights, kind: KvType, block_size: int) -> None:
-        self._spec, self._layer = spec, NativeLayer([spec], 0, [weights])
-        self._kind, self._block_size = kind, block_size
+    def __init__(self, spec: LayerSpec, parts: Parts, kv: str, block_size: int) -> None:
+        if spec.rope is None:
+            raise RuntimeError("a native layer has positions")
+        self._spec, self._stack, self._kv, self._block_size = spec, Stack([spec], [parts]), kv, block_size
+        self._rope, self._turns = spec.rope, Turns(spec.rope)
 
-    def __call__(self, parts: Sequence[tuple[int, int]]) -> Tensor:
+    def __call__(self, parts: Sequence[tuple[int, int]]) -> Floats:
         """[ROWS, hidden] of one sequence, computed in these parts, first to last."""
         blocks = -(-ROWS // self._block_size)
-        cache = PagedKvCache(
-            layers=1, blocks=blocks, block_size=self._block_size, kv_heads=self._spec.kv_heads,
-            head_dim=self._spec.head_dim, dtype=torch.float32, device=torch.device("cpu"), kind=self._kind,
-        )  # fmt: skip
+        shape = (blocks + 1, 2, self._spec.kv_heads, self._block_size, self._spec.head_dim)
+        cache = np.zeros(shape, dtype=ELEMENTS[self._kv])
+        scales = np.zeros(shape[:-1], dtype=np.float32)
+        self._stack.bind([(address(cache), address(scales) if self._kv == "int8" else 0)], self._kv)
         x = pattern(ROWS, self._spec.hidden)
-        return torch.cat([self._part(x[a:b].clone(), a, cache, list(range(1, blocks + 1))) for a, b in parts])
+        for begin, end in parts:
+            self._part(x[begin:end], begin, list(range(1, blocks + 1)))
+        return x
 
-    def _part(self, x: Tensor, start: int, cache: PagedKvCache, table: list[int]) -> Tensor:
+    def _part(self, x: Floats, start: int, table: list[int]) -> None:
         one = SequenceSlice(
             request_id="", tokens=[0] * len(x), start=start, table=table, sample_rows=range(0), params=SamplingParams()
         )
-        layout: Any = make_layout([one], self._block_size)
-        rope = self._spec.rope
-        if rope is None:
-            raise RuntimeError("a native layer has positions")
-        turned = rotation(frequencies(rope, torch.device("cpu")), torch.from_numpy(layout.positions), torch.float32)
-        attention: Any = SimpleNamespace(layout=layout, cache=cache)
-        return self._layer(x, Step({rope: turned}, attention))
+        layout = make_layout([one], self._block_size)
+        self._stack(address(x), len(x), layout, {self._rope: self._turns(layout.positions)})

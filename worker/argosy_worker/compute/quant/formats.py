@@ -1,4 +1,4 @@
-"""Storage formats of weights, and their exact dequantization with torch.
+"""Storage formats of weights, and their exact dequantization, with numpy or torch.
 
 Block layouts follow ggml (ggml-common.h; formulas from ggml-quants.c): blocks run along the last dimension of a row,
 `d` and `m` are fp16, nibble j of 16 bytes holds element j (low half) and element j + 16 (high half).
@@ -20,23 +20,37 @@ F32, F16, BF16, F8_E4M3 and F8_E5M2 are single numbers; so are INT8, UINT8 and I
 are no types of files: checkpoints of quantized safetensors are read into them.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from argosy_worker.arrays import (
+    Array,
+    floats,
+    integers,
+    is_numpy,
+    joined,
+    like,
+    read_as,
+    solid,
+    stacked,
+    to_torch,
+    where,
+)
 from argosy_worker.compute.quant.layout import BLOCKS
 
 _PLAIN = {
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "INT8": torch.int8,
-    "UINT8": torch.uint8,
-    "INT4": torch.uint8,
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "INT8": "int8",
+    "UINT8": "uint8",
+    "INT4": "uint8",
 }
 IQ4_NL = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 _E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
@@ -47,42 +61,43 @@ _E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
 class QuantTensor:
     """A matrix as it is stored: `raw` is uint8 [rows, bytes of a row]; `cols` weights in a row.
 
-    Formats whose blocks hold no scales may come with some: a weight is then (number - zero) * scale.
+    Formats whose blocks hold no scales may come with some: a weight is then (number - zero) * scale. Its arrays are all
+    of numpy, or all of torch; what is computed from them is, too.
     """
 
     format: str
-    raw: Tensor
+    raw: Array
     cols: int
-    scale: Tensor | None = None
+    scale: Array | None = None
     """fp32 [rows, groups]: of as many weights side by side in each group."""
-    zero: Tensor | None = None
+    zero: Array | None = None
     """fp32 [rows, groups], for INT8, UINT8 and INT4."""
 
     @property
     def rows(self) -> int:
         """Number of rows (out features)."""
-        return self.raw.shape[0]
+        return int(self.raw.shape[0])
 
     @property
     def group(self) -> int:
         """Weights that share one of the scales; 0 where there are none."""
-        return 0 if self.scale is None else self.cols // self.scale.shape[1]
+        return 0 if self.scale is None else self.cols // int(self.scale.shape[1])
 
-    def numbers(self) -> Tensor:
+    def numbers(self) -> Array:
         """The stored numbers without `zero` and `scale`: fp32 [rows, cols]."""
         return dequantize(self.format, self.raw, self.cols)
 
-    def dequantize(self) -> Tensor:
+    def dequantize(self) -> Array:
         """fp32 [rows, cols], on the device of `raw`."""
         values = self.numbers()
         if self.scale is None:
             return values
-        grouped = values.view(self.rows, -1, self.group)
+        grouped = values.reshape(self.rows, -1, self.group)
         if self.zero is not None:
             grouped = grouped - self.zero[..., None]
-        return (grouped * self.scale[..., None]).view(self.rows, self.cols)
+        return (grouped * self.scale[..., None]).reshape(self.rows, self.cols)
 
-    def select(self, rows: Tensor) -> Tensor:
+    def select(self, rows: Array) -> Array:
         """Dequantize only these rows (an embedding lookup): int64 [n] -> fp32 [n, cols]."""
         return self.permuted(rows).dequantize()
 
@@ -101,159 +116,177 @@ class QuantTensor:
         if begin % whole or end % whole:
             raise ValueError(f"columns {begin} to {end} cut blocks of {whole} {self.format} weights")
         scale, zero = (None if t is None else t[:, begin // whole : end // whole] for t in (self.scale, self.zero))
-        raw = self.raw[:, begin // block * width : end // block * width].contiguous()
+        raw = solid(self.raw[:, begin // block * width : end // block * width])
         return QuantTensor(self.format, raw, end - begin, scale, zero)
 
-    def permuted(self, order: Tensor) -> "QuantTensor":
+    def permuted(self, order: Array) -> "QuantTensor":
         """The same matrix with its rows in another order: int64 [rows]."""
-        return self._each(lambda t: t.index_select(0, order))
+        return self._each(lambda t: t[order])
 
-    def to(self, device: torch.device) -> "QuantTensor":
-        """The same matrix on another device."""
+    def of_numpy(self) -> "QuantTensor":
+        """The same matrix in arrays of numpy, on the CPU."""
+        return self if is_numpy(self.raw) else self._each(lambda t: t.numpy())
+
+    def of_torch(self) -> "QuantTensor":
+        """The same matrix in tensors of torch, which have the same memory. Loads torch."""
+        return self._each(to_torch) if is_numpy(self.raw) else self
+
+    def to(self, device: Any) -> "QuantTensor":
+        """The same matrix, of torch, on another device of torch's."""
         return self._each(lambda t: t.to(device))
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "QuantTensor":
+    def _each(self, change: Callable[[Array], Array]) -> "QuantTensor":
         scale, zero = (None if t is None else change(t) for t in (self.scale, self.zero))
         return QuantTensor(self.format, change(self.raw), self.cols, scale, zero)
 
 
-def from_bytes(name: str, raw: Tensor, rows: int, cols: int) -> QuantTensor:
+def from_bytes(name: str, raw: Array, rows: int, cols: int) -> QuantTensor:
     """View uint8 [n] as a matrix of format `name`. Raises ValueError when the sizes do not fit."""
     block, width = BLOCKS[name]
-    if cols % block or raw.numel() != rows * (cols // block) * width:
-        raise ValueError(f"{raw.numel()} bytes are no {name} matrix of {rows} x {cols}")
-    return QuantTensor(name, raw.view(rows, cols // block * width), cols)
+    size = math.prod(raw.shape)
+    if cols % block or size != rows * (cols // block) * width:
+        raise ValueError(f"{size} bytes are no {name} matrix of {rows} x {cols}")
+    return QuantTensor(name, raw.reshape(rows, cols // block * width), cols)
 
 
-def from_plain(tensor: Tensor) -> QuantTensor:
-    """A float tensor [rows, cols] (or [n], one row) as it is. Raises KeyError for other types."""
-    name = {dtype: name for name, dtype in _PLAIN.items() if dtype.is_floating_point}[tensor.dtype]
-    matrix = tensor.reshape(1, -1) if tensor.dim() == 1 else tensor
-    return QuantTensor(name, matrix.contiguous().view(torch.uint8), matrix.shape[1])
+def from_plain(tensor: Array) -> QuantTensor:
+    """An array of floats [rows, cols] (or [n], one row) as it is. Raises KeyError for other types."""
+    kinds = {kind: name for name, kind in _PLAIN.items() if "float" in kind}
+    name = kinds[str(tensor.dtype).removeprefix("torch.")]
+    matrix = tensor.reshape(1, -1) if len(tensor.shape) == 1 else tensor
+    return QuantTensor(name, read_as(matrix, "uint8"), int(matrix.shape[1]))
 
 
-def dequantize(name: str, raw: Tensor, cols: int) -> Tensor:
+def dequantize(name: str, raw: Array, cols: int) -> Array:
     """Rows of format `name`: uint8 [rows, bytes] -> fp32 [rows, cols]."""
     if name in _PLAIN:
-        return raw.view(_PLAIN[name]).to(torch.float32)
+        return _plain(_PLAIN[name], raw)
     width = BLOCKS[name][1]
-    return _DECODERS[name](raw.reshape(-1, width)).view(raw.shape[0], cols)
+    with np.errstate(all="ignore"):  # scales may be no numbers: so are the weights then
+        return _DECODERS[name](raw.reshape(-1, width)).reshape(raw.shape[0], cols)
 
 
-def _half(blocks: Tensor, at: int) -> Tensor:
+def _plain(kind: str, raw: Array) -> Array:
+    if not is_numpy(raw) or kind not in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):
+        return floats(read_as(raw, kind))
+    if kind == "bfloat16":
+        return (read_as(raw, "uint16").astype(np.uint32) << 16).view(np.float32)
+    return floats(read_as(to_torch(raw), kind)).numpy()  # numpy has no floats of 8 bits
+
+
+def _half(blocks: Array, at: int) -> Array:
     """fp16 at byte `at` of each block: fp32 [blocks, 1]."""
-    return blocks[:, at : at + 2].contiguous().view(torch.float16).float()
+    return floats(read_as(blocks[:, at : at + 2], "float16"))
 
 
-def _nibbles(packed: Tensor) -> Tensor:
+def _nibbles(packed: Array) -> Array:
     """uint8 [..., n] -> uint8 [..., 2 n]: all low halves, then all high halves."""
-    return torch.cat((packed & 15, packed >> 4), -1)
+    return joined((packed & 15, packed >> 4))
 
 
-def _fifth_bits(blocks: Tensor, at: int) -> Tensor:
+def _fifth_bits(blocks: Array, at: int) -> Array:
     """Bit j of the little-endian u32 at byte `at`: uint8 [blocks, 32]."""
-    shifts = torch.arange(8, dtype=torch.uint8, device=blocks.device)
-    return (blocks[:, at : at + 4, None] >> shifts & 1).view(-1, 32)
+    shifts = like(blocks, np.arange(8, dtype=np.uint8))
+    return (blocks[:, at : at + 4, None] >> shifts & 1).reshape(-1, 32)
 
 
-def _q4_0(b: Tensor) -> Tensor:
-    return (_nibbles(b[:, 2:]).float() - 8) * _half(b, 0)
+def _q4_0(b: Array) -> Array:
+    return (floats(_nibbles(b[:, 2:])) - 8) * _half(b, 0)
 
 
-def _q4_1(b: Tensor) -> Tensor:
-    return _nibbles(b[:, 4:]).float() * _half(b, 0) + _half(b, 2)
+def _q4_1(b: Array) -> Array:
+    return floats(_nibbles(b[:, 4:])) * _half(b, 0) + _half(b, 2)
 
 
-def _q5_0(b: Tensor) -> Tensor:
-    return ((_nibbles(b[:, 6:]) | _fifth_bits(b, 2) << 4).float() - 16) * _half(b, 0)
+def _q5_0(b: Array) -> Array:
+    return (floats(_nibbles(b[:, 6:]) | _fifth_bits(b, 2) << 4) - 16) * _half(b, 0)
 
 
-def _q5_1(b: Tensor) -> Tensor:
-    return (_nibbles(b[:, 8:]) | _fifth_bits(b, 4) << 4).float() * _half(b, 0) + _half(b, 2)
+def _q5_1(b: Array) -> Array:
+    return floats(_nibbles(b[:, 8:]) | _fifth_bits(b, 4) << 4) * _half(b, 0) + _half(b, 2)
 
 
-def _q8_0(b: Tensor) -> Tensor:
-    return b[:, 2:].view(torch.int8).float() * _half(b, 0)
+def _q8_0(b: Array) -> Array:
+    return floats(read_as(b[:, 2:], "int8")) * _half(b, 0)
 
 
-def _iq4_nl(b: Tensor) -> Tensor:
+def _iq4_nl(b: Array) -> Array:
     return _looked_up(IQ4_NL, b[:, 2:]) * _half(b, 0)
 
 
-def _mxfp4(b: Tensor) -> Tensor:
-    exponent = b[:, :1].to(torch.int32)
-    small = torch.tensor(0x00200000, dtype=torch.int32, device=b.device) << exponent  # below 2: no normal number
-    bits = torch.where(exponent < 2, small, (exponent - 1) << 23)
-    return _looked_up(_E2M1, b[:, 1:]) * bits.view(torch.float32)
+def _mxfp4(b: Array) -> Array:
+    exponent = integers(b[:, :1])
+    small = like(b, np.array([[0x00200000]], dtype=np.int32)) << exponent  # below 2: no normal number
+    bits = where(exponent < 2, small, (exponent - 1) << 23)
+    return _looked_up(_E2M1, b[:, 1:]) * read_as(bits, "float32")
 
 
-def _looked_up(table: tuple[int, ...], packed: Tensor) -> Tensor:
-    values = torch.tensor(table, dtype=torch.float32, device=packed.device)
-    return values[_nibbles(packed).to(torch.int32)]
+def _looked_up(table: tuple[int, ...], packed: Array) -> Array:
+    return like(packed, np.array(table, dtype=np.float32))[integers(_nibbles(packed))]
 
 
-def _crumbs(packed: Tensor) -> Tensor:
+def _crumbs(packed: Array) -> Array:
     """64 bytes of 2-bit numbers -> uint8 [blocks, 16, 16]: each 32 bytes hold four times 32, lowest bits first."""
-    shifts = torch.arange(0, 8, 2, dtype=torch.uint8, device=packed.device)[:, None]
-    return (packed.reshape(-1, 2, 1, 32) >> shifts & 3).view(-1, 16, 16)
+    shifts = like(packed, np.arange(0, 8, 2, dtype=np.uint8)[:, None])
+    return (packed.reshape(-1, 2, 1, 32) >> shifts & 3).reshape(-1, 16, 16)
 
 
-def _q2_k(b: Tensor) -> Tensor:
-    scale = (b[:, :16] & 15).float() * _half(b, 80)
-    minimum = (b[:, :16] >> 4).float() * _half(b, 82)
-    return _crumbs(b[:, 16:80]).float() * scale[..., None] - minimum[..., None]
+def _q2_k(b: Array) -> Array:
+    scale = floats(b[:, :16] & 15) * _half(b, 80)
+    minimum = floats(b[:, :16] >> 4) * _half(b, 82)
+    return floats(_crumbs(b[:, 16:80])) * scale[..., None] - minimum[..., None]
 
 
-def _q3_k(b: Tensor) -> Tensor:
+def _q3_k(b: Array) -> Array:
     packed = b[:, 96:108]
-    low = torch.cat((packed[:, :8] & 15, packed[:, :8] >> 4), 1)
-    shifts = torch.arange(0, 8, 2, dtype=torch.uint8, device=b.device)[:, None]
-    high = (packed[:, None, 8:] >> shifts & 3).view(-1, 16)
-    scale = ((low | high << 4).float() - 32) * _half(b, 108)
-    bits = torch.arange(8, dtype=torch.uint8, device=b.device)[:, None]
-    third = (b[:, None, :32] >> bits & 1).view(
+    low = joined((packed[:, :8] & 15, packed[:, :8] >> 4))
+    shifts = like(b, np.arange(0, 8, 2, dtype=np.uint8)[:, None])
+    high = (packed[:, None, 8:] >> shifts & 3).reshape(-1, 16)
+    scale = (floats(low | high << 4) - 32) * _half(b, 108)
+    bits = like(b, np.arange(8, dtype=np.uint8)[:, None])
+    third = (b[:, None, :32] >> bits & 1).reshape(
         -1, 16, 16
     )  # bit i of byte j: element 32 i + j; set where 4 is not taken
-    return ((_crumbs(b[:, 32:96]) | third << 2).float() - 4) * scale[..., None]
+    return (floats(_crumbs(b[:, 32:96]) | third << 2) - 4) * scale[..., None]
 
 
-def _k_scales(b: Tensor) -> tuple[Tensor, Tensor]:
+def _k_scales(b: Array) -> tuple[Array, Array]:
     """Eight 6-bit scales and eight minima in the 12 bytes after d and dmin, times these: fp32 [blocks, 8, 1] each."""
     s = b[:, 4:16]
     low, mid, high = s[:, :4], s[:, 4:8], s[:, 8:]
-    scale = torch.cat((low & 63, (high & 15) | (low >> 6) << 4), 1).float() * _half(b, 0)
-    minimum = torch.cat((mid & 63, (high >> 4) | (mid >> 6) << 4), 1).float() * _half(b, 2)
+    scale = floats(joined((low & 63, (high & 15) | (low >> 6) << 4))) * _half(b, 0)
+    minimum = floats(joined((mid & 63, (high >> 4) | (mid >> 6) << 4))) * _half(b, 2)
     return scale[..., None], minimum[..., None]
 
 
-def _k_nibbles(packed: Tensor) -> Tensor:
+def _k_nibbles(packed: Array) -> Array:
     """128 bytes -> uint8 [blocks, 8, 32]: each 32 bytes hold two groups, low halves first."""
-    pairs = packed.view(-1, 4, 32)
-    return torch.stack((pairs & 15, pairs >> 4), 2).view(-1, 8, 32)
+    pairs = packed.reshape(-1, 4, 32)
+    return stacked((pairs & 15, pairs >> 4), 2).reshape(-1, 8, 32)
 
 
-def _q4_k(b: Tensor) -> Tensor:
+def _q4_k(b: Array) -> Array:
     scale, minimum = _k_scales(b)
-    return _k_nibbles(b[:, 16:].contiguous()).float() * scale - minimum
+    return floats(_k_nibbles(b[:, 16:])) * scale - minimum
 
 
-def _q5_k(b: Tensor) -> Tensor:
+def _q5_k(b: Array) -> Array:
     scale, minimum = _k_scales(b)
-    shifts = torch.arange(8, dtype=torch.uint8, device=b.device)[:, None]
+    shifts = like(b, np.arange(8, dtype=np.uint8)[:, None])
     fifth = b[:, None, 16:48] >> shifts & 1  # bit g of byte j belongs to element j of group g
-    return (_k_nibbles(b[:, 48:].contiguous()) | fifth << 4).float() * scale - minimum
+    return floats(_k_nibbles(b[:, 48:]) | fifth << 4) * scale - minimum
 
 
-def _q6_k(b: Tensor) -> Tensor:
+def _q6_k(b: Array) -> Array:
     low = b[:, :128].reshape(-1, 2, 2, 32)
     high = b[:, 128:192].reshape(-1, 2, 1, 32)
-    shifts = torch.arange(0, 8, 2, dtype=torch.uint8, device=b.device)[:, None]
-    q = torch.cat((low & 15, low >> 4), 2) | (high >> shifts & 3) << 4  # [blocks, 2, 4, 32]
-    scale = b[:, 192:208].contiguous().view(torch.int8).float() * _half(b, 208)
-    return (q.view(-1, 16, 16).float() - 32) * scale[..., None]
+    shifts = like(b, np.arange(0, 8, 2, dtype=np.uint8)[:, None])
+    q = joined((low & 15, low >> 4), 2) | (high >> shifts & 3) << 4  # [blocks, 2, 4, 32]
+    scale = floats(read_as(b[:, 192:208], "int8")) * _half(b, 208)
+    return (floats(q.reshape(-1, 16, 16)) - 32) * scale[..., None]
 
 
-_DECODERS: dict[str, Callable[[Tensor], Tensor]] = {
+_DECODERS: dict[str, Callable[[Array], Array]] = {
     "Q4_0": _q4_0,
     "Q4_1": _q4_1,
     "Q5_0": _q5_0,

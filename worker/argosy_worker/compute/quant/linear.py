@@ -4,15 +4,18 @@ A kernel says whether it can run a layer, on this machine, in this compute mode;
 taken, and why the others were refused is kept for the log. Kernels for other devices or formats join the list.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from argosy_api.errors import ModelUnsupportedError
 from argosy_worker.compute.quant.formats import QuantTensor
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 ROWS_AT_ONCE = 4096
 """Rows that are dequantized at a time, so that no fp32 copy of a large matrix is held."""
@@ -115,6 +118,8 @@ def choose(spec: LinearSpec, kernels: Sequence[LinearKernel], failed: Mapping[st
 
 def stack(spec: LinearSpec, parts: Sequence[QuantTensor], dtype: torch.dtype, device: torch.device) -> Tensor:
     """The dequantized parts of a layer, one below the other: [out, in]."""
+    import torch  # noqa: PLC0415  # who asks for tensors has loaded it
+
     weight = torch.empty((spec.out_features, spec.in_features), dtype=dtype, device=device)
     at = 0
     for rows in (rows for part in parts for rows in part.slices(ROWS_AT_ONCE)):

@@ -4,7 +4,7 @@ Norms, biases and the zero points of a row are not counted: together less than a
 """
 
 from argosy_worker.compute.quant.layout import BLOCKS
-from argosy_worker.compute.quant.precision import OWN
+from argosy_worker.compute.quant.precision import OWN, OWN_GROUP
 
 _WIDTH = {"fp32": 4, "bf16": 2}
 EMBEDDED = {"fp16": "F16", "bf16": "BF16", "int8": "INT8", "int4": "INT8", "fp8": "INT8", OWN: "INT8"}
@@ -34,6 +34,8 @@ def linear_bytes(*, rows: int, cols: int, weights: str, group: int, compute: str
 def embedding_bytes(*, rows: int, cols: int, stored: str, weights: str) -> int:
     """Bytes of the embedding: as it is stored, or narrower where the linears are."""
     held = EMBEDDED[weights] if stored in WIDE and weights in EMBEDDED else stored
+    if weights == OWN and held != stored and cols % OWN_GROUP == 0:
+        held = "Q8_0"
     block, width = BLOCKS[held]
     scales = rows * (cols // 32 if cols % 32 == 0 else 1) * 4 if held == "INT8" and stored != held else 0
     return rows * cols // block * width + scales

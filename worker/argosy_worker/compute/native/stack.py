@@ -1,0 +1,79 @@
+"""Layers that follow one another as one call of the native kernels."""
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from argosy_worker.arrays import address
+from argosy_worker.compute.config import LayerSpec
+from argosy_worker.compute.native import library
+from argosy_worker.compute.native.able import KV_BITS
+from argosy_worker.compute.native.linear import NativeLinear
+from argosy_worker.compute.rope_spec import Rope
+from argosy_worker.core.layout import StepLayout
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a layer is made of. Norms are fp32 [hidden]."""
+
+    qkv: NativeLinear
+    o: NativeLinear
+    gate_up: NativeLinear
+    down: NativeLinear
+    attn_norm: Floats
+    mlp_norm: Floats
+
+
+class Stack:
+    """The layers, over a cache that `bind` names. Used by one thread at a time."""
+
+    def __init__(self, specs: Sequence[LayerSpec], parts: Sequence[Parts]) -> None:
+        self.parts = list(parts)
+        """What the structs point into."""
+        self._crew = parts[0].qkv.crew
+        self._layers: ctypes.Array[library.Layer] = (library.Layer * len(specs))(
+            *(_struct(spec, of) for spec, of in zip(specs, parts, strict=True))
+        )
+        ropes = [spec.rope for spec in specs if spec.rope is not None]
+        self._ropes = list(dict.fromkeys(ropes))
+        self._rope_of = [self._ropes.index(rope) for rope in ropes]
+        self._pointers = ctypes.c_void_p * len(ropes)
+        self._turned: tuple[object, ...] = ()
+        self._cosines, self._sines = self._pointers(), self._pointers()
+
+    def bind(self, caches: Sequence[tuple[int, int]], dtype: str) -> None:
+        """Where each layer's keys and values lie from now on, and their scales (0 for none)."""
+        for layer, (cache, scales) in zip(self._layers, caches, strict=True):
+            layer.cache, layer.scales, layer.cache_bits = cache, scales or None, KV_BITS[dtype]
+
+    def __call__(self, x: int, rows: int, layout: StepLayout, turned: Mapping[Rope, tuple[int, int]]) -> None:
+        """Run x, fp32 [rows, hidden] at this address, through the layers in place.
+
+        `turned`: where the rows' cosines and sines lie, each fp32 [rows, dims / 2].
+        """
+        places = tuple(turned[rope] for rope in self._ropes)
+        if places != self._turned:
+            self._cosines, self._sines = (self._pointers(*(places[i][side] for i in self._rope_of)) for side in (0, 1))
+            self._turned = places
+        where = library.Step(
+            rows, len(layout.context_lens), address(layout.positions), address(layout.cu_rows),
+            address(layout.context_lens), address(layout.block_table), address(layout.slots),
+            layout.block_table.shape[1], layout.block_size,
+        )  # fmt: skip
+        self._crew.forward(self._layers, where, self._cosines, self._sines, x)
+
+
+def _struct(spec: LayerSpec, of: Parts) -> library.Layer:
+    if spec.rope is None:
+        raise RuntimeError("a native layer without positions")
+    return library.Layer(
+        of.qkv.struct, of.o.struct, of.gate_up.struct, of.down.struct, address(of.attn_norm), address(of.mlp_norm),
+        None, None, spec.hidden, spec.heads, spec.kv_heads, spec.head_dim, spec.ffn, spec.rope.dims, spec.window, 0,
+        spec.rms_eps, spec.scale,
+    )  # fmt: skip

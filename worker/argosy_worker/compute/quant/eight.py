@@ -1,0 +1,33 @@
+"""Rounding to Q8_0: 8 bits and a scale in fp16 for each 32 weights of a row. No torch."""
+
+import numpy as np
+import numpy.typing as npt
+
+from argosy_worker.compute.quant.formats import QuantTensor
+
+ROWS_AT_ONCE = 4096
+"""Rows that are worked on at a time, so that no second form of a large matrix is held."""
+_GROUP = 32
+_LEAST = np.float32(6e-8)
+"""The smallest fp16 scale: a block whose largest weight is smaller becomes zeros."""
+
+
+def whole(matrix: QuantTensor) -> QuantTensor:
+    """A whole matrix in Q8_0, made some rows at a time."""
+    raw = np.concatenate([rounded(rows).raw for rows in matrix.slices(ROWS_AT_ONCE)])
+    return QuantTensor("Q8_0", raw, matrix.cols)
+
+
+def rounded(rows: QuantTensor) -> QuantTensor:
+    """The same matrix, of numpy, in Q8_0: rounded, where it is anything else."""
+    if rows.format == "Q8_0":
+        return rows
+    values: npt.NDArray[np.float32] = rows.dequantize().reshape(rows.rows, -1, _GROUP)
+    blocks = np.empty((*values.shape[:2], 2 + _GROUP), dtype=np.uint8)
+    with np.errstate(all="ignore"):
+        scale = (np.abs(values).max(-1, keepdims=True) / np.float32(127)).astype(np.float16)
+        divisor = scale.astype(np.float32)
+        scaled = np.where(divisor > _LEAST, values / np.maximum(divisor, _LEAST), np.float32(0))
+        numbers = np.clip(np.rint(scaled), -127, 127).astype(np.int8)
+    blocks[..., :2], blocks[..., 2:] = scale.view(np.uint8), numbers.view(np.uint8)
+    return QuantTensor("Q8_0", blocks.reshape(rows.rows, -1), rows.cols)

@@ -1,0 +1,86 @@
+"""A loaded model on torch, or a part of one."""
+
+from dataclasses import dataclass
+
+import torch
+
+from argosy_worker.compute.attention import rows
+from argosy_worker.compute.attention.backend import AttentionBackend
+from argosy_worker.compute.attention.cache import PagedKvCache
+from argosy_worker.compute.attention.kernels import AttentionSpec, choose_attention
+from argosy_worker.compute.attention.kv_types import KvType
+from argosy_worker.compute.attention.tiles import tile_size
+from argosy_worker.compute.config import DecoderConfig
+from argosy_worker.compute.decoder import Decoder
+from argosy_worker.compute.loaded import LoadedModel, LoadedPart
+from argosy_worker.compute.stack import Stack
+from argosy_worker.compute.torch_runner import TorchRunner
+from argosy_worker.sampling.contract import Sampler
+from argosy_worker.sampling.sampler import TORCH
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorchPart(LoadedPart):
+    """As its base says."""
+
+    stack: Stack
+    kv_type: KvType
+    """In what numbers keys and values are held."""
+
+    @property
+    def layers(self) -> int:
+        """Layers that are here."""
+        return len(self.stack.specs)
+
+    def memory_left(self) -> int:
+        """Bytes that a KV cache can take at most, now that the model is loaded."""
+        if self.stack.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self.stack.device)
+            return int(free)
+        return super(TorchPart, self).memory_left()  # `super()` alone does not know a class with slots
+
+    def make_attention(
+        self, num_blocks: int, block_size: int, *, touch: bool = False, host_blocks: int = 0
+    ) -> AttentionBackend:
+        """Attention with its own KV cache; arguments and errors are those of `LoadedModel.make_runner`."""
+        config, layers = self.config, self.stack.specs
+        cache = PagedKvCache(
+            layers=len(layers),
+            blocks=num_blocks,
+            block_size=block_size,
+            kv_heads=config.kv_heads,
+            head_dim=config.head_dim,
+            dtype=self.stack.dtype,
+            device=self.stack.device,
+            kind=self.kv_type,
+            touch=touch,
+            host_blocks=host_blocks,
+        )
+        found, _ = rows.choose(attention_shape(config, block_size), self.threads)
+        kernel, _ = choose_attention(AttentionSpec(layers=layers, device=self.stack.device.type))
+        return kernel.make(cache, found, layers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorchModel(TorchPart, LoadedModel):
+    """As its bases say."""
+
+    decoder: Decoder
+    sampler: Sampler = TORCH
+
+    def make_runner(
+        self, num_blocks: int, block_size: int, *, touch: bool = False, host_blocks: int = 0
+    ) -> TorchRunner:
+        """As its base says."""
+        attention = self.make_attention(num_blocks, block_size, touch=touch, host_blocks=host_blocks)
+        return TorchRunner(self.decoder, attention, threads=self.threads, sampler=self.sampler)
+
+
+def attention_shape(config: DecoderConfig, block_size: int) -> rows.Shape:
+    """What decides the products of a model's attention."""
+    return rows.Shape(
+        kv_heads=config.kv_heads,
+        queries=config.heads // config.kv_heads,
+        head_dim=config.head_dim,
+        tile=tile_size(block_size),
+    )
