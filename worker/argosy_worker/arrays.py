@@ -31,7 +31,7 @@ def integers(x: Array) -> Array:
 def read_as(x: Array, name: str) -> Array:
     """The bytes of the last dimension as numbers of a type that both have: `float16`, `int8`, ..."""
     if is_numpy(x):
-        return np.ascontiguousarray(x).view(name)
+        return (x if x.strides[-1] == x.itemsize else np.ascontiguousarray(x)).view(name)
     import torch  # noqa: PLC0415
 
     return x.contiguous().view(getattr(torch, name))

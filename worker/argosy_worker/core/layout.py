@@ -35,6 +35,8 @@ class StepLayout:
 
 def make_layout(slices: Sequence[SequenceSlice], block_size: int) -> StepLayout:
     """The layout of a step of at least one slice."""
+    if all(len(s.tokens) == 1 for s in slices):
+        return _single(slices, block_size)
     counts = np.array([len(s.tokens) for s in slices], dtype=np.int32)
     starts = np.array([s.start for s in slices], dtype=np.int32)
     cu_rows = np.zeros(len(slices) + 1, dtype=np.int32)
@@ -53,5 +55,29 @@ def make_layout(slices: Sequence[SequenceSlice], block_size: int) -> StepLayout:
         context_lens=context_lens,
         block_table=block_table,
         slots=slots,
+        block_size=block_size,
+    )
+
+
+def _single(slices: Sequence[SequenceSlice], block_size: int) -> StepLayout:
+    """The same where each slice has one row, as in most steps: one array is filled, and cut."""
+    count = len(slices)
+    places = [divmod(s.start, block_size) for s in slices]
+    width = max(places)[0] + 1
+    numbers = [s.start for s in slices]
+    numbers += range(count + 1)
+    numbers += [s.start + 1 for s in slices]
+    numbers += [s.table[block] * block_size + within for s, (block, within) in zip(slices, places, strict=True)]
+    for s, (block, _) in zip(slices, places, strict=True):
+        numbers += s.table[: block + 1]
+        numbers += [NULL_BLOCK] * (width - block - 1)
+    whole = np.array(numbers, dtype=np.int32)
+    ends = (count, 2 * count + 1, 3 * count + 1, 4 * count + 1)
+    return StepLayout(
+        positions=whole[: ends[0]],
+        cu_rows=whole[ends[0] : ends[1]],
+        context_lens=whole[ends[1] : ends[2]],
+        slots=whole[ends[2] : ends[3]],
+        block_table=whole[ends[3] :].reshape(count, width),
         block_size=block_size,
     )

@@ -106,20 +106,24 @@ class Crew:
         """Logits [rows, vocab] fp32 -> fine [rows] uint8: 1 where a row is finite."""
         self._timed("healthy", rows, lambda together: self._library.argosy_healthy(
             self._handle, logits, rows, vocab, fine, together
-        ))  # fmt: skip
+        ), least=2)  # fmt: skip
 
     def pick(self, logits: int, draws: ctypes.Array[library.Draw], vocab: int, tokens: int) -> None:
         """Logits [rows, vocab] fp32, finite -> tokens [rows] int32."""
         drawn = any(draw.temperature for draw in draws)
         self._timed(f"pick {drawn}", len(draws), lambda together: self._library.argosy_pick(
             self._handle, logits, len(draws), vocab, ctypes.addressof(draws), tokens, together
-        ))  # fmt: skip
+        ), least=2)  # fmt: skip
 
-    def _timed(self, what: str, rows: int, call: Callable[[bool], int]) -> None:
-        if self._threads == 1:
+    def _timed(self, what: str, rows: int, call: Callable[[bool], int], *, least: int = 1) -> None:
+        """Make a call on all threads or on one; of fewer rows than `least` only one would work."""
+        if self._threads == 1 or rows < least:
             _check(call(False))
             return
-        choice = self._sizes.setdefault((what, rows.bit_length()), Together(self._threads))
+        size = (what, rows.bit_length())
+        choice = self._sizes.get(size)
+        if choice is None:
+            choice = self._sizes[size] = Together(self._threads)
         together, begun = choice.choose(rows), time.perf_counter()
         _check(call(together))
         choice.note((time.perf_counter() - begun) / rows, together=together)

@@ -39,10 +39,10 @@ class NativeLinear:
             self.crew.linear(self.struct, address(x), len(x), address(out))
         return out
 
-    def normed(self, x: Array, norm: Array, eps: float, out: Array | None = None) -> Array:
-        """As a call, of rows after RMSNorm with the weights `norm`, fp32 [in]; into `out`, if it is there."""
+    def normed(self, x: Array, norm: Array, eps: float) -> Array:
+        """As a call, of rows after RMSNorm with the weights `norm`, fp32 [in]."""
         x, norm = solid(x), solid(norm)
-        out = room(x, (len(x), self.struct.outputs)) if out is None else out
+        out = room(x, (len(x), self.struct.outputs))
         self.crew.logits(self.struct, address(norm), eps, address(x), len(x), address(out))
         return out
 

@@ -24,6 +24,7 @@ class NativeRunner(StepRunner):
         self._stack = Stack(decoder.config.layer_specs(), decoder.layers)
         self._stack.bind(cache.places, cache.spec.dtype)
         self._turns = {rope: Turns(rope) for rope in decoder.config.ropes}
+        self._norm = address(decoder.final_norm)
         self._room: Floats = np.empty((0, decoder.config.vocab_size), dtype=np.float32)
 
     def _hidden(self, slices: Sequence[SequenceSlice], rows: int) -> Floats:
@@ -43,7 +44,8 @@ class NativeRunner(StepRunner):
         count, decoder, config = len(hidden), self._decoder, self._config
         if count > len(self._room):
             self._room = np.empty((count, config.vocab_size), dtype=np.float32)
-        logits: Floats = decoder.head.normed(hidden, decoder.final_norm, config.rms_eps, self._room[:count])
+        logits = self._room[:count]
+        decoder.crew.logits(decoder.head.struct, self._norm, config.rms_eps, address(hidden), count, address(logits))
         if config.logit_divisor != 1:
             logits /= np.float32(config.logit_divisor)
         if cap := config.logit_softcap:

@@ -27,19 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from argosy_worker.arrays import (
-    Array,
-    floats,
-    integers,
-    is_numpy,
-    joined,
-    like,
-    read_as,
-    solid,
-    stacked,
-    to_torch,
-    where,
-)
+from argosy_worker import arrays
+from argosy_worker.arrays import Array, floats, integers, is_numpy, joined, like, read_as
 from argosy_worker.compute.quant.layout import BLOCKS
 
 _PLAIN = {
@@ -116,7 +105,7 @@ class QuantTensor:
         if begin % whole or end % whole:
             raise ValueError(f"columns {begin} to {end} cut blocks of {whole} {self.format} weights")
         scale, zero = (None if t is None else t[:, begin // whole : end // whole] for t in (self.scale, self.zero))
-        raw = solid(self.raw[:, begin // block * width : end // block * width])
+        raw = arrays.solid(self.raw[:, begin // block * width : end // block * width])
         return QuantTensor(self.format, raw, end - begin, scale, zero)
 
     def permuted(self, order: Array) -> "QuantTensor":
@@ -129,7 +118,7 @@ class QuantTensor:
 
     def of_torch(self) -> "QuantTensor":
         """The same matrix in tensors of torch, which have the same memory. Loads torch."""
-        return self._each(to_torch) if is_numpy(self.raw) else self
+        return self._each(arrays.to_torch) if is_numpy(self.raw) else self
 
     def to(self, device: Any) -> "QuantTensor":
         """The same matrix, of torch, on another device of torch's."""
@@ -171,7 +160,7 @@ def _plain(kind: str, raw: Array) -> Array:
         return floats(read_as(raw, kind))
     if kind == "bfloat16":
         return (read_as(raw, "uint16").astype(np.uint32) << 16).view(np.float32)
-    return floats(read_as(to_torch(raw), kind)).numpy()  # numpy has no floats of 8 bits
+    return floats(read_as(arrays.to_torch(raw), kind)).numpy()  # numpy has no floats of 8 bits
 
 
 def _half(blocks: Array, at: int) -> Array:
@@ -217,7 +206,7 @@ def _iq4_nl(b: Array) -> Array:
 def _mxfp4(b: Array) -> Array:
     exponent = integers(b[:, :1])
     small = like(b, np.array([[0x00200000]], dtype=np.int32)) << exponent  # below 2: no normal number
-    bits = where(exponent < 2, small, (exponent - 1) << 23)
+    bits = arrays.where(exponent < 2, small, (exponent - 1) << 23)
     return _looked_up(_E2M1, b[:, 1:]) * read_as(bits, "float32")
 
 
@@ -262,7 +251,7 @@ def _k_scales(b: Array) -> tuple[Array, Array]:
 def _k_nibbles(packed: Array) -> Array:
     """128 bytes -> uint8 [blocks, 8, 32]: each 32 bytes hold two groups, low halves first."""
     pairs = packed.reshape(-1, 4, 32)
-    return stacked((pairs & 15, pairs >> 4), 2).reshape(-1, 8, 32)
+    return arrays.stacked((pairs & 15, pairs >> 4), 2).reshape(-1, 8, 32)
 
 
 def _q4_k(b: Array) -> Array:
