@@ -146,6 +146,7 @@ def cases() -> list[Case]:
         Case("free text, 16 streams", lookup, free, streams=16),
         Case("the model as its own draft model, 1 stream", model, free),
         Case("the model as its own draft model, 4 streams", model, free, streams=4),
+        Case("the model as its own draft model, 16 streams", model, free, streams=16),
         Case("simulated, 70 % right, 1 stream", SpeculativeSpec(model=SIM_DRAFT), simulated, uri=SIM),
         Case("simulated, 70 % right, 8 streams", SpeculativeSpec(model=SIM_DRAFT), simulated, streams=8, uri=SIM),
     ]
