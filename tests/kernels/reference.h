@@ -35,6 +35,16 @@ inline Doubles product(const Weights& w, const Doubles& x, Doubles* size = nullp
   return of;
 }
 
+// The same of activations in twice 8 bits: what the first ones leave is rounded, too.
+inline Doubles product_of_two(const Weights& w, const Doubles& x) {
+  Doubles first = rounded(x), rest = x;
+  for (size_t i = 0; i < x.size(); i++) rest[i] -= first[i];
+  first = product(w, x);
+  const Doubles second = product(w, rest);
+  for (int o = 0; o < w.out; o++) first[o] += second[o] - (w.bias.empty() ? 0.0 : double(w.bias[o]));
+  return first;
+}
+
 inline Doubles normed(const Doubles& x, const Floats& weight, float eps) {
   double squares = 0;
   for (double v : x) squares += v * v;
@@ -105,7 +115,7 @@ inline void layer_of(const Shape& s, const LayerOf& l, const Floats& cos, const 
   const int dim = s.head_dim, half = s.rotary / 2, rows = int(x.size());
   std::vector<Doubles> all;
   for (int row = 0; row < rows; row++) {
-    Doubles qkv = product(l.qkv, normed(x[row], l.attn_norm, EPS));
+    Doubles qkv = product_of_two(l.qkv, normed(x[row], l.attn_norm, EPS));
     for (int head = 0; head < s.heads + s.kv_heads; head++)
       for (int i = 0; i < half; i++) {
         double &a = qkv[head * dim + i], &b = qkv[head * dim + half + i];

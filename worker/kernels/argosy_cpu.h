@@ -105,6 +105,8 @@ struct Kernels {
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);
   // a row, or whole blocks of it, to where its first block belongs
   void (*quantize)(const float* x, int n, Quantized to);
+  // x less what it was quantized to: x - q d, in place
+  void (*remainder)(float* x, int n, Quantized from);
   // `tiles` tiles from `tile` on, for all rows: out[row * stride + i], i from 0 to TILE * tiles - 1
   void (*linear)(const Linear& w, const Quantized& x, int rows, int tile, int tiles, float* out, size_t stride);
   void (*rotate)(float* x, const float* cos, const float* sin, int half);

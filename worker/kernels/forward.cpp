@@ -61,24 +61,34 @@ struct Walk {
     });
   }
 
-  // x += part (where there is one), then norm and quantization of what the next linear reads
-  void enter(float* x, const float* part, const float* norm, float eps, int hidden) {
+  // x += part (where there is one), then norm and quantization of what the next linear reads. `twice`: what the 8 bits
+  // leave is quantized too, as a further row behind all of them.
+  void enter(float* x, const float* part, const float* norm, float eps, int hidden, bool twice) {
     shared(step.rows, [&](int row) {
       float* of = x + size_t(row) * hidden;
       if (part) k.add(of, part + size_t(row) * hidden, hidden);
       float* normed = room.norms.data() + size_t(thread) * hidden;
       k.rms_norm(of, norm, eps, hidden, normed);
       quantize(normed, row, hidden);
+      if (!twice) return;
+      k.remainder(normed, hidden, room.in.all().from(Quantized::place(row, 0, hidden / GROUP)));
+      quantize(normed, step.rows + row, hidden);
     });
   }
 
   void layer(const Layer& l, float* x, const float* part, const float* cos, const float* sin) {
     const int rows = step.rows, dim = l.head_dim, width = l.heads * dim, kv = l.kv_heads * dim;
     const size_t stride = size_t(l.qkv.out);
-    enter(x, part, l.attn_norm, l.eps, l.hidden);
-    linear(l.qkv, room.in.all(), rows, room.qkv.data());
+    // A few channels are much larger than the others here: with 8 bits alone these would lose most, and the model most
+    // of all that its activations lose (docs/cpu.md).
+    enter(x, part, l.attn_norm, l.eps, l.hidden, true);
+    Linear qkv = l.qkv;
+    qkv.bias = nullptr;
+    linear(qkv, room.in.all(), 2 * rows, room.qkv.data());
     shared(rows, [&](int row) {
       float* of = room.qkv.data() + row * stride;
+      k.add(of, of + rows * stride, int(stride));
+      if (l.qkv.bias) k.add(of, l.qkv.bias, int(stride));
       const int half = l.rotary / 2;
       if (half)
         for (int head = 0; head < l.heads + l.kv_heads; head++)
@@ -90,7 +100,7 @@ struct Walk {
     attention(l, stride);
     shared(rows, [&](int row) { quantize(room.heads.data() + size_t(row) * width, row, width); });
     linear(l.o, room.in.all(), rows, room.part.data());
-    enter(x, room.part.data(), l.mlp_norm, l.eps, l.hidden);
+    enter(x, room.part.data(), l.mlp_norm, l.eps, l.hidden, false);
     gated(l.gate_up, l.ffn, rows);
     linear(l.down, room.gated.all(), rows, room.part.data());
   }
@@ -188,9 +198,9 @@ void forward(Pool& pool, const Kernels& kernels, Room& room, const Layer* layers
     states = std::max(states, size_t(TILE + 1) * ROWS_OF_ATTENTION * l.heads);
   }
   const int hidden = layers[0].hidden;
-  make_room(room, int(threads), PARTS_OF_LAYER * count + 1, rows, in, hidden);
+  make_room(room, int(threads), PARTS_OF_LAYER * count + 1, 2 * rows, in, hidden);
   room.gated.least(rows, ffn);
-  least(room.qkv, rows * qkv);
+  least(room.qkv, 2 * rows * qkv);
   least(room.heads, rows * heads);
   least(room.both, threads * ROWS_AT_A_GATE * 2 * GROUP);
   least(room.halves, threads * 2 * kv);

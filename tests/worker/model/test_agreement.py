@@ -105,7 +105,7 @@ def prompt_logprobs(model, text):
     return torch.tensor(found)
 
 
-@pytest.mark.parametrize(("compute", "delta", "ratio"), [("fp32", 0.005, 0.001), ("int8", 0.08, 0.01)])
+@pytest.mark.parametrize(("compute", "delta", "ratio"), [("fp32", 0.005, 0.001), ("int8", 0.07, 0.005)])
 def test_log_probabilities_and_perplexity(  # noqa: PLR0917  # parameters and fixtures
     compute, delta, ratio, request, text, reference_logprobs
 ):
@@ -123,7 +123,7 @@ def test_log_probabilities_and_perplexity(  # noqa: PLR0917  # parameters and fi
 
 @pytest.mark.parametrize(("kind", "most"), [("int8", 0.002), ("fp8", 0.01)])
 def test_perplexity_with_smaller_keys_and_values(fp32_model, text, reference_logprobs, kind, most):
-    """On the first half of the text int8 keys and values cost 0.04 % of the perplexity, fp8 0.43 %."""
+    """On the first half of the text int8 keys and values cost 0.08 % of the perplexity, fp8 0.24 %."""
     found = prompt_logprobs(replace(fp32_model, kv_type=KV_TYPES[kind]), text[: TOKENS // 2])
     change = (reference_logprobs[: len(found)].mean() - found.mean()).exp().item() - 1
     print(f"{kind} keys and values: perplexity {change:+.3%}")
