@@ -128,7 +128,11 @@ class Routes:
             ValueError: not such a document.
 
         """
-        return cls.of(json.loads(body))
+        try:
+            document = json.loads(body)
+        except ValueError as error:
+            raise ValueError(f"not a router's routes: {error}") from error
+        return cls.of(document)
 
     @classmethod
     def of(cls, document: Any) -> "Routes":

@@ -122,15 +122,33 @@ class Elector:
     async def release(self) -> None:
         """Write no more, and let another one have it at once. Should that fail, it has to wait for the end."""
         self._until = float("-inf")
-        mine, self._mine = self._mine, None
-        if mine is None:
+        if self.holder != self._terms.identity:
             return
-        spec = {**mine["spec"], "holderIdentity": "", "renewTime": _wall()}
         try:
             async with asyncio.timeout(self._terms.renew_s):
-                await self._api.write("PUT", self._path, {**mine, "spec": spec})
+                # a renewal that was given up halfway may have been written: then what we know of it is no longer true
+                while not await self._gave_back():
+                    self._mine = None
         except (WatchError, TimeoutError) as error:
             log.info("the lease %s was not given back: %s", self._terms.name, str(error) or "no answer")
+        finally:
+            self._mine = None
+
+    async def _gave_back(self) -> bool:
+        """Whether it is not ours now; not so where what we know of it is old."""
+        found = self._mine or await self._look()
+        if found is None or self.holder != self._terms.identity:
+            return True
+        try:
+            await self._api.write(
+                "PUT", self._path, {**found, "spec": {**found["spec"], "holderIdentity": "", "renewTime": _wall()}}
+            )
+        except WatchError as error:
+            if error.status != 409:
+                raise
+            return False
+        self.holder = ""
+        return True
 
     async def _tried(self, *, renew: bool = False) -> bool:
         try:

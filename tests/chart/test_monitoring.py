@@ -199,11 +199,15 @@ def test_dashboards_are_laid_out(dashboards):
 def test_monitors_mean_the_pods_that_there_are(render):
     """Of any workload, role and track; and the three tell metrics apart."""
     objects = render("metrics.podMonitor.enabled=true")
-    monitors = {item["spec"]["selector"]["matchLabels"]["app.kubernetes.io/component"]: item["spec"]
+    monitors = {item["metadata"]["labels"][labels.COMPONENT]: item["spec"]
                 for item in objects if item["kind"] == "PodMonitor"}  # fmt: skip
     assert set(monitors) == {"operator", "router", "worker"}
-    made = labels.workload_selector("m", labels.LEADER, "canary") | {"app.kubernetes.io/managed-by": "argosy-operator"}
-    assert monitors["worker"]["selector"]["matchLabels"].items() <= made.items()
+    (any_of,) = monitors["worker"]["selector"]["matchExpressions"]
+    assert (any_of["key"], any_of["operator"]) == (labels.COMPONENT, "In")
+    for made in (labels.workload_selector("m", labels.LEADER, "canary"), labels.group_selector("m")):
+        made |= {"app.kubernetes.io/managed-by": "argosy-operator"}
+        assert monitors["worker"]["selector"]["matchLabels"].items() <= made.items()
+        assert made[labels.COMPONENT] in any_of["values"]
     assert monitors["worker"]["podTargetLabels"] == [labels.NAME, labels.ROLE, labels.TRACK]
     assert monitors["worker"]["namespaceSelector"] == {"any": True}
     for component in ("operator", "router"):

@@ -144,6 +144,40 @@ async def test_given_back_it_is_anybodys_at_once():
     assert world.api.lease["spec"]["holderIdentity"] == "b"
 
 
+async def test_it_is_given_back_though_a_renewal_was_given_up_halfway():
+    """The server wrote it and nobody heard: what is known of it is old then."""
+    world = World()
+    a, b = world.elector("a"), world.elector("b")
+    await a._tried()
+    write = world.api.write
+
+    async def unheard(method, path, document):
+        await write(method, path, document)
+        await asyncio.Event().wait()
+
+    world.api.write = unheard
+    renewing = asyncio.create_task(a._tried(renew=True))
+    await asyncio.sleep(0)
+    renewing.cancel()
+    await asyncio.wait([renewing])
+    assert world.api.version == 3
+    world.api.write = write
+    await a.release()
+    assert world.api.lease["spec"]["holderIdentity"] == ""
+    assert await b._tried()
+
+
+async def test_nothing_is_given_back_that_somebody_else_has():
+    world = World()
+    a, b = world.elector("a"), world.elector("b")
+    await a._tried()
+    await b._tried()
+    world.clocks["b"].now += 16
+    assert await b._tried()
+    await a.release()
+    assert world.api.lease["spec"]["holderIdentity"] == "b"
+
+
 async def test_the_same_process_after_a_restart_does_not_wait():
     world = World()
     await world.elector("a", "pod-1")._tried()

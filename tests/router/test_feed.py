@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -91,13 +92,16 @@ async def test_others_have_their_turn_while_a_large_snapshot_is_taken():
 
 
 async def test_siblings_of_a_burst_stay_together(rig):
-    """Before any event came back, a burst with one new prefix goes to one worker."""
+    """Before any event came back, a burst with one new prefix goes to one worker; but for one that comes late, by which
+    time that worker may be slower than computing it all. (Without foresight three of six go to each.)
+    """
     await rig.until_indexed()
     for worker in rig.workers:
         worker.rate = 100_000.0
         worker.script.step_s = 0.005
     answers = await asyncio.gather(*(ask(rig, f"{i}") for i in range(6)))
-    assert len({r.headers["x-argosy-worker"] for r, _ in answers}) == 1
+    ((_, together),) = Counter(response.headers["x-argosy-worker"] for response, _ in answers).most_common(1)
+    assert together >= 5
 
 
 async def test_salted_prompts_share_nothing(rig):
