@@ -7,7 +7,7 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check generate format smoke bench-operator bench-autoscaling bench-routing bench-storm bench-chaos bench-index test-rollouts test-hostile test-kernels arm-tools tradeoffs images test-cluster test-peers clean
+.PHONY: help setup demo test check generate format smoke bench-operator bench-autoscaling bench-routing bench-storm bench-chaos bench-index test-rollouts test-operator test-hostile test-kernels arm-tools tradeoffs images test-cluster test-peers clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -57,6 +57,9 @@ test-cluster: setup  ## end-to-end tests on the cluster that KUBECONFIG names
 
 test-rollouts: setup  ## twenty updates in a row under load, three of them bad, and canaries, on the cluster that KUBECONFIG names
 	ARGOSY_UPDATES=20 $(BIN)/pytest -q -s -m cluster tests/e2e/test_rollouts.py
+
+test-operator: setup  ## the operator killed after each of its calls, 100 hand-overs of its lease, 200 changes among errors (the suite does some)
+	ARGOSY_WHOLE=1 $(BIN)/pytest -q -n 2 tests/operator/test_crash_points.py tests/operator/test_leading.py tests/operator/test_api_errors.py tests/operator/test_scaling.py
 
 test-hostile: setup  ## 5,000 requests with hostile fields, through all ways in (the suite sends 400)
 	ARGOSY_HOSTILE=5000 $(BIN)/pytest -q tests/integration/test_hostile.py

@@ -13,6 +13,7 @@ import fakecluster
 import pytest
 from operator_kit import MUTATING, World, document, unpullable
 from waiting import eventually
+from whole import places
 
 from argosy_api.measures import Measures, bucket
 from argosy_operator import diagnose, routers
@@ -251,18 +252,19 @@ async def _tell(story: Story, serve, k: int = 0, reference: object = None) -> tu
 
 @pytest.mark.parametrize("name", STORIES)
 async def test_killed_after_each_call(serve, name, monkeypatch):
+    """After every third one, that is, unless all are asked for (`make test-operator`)."""
     monkeypatch.setattr(diagnose, "HOPELESS_S", 0.0)
     monkeypatch.setattr(pilot, "AGAIN_S", 0.1)
     monkeypatch.setattr(routers, "SETTLED_S", 0.2)
     story = STORIES[name]
     reference, calls = await _tell(story, serve)
     assert 0 < calls < LIMIT
-    places = asyncio.Semaphore(SIDE_BY_SIDE)
+    seats = asyncio.Semaphore(SIDE_BY_SIDE)
 
     async def told(k: int) -> None:
-        async with places:
+        async with seats:
             await _tell(story, serve, k, reference)
 
     async with asyncio.TaskGroup() as group:
-        for k in range(1, calls + 1):
+        for k in places(calls, name):
             group.create_task(told(k))

@@ -1,0 +1,11 @@
+"""Whether tests that go through very many cases do all of them, or some: `make test-operator` sets ARGOSY_WHOLE=1."""
+
+import os
+from collections.abc import Iterator
+
+WHOLE = os.environ.get("ARGOSY_WHOLE") == "1"
+
+
+def places(count: int, name: str) -> Iterator[int]:
+    """1 to `count`; or every third, which of them depends on the name, so that together they are everywhere."""
+    yield from range(1, count + 1) if WHOLE else range(1 + sum(name.encode()) % 3, count + 1, 3)
