@@ -35,8 +35,16 @@ HF = {"spec/model/uri": "hf://org/name@main"}
 ZERO = {"maxReplicas": 3, "minReplicas": 0, "scaleToZero": {}}
 NIGHT = {"start": "22:00", "end": "06:00", "minReplicas": 2}
 CANARY = {"spec/rollout/strategy": "Canary", "spec/rollout/canary/steps": [{"weight": 10}, {"weight": 50}]}
+PARTS = HF | {"spec/parallelism/pipeline": 2}
 # Changes, and the path that both refusals must name.
 REFUSED = [
+    ({"spec/parallelism/tensor": 2}, "spec.parallelism.tensor"),
+    ({"spec/parallelism/pipeline": 17}, "spec.parallelism.pipeline"),
+    ({"spec/parallelism/pipeline": 2}, "spec.parallelism.pipeline"),
+    (PARTS | {"spec/disaggregation": {}}, "spec.parallelism.pipeline"),
+    (PARTS | {"spec/engine/speculative": {"model": "hf://org/small@main"}}, "spec.parallelism.pipeline"),
+    (PARTS | {"spec/engine/kvCacheHostMemory": "1Gi", "spec/resources/memory": "8Gi"}, "spec.parallelism.pipeline"),
+    (PARTS | {"spec/resources/gpu": {}}, "spec.parallelism.pipeline"),
     ({"spec": None}, "spec"),
     ({"spec/model": None}, "spec.model"),
     ({"spec/model": {}}, "spec.model.uri"),
