@@ -238,7 +238,7 @@ class Load:
 
     async def _stream(self, session: aiohttp.ClientSession, prompt: str, outcome: Outcome) -> None:
         body = {
-            "model": self.model, "prompt": prompt, "max_tokens": self.max_tokens, "temperature": 0, "stream": True,
+            "model": self.model, "prompt": prompt, "max_tokens": self.max_tokens, "temperature": 0, "stream": True, "ignore_eos": True,
             "stream_options": {"include_usage": True},
         }  # fmt: skip
         tokens, ended = None, False
