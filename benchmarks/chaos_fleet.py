@@ -1,5 +1,6 @@
 """Workers and routers as processes at fixed ports, and what happens to them: each fault is verified."""
 
+import abc
 import asyncio
 import contextlib
 import os
@@ -30,7 +31,7 @@ ROUTER_DRAIN_S = 1
 """For those of a router: most do not."""
 
 
-class Slot:
+class Slot(abc.ABC):
     """A process at one port, again and again, as the kubelet would start it."""
 
     def __init__(self, port: int, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -56,9 +57,9 @@ class Slot:
         self.process.kill()
         self.process.wait()
 
+    @abc.abstractmethod
     async def serving(self) -> None:
         """Until it answers again as it should."""
-        raise NotImplementedError
 
     async def happens(self, fault: str, rng: random.Random) -> None:
         """One fault, verified. Raises RuntimeError where it did not happen."""

@@ -91,7 +91,7 @@ def test_what_changes_the_arithmetic_is_refused(change):
     ids=lambda change: next(iter(change)),
 )
 def test_what_changes_nothing_is_passed_over(change):
-    config(change)
+    assert config(change) == config({})
 
 
 @pytest.mark.parametrize(
