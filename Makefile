@@ -28,7 +28,8 @@ demo: setup  ## one resource becomes two replicas, a streamed answer, and a pref
 	$(BIN)/argosy demo
 
 test: setup  ## all tests that a laptop should run (no cluster, no GPU)
-	$(BIN)/pytest -q -m "not cluster and not gpu" -n 2 --dist loadfile
+	@# three processes for two cores: a third of the time a test waits for a timer or for a process of its own
+	$(BIN)/pytest -q -m "not cluster and not gpu" -n 3 --dist loadfile
 	@echo "The tests on a Kubernetes cluster were left out; run them with: make images test-cluster (see docs/install.md)"
 
 check: setup  ## ruff, mypy, import contracts, generated code up to date
@@ -55,8 +56,8 @@ images:  ## container images of operator, router, worker and Valkey (docker or b
 test-cluster: setup  ## end-to-end tests on the cluster that KUBECONFIG names
 	$(BIN)/pytest -q -m cluster tests
 
-test-rollouts: setup  ## twenty updates in a row under load, three of them bad, and canaries, on the cluster that KUBECONFIG names
-	ARGOSY_UPDATES=20 $(BIN)/pytest -q -s -m cluster tests/e2e/test_rollouts.py
+test-rollouts: setup  ## on the cluster that KUBECONFIG names: twenty updates in a row under load, three of them bad, canaries; the operator killed 20 times; no API for a minute
+	ARGOSY_WHOLE=1 ARGOSY_UPDATES=20 $(BIN)/pytest -q -s -m cluster tests/e2e/test_rollouts.py tests/e2e/test_operator_killed.py tests/e2e/test_api_away.py
 
 test-operator: setup  ## the operator killed after each of its calls, 100 hand-overs of its lease, 200 changes among errors (the suite does some)
 	ARGOSY_WHOLE=1 $(BIN)/pytest -q -n 2 tests/operator/test_crash_points.py tests/operator/test_leading.py tests/operator/test_api_errors.py tests/operator/test_scaling.py

@@ -5,9 +5,10 @@ import threading
 
 import pytest
 from e2e_kit import RELEASE, resource, wait_for, wait_ready
+from whole import WHOLE
 
 KINDS = "deployments,services,poddisruptionbudgets,serviceaccounts,secrets"
-KILLS = 20
+KILLS = 20 if WHOLE else 6
 FIXED_SEED = 20  # the moments are arbitrary, and the same in each run
 
 
