@@ -29,6 +29,7 @@ ADVICE: dict[str, str] = {
     "Canary": "Wait for its steps, or look at the message for what is compared.",
     "RolledBack": "The new revision was worse, and the former serves again: correct the resource and apply it.",
     "InvalidSpec": "Correct the field that the message names, and apply the resource again.",
+    "ImageVolumesNotSupported": "Have the cluster, or the node, mount images as volumes (docs/models.md), or use hf://.",
     "ImageNotAllowed": "Leave spec.image out, or have it added to worker.allowedImages of the chart.",
     "NameConflict": "Delete or rename the object in the way, or give this resource another name.",
     "NameTaken": "Choose another spec.model.servedName, or ask for the model as namespace/name.",

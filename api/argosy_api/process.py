@@ -22,6 +22,8 @@ MODEL_CACHE = "ARGOSY_MODEL_CACHE"
 """Folder for what is downloaded (hf://)."""
 PVC_ROOT = "ARGOSY_PVC_ROOT"
 """Folder that holds each claim of pvc:// models as a folder."""
+IMAGE_ROOT = "ARGOSY_IMAGE_ROOT"
+"""Folder that holds each image of oci:// models as a folder, named as `ModelUri.folder`."""
 TERMINATION_LOG = "ARGOSY_TERMINATION_LOG"
 """File for the last word of a worker that cannot serve: see `Termination`."""
 HF_TOKEN = "HF_TOKEN"  # noqa: S105 - the name of a variable

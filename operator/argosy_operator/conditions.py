@@ -1,18 +1,14 @@
 """The status of a resource: a pure function of what was observed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from argosy_api import labels, limits
-from argosy_api.measures import Trial
-from argosy_api.status import Condition, InferenceDeploymentStatus, MemoryStatus, ModelStatus, RoleStatus
-from argosy_api.worker_status import ServedModel, WorkerStatus
+from argosy_api.status import Condition, InferenceDeploymentStatus, RoleStatus
 from argosy_operator import rollout_status, uniformity
-from argosy_operator.autoscaling.pilot import Course
 from argosy_operator.diagnose import Problem, Reason, diagnose, worst
-from argosy_operator.observe import Children, PodView
-from argosy_operator.plan import ChildRef
-from argosy_operator.rollout import Decision
+from argosy_operator.facts import Facts, is_routable
+from argosy_operator.observe import PodView
 from argosy_operator.words import clip, some_of
 
 READY, PROGRESSING, DEGRADED, SCHEDULED, MODEL_LOADED, ROUTER_SYNCED, UNIFORM, NAME_TAKEN = TYPES = (
@@ -28,76 +24,6 @@ READY, PROGRESSING, DEGRADED, SCHEDULED, MODEL_LOADED, ROUTER_SYNCED, UNIFORM, N
 
 AUTOSCALING = "AutoscalingActive"
 """Only where the resource has autoscaling."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RouterFacts:
-    """What the routers say of one resource."""
-
-    reachable: int
-    total: int
-    ready: frozenset[str]
-    """Workers that every reachable router can use."""
-    reached: frozenset[str] = frozenset()
-    """Those, and workers that answer every reachable router and whose pods are not ready yet."""
-    trial: Trial | None = None
-    """What they measured together, where there is a canary."""
-    error: str = ""
-    asked: bool = True
-    """They were asked since the operator's start."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why the plan could not be made or carried out."""
-
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """All that a status is made of."""
-
-    name: str
-    generation: int = 0
-    replicas: int = 1
-    by_role: Mapping[str, int] = field(default_factory=dict)
-    """Workers that are wanted, by role; those that do everything have an empty one."""
-    revision: str = ""
-    """What the spec asks for."""
-    rollout: Decision | None = None
-    """None: the resource could not be understood."""
-    current_revision: str = ""
-    """What the status said of it before."""
-    grouped: bool = False
-    """A worker is a group of pods."""
-    workloads: tuple[ChildRef, ...] = ()
-    """What makes the resource's pods."""
-    children: Children = field(default_factory=Children)
-    workers: Mapping[str, WorkerStatus] = field(default_factory=dict)
-    """What workers that are not ready say of themselves, by pod."""
-    mount_problems: Mapping[str, str] = field(default_factory=dict)
-    router: RouterFacts | None = None
-    """None: nobody asks the routers in this installation."""
-    endpoint: str = ""
-    model: ModelStatus | None = None
-    plan: MemoryStatus | None = None
-    """As written before; what workers say now counts more."""
-    counted_for: str = ""
-    """What the memory of today's workers is counted for; empty where that is not known."""
-    served: Mapping[str, ServedModel] = field(default_factory=dict)
-    """What ready workers of the current revision say that they serve, by pod."""
-    name_holder: str | None = None
-    """`namespace/name` of the older resource that has the served name; empty: it is this one's; None: not known."""
-    failure: Failure | None = None
-    course: Course | None = None
-    """Where autoscaling goes; None: the resource has none."""
-
-    @property
-    def in_force(self) -> str:
-        """Revision of the workers that serve; the one that is asked for, unless that one failed or is being tried."""
-        return self.revision if self.rollout is None else self.rollout.stable
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,11 +98,6 @@ def _roles(facts: Facts, alive: tuple[PodView, ...], routable: tuple[PodView, ..
 def is_unsettled(status: InferenceDeploymentStatus) -> bool:
     """Pods are ready that no router knows yet: the routers are worth asking again soon."""
     return status.ready_replicas > status.routable_replicas
-
-
-def is_routable(pod: PodView, router: RouterFacts | None) -> bool:
-    """Whether requests can reach it, as far as anybody can tell."""
-    return pod.ready and (router is None or pod.name in router.ready)
 
 
 def _ready(

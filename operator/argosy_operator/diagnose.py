@@ -33,6 +33,7 @@ class Reason(StrEnum):
     NAME_CONFLICT = "NameConflict"
     DOES_NOT_FIT = "ModelDoesNotFit"
     IMAGE_NOT_ALLOWED = "ImageNotAllowed"
+    NO_IMAGE_VOLUMES = "ImageVolumesNotSupported"
     API_UNAVAILABLE = "ApiServerUnavailable"
     CREATE_FAILED = "PodCreationFailed"
     # placement
@@ -120,6 +121,8 @@ def diagnose(pod: PodView, state: WorkerStatus | None, mount_problem: str) -> Pr
     if state is not None:
         return _state(pod, state)
     if mount_problem:
+        if pod.image_volumes and "no volume plugin matched" in mount_problem:
+            return _no_image_volumes(pod, mount_problem)
         advice = "Check that the claim's volume can be mounted on that node, and in its access mode."
         text = f"{pod.name} waits for a volume on {pod.node}: {_quote(mount_problem)} {advice}"
         return Problem(_ACT, "Container", Reason.MOUNT_FAILED, text)
@@ -171,13 +174,24 @@ def _scheduling(pod: PodView) -> Problem:
 
 
 def _image(pod: PodView) -> Problem:
-    advice = "Check spec.image, and that the node can reach the registry (imagePullSecrets of the installation)."
+    field = "spec.model.uri" if any(image in pod.waiting_message for image in pod.image_volumes) else "spec.image"
+    advice = f"Check {field}, and that the node can reach the registry (imagePullSecrets of the installation)."
     text = f"{pod.name}: {_quote(pod.waiting_message or pod.waiting)} {advice}"
     return Problem(_ACT, "Container", Reason.IMAGE_PULL, text)
 
 
+def _no_image_volumes(pod: PodView, words: str) -> Problem:
+    advice = (
+        f"The node {pod.node} cannot mount the image of an oci:// model: its kubelet needs the feature gate "
+        "ImageVolume, its runtime must be containerd 2.1 or CRI-O 1.31 at least. Keep workers off it by spec.placement."
+    )
+    return Problem(_ACT, "Container", Reason.NO_IMAGE_VOLUMES, f"{pod.name}: {_quote(words)} {advice}")
+
+
 def _container_config(pod: PodView) -> Problem:
     words = pod.waiting_message or pod.waiting
+    if pod.image_volumes and 'mkdir ""' in words:  # a runtime that knows no image in a mount sees one without a source
+        return _no_image_volumes(pod, words)
     secret = re.search(r'secret "([^"]+)" not found', words)
     key = re.search(r"couldn't find key (\S+) in Secret (\S+)", words)
     if secret is not None:

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from argosy_api import labels
-from argosy_operator.conditions import RouterFacts
 from argosy_operator.errors import ApiError
+from argosy_operator.facts import RouterFacts
 from argosy_operator.kube import KubeApi
 from argosy_operator.observe import PodView
 

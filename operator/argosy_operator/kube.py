@@ -51,6 +51,14 @@ class KubeApi(Protocol):
         """Server-side apply of a complete intent to the object with this uid; 409 or 422 where it is another."""
         ...
 
+    async def try_apply(self, manifest: Object) -> Object:
+        """What a server-side apply would make of this; nothing is changed."""
+        ...
+
+    async def version(self) -> str:
+        """Of the API server, as v1.34.4."""
+        ...
+
     async def get(self, ref: ChildRef, namespace: str) -> Object | None:
         """The object, or None where there is none."""
         ...
@@ -103,6 +111,16 @@ class HttpKubeApi:
     async def apply(self, manifest: Object, uid: str) -> Object:
         """See `KubeApi`."""
         return await self._apply_if(manifest, uid=uid)
+
+    async def try_apply(self, manifest: Object) -> Object:
+        """See `KubeApi`."""
+        metadata = manifest["metadata"]
+        path = _path(manifest["apiVersion"], manifest["kind"], metadata["namespace"], metadata["name"])
+        return await self._apply(path, manifest, MANAGER, dryRun="All")
+
+    async def version(self) -> str:
+        """See `KubeApi`."""
+        return str((await self._call("GET", "/version")).get("gitVersion", ""))
 
     async def get(self, ref: ChildRef, namespace: str) -> Object | None:
         """See `KubeApi`."""
@@ -174,12 +192,12 @@ class HttpKubeApi:
         path = _path(manifest["apiVersion"], manifest["kind"], metadata["namespace"], metadata["name"])
         return await self._apply(path, {**manifest, "metadata": {**metadata, **only}}, MANAGER)
 
-    async def _apply(self, path: str, intent: Object, manager: str) -> Object:
+    async def _apply(self, path: str, intent: Object, manager: str, **options: str) -> Object:
         # force: what the operator sets is the operator's; everything else belongs to whoever set it
         return await self._call(
             "PATCH",
             path,
-            params={"fieldManager": manager, "force": "true"},
+            params={"fieldManager": manager, "force": "true", **options},
             json=intent,
             content_type="application/apply-patch+yaml",
         )

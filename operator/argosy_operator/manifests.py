@@ -9,8 +9,9 @@ from typing import Any
 from argosy_api import labels, process
 from argosy_api.resource import DECODE, PREFILL, InferenceDeployment
 from argosy_api.worker_spec import Role
-from argosy_operator import group_manifests, pods
+from argosy_operator import group_manifests, network, pods
 from argosy_operator.heads import common_labels, head, selector
+from argosy_operator.network import Egress
 from argosy_operator.redis_access import Access, password_of, worker_url
 
 Manifest = dict[str, Any]
@@ -32,6 +33,8 @@ class PlanSettings:
     """Whether the workers of each namespace have a user of their own there, or all use that URL."""
     worker_ingress: tuple[Manifest, ...] | None = None
     """Rules of a NetworkPolicy: who may reach the workers. None: no policy is made."""
+    worker_egress: Egress | None = None
+    """Where the workers may go, where there is such a policy. None: anywhere."""
     worker_env: tuple[tuple[str, str], ...] = ()
     """Further environment of all workers, such as HF_ENDPOINT or a proxy."""
 
@@ -100,28 +103,24 @@ def disruption_budget(resource: InferenceDeployment) -> Manifest:
 
 
 def network_policy(resource: InferenceDeployment, settings: PlanSettings) -> Manifest | None:
-    """Limits who may talk to the workers, who have no other lock: those of the installation, and they to each other."""
+    """Limits who may talk to the workers, who have no other lock, and what they may talk to."""
     if settings.worker_ingress is None:
         return None
+    grouped = is_grouped(resource)
+    out: Manifest = {}
+    if settings.worker_egress is not None:
+        url, env = _redis_url(resource, settings), dict(settings.worker_env)
+        out["egress"] = network.rules_out(resource, settings.worker_egress, redis_url=url, env=env, grouped=grouped)
     return {
         **head("networking.k8s.io/v1", "NetworkPolicy", resource, child_name(resource)),
         "spec": {
-            "podSelector": {"matchLabels": _any_worker(resource)},
-            "policyTypes": ["Ingress"],
-            "ingress": [*settings.worker_ingress, _from_each_other(resource)],
+            # in groups or not: the one kind may still be there when the resource asks for the other
+            "podSelector": {"matchLabels": {labels.NAME: resource.metadata.name}},
+            "policyTypes": ["Ingress", *(["Egress"] if out else [])],
+            "ingress": network.rules_in(resource, settings.worker_ingress, grouped=grouped),
+            **out,
         },
     }
-
-
-def _from_each_other(resource: InferenceDeployment) -> Manifest:
-    """Workers of one resource fetch blocks of the KV cache from each other. Those of a group connect on any ports."""
-    others = {"from": [{"podSelector": {"matchLabels": _any_worker(resource)}}]}
-    return others if is_grouped(resource) else others | {"ports": [{"port": labels.GRPC_PORT, "protocol": "TCP"}]}
-
-
-def _any_worker(resource: InferenceDeployment) -> dict[str, str]:
-    """Labels of workers in groups or not: the one kind may still be there when the resource asks for the other."""
-    return {labels.NAME: resource.metadata.name}
 
 
 def is_grouped(resource: InferenceDeployment) -> bool:

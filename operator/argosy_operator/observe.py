@@ -69,6 +69,8 @@ class PodView:
     """In its group: that of rank 0 is the worker, and the others help it."""
     told_to_end_at: float = 0.0
     """Seconds since the epoch; 0: it was not."""
+    image_volumes: tuple[str, ...] = ()
+    """Images that it has mounted as volumes."""
     cost: int = 0
     """Deletion cost: of workers alike those with the least go first."""
 
@@ -120,6 +122,7 @@ class PodView:
             group=(metadata.get("labels") or {}).get(labels.IN_GROUP, ""),
             rank=_number((metadata.get("labels") or {}).get(labels.RANK)),
             told_to_end_at=_told_to_end_at(metadata),
+            image_volumes=tuple(v["image"].get("reference", "") for v in spec.get("volumes") or () if "image" in v),
             cost=_number((metadata.get("annotations") or {}).get(DELETION_COST)),
         )
 

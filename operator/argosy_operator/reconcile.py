@@ -20,10 +20,11 @@ from argosy_operator.autoscaling import pilot
 from argosy_operator.autoscaling.edge import Autoscaler
 from argosy_operator.autoscaling.pilot import ScalingMemory
 from argosy_operator.carry_out import OWN_ECHO_S, Made, carry_out
-from argosy_operator.conditions import Facts, Failure, RouterFacts, is_routable
 from argosy_operator.diagnose import Reason, diagnose, hopeless_at
 from argosy_operator.errors import ApiError, NameConflictError
 from argosy_operator.events import Announcer
+from argosy_operator.facts import Facts, Failure, RouterFacts, is_routable
+from argosy_operator.image_volumes import ImageVolumes
 from argosy_operator.kube import KubeApi
 from argosy_operator.observe import Children, PodView
 from argosy_operator.plan import ChildRef, Observed, Owner, plan
@@ -78,6 +79,7 @@ class Reconciler:
         self._api, self._settings = api, settings
         self._children, self._routers, self._probe, self._hurry = children, routers, probe, hurry
         self._name_holder, self._autoscaler = name_holder, autoscaler
+        self._image_volumes = ImageVolumes(api)
 
     async def run(self, body: Mapping[str, Any], memory: Memory) -> tuple[float, InferenceDeploymentStatus]:
         """One pass. Returns after how many seconds another one is due though nothing happens, and the status.
@@ -92,12 +94,14 @@ class Reconciler:
             # an older CRD let it in
             failure = Failure(Reason.INVALID_SPEC, f"The resource is not valid: {error.message}")
             return await self._leave_as_it_is(owner, body, failure, memory)
-        if not image_allowed(wanted.spec.image, self._settings.allowed_images):
-            text = f"spec.image {wanted.spec.image} is none of those that this installation allows."
-            return await self._leave_as_it_is(owner, body, Failure(Reason.IMAGE_NOT_ALLOWED, text), memory)
-
-        if text := fit.refusal(wanted.spec, _plan(body)):
-            return await self._leave_as_it_is(owner, body, Failure(Reason.DOES_NOT_FIT, text), memory)
+        try:
+            refused = await self._refusal(wanted, body)
+        except ApiError as error:
+            _, status = await self._leave_as_it_is(owner, body, _failure(error), memory)
+            memory.failures += 1
+            return self._again(owner, error, memory), status
+        if refused is not None:
+            return await self._leave_as_it_is(owner, body, refused, memory)
 
         before, router = self._children(owner), self._routers(owner.namespace, owner.name)
         there = sum(p.active and is_routable(p, router) for p in before.pods)
@@ -163,6 +167,18 @@ class Reconciler:
         scaling_due = pilot.AGAIN_S if course is not None else float("inf")
         dues = (self._resync(), serving_due, ask_again(whole, time.time()), echo_due, scaling_due, intent.rollout.due)
         return max(0.0, min(dues)), status
+
+    async def _refusal(self, wanted: InferenceDeployment, body: Mapping[str, Any]) -> Failure | None:
+        """Why a resource that is valid is not carried out here, if it is not."""
+        if not image_allowed(wanted.spec.image, self._settings.allowed_images):
+            text = f"spec.image {wanted.spec.image} is none of those that this installation allows."
+            return Failure(Reason.IMAGE_NOT_ALLOWED, text)
+        if text := fit.refusal(wanted.spec, _plan(body)):
+            return Failure(Reason.DOES_NOT_FIT, text)
+        has_image = any(uri.scheme == "oci" for uri in wanted.model_uris)
+        if has_image and (text := await self._image_volumes.refusal(wanted.metadata.namespace)):
+            return Failure(Reason.NO_IMAGE_VOLUMES, text)
+        return None
 
     async def _leave_as_it_is(
         self, owner: Owner, body: Mapping[str, Any], failure: Failure, memory: Memory

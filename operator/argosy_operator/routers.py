@@ -15,7 +15,7 @@ from argosy_api.measures import Trial
 from argosy_api.routes import DeploymentRoutes, Routes
 from argosy_kube.http import body_of
 from argosy_operator.autoscaling.signals import Told
-from argosy_operator.conditions import RouterFacts
+from argosy_operator.facts import RouterFacts
 
 log = logging.getLogger(__name__)
 

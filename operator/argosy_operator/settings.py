@@ -11,6 +11,7 @@ from argosy_api import logs, net
 from argosy_api.errors import InvalidArgumentError
 from argosy_kube.lease import LeaseTerms
 from argosy_operator.manifests import Manifest, PlanSettings
+from argosy_operator.network import Egress
 from argosy_operator.redis_access import Access, check_url
 
 EXTERNAL_METRICS_PORT = 8443
@@ -34,8 +35,9 @@ class Settings:
 
     plan: PlanSettings = field(default_factory=PlanSettings)
     """ARGOSY_WORKER_IMAGE, ARGOSY_IMAGE_PULL_POLICY, ARGOSY_IMAGE_PULL_SECRETS (comma), ARGOSY_REDIS_URL,
-    ARGOSY_REDIS_ACCESS, ARGOSY_WORKER_INGRESS (a JSON list of ingress rules of a NetworkPolicy),
-    ARGOSY_WORKER_ENV (a JSON object of strings)."""
+    ARGOSY_REDIS_ACCESS, ARGOSY_WORKER_INGRESS (a JSON list of ingress rules of a NetworkPolicy), ARGOSY_WORKER_EGRESS
+    (a JSON object with the lists of peers `dns`, `redis` and `downloads`), ARGOSY_WORKER_ENV (a JSON object of
+    strings)."""
     allowed_images: tuple[str, ...] = ()
     """ARGOSY_ALLOWED_IMAGES (comma): what spec.image may be; one that ends in * allows all that begin so. None: any."""
     namespaces: tuple[str, ...] = ()
@@ -89,6 +91,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
             redis_url=check_url(get("ARGOSY_REDIS_URL", ""), "ARGOSY_REDIS_URL"),
             redis_access=_access(get("ARGOSY_REDIS_ACCESS") or plan.redis_access),
             worker_ingress=_worker_ingress(get("ARGOSY_WORKER_INGRESS", "")),
+            worker_egress=_worker_egress(get("ARGOSY_WORKER_EGRESS", "")),
             worker_env=_worker_env(get("ARGOSY_WORKER_ENV", ""), get(logs.FORMAT, "")),
         ),
         allowed_images=_names(get("ARGOSY_ALLOWED_IMAGES", "")),
@@ -172,6 +175,20 @@ def _worker_ingress(text: str) -> tuple[Manifest, ...] | None:
     if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
         raise InvalidArgumentError("ARGOSY_WORKER_INGRESS", "must be a JSON list of objects")
     return tuple(rules)
+
+
+def _worker_egress(text: str) -> Egress | None:
+    if not text:
+        return None
+    try:
+        peers = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidArgumentError("ARGOSY_WORKER_EGRESS", f"is no JSON: {error}") from None
+    if not isinstance(peers, dict) or peers.keys() - {"dns", "redis", "downloads"}:
+        raise InvalidArgumentError("ARGOSY_WORKER_EGRESS", "must be a JSON object with dns, redis and downloads")
+    if not all(isinstance(found, list) and all(isinstance(peer, dict) for peer in found) for found in peers.values()):
+        raise InvalidArgumentError("ARGOSY_WORKER_EGRESS", "must hold lists of objects")
+    return Egress(**{name: tuple(found) for name, found in peers.items()})
 
 
 def _worker_env(text: str, log_format: str) -> tuple[tuple[str, str], ...]:

@@ -244,7 +244,8 @@ def test_clients_find_the_router_by_both_families(render):
 
 def ingress_of_workers(objects):
     operator = one(objects, "Deployment", "argosy-operator")["spec"]["template"]["spec"]["containers"][0]
-    return from_environment({"ARGOSY_WORKER_INGRESS": env_of(operator).get("ARGOSY_WORKER_INGRESS", "")}).plan
+    names = ("ARGOSY_WORKER_INGRESS", "ARGOSY_WORKER_EGRESS")
+    return from_environment({name: env_of(operator).get(name, "") for name in names}).plan
 
 
 def test_images_that_resources_may_name(render):
@@ -278,6 +279,26 @@ def test_only_routers_may_ask_workers_for_tokens(render):
     assert [port["port"] for port in metrics["ports"]] == ["metrics"]
     assert matches(metrics["from"][0], objects, "argosy-operator")
     assert metrics["from"][1:] == [{"namespaceSelector": {}}]
+
+
+def test_workers_go_to_valkey_and_where_downloads_come_from(render):
+    assert ingress_of_workers(render()).worker_egress is None
+    objects = render("networkPolicy.enabled=true")
+    to = ingress_of_workers(objects).worker_egress
+    (valkey,) = to.redis
+    assert matches(valkey, objects, "argosy-valkey")
+    assert to.dns == ()
+    assert [peer["ipBlock"]["cidr"] for peer in to.downloads] == ["0.0.0.0/0", "::/0"]
+    own = [
+        "valkey.enabled=false",
+        "redis.url=redis://h:6380/0",
+        "networkPolicy.workersTo.redis[0].ipBlock.cidr=10.0.0.9/32",
+    ]
+    to = ingress_of_workers(
+        render("networkPolicy.enabled=true", *own, "networkPolicy.workersTo.downloads=null")
+    ).worker_egress
+    assert to.redis == ({"ipBlock": {"cidr": "10.0.0.9/32"}},)
+    assert to.downloads == ()
 
 
 def test_metrics_can_be_kept_to_those_who_scrape(render):

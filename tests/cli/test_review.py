@@ -49,6 +49,7 @@ def test_what_has_no_effect_is_named_once(spec, field):
     ("spec", "says"),
     [
         ({"uri": "pvc://claim/x"}, "spec.model.uri: pvc:// needs a cluster"),
+        ({"uri": "oci://m:v1/x.gguf"}, "spec.model.uri: oci:// needs a cluster that mounts images.*as m%3Av1"),
         ({"uri": "hf://o/r", "model": {"tokenSecretRef": {"name": "s"}}}, "spec.model.tokenSecretRef: .*HF_TOKEN"),
         ({"resources": {"gpu": {}}}, "spec.resources.gpu: this machine has no CUDA device"),
         ({"parallelism": {"pipeline": 2}}, "spec.parallelism.pipeline: groups of pods need a cluster"),
@@ -70,6 +71,13 @@ def test_claims_may_be_folders(tmp_path):
     assert review([loaded(uri="pvc://claim/x")], CPU, {"ARGOSY_PVC_ROOT": str(tmp_path)}) == []
     with pytest.raises(ResourceError, match="the claim 'other' is no folder"):
         review([loaded(uri="pvc://other/x")], CPU, {"ARGOSY_PVC_ROOT": str(tmp_path)})
+
+
+def test_images_may_be_folders(tmp_path):
+    (tmp_path / "m%3Av1").mkdir()
+    assert review([loaded(uri="oci://m:v1/x")], CPU, {"ARGOSY_IMAGE_ROOT": str(tmp_path)}) == []
+    with pytest.raises(ResourceError, match="as m%3Av2"):
+        review([loaded(uri="oci://m:v2/x")], CPU, {"ARGOSY_IMAGE_ROOT": str(tmp_path)})
 
 
 def test_gpus_are_counted_over_all_resources():

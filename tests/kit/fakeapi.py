@@ -34,6 +34,7 @@ from fakeapi_objects import (
     Resource,
     apply,
     clone,
+    drop_image_volumes,
     drop_owned,
     merge,
     now,
@@ -56,6 +57,8 @@ class FakeApi:
     requests: list[tuple[str, str]] = field(default_factory=list)
     deaf: bool = False
     """Watches stay open and say nothing: a connection that died without a word."""
+    takes_image_volumes: bool = True
+    """Else they are dropped without a word, as where a feature gate is off."""
     may: Callable[[Object], bool] = lambda _: True
     """What SubjectAccessReviews are answered, by their spec."""
 
@@ -226,6 +229,11 @@ class FakeApi:
                 raise ApiError(422, "Invalid", "metadata.uid: field is immutable")
             if current is not None and version not in (None, current["metadata"]["resourceVersion"]):
                 raise ApiError(409, "Conflict", "the object has been modified")
+            if not self.takes_image_volumes and "template" in intent.get("spec", {}):
+                drop_image_volumes(intent["spec"]["template"].get("spec", {}))
+            if request.query.get("dryRun") == "All":
+                made = intent if current is None else apply(clone(current), intent)
+                return web.json_response(made, status=201 if current is None else 200)
             previous = self._applied.get((key, manager, sub), {})
             self._applied[key, manager, sub] = clone(intent)
             if current is None:

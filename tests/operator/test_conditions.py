@@ -7,8 +7,9 @@ import pytest
 
 from argosy_api.status import Condition
 from argosy_api.worker_status import Phase, WorkerStatus
-from argosy_operator.conditions import Facts, Failure, RouterFacts, status_of
+from argosy_operator.conditions import status_of
 from argosy_operator.events import Announcer
+from argosy_operator.facts import Facts, Failure, RouterFacts
 from argosy_operator.observe import Children, ChildView, PodView
 from argosy_operator.plan import ChildRef
 from argosy_operator.words import redact
@@ -17,10 +18,10 @@ NOW = "2026-01-01T00:00:00Z"
 REVISION = "r1"
 
 
-def pod(name="m-worker-a", *, status=None, revision=REVISION, **more):
+def pod(name="m-worker-a", *, status=None, revision=REVISION, volumes=(), **more):
     body = {
         "metadata": {"name": name, "uid": name, "labels": {"serving.argosy.dev/revision": revision}, **more},
-        "spec": {"nodeName": "node-1"},
+        "spec": {"nodeName": "node-1", "volumes": volumes},
         "status": status if status is not None else fakecluster.ready({}),
     }
     scheduled = [c for c in body["status"].get("conditions", ()) if c["type"] == "PodScheduled"]
@@ -90,6 +91,28 @@ def test_what_kubernetes_says_becomes_a_reason(said, reason, kind, words):
     for word in words:
         assert word in ready.message
         assert word in condition(found, kind).message
+
+
+@pytest.mark.parametrize(
+    ("said", "mount", "reason", "words"),
+    [
+        (fakecluster.waiting("ImagePullBackOff", 'Back-off pulling image "r.io/m:v1"'), "", "ImagePullFailed", "Check spec.model.uri"),
+        (fakecluster.waiting("ImagePullBackOff", 'Back-off pulling image "x:1"'), "", "ImagePullFailed", "Check spec.image"),
+        (
+            fakecluster.waiting("CreateContainerError", 'failed to apply OCI options: failed to mkdir "": mkdir : no such file or directory'),
+            "", "ImageVolumesNotSupported", "containerd 2.1",
+        ),
+        (
+            fakecluster.waiting("ContainerCreating", ""),
+            'MountVolume.SetUp failed for volume "model-image": no volume plugin matched', "ImageVolumesNotSupported", "spec.placement",
+        ),
+    ],
+)  # fmt: skip
+def test_a_node_that_cannot_mount_the_model_s_image_is_told(said, mount, reason, words):
+    one = pod(status=said, volumes=[{"name": "model-image", "image": {"reference": "r.io/m:v1"}}])
+    ready = condition(status(one, mount_problems={one.name: mount} if mount else {}), "Ready")
+    assert (ready.status, ready.reason) == ("False", reason)
+    assert words in ready.message
 
 
 STATES = [

@@ -56,10 +56,11 @@ _maybe = lambda strategy: st.none() | strategy  # noqa: E731
 @st.composite
 def resources(draw):
     """Documents that `parse` accepts, over the whole of the spec."""
-    scheme = draw(st.sampled_from(["hf", "pvc", "sim", "package", "file"]))
+    scheme = draw(st.sampled_from(["hf", "pvc", "oci", "sim", "package", "file"]))
     uri = {
         "hf": "hf://org/repo@main",
         "pvc": "pvc://claim/a/b.gguf",
+        "oci": "oci://registry.example:5000/models/a:v1/b.gguf",
         "sim": "sim://tiny",
         "package": "package://p/m.gguf",
         "file": "file:///m",
@@ -274,7 +275,7 @@ def test_pods_are_restricted(made):
     assert security["allowPrivilegeEscalation"] is False
     assert security["readOnlyRootFilesystem"] is True
     assert security["capabilities"] == {"drop": ["ALL"]}
-    assert {next(iter(v.keys() - {"name"})) for v in pod["volumes"]} <= {"emptyDir", "persistentVolumeClaim"}
+    assert {next(iter(v.keys() - {"name"})) for v in pod["volumes"]} <= {"emptyDir", "persistentVolumeClaim", "image"}
     assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
 
 
@@ -390,6 +391,12 @@ def test_no_field_is_ignored(path):
         ("sim://m", "sim://d", []),
         ("pvc://a/m.gguf", "pvc://b/d.gguf", ["/models/a", "/models/b"]),
         ("pvc://a/m.gguf", "pvc://a/d.gguf", ["/models/a"]),
+        (
+            "oci://r.io/m:v1/m.gguf",
+            "oci://d@sha256:" + "0" * 64,
+            ["/images/r.io%2Fm%3Av1", "/images/d%40sha256%3A" + "0" * 64],
+        ),
+        ("oci://m:v1/m.gguf", "oci://m:v1/d.gguf", ["/images/m%3Av1"]),
         ("pvc://a/m.gguf", "hf://o/r", ["/models/a", "/var/cache/argosy"]),
         ("file:///m.gguf", "hf://o/r", ["/var/cache/argosy"]),
         ("hf://o/m", "hf://o/d", ["/var/cache/argosy"]),

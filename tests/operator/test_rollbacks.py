@@ -10,8 +10,8 @@ from waiting import eventually
 
 from argosy_api.measures import Measures, bucket
 from argosy_operator import diagnose, gate
-from argosy_operator.conditions import RouterFacts
 from argosy_operator.errors import ApiError
+from argosy_operator.facts import RouterFacts
 from argosy_operator.observe import PodView
 
 GATE = "argosy.dev/routable"

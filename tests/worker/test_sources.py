@@ -1,14 +1,10 @@
 """Model sources: what each kind of URI becomes, and what the user is told when it cannot be had."""
 
-import json
-import re
 import socket
-import threading
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import urlsplit
 
+import fake_hub as fakehub
 import pytest
+from fake_hub import COMMIT, CONFIG, WEIGHTS
 
 from argosy_api.backoff import Backoff
 from argosy_api.errors import ModelDownloadError, ModelNotFoundError
@@ -16,110 +12,14 @@ from argosy_api.model_uri import ModelUri
 from argosy_worker.fetch import hub
 from argosy_worker.fetch.uri import resolve
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-CONFIG = b'{"model_type": "llama"}'
-WEIGHTS = bytes(range(256)) * 4096
-
-
-@dataclass
-class FakeHub:
-    """The part of a hub's HTTP interface that downloads need, with files and faults as a test wants them."""
-
-    files: dict[str, bytes]
-    gated: bool = False
-    private_token: str | None = None
-    fail_first: int = 0
-    """This many requests are answered with 503."""
-    cut_first: int = 0
-    """This many downloads of weights break off in the middle."""
-    seen: list[tuple[str, str]] = field(default_factory=list)
-    url: str = ""
-
-    def downloaded(self) -> set[str]:
-        return {path.rsplit("/", 1)[1] for method, path in self.seen if method == "GET" and "/resolve/" in path}
-
 
 @pytest.fixture
 def fake_hub(monkeypatch):
-    fake = FakeHub(
-        {"config.json": CONFIG, "model.safetensors": WEIGHTS, "pytorch_model.bin": b"pickle", "README.md": b"#"}
-    )
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *args):
-            pass
-
-        def do_HEAD(self):
-            self.answer(body=False)
-
-        def do_GET(self):
-            self.answer(body=True)
-
-        def answer(self, *, body):
-            path = urlsplit(self.path).path
-            fake.seen.append((self.command, path))
-            if fake.fail_first > 0:
-                fake.fail_first -= 1
-                return self.send(503, b"busy", body)
-            token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-            if fake.private_token is not None and token != fake.private_token:
-                return self.send(401, b"", body, {"X-Error-Code": "" if token else "RepoNotFound"})
-            if fake.gated:
-                return self.send(403, b"", body, {"X-Error-Code": "GatedRepo"})
-            if not path.startswith(("/api/models/org/repo", "/org/repo/")):
-                return self.send(404, b"", body, {"X-Error-Code": "RepoNotFound"})
-            if match := re.fullmatch(r"/api/models/org/repo/revision/(.+)", path):
-                if match[1] not in ("main", "v1", COMMIT):
-                    return self.send(404, b"", body, {"X-Error-Code": "RevisionNotFound"})
-                siblings = [{"rfilename": name, "size": len(data)} for name, data in fake.files.items()]
-                return self.send(
-                    200, json.dumps({"id": "org/repo", "sha": COMMIT, "siblings": siblings}).encode(), body
-                )
-            name = path.split(f"/resolve/{COMMIT}/", 1)[-1]
-            return self.send_file(name, body)
-
-        def send_file(self, name, body):
-            data = fake.files.get(name)
-            if data is None:
-                return self.send(404, b"", body, {"X-Error-Code": "EntryNotFound"})
-            headers = {"ETag": f'"{len(data)}-{name}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
-            start = 0
-            if asked := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
-                start = int(asked[1])
-                headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-            if body and name.endswith(".safetensors") and fake.cut_first > 0:
-                fake.cut_first -= 1
-                self.send_response(200)
-                for key, value in {**headers, "Content-Length": str(len(data))}.items():
-                    self.send_header(key, value)
-                self.end_headers()
-                self.wfile.write(data[: len(data) // 2])
-                self.close_connection = True
-                return None
-            return self.send(206 if start else 200, data[start:], body, headers)
-
-        def send(self, status, data, body, headers=None):
-            self.send_response(status)
-            for key, value in {**(headers or {}), "Content-Length": str(len(data))}.items():
-                self.send_header(key, value)
-            self.end_headers()
-            if body:
-                self.wfile.write(data)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    fake.url = f"http://127.0.0.1:{server.server_address[1]}"
-    monkeypatch.setenv("HF_ENDPOINT", fake.url)
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr(hub, "RETRY", Backoff(first=0.01, cap=0.01))
-    yield fake
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with fakehub.serving() as fake:
+        monkeypatch.setenv("HF_ENDPOINT", fake.url)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        monkeypatch.setattr(hub, "RETRY", Backoff(first=0.01, cap=0.01))
+        yield fake
 
 
 @pytest.fixture
@@ -164,6 +64,14 @@ def test_claim(fetch, tmp_path, monkeypatch):
     assert fetch("pvc://weights/llama") == tmp_path / "models/weights/llama"
 
 
+def test_image(fetch, tmp_path, monkeypatch):
+    monkeypatch.setenv("ARGOSY_IMAGE_ROOT", str(tmp_path / "images"))
+    folder = tmp_path / "images/r.io%2Fm%3Av1"
+    (folder / "llama").mkdir(parents=True)
+    assert fetch("oci://r.io/m:v1") == folder
+    assert fetch("oci://r.io/m:v1/llama") == folder / "llama"
+
+
 @pytest.mark.parametrize(
     ("uri", "says"),
     [
@@ -177,6 +85,10 @@ def test_claim(fetch, tmp_path, monkeypatch):
         ("pvc://weights/absent", "has no absent"),
         ("pvc://weights/../../etc/passwd", "leads out"),
         ("pvc://weights/link", "leads out"),
+        ("oci://m:v2/x", "the image m is not mounted"),
+        ("oci://m:v1/absent", "the image m has no absent"),
+        ("oci://m:v1/../../etc/passwd", "leads out"),
+        ("oci://m:v1/link", "leads out"),
         ("sim://x", "has no files"),
     ],
 )
@@ -184,10 +96,13 @@ def test_what_is_not_there_is_named(fetch, tmp_path, monkeypatch, uri, says):
     monkeypatch.setenv("ARGOSY_PVC_ROOT", str(tmp_path / "models"))
     (tmp_path / "models/weights").mkdir(parents=True)
     (tmp_path / "models/weights/link").symlink_to("/etc")
+    monkeypatch.setenv("ARGOSY_IMAGE_ROOT", str(tmp_path / "images"))
+    (tmp_path / "images/m%3Av1").mkdir(parents=True)
+    (tmp_path / "images/m%3Av1/link").symlink_to("/etc")
     with pytest.raises(ModelNotFoundError) as caught:
         fetch(uri)
     assert says in caught.value.message
-    assert uri.split("%")[0] in caught.value.message
+    assert uri.split("%")[0].replace(":v1", "").replace(":v2", "") in caught.value.message
 
 
 def test_repository_gives_safetensors_and_configuration_but_never_pickles(fetch, fake_hub):

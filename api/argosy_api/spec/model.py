@@ -20,8 +20,8 @@ class ModelSpec(Strict):
     """Which model is served, and under which name."""
 
     uri: Uri
-    """Where the model is: hf://org/repo@revision, pvc://claim/path, package://python_package/file, file:///path, or
-    sim://name?options for the simulated model. A .gguf file, or a folder with safetensors."""
+    """Where the model is: hf://org/repo@revision, pvc://claim/path, oci://image:tag/path, package://python_package/file,
+    file:///path, or sim://name?options for the simulated model. A .gguf file, or a folder with safetensors."""
     served_name: (
         Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/:-]*[A-Za-z0-9])?$")]
         | None

@@ -173,6 +173,18 @@ ingress:
     from: {{- include "argosy.metricsPeers" . | nindent 6 }}
 {{- end -}}
 
+{{/* Where workers may go, as peers of a NetworkPolicy by what is there; the operator knows the ports. */}}
+{{- define "argosy.workerEgress" -}}
+{{- $to := .Values.networkPolicy.workersTo -}}
+dns: {{ toJson (default list $to.dns) }}
+{{- if .Values.valkey.enabled }}
+redis: {{- include "argosy.peer" (dict "root" . "component" "valkey") | nindent 2 }}
+{{- else }}
+redis: {{ toJson (default list $to.redis) }}
+{{- end }}
+downloads: {{ toJson (default list $to.downloads) }}
+{{- end -}}
+
 {{/* Contradictions that a schema cannot see. */}}
 {{- define "argosy.validate" -}}
 {{- $auto := .Values.router.autoscaling -}}

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from argosy_api import net
 from argosy_api.model_uri import ModelUri
-from argosy_api.process import HF_TOKEN, MODEL_CACHE, PVC_ROOT, REDIS_URL
+from argosy_api.process import HF_TOKEN, IMAGE_ROOT, MODEL_CACHE, PVC_ROOT, REDIS_URL
 from argosy_api.resource import InferenceDeployment
 from argosy_cli.embedded import machine as machines
 from argosy_cli.embedded import pods, ports, services
@@ -208,8 +208,9 @@ def _overrides(environment: Mapping[str, str]) -> dict[str, str]:
         MODEL_CACHE: str(Path(cache).resolve()),
         "HOME": environment.get("HOME") or str(Path.home()),  # in a pod it is an empty volume
     }
-    if root := environment.get(PVC_ROOT):
-        overrides[PVC_ROOT] = str(Path(root).resolve())
+    for name in (PVC_ROOT, IMAGE_ROOT):
+        if root := environment.get(name):
+            overrides[name] = str(Path(root).resolve())
     return overrides
 
 

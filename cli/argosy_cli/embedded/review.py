@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from argosy_api.model_uri import ModelUri
-from argosy_api.process import HF_TOKEN, PVC_ROOT
+from argosy_api.process import HF_TOKEN, IMAGE_ROOT, PVC_ROOT
 from argosy_api.resource import InferenceDeployment
 from argosy_cli.embedded.machine import Machine
 from argosy_cli.embedded.resources import Loaded
@@ -13,6 +13,10 @@ from argosy_cli.errors import ResourceError
 _NO_CLAIMS = (
     "pvc:// needs a cluster's PersistentVolumeClaims; use file:///path here, "
     f"or set {PVC_ROOT} to a folder that holds each claim as a folder"
+)
+_NO_IMAGES = (
+    "oci:// needs a cluster that mounts images; copy the model out of the image and use file:///path here, "
+    f"or set {IMAGE_ROOT} to a folder that holds it as "
 )
 
 
@@ -43,6 +47,10 @@ def _refusals(resource: InferenceDeployment, machine: Machine, environment: Mapp
                 found.append((path, _NO_CLAIMS))
             elif not (Path(root) / uri.place).is_dir():
                 found.append((path, f"the claim {uri.place!r} is no folder in {PVC_ROOT}={root}"))
+        if uri.scheme == "oci":
+            root = environment.get(IMAGE_ROOT)
+            if not root or not (Path(root) / uri.folder).is_dir():
+                found.append((path, _NO_IMAGES + uri.folder))
     if spec.model.token_secret_ref is not None and not environment.get(HF_TOKEN):
         found.append(
             ("spec.model.tokenSecretRef", f"there are no Secrets outside a cluster; set {HF_TOKEN} to the token")

@@ -1,25 +1,31 @@
 """hf:// sources: what is needed of a Hugging Face repository, and nothing that could hold code.
 
-Only safetensors, GGUF, JSON, text and Jinja files are ever asked for; pickles (.bin, .pt, .pth) never are. A download
-that broke off goes on where it was. What was once complete is used again when the hub cannot be reached.
+Only safetensors, GGUF, JSON, text and Jinja files are ever asked for; pickles (.bin, .pt, .pth) never are. Of workers
+that share a cache one downloads a model at a time, and the others find it there. A download that broke off goes on
+where it was (`download`), and each file's checksum is held against the hub's. The layout is that of the hub's own
+client. What was once complete is used again when the hub cannot be reached.
 """
 
-import contextlib
 import json
 import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
+import httpx
+
 from argosy_api import process
 from argosy_api.backoff import Backoff
 from argosy_api.errors import ModelDownloadError, ModelError, ModelNotFoundError
 from argosy_api.model_uri import ModelUri
+from argosy_worker.fetch import download as http
+from argosy_worker.fetch.turns import turn
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +35,7 @@ ATTEMPTS = 3
 RETRY = Backoff(first=1.0, cap=10.0)
 """Between attempts. What still fails is the supervisor's to try again."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_DIGEST = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _WANTED = re.compile(
     r".*\.safetensors|.*\.safetensors\.index\.json|config\.json|generation_config\.json|tokenizer.*\.json|tokenizer\.model"
@@ -44,6 +51,8 @@ class RemoteFile:
 
     name: str
     size: int
+    digest: str = ""
+    """SHA-256 of large files, git's SHA-1 of small ones; empty when the hub does not say."""
 
 
 def wanted(files: Sequence[RemoteFile], source: ModelUri) -> list[RemoteFile]:
@@ -96,43 +105,91 @@ def _download(source: ModelUri, cache_dir: Path, record: Path, progress: Progres
 
     endpoint = os.environ.get(process.HF_ENDPOINT) or DEFAULT_ENDPOINT
     # False: never a token that happens to lie in somebody's home folder
-    api = huggingface_hub.HfApi(endpoint=endpoint, token=os.environ.get(process.HF_TOKEN) or False)
+    token = os.environ.get(process.HF_TOKEN)
+    api = huggingface_hub.HfApi(endpoint=endpoint, token=token or False)
     progress(f"asking {endpoint} for {source.place}", 0.0)
     info = _attempts(
         source,
         endpoint,
         lambda: api.model_info(source.place, revision=source.revision or DEFAULT_REVISION, files_metadata=True),
     )
-    files = wanted([RemoteFile(s.rfilename, s.size or 0) for s in info.siblings or ()], source)
+    files = wanted([_remote(s) for s in info.siblings or ()], source)
+    commit = str(info.sha)
     meter = _Meter(progress, source.place, sum(f.size for f in files))
-    paths = []
-    for file in files:
-        with meter.file(file) as bar:
-            path = _attempts(
+    home = cache_dir / "hub" / f"models--{source.place.replace('/', '--')}"
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    with (
+        turn(home / ".lock", meter.wait),
+        # to hosts that the hub redirects to the client sends no Authorization
+        httpx.Client(headers=headers, timeout=http.TIMEOUT, follow_redirects=True) as client,
+    ):
+        for file in files:
+            url = f"{endpoint.rstrip('/')}/{source.place}/resolve/{quote(commit, safe='')}/{quote(file.name)}"
+            remote = http.Remote(url, file.size, file.digest)
+            place = _Place.of(home, commit, file)
+            _attempts(
                 source,
                 endpoint,
-                lambda name=file.name, bar=bar: api.hf_hub_download(  # type: ignore[misc]
-                    source.place, name, revision=info.sha, cache_dir=cache_dir / "hub", tqdm_class=bar
-                ),
+                lambda remote=remote, place=place: place.fill(client, remote, meter.report),  # type: ignore[misc]
+                lambda: meter.done,
             )
-        paths.append(Path(path))
-    result = paths[0] if source.path else paths[0].parent
+            meter.next(file)
+    folder = home / "snapshots" / commit
+    result = folder / source.path if source.path else folder
     record.parent.mkdir(parents=True, exist_ok=True)
-    fresh = record.with_suffix(f".{os.getpid()}")
+    fresh = record.with_suffix(f".{uuid.uuid4().hex}")  # no process number: in containers all have the same
     fresh.write_text(json.dumps({"path": str(result.relative_to(cache_dir)), "files": [f.name for f in files]}))
     fresh.replace(record)
     return result
 
 
-def _attempts(source: ModelUri, endpoint: str, call: Callable[[], Any]) -> Any:
-    """Call the hub; what may pass is tried again."""
-    attempt = 0
+def _remote(sibling: Any) -> RemoteFile:
+    large = getattr(sibling, "lfs", None)
+    digest = str(large.sha256 if large is not None else sibling.blob_id or "")
+    return RemoteFile(sibling.rfilename, sibling.size or 0, digest if _DIGEST.fullmatch(digest) else "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a file of a commit is: a link to what is kept under the name of its content, once for all commits."""
+
+    link: Path
+    blob: Path
+
+    @classmethod
+    def of(cls, home: Path, commit: str, file: RemoteFile) -> "_Place":
+        blob = file.digest or f"{commit}-{quote(file.name, safe='')}"
+        return cls(home / "snapshots" / commit / file.name, home / "blobs" / blob)
+
+    def fill(self, client: httpx.Client, remote: http.Remote, progress: Callable[[int], None]) -> None:
+        """See that the file is there."""
+        if self.link.exists():
+            return
+        for path in (self.blob, self.link):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.blob.exists():
+            http.get(client, remote, self.blob, progress)
+        if self.link.is_symlink() and not self.link.exists():
+            self.link.unlink()  # it leads nowhere
+        try:
+            self.link.symlink_to(os.path.relpath(self.blob, self.link.parent))
+        except FileExistsError:  # another one was faster
+            pass
+        except OSError:  # a file system without links
+            self.blob.replace(self.link)
+
+
+def _attempts(source: ModelUri, endpoint: str, call: Callable[[], Any], moved: Callable[[], int] = int) -> Any:
+    """Call the hub; what may pass is tried again, and as often as something of it comes."""
+    attempt, before = 0, moved()
     while True:
         attempt += 1
         try:
             return call()
         except Exception as error:
             problem, passing = _explain(source, endpoint, error)
+            if (now := moved()) > before:
+                attempt, before = 1, now
             if not passing or attempt == ATTEMPTS:
                 raise problem from error
             log.warning("%s; attempt %d of %d failed", problem.message, attempt, ATTEMPTS)
@@ -143,10 +200,13 @@ def _explain(source: ModelUri, endpoint: str, error: Exception) -> tuple[ModelEr
     """What to tell the user, and whether another attempt may help."""
     from huggingface_hub import errors  # noqa: PLC0415 - as above
 
+    if isinstance(error, http.DamagedError):
+        return ModelDownloadError(f"{source}: {error.message}"), True
     token = os.environ.get(process.HF_TOKEN)
     give_token = "give a token that may read it (spec.model.tokenSecretRef; HF_TOKEN)"  # noqa: S105 - a sentence
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(error, errors.GatedRepoError):
+    response = getattr(error, "response", None)
+    status = getattr(response, "status_code", None)
+    if response is not None and response.headers.get("X-Error-Code") == "GatedRepo":
         return ModelDownloadError(f"{source}: is gated: accept its terms on its page, then {give_token}"), False
     if isinstance(error, errors.RevisionNotFoundError):
         return ModelNotFoundError(f"{source}: the repository has no such revision"), False
@@ -176,35 +236,25 @@ class _Meter:
     """Bytes of several files as one progress."""
 
     def __init__(self, progress: Progress, repo: str, total: int) -> None:
-        self._progress = progress
-        self._repo = repo
-        self._total = total
-        self._done = 0
+        self._progress, self._repo, self._total = progress, repo, total
+        self._before = 0
+        self.done = 0
 
-    @contextlib.contextmanager
-    def file(self, file: RemoteFile) -> Iterator[type]:
-        """A progress bar class for the client library, which it may make several times (resumed downloads)."""
-        from tqdm import tqdm  # type: ignore[import-untyped]  # noqa: PLC0415 - comes with huggingface_hub
-
-        meter, before = self, self._done
-
-        class Bar(tqdm):  # type: ignore[misc]
-            def __init__(self, *args: Any, initial: int = 0, **kwargs: Any) -> None:
-                kwargs.pop("name", None)
-                super().__init__(*args, **{**kwargs, "disable": True})
-                self._argosy_done = initial
-
-            def update(self, n: float | None = 1) -> None:
-                self._argosy_done += int(n or 0)
-                meter.report(before + self._argosy_done)
-
-        yield Bar
-        self._done = before + file.size
-        self.report(self._done)
+    def next(self, file: RemoteFile) -> None:
+        """A file is there."""
+        self._before += file.size
+        self.report(0)
 
     def report(self, done: int) -> None:
-        share = min(1.0, done / self._total) if self._total else 0.0
-        self._progress(f"downloading {self._repo} ({done / 1e6:.0f} of {self._total / 1e6:.0f} MB)", share)
+        """Of the file that is under way so many bytes are there."""
+        self.done = self._before + done
+        share = min(1.0, self.done / self._total) if self._total else 0.0
+        mb = f"{self.done / 1e6:.0f} of {self._total / 1e6:.0f} MB"
+        self._progress(f"downloading {self._repo} ({mb})", share)
+
+    def wait(self) -> None:
+        """Another worker is at it."""
+        self._progress(f"waiting: another worker that shares this cache downloads {self._repo}", 0.0)
 
 
 def _complete(record: Path, cache_dir: Path) -> Path | None:

@@ -1,7 +1,8 @@
 """From a model's URI (its grammar: `argosy_api.model_uri`) to a path on this machine.
 
-package:// and file:// are here already; pvc:// is a claim that is mounted below $ARGOSY_PVC_ROOT (default /models);
-hf:// is downloaded (see `hub`). sim:// has no files and is not resolved here.
+package:// and file:// are here already; pvc:// is a claim that is mounted below $ARGOSY_PVC_ROOT (default /models),
+oci:// an image that is mounted below $ARGOSY_IMAGE_ROOT (default /images); hf:// is downloaded (see `hub`). sim:// has
+no files and is not resolved here.
 """
 
 import importlib.util
@@ -12,7 +13,6 @@ from pathlib import Path
 from argosy_api import labels, process
 from argosy_api.errors import ModelNotFoundError
 from argosy_api.model_uri import ModelUri
-from argosy_worker.fetch import hub
 
 Progress = Callable[[str, float], None]
 """Called with a sentence and how much of it is done, 0 to 1."""
@@ -33,7 +33,11 @@ def resolve(uri: ModelUri, *, cache_dir: Path, progress: Progress) -> Path:
             return _file(uri)
         case "pvc":
             return _pvc(uri)
+        case "oci":
+            return _oci(uri)
         case "hf":
+            from argosy_worker.fetch import hub  # noqa: PLC0415 - an HTTP client, which other sources start faster without
+
             return hub.download(uri, cache_dir=cache_dir, progress=progress)
         case "sim":
             raise ModelNotFoundError(f"{uri}: a simulated model has no files")
@@ -69,6 +73,16 @@ def _pvc(uri: ModelUri) -> Path:
     path = _within(uri, mounted, uri.path)
     if not path.exists():
         raise ModelNotFoundError(f"{uri}: the claim {uri.place} has no {uri.path}")
+    return path
+
+
+def _oci(uri: ModelUri) -> Path:
+    mounted = Path(os.environ.get(process.IMAGE_ROOT) or labels.IMAGES_PATH) / uri.folder
+    if not mounted.is_dir():
+        raise ModelNotFoundError(f"{uri}: the image {uri.place} is not mounted")
+    path = _within(uri, mounted, uri.path)
+    if not path.exists():
+        raise ModelNotFoundError(f"{uri}: the image {uri.place} has no {uri.path}")
     return path
 
 
