@@ -15,12 +15,14 @@ ADVICE: dict[str, str] = {
     "Synced": NOTHING,
     "Uniform": NOTHING,
     "OwnName": NOTHING,
+    "Prefetched": NOTHING,
     "AsAsked": NOTHING,
     "Starting": "Wait: pods are being created.",
     "RollingOut": "Wait: workers of the new revision are starting, those of the old one serve meanwhile.",
     "NotStarted": "Wait; if it lasts, another condition says what holds it up.",
     "Downloading": "Wait: the message says how far it is.",
     "Loading": "Wait: the message says how far it is.",
+    "Prefetching": "Wait: some nodes at a time pull images; workers there start meanwhile, too.",
     "Syncing": "Wait some seconds; if it lasts, look at the router's pods and at GET /routes on their metrics port.",
     "NotObserved": "Nothing, where no router or no worker is to be asked; else look at the operator's log.",
     # what is asked for
@@ -46,6 +48,7 @@ ADVICE: dict[str, str] = {
     "InsufficientMemory": "Lower spec.resources.memory (argosy plan -f FILE says what is needed), or add a node.",
     "ClaimNotFound": "Create the PersistentVolumeClaim that the message names, or correct its name in the resource.",
     "ClaimNotBound": "Check that the claim's storage class exists and can provide the volume.",
+    "PrefetchFailed": "See why (kubectl describe jobs), put it right and delete the Job, which is then made anew.",
     # container
     "ImagePullFailed": "Check spec.image, and that the node reaches the registry (the chart's imagePullSecrets).",
     "SecretNotFound": "Create the Secret or the key that the message names, or correct spec.model.tokenSecretRef.",

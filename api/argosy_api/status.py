@@ -102,6 +102,19 @@ class CanaryStatus(BaseModel):
     """What was measured, and what is waited for."""
 
 
+class PrefetchStatus(BaseModel):
+    """How far nodes are with pulling what workers need, with `spec.placement.prefetch`."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True)
+
+    nodes: int = 0
+    """Where workers may run."""
+    done: int = 0
+    """That have it."""
+    failed: int = 0
+    """Whose Job has failed."""
+
+
 class InferenceDeploymentStatus(BaseModel):
     """What is the case, written by the operator."""
 
@@ -137,10 +150,12 @@ class InferenceDeploymentStatus(BaseModel):
     """The same by role, with disaggregation."""
     autoscaling: AutoscalingStatus | None = None
     """What autoscaling decides, where the resource has it."""
+    prefetch: PrefetchStatus | None = None
+    """How far nodes are with pulling what workers need, where the resource asks for it."""
     model: ModelStatus | None = None
     """What the workers found in the model's files."""
     plan: MemoryStatus | None = None
     """How the memory of one worker divides."""
     conditions: list[Condition] = []
     """Ready, Progressing, Degraded, Scheduled, ModelLoaded, RouterSynced, Uniform, NameTaken; AutoscalingActive with
-    autoscaling."""
+    autoscaling, Prefetched with placement.prefetch."""

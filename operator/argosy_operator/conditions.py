@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from argosy_api import labels, limits
-from argosy_api.status import Condition, InferenceDeploymentStatus, RoleStatus
+from argosy_api.status import Condition, InferenceDeploymentStatus, PrefetchStatus, RoleStatus
 from argosy_operator import rollout_status, uniformity
 from argosy_operator.diagnose import Problem, Reason, diagnose, worst
 from argosy_operator.facts import Facts, is_routable
 from argosy_operator.observe import PodView
+from argosy_operator.prefetch import Prefetched
 from argosy_operator.words import clip, some_of
 
 READY, PROGRESSING, DEGRADED, SCHEDULED, MODEL_LOADED, ROUTER_SYNCED, UNIFORM, NAME_TAKEN = TYPES = (
@@ -24,6 +25,9 @@ READY, PROGRESSING, DEGRADED, SCHEDULED, MODEL_LOADED, ROUTER_SYNCED, UNIFORM, N
 
 AUTOSCALING = "AutoscalingActive"
 """Only where the resource has autoscaling."""
+
+PREFETCHED = "Prefetched"
+"""Only where the resource asks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,8 @@ def status_of(facts: Facts, previous: tuple[Condition, ...], now: str) -> Infere
     }
     if facts.course is not None:
         verdicts[AUTOSCALING] = _Verdict(*facts.course.condition)
+    if facts.prefetched is not None:
+        verdicts[PREFETCHED] = _prefetched(facts.prefetched)
     before = {c.type: c for c in previous}
     conditions = [_condition(kind, said, before.get(kind), facts.generation, now) for kind, said in verdicts.items()]
     select = labels.leader_selector if facts.grouped else labels.worker_selector
@@ -77,6 +83,7 @@ def status_of(facts: Facts, previous: tuple[Condition, ...], now: str) -> Infere
         roles=_roles(facts, alive, routable),
         autoscaling=None if facts.course is None else facts.course.status,
         model=facts.model,
+        prefetch=_prefetch_status(facts.prefetched),
         plan=uniformity.memory_of(facts.served, facts.counted_for) or facts.plan,
         conditions=conditions,
     )
@@ -201,6 +208,26 @@ def _router_synced(facts: Facts, current: tuple[PodView, ...], routable: int) ->
         return _Verdict("False", Reason.SYNCING, "No worker is ready to be routed to.")
     text = f"{router.reachable} of {router.total} routers answer and reach every ready worker."
     return _Verdict("True", Reason.SYNCED, text)
+
+
+def _prefetched(found: Prefetched) -> _Verdict:
+    if not found.known:
+        text = (
+            "The operator may not list nodes, as where it was installed for some namespaces only: nothing is fetched."
+        )
+        return _Verdict("Unknown", Reason.NOT_OBSERVED, text)
+    count = f"{found.done} of {found.nodes} nodes have pulled what workers need."
+    if found.failed:
+        return _Verdict("False", Reason.PREFETCH_FAILED, f"{count} Not so {some_of(found.failed)}.")
+    if found.done < found.nodes:
+        return _Verdict("False", Reason.PREFETCHING, count)
+    return _Verdict("True", Reason.PREFETCHED, count)
+
+
+def _prefetch_status(found: Prefetched | None) -> PrefetchStatus | None:
+    if found is None or not found.known:
+        return None
+    return PrefetchStatus(nodes=found.nodes, done=found.done, failed=len(found.failed))
 
 
 def _name_taken(facts: Facts) -> _Verdict:

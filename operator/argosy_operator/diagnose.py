@@ -52,6 +52,10 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "OutOfMemory"
     CRASH_LOOP = "CrashLooping"
     EVICTED = "PodFailed"
+    # nodes
+    PREFETCHED = "Prefetched"
+    PREFETCHING = "Prefetching"
+    PREFETCH_FAILED = "PrefetchFailed"
     # model
     LOADED = "Loaded"
     DOWNLOADING = "Downloading"

@@ -9,6 +9,7 @@ from argosy_api.worker_status import ServedModel, WorkerStatus
 from argosy_operator.autoscaling.pilot import Course
 from argosy_operator.observe import Children, PodView
 from argosy_operator.plan import ChildRef
+from argosy_operator.prefetch import Prefetched
 from argosy_operator.rollout import Decision
 
 
@@ -73,6 +74,8 @@ class Facts:
     name_holder: str | None = None
     """`namespace/name` of the older resource that has the served name; empty: it is this one's; None: not known."""
     failure: Failure | None = None
+    prefetched: Prefetched | None = None
+    """How many nodes have what workers need; None: the resource does not ask for it."""
     course: Course | None = None
     """Where autoscaling goes; None: the resource has none."""
 

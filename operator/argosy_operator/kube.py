@@ -36,6 +36,7 @@ PLURALS = {
     ("apps/v1", "Deployment"): "deployments",
     ("apps/v1", "StatefulSet"): "statefulsets",
     ("apps/v1", "ControllerRevision"): "controllerrevisions",
+    ("batch/v1", "Job"): "jobs",
     (API_VERSION, KIND): PLURAL,
 }
 
@@ -92,6 +93,14 @@ class KubeApi(Protocol):
 
     async def events_of(self, namespace: str, pod_uid: str) -> list[Object]:
         """Recent Events about a pod."""
+        ...
+
+    async def nodes(self) -> list[Object]:
+        """All nodes of the cluster."""
+        ...
+
+    async def definition(self, name: str) -> Object | None:
+        """A CustomResourceDefinition."""
         ...
 
 
@@ -186,6 +195,17 @@ class HttpKubeApi:
         params = {"fieldSelector": f"involvedObject.uid={pod_uid}", "limit": "50"}
         answer = await self._call("GET", _path("v1", "Event", namespace, None), params=params)
         return list(answer.get("items", ()))
+
+    async def nodes(self) -> list[Object]:
+        """See `KubeApi`."""
+        return list((await self._call("GET", "/api/v1/nodes")).get("items", ()))
+
+    async def definition(self, name: str) -> Object | None:
+        """See `KubeApi`."""
+        # a list, for which the operator has a right: Kopf lists them, too
+        path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+        found = (await self._call("GET", path, params={"fieldSelector": f"metadata.name={name}"})).get("items", ())
+        return next(iter(found), None)
 
     async def _apply_if(self, manifest: Object, **only: str) -> Object:
         metadata = manifest["metadata"]

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from argosy_api import labels
+from argosy_operator import prefetch
 from argosy_operator.group_manifests import STATEFUL_SET
 from argosy_operator.plan import DEPLOYMENT, ChildRef
 from argosy_operator.revisions import KIND, Revision
@@ -137,7 +138,7 @@ class ChildView:
     owner: str = ""
     """uid of its controller: whose it is, whatever its labels say."""
     conditions: tuple[tuple[str, str, str, str], ...] = ()
-    """type, status, reason, message; of a workload."""
+    """type, status, reason, message; of a workload or a Job."""
     replicas: int | None = None
     """That a workload asks for."""
     made_of: str = ""
@@ -152,7 +153,7 @@ class ChildView:
     @classmethod
     def from_body(cls, body: Body, api_version: str, kind: str) -> "ChildView":
         """Read any child."""
-        conditions = (body.get("status") or {}).get("conditions") or () if kind == DEPLOYMENT else ()
+        conditions = (body.get("status") or {}).get("conditions") or () if kind in (DEPLOYMENT, prefetch.KIND) else ()
         return cls(
             ChildRef(api_version, kind, body["metadata"]["name"]),
             fingerprint(body),
@@ -183,6 +184,17 @@ class Children:
     def everybody(self) -> tuple[PodView, ...]:
         """All pods."""
         return self.pods + self.members
+
+    @property
+    def jobs(self) -> dict[str, str]:
+        """Jobs by name, and how each has ended, if it has."""
+        return {
+            ref.name: next(
+                (c[0] for c in child.conditions if c[0] in (prefetch.DONE, prefetch.FAILED) and c[1] == "True"), ""
+            )
+            for ref, child in self.children.items()
+            if ref.kind == prefetch.KIND
+        }
 
     @property
     def history(self) -> tuple[Revision, ...]:

@@ -2,15 +2,16 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from argosy_api import labels
 from argosy_api.measures import Trial
 from argosy_api.resource import InferenceDeployment
-from argosy_operator import group_manifests, groups, manifests, revisions, rollout
+from argosy_operator import group_manifests, groups, manifests, prefetch, revisions, rollout
 from argosy_operator.groups import Aim, Group
 from argosy_operator.manifests import PlanSettings
+from argosy_operator.prefetch import Prefetched
 from argosy_operator.revisions import History
 from argosy_operator.rollout import Decision, Wanted, Worker
 
@@ -67,6 +68,10 @@ class Observed:
     """What routers measured, where there is a canary."""
     now: float = 0.0
     """Seconds since the epoch."""
+    nodes: tuple[str, ...] | None = None
+    """That are to have what workers need before one comes there, where the resource asks for it; None: not known."""
+    jobs: Mapping[str, str] = field(default_factory=dict)
+    """Jobs by name, and how each has ended, if it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,8 @@ class Plan:
     """What makes the worker pods."""
     rollout: Decision
     """Which revisions they are of, and why."""
+    prefetched: Prefetched | None = None
+    """How many nodes have what workers need, where the resource asks for it."""
 
     @property
     def revision(self) -> str:
@@ -110,6 +117,9 @@ def plan(resource: InferenceDeployment, observed: Observed, settings: PlanSettin
     made_of[name] = templates
     workloads, stay = _workloads(resource, made_of, roles, decision, observed)
     grouped = observed.groups or any(w.ref.kind != DEPLOYMENT for w in workloads)
+    puller = next(iter(templates.values()))["spec"]
+    prefetches = resource.spec.placement.prefetch
+    pulling = prefetch.jobs(resource, puller, observed.nodes or (), observed.jobs) if prefetches else ()
     intents = tuple(
         manifest
         for manifest in (
@@ -121,6 +131,7 @@ def plan(resource: InferenceDeployment, observed: Observed, settings: PlanSettin
             manifests.disruption_budget(resource),
             manifests.network_policy(resource, settings),
             decision.history[-1].manifest(manifests.revision_head(resource, name)),
+            *pulling,
             *(_manifest(resource, workload, made_of[workload.revision][workload.role]) for workload in workloads),
         )
         if manifest is not None
@@ -128,11 +139,14 @@ def plan(resource: InferenceDeployment, observed: Observed, settings: PlanSettin
     kept = {
         ChildRef(revisions.API_VERSION, revisions.KIND, f"{resource.metadata.name}-{r.hash}") for r in decision.history
     }
+    if prefetches and observed.nodes is None:
+        kept |= {ref for ref in observed.children if ref.kind == prefetch.KIND}
     surplus = observed.children - kept - stay - {child_ref(manifest) for manifest in intents}
     if _are_awaited(workloads, observed.workers):
         # a workload that goes for another one's sake serves until that one can
         surplus -= _serving_meanwhile(resource, observed, surplus, workloads)
-    return Plan(apply=intents, delete=tuple(sorted(surplus)), workloads=workloads, rollout=decision)
+    done = prefetch.progress(resource, puller, observed.nodes, observed.jobs) if prefetches else None
+    return Plan(apply=intents, delete=tuple(sorted(surplus)), workloads=workloads, rollout=decision, prefetched=done)
 
 
 def _are_awaited(workloads: tuple[Workload, ...], workers: tuple[Worker, ...]) -> bool:

@@ -8,18 +8,18 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from argosy_api import labels
 from argosy_api import resource as resource_types
 from argosy_api.backoff import Backoff
 from argosy_api.errors import ArgosyError
 from argosy_api.resource import InferenceDeployment
-from argosy_api.status import Condition, InferenceDeploymentStatus, MemoryStatus, ModelStatus
-from argosy_operator import cluster_groups, conditions, fit, gate, manifests, uniformity
+from argosy_api.status import Condition, InferenceDeploymentStatus
+from argosy_operator import cluster_groups, conditions, fit, former, gate, manifests, nodes, prefetch
 from argosy_operator.asking import Starting, Told, ask_again, ask_serving, ask_starting
 from argosy_operator.autoscaling import pilot
 from argosy_operator.autoscaling.edge import Autoscaler
 from argosy_operator.autoscaling.pilot import ScalingMemory
 from argosy_operator.carry_out import OWN_ECHO_S, Made, carry_out
+from argosy_operator.definition import Definition
 from argosy_operator.diagnose import Reason, diagnose, hopeless_at
 from argosy_operator.errors import ApiError, NameConflictError
 from argosy_operator.events import Announcer
@@ -79,7 +79,7 @@ class Reconciler:
         self._api, self._settings = api, settings
         self._children, self._routers, self._probe, self._hurry = children, routers, probe, hurry
         self._name_holder, self._autoscaler = name_holder, autoscaler
-        self._image_volumes = ImageVolumes(api)
+        self._image_volumes, self._nodes, self._definition = ImageVolumes(api), nodes.Nodes(api), Definition(api)
 
     async def run(self, body: Mapping[str, Any], memory: Memory) -> tuple[float, InferenceDeploymentStatus]:
         """One pass. Returns after how many seconds another one is due though nothing happens, and the status.
@@ -89,9 +89,9 @@ class Reconciler:
         metadata = body["metadata"]
         owner = Owner(metadata["namespace"], metadata["name"], metadata["uid"])
         try:
-            wanted = resource_types.parse(dict(body))
+            wanted = await self._parsed(body)
         except ArgosyError as error:
-            # an older CRD let it in
+            # an older or a newer CRD let it in
             failure = Failure(Reason.INVALID_SPEC, f"The resource is not valid: {error.message}")
             return await self._leave_as_it_is(owner, body, failure, memory)
         try:
@@ -117,6 +117,8 @@ class Reconciler:
             ending=any(p.terminating for p in before.everybody),
             trial=router.trial if router is not None else None,
             now=time.time(),
+            nodes=await self._nodes_for(wanted),
+            jobs=before.jobs,
         )
         intent = plan(wanted, observed, self._settings.plan)
         memory.history = intent.rollout.history
@@ -149,12 +151,13 @@ class Reconciler:
             failure=_failure(refusal) if refusal is not None and told else None,
             course=course,
             counted_for=fit.counted_for(wanted.spec),
-            **_served(memory.told, current, body, intent.revision),
+            prefetched=intent.prefetched,
+            **former.served(memory.told, current, body, intent.revision),
         )
         status, unwritten = await self._write_status(body, facts, memory)
         news, serving_due = await ask_serving(self._probe, current, memory.told)
         if news:
-            facts = replace(facts, **_served(memory.told, current, body, intent.revision))
+            facts = replace(facts, **former.served(memory.told, current, body, intent.revision))
             status, unwritten = await self._write_status(body, facts, memory)
         if router is not None and (conditions.is_unsettled(status) or gate.is_waiting(children.pods)):
             self._hurry()
@@ -165,20 +168,42 @@ class Reconciler:
         memory.failures = 0
         echo_due = OWN_ECHO_S if outcome.echo else float("inf")
         scaling_due = pilot.AGAIN_S if course is not None else float("inf")
-        dues = (self._resync(), serving_due, ask_again(whole, time.time()), echo_due, scaling_due, intent.rollout.due)
+        nodes_due = 2 * nodes.FRESH_S if wanted.spec.placement.prefetch else float("inf")
+        dues = (
+            self._resync(),
+            nodes_due,
+            serving_due,
+            ask_again(whole, time.time()),
+            echo_due,
+            scaling_due,
+            intent.rollout.due,
+        )
         return max(0.0, min(dues)), status
+
+    async def _parsed(self, body: Mapping[str, Any]) -> InferenceDeployment:
+        try:
+            return resource_types.parse(dict(body))
+        except ArgosyError:
+            return resource_types.parse(await self._definition.without_defaults(body))
 
     async def _refusal(self, wanted: InferenceDeployment, body: Mapping[str, Any]) -> Failure | None:
         """Why a resource that is valid is not carried out here, if it is not."""
         if not image_allowed(wanted.spec.image, self._settings.allowed_images):
             text = f"spec.image {wanted.spec.image} is none of those that this installation allows."
             return Failure(Reason.IMAGE_NOT_ALLOWED, text)
-        if text := fit.refusal(wanted.spec, _plan(body)):
+        if text := fit.refusal(wanted.spec, former.memory_plan(body)):
             return Failure(Reason.DOES_NOT_FIT, text)
         has_image = any(uri.scheme == "oci" for uri in wanted.model_uris)
         if has_image and (text := await self._image_volumes.refusal(wanted.metadata.namespace)):
             return Failure(Reason.NO_IMAGE_VOLUMES, text)
         return None
+
+    async def _nodes_for(self, wanted: InferenceDeployment) -> tuple[str, ...] | None:
+        """Nodes that are to pull what workers need; None: that is not known."""
+        if not wanted.spec.placement.prefetch:
+            return ()
+        found = await self._nodes.all()
+        return None if found is None else prefetch.fitting(wanted, found)
 
     async def _leave_as_it_is(
         self, owner: Owner, body: Mapping[str, Any], failure: Failure, memory: Memory
@@ -191,7 +216,7 @@ class Reconciler:
             router=self._routers(owner.namespace, owner.name),
             endpoint=self._settings.router_endpoint,
             failure=failure,
-            **_as_before(body),
+            **former.as_before(body),
         )
         status, failed = await self._write_status(body, facts, memory)
         memory.failures = 0 if failed is None else memory.failures + 1
@@ -257,35 +282,6 @@ def _worker(pod: PodView, children: Children, router: RouterFacts | None, starti
         problem="" if problem is None else problem.message,
         hopeless_at=hopeless_at(sick, problem),
     )
-
-
-def _as_before(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Revision and replicas that the children were last made for."""
-    written, spec = body.get("status") or {}, body.get("spec") or {}
-    replicas = spec.get("replicas", 1) if isinstance(spec, Mapping) else 1
-    replicas = (written.get("autoscaling") or {}).get("desiredReplicas", replicas)
-    known = isinstance(replicas, int) and replicas >= 0
-    return {
-        "revision": str(written.get("revision") or ""),
-        "current_revision": str(written.get("currentRevision") or ""),
-        "grouped": labels.GROUPED in str(written.get("selector")),
-        "replicas": replicas if known else 1,
-    }
-
-
-def _plan(body: Mapping[str, Any]) -> MemoryStatus | None:
-    """What workers said of their memory, as it was written down."""
-    written = (body.get("status") or {}).get("plan")
-    return None if written is None else MemoryStatus.model_validate(written)
-
-
-def _served(told: Told, current: tuple[PodView, ...], body: Mapping[str, Any], revision: str) -> dict[str, Any]:
-    """What the workers of this revision serve: as they say, or as a former operator wrote down."""
-    served = told.by_pod(current)
-    written = body.get("status") or {}
-    if served or written.get("revision") != revision or not written.get("model"):
-        return {"served": served, "model": uniformity.model_of(served), "plan": _plan(body)}
-    return {"served": served, "model": ModelStatus.model_validate(written["model"]), "plan": _plan(body)}
 
 
 def _failure(error: ApiError) -> Failure:

@@ -20,6 +20,7 @@ WATCHED = (
     ("apps/v1", "Deployment", "deployments"),
     ("apps/v1", "StatefulSet", "statefulsets"),
     ("apps/v1", "ControllerRevision", "controllerrevisions"),
+    ("batch/v1", "Job", "jobs"),
 )
 """Not Secrets: that would be a right to read all of them."""
 

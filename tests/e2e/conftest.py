@@ -16,7 +16,7 @@ from e2e_kit import CHART, RELEASE, SYSTEM, Kubectl, helm, make_namespace, reach
 
 # Files in this order: what needs little first, and what takes the installation away last.
 ORDER = [
-    "validation", "fields", "lifecycle", "status", "groups", "autoscaling", "external", "top", "rights", "rollouts", "disruption", "api_away", "operator_killed", "uninstall",
+    "validation", "fields", "lifecycle", "status", "images", "groups", "autoscaling", "external", "top", "rights", "rollouts", "disruption", "api_away", "operator_killed", "uninstall",
     "upgrade",
 ]  # fmt: skip
 

@@ -206,10 +206,21 @@ def test_granted_and_used_are_the_same(system, cluster, namespace, unmountable, 
             stray("PodDisruptionBudget", "policy/v1", {"spec": {"maxUnavailable": 1, "selector": labels}}, owner),
             stray("NetworkPolicy", "networking.k8s.io/v1", {"spec": {"podSelector": labels}}, owner),
             stray("ControllerRevision", "apps/v1", {"revision": 1, "data": {}}, owner),
+            stray(
+                "Job",
+                "batch/v1",
+                {"spec": {"suspend": True, "template": {"spec": pod["spec"] | {"restartPolicy": "Never"}}}},
+                owner,
+            ),
             stray("Deployment", "apps/v1", {"spec": {"replicas": 0, "selector": labels, "template": pod}}, owner),
         )
-        kinds = "serviceaccounts,services,poddisruptionbudgets,networkpolicies,deployments,controllerrevisions"
+        kinds = "serviceaccounts,services,poddisruptionbudgets,networkpolicies,deployments,jobs,controllerrevisions"
         chosen = "--selector=app.kubernetes.io/component=stray"
+        namespace.apply(resource("ahead", "oci://localhost/none:v1/m.gguf"))
+        wait_for("a verdict", lambda: namespace.condition("ahead"), 30)
+        namespace.patch("ahead", {"model": {"uri": "sim://e2e"}, "placement": {"prefetch": True}})
+        wait_for("nodes pull", lambda: namespace.get("jobs"), 60)
+        namespace("delete", "infd", "ahead", "--timeout=60s", timeout=70)
         wait_for("strays are removed", lambda: not namespace.get(kinds, chosen), 30)
         wait_for(
             "the kubelet's words are told", lambda: "hostPath" in namespace.condition("stored").get("message", ""), 60

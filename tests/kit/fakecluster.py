@@ -22,6 +22,8 @@ POLICIES = Gvr("networking.k8s.io", "v1", "networkpolicies")
 REVISIONS = Gvr("apps", "v1", "controllerrevisions")
 SLICES = Gvr("discovery.k8s.io", "v1", "endpointslices")
 LEASES = Gvr("coordination.k8s.io", "v1", "leases")
+JOBS = Gvr("batch", "v1", "jobs")
+NODES = Gvr("", "v1", "nodes")
 EVENTS = Gvr("", "v1", "events")
 RESOURCES = Gvr("serving.argosy.dev", "v1alpha1", "inferencedeployments")
 CHILDREN = (DEPLOYMENTS, SETS, SERVICES, SECRETS, ACCOUNTS, BUDGETS, POLICIES, REVISIONS)
@@ -33,11 +35,12 @@ def api() -> FakeApi:
     kinds = {
         DEPLOYMENTS: "Deployment", SETS: "StatefulSet", PODS: "Pod", SERVICES: "Service", SECRETS: "Secret", ACCOUNTS: "ServiceAccount",
         BUDGETS: "PodDisruptionBudget", SLICES: "EndpointSlice", EVENTS: "Event", RESOURCES: "InferenceDeployment",
-        POLICIES: "NetworkPolicy", LEASES: "Lease", REVISIONS: "ControllerRevision",
+        POLICIES: "NetworkPolicy", LEASES: "Lease", REVISIONS: "ControllerRevision", JOBS: "Job",
     }  # fmt: skip
     for gvr, kind in kinds.items():
         subresources = {"status", "scale"} if gvr in (DEPLOYMENTS, SETS, RESOURCES) else {"status"}
         server.add(*gvr, kind, subresources=subresources)
+    server.add(*NODES, "Node", namespaced=False)
     return server
 
 

@@ -79,6 +79,7 @@ FIELDS = {
     "placement.tolerations.0.value": Field("v", (*POD, "tolerations", "0", "value"), beside=TOLERATION),
     "placement.tolerations.0.effect": Field("NoSchedule", (*POD, "tolerations", "0", "effect"), beside=TOLERATION),
     "placement.tolerations.0.tolerationSeconds": Field(6, (*POD, "tolerations", "0", "tolerationSeconds"), beside=TOLERATION),
+    "placement.prefetch": Field(True, ("Job/m-prefetch-", "kind"), seen="Job"),
     "placement.spreadOver": Field("topology.kubernetes.io/zone", (*POD, "topologySpreadConstraints", "0", "topologyKey")),
     "placement.priorityClassName": Field("high", (*POD, "priorityClassName")),
     "placement.runtimeClassName": Field("nvidia", (*POD, "runtimeClassName")),
@@ -179,7 +180,10 @@ def seen(document: dict[str, Any], place: tuple[str, ...]) -> Any:
 
 def children(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The manifests of a new resource, by Kind/name."""
-    return {f"{m['kind']}/{m['metadata']['name']}": m for m in plan(parse(document), Observed(), INSTALLED).apply}
+    return {
+        f"{m['kind']}/{m['metadata']['name']}": m
+        for m in plan(parse(document), Observed(nodes=("node-1",)), INSTALLED).apply
+    }
 
 
 def child(made: dict[str, dict[str, Any]], name: str) -> dict[str, Any] | None:

@@ -49,6 +49,9 @@ class PlacementSpec(Strict):
     """Labels that a node must have."""
     tolerations: Annotated[list[Toleration], Field(max_length=32)] = []
     """Taints that workers tolerate."""
+    prefetch: bool = False
+    """Have every node where workers may run pull their image, and that of an oci:// model, before one comes there: by a
+    Job for each node."""
     spread_over: Annotated[str, Field(max_length=316)] = "kubernetes.io/hostname"
     """Topology key that workers are spread over, as evenly as the cluster allows."""
     priority_class_name: Annotated[str, Field(max_length=253)] | None = None

@@ -16,6 +16,9 @@ rules:
   - apiGroups: [apps]
     resources: [controllerrevisions]    # former revisions, to go back to
     verbs: [get, list, watch, create, patch, delete]
+  - apiGroups: [batch]
+    resources: [jobs]                   # of spec.placement.prefetch
+    verbs: [get, list, watch, create, patch, delete]
   - apiGroups: [""]
     resources: [services, serviceaccounts]
     verbs: [get, list, watch, create, patch, delete]
@@ -40,6 +43,9 @@ rules:
     resources: [events]
     verbs: [list, create]               # list: the kubelet's own words about a volume that does not mount
   {{- if not .Values.watchNamespaces }}
+  - apiGroups: [""]
+    resources: [nodes]                  # of spec.placement.prefetch: which there are
+    verbs: [list]
   - apiGroups: [apiextensions.k8s.io]
     resources: [customresourcedefinitions]
     verbs: [list, watch]
