@@ -19,6 +19,7 @@ RESOURCES = "/apis/serving.argosy.dev/v1alpha1/namespaces/default/inferencedeplo
 PLURALS = {
     "Deployment": "/apis/apps/v1/namespaces/default/deployments",
     "StatefulSet": "/apis/apps/v1/namespaces/default/statefulsets",
+    "Job": "/apis/batch/v1/namespaces/default/jobs",
     "PodDisruptionBudget": "/apis/policy/v1/namespaces/default/poddisruptionbudgets",
 }
 
