@@ -177,7 +177,9 @@ def test_granted_and_used_are_the_same(system, cluster, namespace, unmountable, 
     redis = f"redis://:secret@{RELEASE}-valkey.{SYSTEM}.svc:6379/0"
     system("delete", "lease", f"{RELEASE}-operator", "--ignore-not-found")  # then one is made
     lease = {"ARGOSY_LEASE": f"{RELEASE}-operator", "ARGOSY_LEASE_NAMESPACE": SYSTEM}
-    with operator_outside(ARGOSY_REDIS_URL=redis, ARGOSY_WORKER_INGRESS="[{}]", **lease) as proxy:
+    with operator_outside(
+        ARGOSY_REDIS_URL=redis, ARGOSY_WORKER_INGRESS="[{}]", ARGOSY_WORKER_EGRESS="{}", **lease
+    ) as proxy:
         namespace.apply(resource("plain"), resource("stored", f"pvc://{unmountable}/model.gguf"))
         wait_ready(namespace, "plain")
         namespace("scale", "infd/plain", "--replicas=2")

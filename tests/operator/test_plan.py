@@ -16,6 +16,7 @@ from argosy_api.resource import InferenceDeploymentSpec, parse
 from argosy_api.worker_spec import WorkerSpec
 from argosy_cli.embedded import pods as embedded
 from argosy_operator.manifests import PlanSettings
+from argosy_operator.network import Egress
 from argosy_operator.plan import ChildRef, Observed, child_ref, plan
 from argosy_operator.pods import literal
 from argosy_operator.revisions import GOOD, Revision
@@ -157,8 +158,10 @@ def test_pure_and_convergent(first, second, password):
 @settings(max_examples=60, deadline=None)
 @given(resources(), st.sampled_from([None, (), ({"ports": [{"port": "grpc"}]},)]))
 def test_every_manifest_is_what_kubernetes_defines(made, ingress):
-    installed = replace(INSTALLED, worker_ingress=ingress, image_pull_secrets=("login",))
-    for manifest in plan(parse(made), Observed(), installed).apply:
+    egress = Egress(downloads=({"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}},))
+    installed = replace(INSTALLED, worker_ingress=ingress, worker_egress=egress, image_pull_secrets=("login",))
+    made["spec"].setdefault("placement", {})["prefetch"] = True
+    for manifest in plan(parse(made), Observed(nodes=("n1", "n2")), installed).apply:
         kube_models.check(manifest)
 
 
@@ -304,7 +307,7 @@ _CHANGES = {
     "placement.tolerations.0.effect": "NoSchedule", "placement.tolerations.0.tolerationSeconds": 6,
     "placement.tolerations.0.operator": "Exists",
     "placement.spreadOver": "topology.kubernetes.io/zone", "placement.priorityClassName": "high",
-    "placement.runtimeClassName": "nvidia",
+    "placement.runtimeClassName": "nvidia", "placement.prefetch": True,
     "modelCache.type": {"type": "pvc", "claimName": "c"}, "modelCache.size": "2Gi",
     "modelCache.claimName": {"type": "pvc", "claimName": "d"},
     "routing.policy": "roundRobin", "routing.fetchBlocks": False, "routing.holdSeconds": 30,
@@ -373,7 +376,7 @@ def test_no_field_is_ignored(path):
             *[Worker(revision=revision, track="canary", routable=True)] * 2,
         )
         trial = Trial(revision, _measured(0.2, errors=5), _measured(0.1))  # half as fast, and some fail
-        observed = Observed(history=former, workers=workers if "canary" in str(spec) else (), trial=trial)
+        observed = Observed(nodes=("n",), history=former, workers=workers if "canary" in str(spec) else (), trial=trial)
         planned = plan(parse(made), observed, INSTALLED)
         return planned.apply, planned.rollout, DeploymentView.from_body(made)
 
