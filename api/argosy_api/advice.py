@@ -16,6 +16,7 @@ ADVICE: dict[str, str] = {
     "Uniform": NOTHING,
     "OwnName": NOTHING,
     "Prefetched": NOTHING,
+    "Indexed": NOTHING,
     "AsAsked": NOTHING,
     "Starting": "Wait: pods are being created.",
     "RollingOut": "Wait: workers of the new revision are starting, those of the old one serve meanwhile.",
@@ -68,6 +69,7 @@ ADVICE: dict[str, str] = {
     "ModelDownloadFailed": "Check the network, HF_ENDPOINT and the token (spec.model.tokenSecretRef).",
     # router and likeness
     "RouterUnreachable": "Look at the router's pods: kubectl get pods -l app.kubernetes.io/component=router -A.",
+    "IndexBehind": "Look at the routers' log and Redis; workers that do not answer routers are named by RouterSynced.",
     "NotExact": "Nothing, where answers may depend a little on other requests; else choose another processor.",
     "DifferentArithmetic": "Choose alike nodes with spec.placement.nodeSelector, or set spec.engine.compute.",
     "DifferentSize": "Give the workers alike memory, or set spec.model.maxModelLen to what all of them can take.",

@@ -80,6 +80,9 @@ class WorkerRoute:
     """Blocks of its prefix cache that the router knows of."""
     load: WorkerLoad | None = None
     """None: no recent report."""
+    index_age_s: float | None = None
+    """For how long the index has not been known to follow the worker's prefix cache; about 0 where it does. None: the
+    index is not to follow it, or an older router does not tell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +111,11 @@ class DeploymentRoutes:
         """Ids of the workers that answer: those, and those whose pods are not ready yet."""
         known = (RouteState.READY, RouteState.STANDBY)
         return frozenset(w.worker_id for w in self.workers if w.state in known)
+
+    def behind(self, seconds: float) -> frozenset[str]:
+        """Ids of the workers that take requests, whose prefix caches the index has not followed for so long."""
+        age = {w.worker_id: w.index_age_s for w in self.workers if w.state is RouteState.READY}
+        return frozenset(name for name, since in age.items() if since is not None and since > seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +163,7 @@ class Routes:
                                 state=RouteState(w["state"]),
                                 indexed_blocks=w.get("indexed_blocks", 0),
                                 load=_load(w.get("load")),
+                                index_age_s=_optional(w.get("index_age_s")),
                             )
                             for w in d["workers"]
                         ),
@@ -196,6 +205,10 @@ def _demand(document: Any) -> Demand | None:
         prompt_rate=_number(document["prompt_rate"]),
         ttft=ttft,
     )
+
+
+def _optional(value: Any) -> float | None:
+    return None if value is None else _number(value)
 
 
 def _number(value: Any) -> float:

@@ -157,5 +157,5 @@ class InferenceDeploymentStatus(BaseModel):
     plan: MemoryStatus | None = None
     """How the memory of one worker divides."""
     conditions: list[Condition] = []
-    """Ready, Progressing, Degraded, Scheduled, ModelLoaded, RouterSynced, Uniform, NameTaken; AutoscalingActive with
-    autoscaling, Prefetched with placement.prefetch."""
+    """Ready, Progressing, Degraded, Scheduled, ModelLoaded, RouterSynced, KVIndexHealthy, Uniform, NameTaken;
+    AutoscalingActive with autoscaling, Prefetched with placement.prefetch."""

@@ -12,13 +12,14 @@ from argosy_operator.observe import PodView
 from argosy_operator.prefetch import Prefetched
 from argosy_operator.words import clip, some_of
 
-READY, PROGRESSING, DEGRADED, SCHEDULED, MODEL_LOADED, ROUTER_SYNCED, UNIFORM, NAME_TAKEN = TYPES = (
+READY, PROGRESSING, DEGRADED, SCHEDULED, MODEL_LOADED, ROUTER_SYNCED, KV_INDEX, UNIFORM, NAME_TAKEN = TYPES = (
     "Ready",
     "Progressing",
     "Degraded",
     "Scheduled",
     "ModelLoaded",
     "RouterSynced",
+    "KVIndexHealthy",
     "Uniform",
     "NameTaken",
 )
@@ -55,6 +56,7 @@ def status_of(facts: Facts, previous: tuple[Condition, ...], now: str) -> Infere
         SCHEDULED: _scheduled(facts, current, problems),
         MODEL_LOADED: _model_loaded(facts, current, problems),
         ROUTER_SYNCED: synced,
+        KV_INDEX: _kv_index(facts, len(routable)),
         UNIFORM: _Verdict(*uniformity.judge(facts.served)),
         NAME_TAKEN: _name_taken(facts),
     }
@@ -208,6 +210,19 @@ def _router_synced(facts: Facts, current: tuple[PodView, ...], routable: int) ->
         return _Verdict("False", Reason.SYNCING, "No worker is ready to be routed to.")
     text = f"{router.reachable} of {router.total} routers answer and reach every ready worker."
     return _Verdict("True", Reason.SYNCED, text)
+
+
+def _kv_index(facts: Facts, routable: int) -> _Verdict:
+    router = facts.router
+    if router is None or not router.reachable or not routable:
+        return _Verdict("Unknown", Reason.NOT_OBSERVED, "No router tells of a worker's prefix cache.")
+    if router.behind:
+        text = (
+            f"Routers do not hear what {some_of(sorted(router.behind))} cache: requests are served, and prefixes that "
+            "these hold are not found."
+        )
+        return _Verdict("False", Reason.INDEX_BEHIND, text)
+    return _Verdict("True", Reason.INDEXED, "Routers hear what each worker caches.")
 
 
 def _prefetched(found: Prefetched) -> _Verdict:

@@ -68,6 +68,8 @@ class Reason(StrEnum):
     SYNCING = "Syncing"
     ROUTER_UNREACHABLE = "RouterUnreachable"
     NOT_OBSERVED = "NotObserved"
+    INDEXED = "Indexed"
+    INDEX_BEHIND = "IndexBehind"
     # likeness of the workers
     UNIFORM = "Uniform"
     NOT_EXACT = "NotExact"

@@ -23,6 +23,8 @@ class RouterFacts:
     """Workers that every reachable router can use."""
     reached: frozenset[str] = frozenset()
     """Those, and workers that answer every reachable router and whose pods are not ready yet."""
+    behind: frozenset[str] = frozenset()
+    """Workers that take requests, and whose prefix caches some router's index does not follow."""
     trial: Trial | None = None
     """What they measured together, where there is a canary."""
     error: str = ""

@@ -26,6 +26,8 @@ ATTENTIVE_FOR_S = 15.0
 HURRY_S = 0.25
 HURRY_FOR_S = 20.0
 TIMEOUT_S = 2.0
+BEHIND_S = 15.0
+"""A router whose index has not followed a worker's cache for so long won't soon: by itself it asks within seconds."""
 GRACE_S = 15.0
 """How long the last answers count when no router answers any more: a dropped connection is no outage."""
 
@@ -42,6 +44,7 @@ class View:
     total: int = 0
     ready: ByDeployment = field(default_factory=dict)
     reached: ByDeployment = field(default_factory=dict)
+    behind: ByDeployment = field(default_factory=dict)
     trials: Mapping[tuple[str, str], Trial] = field(default_factory=dict)
     error: str = ""
     answers: tuple[Answer, ...] = ()
@@ -74,6 +77,7 @@ class Routers:
             total=view.total,
             ready=view.ready.get(key, frozenset()),
             reached=view.reached.get(key, frozenset()),
+            behind=view.behind.get(key, frozenset()),
             trial=view.trials.get(key),
             error=view.error,
             asked=view.asked,
@@ -142,7 +146,7 @@ class Routers:
         good = [answer for answer in answers if not isinstance(answer, str)]
         error = next((answer for answer in answers if isinstance(answer, str)), "")
         ready, reached = (common([which(answer) for answer in good]) for which in (ready_workers, reached_workers))
-        return View(len(good), len(answers), ready, reached, together(good), error, tuple(good))
+        return View(len(good), len(answers), ready, reached, behind(good), together(good), error, tuple(good))
 
     async def _ask(self, host: str, port: int, path: str) -> Answer | str:
         url = f"http://{net.address(host, port)}{path}"
@@ -161,7 +165,16 @@ def by_resource(routes: Routes) -> Answer:
 
 
 def _of(view: View, key: tuple[str, str]) -> tuple[object, ...]:
-    return view.ready.get(key), view.reached.get(key), view.trials.get(key)
+    return view.ready.get(key), view.reached.get(key), view.behind.get(key), view.trials.get(key)
+
+
+def behind(answers: list[Answer]) -> ByDeployment:
+    """Workers whose caches some router does not follow, by resource."""
+    found: dict[tuple[str, str], frozenset[str]] = {}
+    for key, deployment in ((key, d) for answer in answers for key, d in answer.items()):
+        if late := deployment.behind(BEHIND_S):
+            found[key] = found.get(key, frozenset()) | late
+    return found
 
 
 def together(answers: list[Answer]) -> dict[tuple[str, str], Trial]:

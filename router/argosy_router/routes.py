@@ -29,6 +29,7 @@ def _deployment(state: DeploymentState, time: float) -> DeploymentRoutes:
                 state=state_of(worker, time),
                 indexed_blocks=state.index.held(worker.worker_id),
                 load=loads.get(worker.worker_id),
+                index_age_s=worker.index_age(time) if state.indexed(worker) else None,
             )
             for worker in state.workers.values()
         ),

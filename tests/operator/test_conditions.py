@@ -1,6 +1,7 @@
 """The status is honest: each thing that can be wrong becomes a reason, and a sentence that says what to do."""
 
 import json
+from dataclasses import replace
 
 import fakecluster
 import pytest
@@ -113,6 +114,19 @@ def test_a_node_that_cannot_mount_the_model_s_image_is_told(said, mount, reason,
     ready = condition(status(one, mount_problems={one.name: mount} if mount else {}), "Ready")
     assert (ready.status, ready.reason) == ("False", reason)
     assert words in ready.message
+
+
+def test_routers_that_do_not_hear_what_workers_cache():
+    router = RouterFacts(reachable=2, total=2, ready=frozenset({"a"}))
+    healthy = condition(status(pod("a"), router=router), "KVIndexHealthy")
+    assert (healthy.status, healthy.reason) == ("True", "Indexed")
+    found = status(pod("a"), router=replace(router, behind=frozenset({"a"})))
+    behind = condition(found, "KVIndexHealthy")
+    assert (behind.status, behind.reason) == ("False", "IndexBehind")
+    assert "a cache" in behind.message
+    assert condition(found, "Ready").status == "True"
+    for facts in (None, replace(router, reachable=0), replace(router, ready=frozenset())):
+        assert condition(status(pod("a"), router=facts), "KVIndexHealthy").status == "Unknown"
 
 
 STATES = [

@@ -13,11 +13,12 @@ from argosy_api import limits, metric_names
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.keys import Keys
 from argosy_api.net import PageServer
+from argosy_api.routes import DeploymentRoutes, RouteState, WorkerRoute
 from argosy_kube.lease import LeaseTerms
 from argosy_operator.errors import ApiError
 from argosy_operator.metrics import Health, Metrics, page
 from argosy_operator.redis_cleanup import RedisCleanup
-from argosy_operator.routers import Routers, common
+from argosy_operator.routers import Routers, behind, common
 from argosy_operator.settings import ExternalMetrics, from_environment, image_allowed
 
 
@@ -111,6 +112,19 @@ def test_a_worker_counts_when_all_routers_reach_it():
     assert common([one, {key: frozenset({"b", "c"})}]) == {key: frozenset({"b"})}
     assert common([one, {}]) == {key: frozenset()}
     assert common([]) == {}
+
+
+def test_a_worker_is_behind_when_any_router_does_not_hear_from_it():
+    def said(**ages):
+        workers = [
+            WorkerRoute(worker_id=name, revision="r", state=RouteState.READY, indexed_blocks=0, index_age_s=age)
+            for name, age in ages.items()
+        ]
+        made = DeploymentRoutes(namespace="n", name="m", served_name="m", policy="", workers=tuple(workers))
+        return {("n", "m"): made}
+
+    assert behind([said(a=0.1, b=16.0), said(a=20.0, b=0.2, c=None)]) == {("n", "m"): frozenset({"a", "b"})}
+    assert behind([said(a=0.1)]) == {}
 
 
 async def test_the_routers_are_asked_and_changes_are_told():

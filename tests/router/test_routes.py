@@ -62,6 +62,23 @@ async def test_a_worker_whose_pod_is_not_ready_stands_by(rig):
     assert await workers() == {"w1"}  # with nobody else: whoever declares pods ready may be away
 
 
+async def test_it_is_told_whether_the_index_follows_a_worker(rig):
+    """Of a worker that the index covers: within a moment after it was met, and no longer when nothing is heard."""
+
+    def ages():
+        [deployment] = routes(rig.router.fleet, now()).deployments
+        return [w.index_age_s for w in deployment.workers]
+
+    await eventually(lambda: all(age is not None for age in ages()))
+    assert routes(rig.router.fleet, now()).deployments[0].behind(15.0) == set()
+    worker = rig.state.workers["w0"]
+    assert worker.index_age(max(worker.index_heard_at, worker.met_at) + 20.0) == 20.0
+    late = replace(WORKER, index_age_s=16.0)
+    assert replace(DEPLOYMENT, workers=(late, replace(WORKER, worker_id="v", index_age_s=14.0))).behind(15.0) == {"w"}
+    assert replace(DEPLOYMENT, workers=(replace(late, state=RouteState.EJECTED),)).behind(15.0) == set()
+    assert DEPLOYMENT.behind(15.0) == set()  # an older router
+
+
 def named(namespace: str, name: str, served: str, created_at: float, *, worker: Worker) -> Deployment:
     return Deployment(
         namespace=namespace, name=name, served_name=served, created_at=created_at, workers=(worker,), uid=f"u-{name}"

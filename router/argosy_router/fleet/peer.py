@@ -6,6 +6,7 @@ from argosy_api import limits
 from argosy_api.keys import LEASE_TTL_S
 from argosy_api.membership import Worker
 from argosy_api.v1 import worker_pb2 as pb
+from argosy_router import clock
 from argosy_router.fleet import channels
 from argosy_router.routing.books import REPORT_GOOD_S, Books, Report, reported_line
 from argosy_router.routing.line import Waiting
@@ -38,6 +39,8 @@ class Peer:
         self.ejected_until = 0.0
         self.index_heard_at = float("-inf")
         """When a live lease or a live subscription last said that the index follows its cache."""
+        self.met_at = clock.now()
+        """When it was heard of."""
         self.heard_at = 0.0
         """When a token came last, or when it was sent the first request after it had none."""
         self.suspected = asyncio.Event()
@@ -122,6 +125,10 @@ class Peer:
     def index_counts(self, now: float) -> bool:
         """Whether what the index says of it may still be believed."""
         return now - self.index_heard_at < LEASE_TTL_S
+
+    def index_age(self, now: float) -> float:
+        """For how long the index has not been known to follow its cache."""
+        return max(0.0, now - max(self.index_heard_at, self.met_at))
 
     def eject(self, now: float, seconds: float = EJECT_S) -> None:
         """Pass it over for a while, and have it looked at."""
