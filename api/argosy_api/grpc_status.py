@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 
 RETRY_AFTER_KEY = "retry-after-ms"
 """In the trailing metadata of RESOURCE_EXHAUSTED: when another try makes sense, in whole milliseconds."""
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
+"""The same for gRPC's own retries (gRFC A6)."""
 MAX_RETRY_AFTER_S = 3600.0
 
 _GENERAL: tuple[type[ArgosyError], ...] = (InvalidArgumentError, ModelError)
@@ -53,7 +55,8 @@ async def errors_to_status(context: grpc.aio.ServicerContext[Any, Any]) -> Async
     except ArgosyError as error:
         trailing: tuple[tuple[str, str], ...] = ()
         if isinstance(error, OverloadedError):
-            trailing = ((RETRY_AFTER_KEY, str(round(1000 * error.retry_after_s))),)
+            wait = str(round(1000 * min(error.retry_after_s, MAX_RETRY_AFTER_S)))
+            trailing = ((RETRY_AFTER_KEY, wait), (PUSHBACK_KEY, wait))
         await context.abort(code_of(error), error.message, trailing)
     except grpc.aio.AbortError:
         raise

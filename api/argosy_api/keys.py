@@ -3,6 +3,7 @@
     argosy:1:{<namespace>/<name>}:l:<worker>     string   the lease: the epoch; expires LEASE_TTL_S after a beat
     argosy:1:{<namespace>/<name>}:ev:<worker>    stream   field `batch`: a serialized argosy.v1.KvEventBatch
     argosy:1:{<namespace>/<name>}:load:<worker>  string   a serialized argosy.v1.Load, expires with LOAD_TTL_S
+    argosy:1:tenants                             hash     what tenants have used, a field for each router
     (no bitmap per block: a cold router asks each worker for a snapshot, which is the truth and needs no second index)
 
 The load is one value, not a hash: it is written and read as a whole, and a reader can never see half of it.
@@ -18,6 +19,8 @@ LEASE_TTL_S = 4.0
 """At least three beats."""
 LOAD_TTL_S = 10.0
 BATCH_FIELD = b"batch"
+TENANTS = f"argosy:{SCHEMA}:tenants"
+"""No key of a deployment: the routers' own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,22 @@ MAX_STREAM_REQUESTS = 64
 MAX_CHILD_JOBS = 1024
 """Jobs that wait in each lane of a child process."""
 
+# --- tenants
+MAX_TENANTS = 10_000
+"""Tenants whose use a router keeps count of; of more, the one unused for longest is forgotten."""
+MAX_SHOWN_TENANTS = 1_000
+"""Tenants that have metrics of their own; all others together are `other`."""
+MAX_KEYS = 10_000
+"""API keys: more than a Secret can hold."""
+MAX_KEY_FILE_BYTES = 4096
+MAX_ACCESS_BYTES = 4 * 1024 * 1024
+"""The document that says who may ask, and how much."""
+MAX_JWKS_BYTES = 256 * 1024
+"""An issuer's public keys."""
+MAX_JWKS_KEYS = 64
+MAX_LINE = 4096
+"""Choices of one deployment that wait in the router for their turn."""
+
 # --- queues and caches
 MAX_WAITING = 1024
 """Requests that wait in one worker; more are refused with RESOURCE_EXHAUSTED."""

@@ -52,6 +52,8 @@ class Deployment:
     policy: RoutingPolicy = RoutingPolicy.KV_AWARE
     fetch_blocks: bool = True
     """Whether a worker may be told to fetch blocks from another one."""
+    share_cache: bool = False
+    """Whether tenants may use each other's blocks."""
     workers: tuple[Worker, ...] = ()
     message: str = ""
     """Why there is no worker, when that is known: goes into the client's error."""

@@ -36,6 +36,11 @@ WORKER_LAST_STEP_AGE = "argosy_worker_last_step_age_seconds"  # gauge
 
 # --- router
 ROUTER_REQUESTS = "argosy_router_requests"  # counter: model, api=grpc|http, code
+ROUTER_UNAUTHENTICATED = "argosy_router_unauthenticated"  # counter: api=grpc|http; refused for their credential
+ROUTER_SHED = "argosy_router_shed_requests"  # counter: model, why=contended|quota
+ROUTER_LINE = "argosy_router_line_answers"  # gauge: model; wait in the router for their turn
+ROUTER_TENANT_TOKENS = "argosy_router_tenant_tokens"  # counter: tenant, kind=prompt|cached|generated
+ROUTER_TENANT_REQUESTS = "argosy_router_tenant_requests"  # counter: tenant, code
 ROUTER_INFLIGHT = "argosy_router_requests_in_flight"  # gauge: model
 ROUTER_TTFT_SECONDS = "argosy_router_time_to_first_token_seconds"  # histogram: model
 ROUTER_DURATION_SECONDS = "argosy_router_request_seconds"  # histogram: model

@@ -6,13 +6,13 @@ ACL SETUSER makes the same user, whatever was there before. They need Valkey, or
 
 import hashlib
 
-from argosy_api.keys import Keys
+from argosy_api.keys import TENANTS, Keys
 
 ROUTER = "argosy-router"
-"""The routers' user: it reads all, and writes nothing."""
+"""The routers' user: it reads all, and writes what tenants have used."""
 _CONNECTION = ("+ping", "+select", "+client|setname", "+client|setinfo")
 _WORKER = ("+set", "+xadd", "+exists", "+del", "+multi", "+exec")
-_ROUTER = ("+mget", "+xread", "+xrevrange")
+_ROUTER = ("+mget", "+xread", "+xrevrange", "+hset", "+hgetall", "+hdel", "+expire")
 
 
 def worker_user(namespace: str) -> str:
@@ -22,15 +22,15 @@ def worker_user(namespace: str) -> str:
 
 def worker_rules(namespace: str, password: str) -> tuple[str, ...]:
     """What ACL SETUSER gets for `worker_user(namespace)`."""
-    return _rules(password, Keys.pattern(namespace), _WORKER)
+    return _rules(password, (f"~{Keys.pattern(namespace)}",), _WORKER)
 
 
 def router_rules(password: str) -> tuple[str, ...]:
     """What ACL SETUSER gets for `ROUTER`."""
-    return _rules(password, Keys.pattern(), _ROUTER)
+    return _rules(password, (f"%R~{Keys.pattern()}", f"~{TENANTS}"), _ROUTER)
 
 
-def _rules(password: str, keys: str, commands: tuple[str, ...]) -> tuple[str, ...]:
+def _rules(password: str, keys: tuple[str, ...], commands: tuple[str, ...]) -> tuple[str, ...]:
     # the password as a hash: neither MONITOR nor an error message of the server can show it
     digest = hashlib.sha256(password.encode()).hexdigest()
-    return ("reset", "on", f"#{digest}", f"~{keys}", "-@all", *_CONNECTION, *commands)
+    return ("reset", "on", f"#{digest}", *keys, "-@all", *_CONNECTION, *commands)

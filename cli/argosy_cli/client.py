@@ -3,6 +3,7 @@
 import json
 import os
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Self
 import grpc
 
 from argosy_api import limits
+from argosy_api.errors import UnauthenticatedError
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc
 from argosy_cli.embedded import run
@@ -18,6 +20,8 @@ from argosy_cli.errors import RequestError
 
 DEFAULT_ADDRESS = "127.0.0.1:8001"
 DEFAULT_HTTP_PORT = 8000
+API_KEY = "ARGOSY_API_KEY"
+"""Environment variable with the credential for routers that ask for one."""
 _OPTIONS = [("grpc.max_receive_message_length", limits.MAX_GRPC_MESSAGE), ("grpc.enable_http_proxy", 0)]
 
 
@@ -78,7 +82,7 @@ class Client:
             RequestError: with what the router said.
 
         """
-        call = worker_pb2_grpc.InferenceStub(self._channel).Generate(request)
+        call = worker_pb2_grpc.InferenceStub(self._channel).Generate(request, metadata=tuple(_credential().items()))
         began = time.monotonic()
         try:
             for chunk in call:
@@ -129,13 +133,23 @@ def _ask_models(address: str) -> list[str]:
     host = address.rpartition(":")[0]
     url = f"http://{host}:{DEFAULT_HTTP_PORT}/v1/models"
     try:
-        with urllib.request.urlopen(url, timeout=5.0) as answer:
+        asked = urllib.request.Request(url, headers=_credential())
+        with urllib.request.urlopen(asked, timeout=5.0) as answer:  # noqa: S310 - http://
             return [str(model["id"]) for model in json.load(answer)["data"]]
+    except urllib.error.HTTPError as error:
+        if error.code == UnauthenticatedError.http_status:
+            raise RequestError(f"the router at {address} asks for a credential: set {API_KEY}") from None
+        raise RequestError(f"the router at {address} answers {error.code}; give --model") from None
     except (OSError, ValueError, KeyError, TypeError):
         raise RequestError(
             f"no router answers at {address} (nor {url}); start one with `argosy up FILE.yaml`, "
             "or give --address, and --model when its HTTP port is another one"
         ) from None
+
+
+def _credential() -> dict[str, str]:
+    key = os.environ.get(API_KEY)
+    return {"authorization": f"Bearer {key}"} if key else {}
 
 
 def _count(answer: Answer, chunk: pb.GenerateChunk) -> None:
@@ -156,4 +170,6 @@ def _explain(address: str, error: grpc.RpcError) -> str:
     code, details = error.code(), error.details() or ""
     if code is grpc.StatusCode.UNAVAILABLE and ("connect" in details.lower() or not details):
         return f"no router answers at {address}; start one with `argosy up FILE.yaml`, or give --address"
+    if code is grpc.StatusCode.UNAUTHENTICATED:
+        return f"{code.name}: {details} (set {API_KEY})"
     return f"{code.name}: {details}"

@@ -11,7 +11,7 @@ import typer
 
 from argosy_api.errors import ArgosyError
 from argosy_api.params import SamplingParams
-from argosy_cli import model_tools
+from argosy_cli import keys, model_tools
 from argosy_cli.errors import CommandError
 from argosy_cli.options import (
     Address,
@@ -63,12 +63,20 @@ def up(
     http_port: HttpPort = 8000,
     grpc_port: GrpcPort = 8001,
     metrics_port: MetricsPort = 8002,
+    access: Annotated[
+        Path | None, typer.Option(help="Who may ask, and how much (docs/tenants.md). Default: anybody.", exists=True)
+    ] = None,
+    api_keys: Annotated[
+        Path | None,
+        typer.Option(help="Directory of API keys, as `argosy key TENANT --into` fills it.", file_okay=False),
+    ] = None,
 ) -> None:
     """Run resources on this machine until Ctrl-C: workers, router and Valkey as local processes."""
     from argosy_cli.embedded.assembly import Options
     from argosy_cli.up import up as run_up
 
-    run_up(files, Options(host=host, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port))
+    ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
+    run_up(files, Options(host=host, **ports, access=access, api_keys=api_keys))
 
 
 @app.command()
@@ -232,6 +240,7 @@ def demo(http_port: HttpPort = 8000, grpc_port: GrpcPort = 8001, metrics_port: M
     run_demo(Options(http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port))
 
 
+app.command()(keys.key)
 app.command()(model_tools.quantize)
 app.command()(model_tools.tradeoffs)
 

@@ -38,6 +38,10 @@ def up(files: Sequence[Path], options: Options) -> None:
     with _display() as display:
         for notice in notices:
             display.line(f"note: {notice}")
+        if options.access is None:
+            display.line(
+                "note: no credential is asked for: whoever reaches these ports may ask (--access changes that)"
+            )
         display.line(f"logs: {folder.path}")
         supervisor = Supervisor(
             loaded, options, machine=here, folder=folder, environment=environment, changed=display.update

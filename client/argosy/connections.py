@@ -28,3 +28,12 @@ def check_addresses(addresses: Sequence[str]) -> None:
     for address in addresses:
         if address.startswith(("http://", "https://")):
             raise InvalidArgumentError("addresses", f"{address!r} is for HTTP; the client speaks gRPC: host:port")
+
+
+def with_key(metadata: Metadata, api_key: str) -> tuple[tuple[str, str], ...]:
+    """What is sent with every call. Raises InvalidArgumentError where the key can't be part of it."""
+    if not api_key:
+        return tuple(metadata)
+    if not (api_key.isascii() and api_key.isprintable()):
+        raise InvalidArgumentError("api_key", "must be printable characters of ASCII")
+    return (*metadata, ("authorization", f"Bearer {api_key}"))

@@ -9,7 +9,7 @@ from typing import Self
 import grpc
 
 from argosy.answer import Answer, Piece
-from argosy.connections import OPTIONS, Metadata, check_addresses
+from argosy.connections import OPTIONS, Metadata, check_addresses, with_key
 from argosy.question import Prompt, question
 from argosy.routers import Routers
 from argosy.way import OutOfOrderError, Way
@@ -24,17 +24,22 @@ class Client:
     """
 
     def __init__(
-        self, *addresses: str, credentials: grpc.ChannelCredentials | None = None, metadata: Metadata = ()
+        self,
+        *addresses: str,
+        credentials: grpc.ChannelCredentials | None = None,
+        api_key: str = "",
+        metadata: Metadata = (),
     ) -> None:
         """`addresses`: host:port of the routers' gRPC; several of one deployment, or one name for all of them.
 
-        `credentials`: for TLS (`grpc.ssl_channel_credentials()`). `metadata`: sent with every call.
+        `credentials`: for TLS (`grpc.ssl_channel_credentials()`). `api_key`: an API key or a token, for routers that
+        ask for one. `metadata`: sent with every call.
         """
         check_addresses(addresses)
         self._channels = [_channel(address, credentials) for address in addresses]
         self._stubs: list[rpc.InferenceStub] = [rpc.InferenceStub(channel) for channel in self._channels]
         self._routers = Routers(len(addresses))
-        self._metadata = tuple(metadata)
+        self._metadata = with_key(metadata, api_key)
 
     def generate(
         self,

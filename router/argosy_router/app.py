@@ -28,6 +28,7 @@ from argosy_router.fleet.redis_link import RedisLink
 from argosy_router.fronts import grpc_common
 from argosy_router.fronts.bodies import Bodies
 from argosy_router.fronts.connections import Connections, GuardedRunner
+from argosy_router.fronts.credentials import Credentials
 from argosy_router.fronts.http import HttpFront
 from argosy_router.fronts.native import NativeFront
 from argosy_router.fronts.oip import OipFront
@@ -37,6 +38,8 @@ from argosy_router.routing.dispatch import Dispatcher
 from argosy_router.service import Service
 from argosy_router.settings import Settings
 from argosy_router.tasks import keep_running
+from argosy_router.tenants.files import AccessFiles
+from argosy_router.tenants.shared import SharedUsage
 from argosy_router.text.models import ModelLibrary
 
 log = logging.getLogger(__name__)
@@ -70,7 +73,10 @@ class Router:
         self.service = Service(
             self.fleet, dispatcher, self.metrics,
             attempts=settings.attempts, tell_decisions=settings.decision_headers,
+            longest_wait_s=settings.max_wait_seconds,
         )  # fmt: skip
+        self._access = AccessFiles(self.service.identity, document=settings.access, directory=settings.api_keys)
+        self._usage = SharedUsage(self.service.gate.quotas, self._redis.client)
         self._bodies = Bodies()
         self.connections = Connections()
         self._health: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]
@@ -101,9 +107,11 @@ class Router:
 
         Raises:
             PortTakenError: one of the ports cannot be bound.
+            InvalidArgumentError: the document of who may ask cannot be read, or is wrong.
 
         """
         settings = self._settings
+        await self._access.load()
         self.metrics_port = await self._listen(self._metrics_app(), "metrics", settings.metrics_port)
         self.grpc_port = await self._listen_grpc()
         # a client that goes away cancels its handler, and so the worker's call
@@ -111,6 +119,8 @@ class Router:
         self.http_port = await self._listen(front.application(), "HTTP", settings.http_port, self.connections)
         self._tasks = [
             asyncio.create_task(keep_running("following the membership", self._follow)),
+            asyncio.create_task(keep_running("the watch over who may ask", self._access.watch)),
+            asyncio.create_task(keep_running("sharing what tenants use", self._share)),
             asyncio.create_task(keep_running("the gauges", self._gauges)),
             asyncio.create_task(keep_running("the watch over connections", self.connections.watch)),
             asyncio.create_task(keep_running("the watch over the event loop", self._bursts)),
@@ -135,7 +145,11 @@ class Router:
         return int(runner.addresses[0][1])
 
     async def _listen_grpc(self) -> int:
-        server = grpc.aio.server(options=grpc_common.OPTIONS, maximum_concurrent_rpcs=limits.MAX_ALL_CALLS)
+        server = grpc.aio.server(
+            interceptors=[Credentials(self.service.identity, self.metrics)],
+            options=grpc_common.OPTIONS,
+            maximum_concurrent_rpcs=limits.MAX_ALL_CALLS,
+        )
         worker_pb2_grpc.add_InferenceServicer_to_server(NativeFront(self.service), server)
         inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(OipFront(self.service), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -162,10 +176,16 @@ class Router:
             if not self.service.draining:
                 await self._set_health(serving=True)
 
+    async def _share(self) -> None:
+        while not self.service.identity.required:  # noqa: ASYNC110 - a file may change it at any time
+            await asyncio.sleep(GAUGE_S)
+        await self._usage.run()
+
     async def drain(self) -> None:
         """No new requests; running ones get up to `drain_seconds`."""
         self.service.draining = True
-        self.fleet.turn_away("the router is shutting down; try again elsewhere")
+        for who in (self.fleet.turn_away, self.service.gate.close):
+            who("the router is shutting down; try again elsewhere")
         await self._set_health(serving=False)
         for site in self._sites[1:]:  # the metrics stay
             await site.stop()
@@ -186,8 +206,10 @@ class Router:
         for runner in self._runners:
             await runner.cleanup()
         await self.fleet.close()
+        await self._usage.leave()
         await self._redis.close()
         await self._bodies.close()
+        await self.service.identity.close()
         await self._library.close()
 
     # --- metrics
@@ -239,6 +261,7 @@ class Router:
                 ready = sum(w.facts is not None and w.healthy(present) for w in workers)
                 leaving = sum(w.spec.terminating for w in workers)
                 waiting = sum(not w.spec.serving and not w.spec.terminating for w in workers)
+                self.metrics.line.labels(state.name).set(self.service.gate.waiting(state))
                 gauge = self.metrics.workers
                 gauge.labels(state.name, "ready").set(ready)
                 gauge.labels(state.name, "standby").set(waiting)

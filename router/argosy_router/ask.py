@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from argosy_api import limits
 from argosy_api.params import SamplingParams
 from argosy_router.resumption import Resumption
+from argosy_router.tenants.tenant import ANYBODY, Tenant
 from argosy_router.text.messages import Message, Prompt
 
 DEFAULT_MAX_TOKENS = 16
@@ -18,6 +19,7 @@ class Caller:
     request_id: str
     deadline: float | None = None
     """Monotonic seconds."""
+    tenant: Tenant = ANYBODY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

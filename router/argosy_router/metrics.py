@@ -3,6 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from argosy_api import metric_names as names
+from argosy_router.tenants.shown import Shown
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 ADDED = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1)
@@ -18,6 +19,20 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         model = ["model"]
         self.requests = Counter(names.ROUTER_REQUESTS, "Requests ended", ["model", "api", "code"], registry=registry)
+        self.refused = Counter(
+            names.ROUTER_UNAUTHENTICATED, "Calls without a credential that counts", ["api"], registry=registry
+        )
+        self.tenants = Shown()
+        self.tenant_tokens = Counter(
+            names.ROUTER_TENANT_TOKENS, "Tokens of tenants' requests", ["tenant", "kind"], registry=registry
+        )
+        self.tenant_requests = Counter(
+            names.ROUTER_TENANT_REQUESTS, "Tenants' requests ended", ["tenant", "code"], registry=registry
+        )
+        self.shed = Counter(
+            names.ROUTER_SHED, "Requests refused before any work was done", ["model", "why"], registry=registry
+        )
+        self.line = Gauge(names.ROUTER_LINE, "Answers that wait for their turn", model, registry=registry)
         self.inflight = Gauge(names.ROUTER_INFLIGHT, "Requests in flight", model, registry=registry)
         self.ttft = Histogram(
             names.ROUTER_TTFT_SECONDS, "Until the first token", model, registry=registry, buckets=SECONDS
@@ -70,5 +85,5 @@ class Metrics:
 
     def forget(self, model: str) -> None:
         """A deployment is gone: its gauges must not stand still for ever."""
-        for gauge in (self.inflight, self.index_blocks, self.workers):
+        for gauge in (self.inflight, self.line, self.index_blocks, self.workers):
             gauge.remove_by_labels({"model": model})

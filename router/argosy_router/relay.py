@@ -51,14 +51,16 @@ class Flight:
         attempts: int,
         taken: Callable[[Decision], object] = _nothing,
         hold: Callable[[int], bool] = _boundless,
+        told: Callable[[int], object] | None = None,
     ) -> None:
         """`taken` is called when a worker has taken the job, which may be before its first token; again for another.
 
-        `hold`: see `Kept`.
+        `hold`: see `Kept`. `told` hears of the tokens of each chunk that is handed on.
         """
         self.job = job
         self.delivered = 0
         """Tokens handed on."""
+        self._told = told
         self._dispatcher = dispatcher
         self._metrics = metrics
         self._course = Course(job, dispatcher, metrics, attempts=attempts, taken=taken, hold=hold)
@@ -214,6 +216,8 @@ class Flight:
                 await self._go_on(lost)
         chunk = course.came.pop(0)
         self.delivered += len(chunk.token_ids)
+        if self._told is not None:
+            self._told(len(chunk.token_ids))
         return chunk
 
     def close(self) -> None:

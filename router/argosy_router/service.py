@@ -14,24 +14,26 @@ from argosy_api.errors import (
     ArgosyError,
     InternalError,
     InvalidArgumentError,
-    OverloadedError,
-    TooLargeError,
     UnavailableError,
 )
 from argosy_api.params import check_priority, check_prompt
-from argosy_api.v1 import worker_pb2 as pb
 from argosy_router import resumption
-from argosy_router.admission import Account, Admission
+from argosy_router.admission import Admission
 from argosy_router.ask import Ask, Caller
 from argosy_router.budgets import budgeted
 from argosy_router.clock import now
 from argosy_router.fleet.fleet import DeploymentState, Fleet
 from argosy_router.fleet.peer import ACQUAINTANCE_S
+from argosy_router.gate import Gate
 from argosy_router.metrics import UNKNOWN_MODEL, Metrics
 from argosy_router.relay import Flight
+from argosy_router.request import Request
 from argosy_router.routing.dispatch import Decision, Dispatcher, no_worker
 from argosy_router.routing.job import Job
 from argosy_router.routing.trial import conversation
+from argosy_router.settings import Settings
+from argosy_router.tenants.identity import Identity
+from argosy_router.tenants.tenant import Tenant
 from argosy_router.text.messages import Prompt
 from argosy_router.text.model_text import Encoded
 from argosy_router.text.models import ModelCard
@@ -39,10 +41,6 @@ from argosy_router.text.models import ModelCard
 TOKEN_BYTES = 36
 """What a prompt's token takes here, roughly; and CHOICE_TOKEN_BYTES more in the message of each choice."""
 CHOICE_TOKEN_BYTES = 4
-COLLECTED_FACTOR = 4
-"""What a chunk takes as objects, as a multiple of its message."""
-LOGPROBS_FACTOR = 36
-"""The same of one with log-probabilities: as the objects of an answer, and those as JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,39 +54,25 @@ class Prepared:
     jobs: Sequence[Job]
 
 
-class Request:
-    """One client's request: its metrics and what it holds."""
-
-    def __init__(self, account: Account) -> None:
-        self.started = now()
-        self.model = UNKNOWN_MODEL
-        self.code = "OK"
-        self.account = account
-
-    def hold(self, count: int) -> bool:
-        """Takes so many bytes, or gives them back (less than zero), and says whether there was room."""
-        try:
-            self.account.take(count, "max_tokens")
-        except (TooLargeError, OverloadedError):
-            return False
-        return True
-
-    def collect(self, chunk: pb.GenerateChunk) -> None:
-        """A chunk is kept until the answer is whole. Raises TooLargeError, OverloadedError."""
-        factor = LOGPROBS_FACTOR if chunk.logprobs or chunk.prompt_logprobs else COLLECTED_FACTOR
-        self.account.take(factor * chunk.ByteSize(), "max_tokens")
-
-
 class Service:
     """The router without its fronts."""
 
     def __init__(
-        self, fleet: Fleet, dispatcher: Dispatcher, metrics: Metrics, *, attempts: int, tell_decisions: bool = False
+        self,
+        fleet: Fleet,
+        dispatcher: Dispatcher,
+        metrics: Metrics,
+        *,
+        attempts: int,
+        tell_decisions: bool = False,
+        longest_wait_s: float = Settings.max_wait_seconds,
     ) -> None:
         self.fleet = fleet
         self.metrics = metrics
         self.draining = False
         self.admission = Admission()
+        self.identity = Identity()
+        self.gate = Gate(self.identity, metrics, longest_s=longest_wait_s)
         self._dispatcher = dispatcher
         self._attempts = attempts
         self._tell_decisions = tell_decisions
@@ -131,6 +115,11 @@ class Service:
             raise
         finally:
             request.account.close()
+            if request.taken is not None:
+                self.gate.leave(request.taken)
+                self.metrics.tenant_requests.labels(
+                    self.metrics.tenants.shown(request.taken.tenant.name), request.code
+                ).inc()
             self.metrics.requests.labels(request.model, api, request.code).inc()
             if request.model != UNKNOWN_MODEL:
                 self.metrics.duration.labels(request.model).observe(now() - request.started)
@@ -155,6 +144,11 @@ class Service:
         request.model = state.name
         _check_salt(ask.cache_salt)
         check_priority(ask.priority)
+        tenant, priority = caller.tenant, caller.tenant.priority(ask.priority)
+        salt = ask.cache_salt if state.spec.share_cache else tenant.salt(ask.cache_salt)
+        ask = replace(ask, cache_salt=salt, priority=priority)
+        if ask.resumption is None:
+            request.taken = self.gate.enter(state, tenant, ask.choices, priority=priority, deadline=caller.deadline)
         ask.params.check(vocab_size=card.facts.vocab_size)
         if ask.bad_words:
             ask = await _with_words(ask, card)
@@ -176,6 +170,7 @@ class Service:
                 job = Job(
                     deployment=state,
                     request_id=caller.request_id,
+                    tenant=caller.tenant,
                     tokens=tokens,
                     block_ids=ids,
                     params=seeded,
@@ -242,9 +237,9 @@ class Service:
 
     # --- fly
 
-    def headers(self, decision: Decision) -> list[tuple[str, str]]:
+    def headers(self, decision: Decision, tenant: Tenant) -> list[tuple[str, str]]:
         """What a client is told about where its request went."""
-        return decision.headers(reasons=self._tell_decisions)
+        return decision.headers(reasons=self._tell_decisions or tenant.admin)
 
     @contextlib.asynccontextmanager
     async def flying(
@@ -257,21 +252,30 @@ class Service:
         demand = job.deployment.demand
         demand.came(now())
         job.deployment.retries.came(now())
-        flight = Flight(job, self._dispatcher, self.metrics, attempts=self._attempts, taken=taken, hold=request.hold)
+        passage, flight = None, None
         try:
+            passage = await self.gate.turn(job)
+            flight = Flight(
+                job, self._dispatcher, self.metrics, attempts=self._attempts, taken=taken, hold=request.hold,
+                told=passage.tokens if job.tenant.name else None,
+            )  # fmt: skip
             await flight.start()
+            passage.first_token(flight.cached_tokens)
             if job.received_at and job.resumption is None:
                 self.metrics.ttft.labels(name).observe(now() - job.received_at)
                 demand.first_token(now() - job.received_at, now())
             yield flight
         finally:
-            flight.close()
             demand.went(now())
             inflight.dec()
-            if job.resumption is None:  # else it was counted where it began
-                self.metrics.prompt.labels(name).inc(len(job.tokens))
-                self.metrics.cached.labels(name).inc(flight.cached_tokens)
-            self.metrics.generated.labels(name).inc(flight.delivered)
+            if flight is not None:
+                flight.close()
+                if job.resumption is None:  # else it was counted where it began
+                    self.metrics.prompt.labels(name).inc(len(job.tokens))
+                    self.metrics.cached.labels(name).inc(flight.cached_tokens)
+                self.metrics.generated.labels(name).inc(flight.delivered)
+            if passage is not None:
+                passage.close()
 
 
 async def _with_words(ask: Ask, card: ModelCard) -> Ask:

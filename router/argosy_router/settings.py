@@ -23,8 +23,14 @@ class Settings:
     """None: KV events and load come from the workers directly."""
     drain_seconds: float = 30.0
     """After SIGTERM: time for running streams to end."""
+    max_wait_seconds: float = 300.0
+    """A request that would wait for its first token for longer than that is refused at once."""
     attempts: int = 3
     """Workers tried for one request before its first token."""
+    access: str | None = None
+    """The document that says who may ask (`argosy_api.access`). None: anybody may."""
+    api_keys: str | None = None
+    """A directory with what is kept of API keys."""
     decision_headers: bool = False
     """Whether clients are told why a worker was chosen: it tells of others' requests, too."""
 
@@ -42,8 +48,16 @@ def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str]
     add("--grpc-port", type=_port, default=Settings.grpc_port, help="gRPC (default: %(default)s)")
     add("--metrics-port", type=_port, default=Settings.metrics_port, help="Prometheus metrics (default: %(default)s)")
     add("--drain-seconds", type=_seconds, default=Settings.drain_seconds, help="for running streams, after SIGTERM")
+    add(
+        "--max-wait-seconds",
+        type=_seconds,
+        default=Settings.max_wait_seconds,
+        help="longest wait for a first token that is worth it",
+    )
     add("--attempts", type=_count, default=Settings.attempts, help="workers tried before a request's first token")
     add("--decision-headers", type=_boolean, default=False, help="true: clients are told why a worker was chosen")
+    add("--access", metavar="FILE", help="who may ask, and how much; without it anybody may")
+    add("--api-keys", metavar="DIRECTORY", help="API keys, one small file each, as a mounted Secret")
     values = vars(parser.parse_args(arguments))
     scheme, _, rest = values["membership"].partition(":")
     if not (values["membership"] == "kubernetes" or (scheme == "file" and rest)):

@@ -9,8 +9,9 @@ from typing import Self, TypeVar
 from argosy_api import limits
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.relay import Flight
+from argosy_router.request import Request
 from argosy_router.routing.job import Job
-from argosy_router.service import Request, Service
+from argosy_router.service import Service
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -16,6 +16,7 @@ from argosy_operator.settings import from_environment
 CHART = Path(__file__).resolve().parents[2] / "charts/argosy"
 MATRIX = [(), *((path.name,) for path in sorted((CHART / "ci").glob("*-values.yaml")))]
 IDS = [values[0].removesuffix("-values.yaml") if values else "defaults" for values in MATRIX]
+API_KEYS = {"argosy-admin-key", "argosy-api-keys"}
 
 
 def pods(objects):
@@ -296,7 +297,7 @@ def test_operator_and_routers_read_different_urls_of_redis_from_a_secret(render,
     assert operator["ARGOSY_REDIS_ACCESS"] == ("shared" if "redis.access=shared" in values else "perNamespace")
     assert router["ARGOSY_REDIS_URL"] == {"secretKeyRef": {"name": secret, "key": router_key}}
     assert "ARGOSY_REDIS_ROUTER_URL" not in router
-    made = {item["metadata"]["name"] for item in objects if item["kind"] == "Secret"}
+    made = {item["metadata"]["name"] for item in objects if item["kind"] == "Secret"} - API_KEYS
     assert made == ({secret} if secret != "mine" else set())
 
 
@@ -309,7 +310,7 @@ def test_operator_and_routers_read_different_urls_of_redis_from_a_secret(render,
     ],
 )  # fmt: skip
 def test_the_routers_url_is_of_a_user_of_their_own(render, values, host):
-    (secret,) = [item for item in render(*values) if item["kind"] == "Secret"]
+    (secret,) = [i for i in render(*values) if i["kind"] == "Secret" and i["metadata"]["name"] not in API_KEYS]
     admin, router = (urlsplit(secret["stringData"][key]) for key in ("url", "router-url"))
     assert router.username == redis_acl.ROUTER
     assert router.password not in (None, "", admin.password)
@@ -329,7 +330,8 @@ def test_a_new_redis_url_replaces_the_pods_that_read_it(render):
 
 def test_without_redis_there_is_neither_secret_nor_variable(render):
     objects = render("valkey.enabled=false")
-    assert not [i for i in objects if i["kind"] == "Secret" or "valkey" in i["metadata"]["name"]]
+    assert {i["metadata"]["name"] for i in objects if i["kind"] == "Secret"} == API_KEYS
+    assert not [i for i in objects if "valkey" in i["metadata"]["name"]]
     for component in ("operator", "router"):
         container = one(objects, "Deployment", f"argosy-{component}")["spec"]["template"]["spec"]["containers"][0]
         assert "ARGOSY_REDIS_URL" not in env_of(container)

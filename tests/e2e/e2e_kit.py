@@ -111,7 +111,9 @@ def image(component: str) -> str:
 
 
 def helm(*arguments: str, binary: str = "helm", timeout: float = 180) -> str:
-    """Standard output of a Helm command that must succeed."""
+    """Standard output of a Helm command that must succeed. Of credentials only their own tests want to know."""
+    if str(CHART) in arguments and not any("access." in argument for argument in arguments):
+        arguments = (*arguments, "--set", "access.required=false")
     done = subprocess.run([binary, *arguments], capture_output=True, text=True, check=False, timeout=timeout)
     assert done.returncode == 0, f"{binary} {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}"
     return done.stdout

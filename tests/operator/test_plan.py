@@ -310,7 +310,7 @@ _CHANGES = {
     "placement.runtimeClassName": "nvidia", "placement.prefetch": True,
     "modelCache.type": {"type": "pvc", "claimName": "c"}, "modelCache.size": "2Gi",
     "modelCache.claimName": {"type": "pvc", "claimName": "d"},
-    "routing.policy": "roundRobin", "routing.fetchBlocks": False, "routing.holdSeconds": 30,
+    "routing.policy": "roundRobin", "routing.fetchBlocks": False, "routing.cacheSharing": "all", "routing.holdSeconds": 30,
     "rollout.strategy": "Recreate", "rollout.maxSurge": 3, "rollout.maxUnavailable": 3,
     "rollout.progressDeadlineSeconds": 100, "rollout.restart": 1, "rollout.partition": 1,
     "rollout.revisionHistoryLimit": 2,

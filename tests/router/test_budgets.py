@@ -18,7 +18,7 @@ from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.admission import Admission
 from argosy_router.fronts import http, http_body, oai_logprobs
 from argosy_router.fronts.connections import Connections
-from argosy_router.service import Request
+from argosy_router.request import Request
 from argosy_router.text.vocabulary import Vocabulary
 
 HELLO = {"model": "m", "prompt": "hello", "max_tokens": 8}

@@ -19,8 +19,8 @@ from argosy_router import relay
 from argosy_router.ask import Ask, Caller
 from argosy_router.clock import now
 from argosy_router.fleet import silence
+from argosy_router.request import Request
 from argosy_router.routing.job import continued
-from argosy_router.service import Request
 
 COUNT = 40
 HELLO = {"model": "m", "prompt": "hello", "max_tokens": COUNT}

@@ -14,7 +14,7 @@ from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc as rpc
 from argosy_router.ask import Ask, Caller
 from argosy_router.relay import Flight
-from argosy_router.service import Request
+from argosy_router.request import Request
 
 HELLO = {"model": "m", "prompt": "hello", "max_tokens": 20}
 TEXT = decode(answer_of(encode("hello"), 20))

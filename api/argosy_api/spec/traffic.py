@@ -16,6 +16,10 @@ class RoutingSpec(Strict):
     fetch_blocks: bool = True
     """Whether a replica may fetch blocks of the KV cache that it lacks from another one that has them, where that takes
     less time than computing. Always so between the roles of disaggregation."""
+    cache_sharing: Literal["tenant", "all"] = "tenant"
+    """Whose prompts' blocks of the KV cache a request may use. tenant: those of its own tenant, so that nobody learns
+    from the time of an answer what others asked. all: anybody's, where prompts are no secret; a system prompt that all
+    tenants have is then computed once."""
     hold_seconds: Annotated[int, Field(ge=0, le=3600)] = 0
     """A request that finds no worker waits in the router for so long, while one is started by whoever scales it;
     then it is refused. 0: at once. With autoscaling to zero scaleToZero.holdSeconds says it."""

@@ -33,12 +33,15 @@ _WILDCARDS = {"0.0.0.0": "127.0.0.1", net.EVERYWHERE: "127.0.0.1"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Where the router listens."""
+    """Where the router listens, and whom it answers."""
 
     host: str = "127.0.0.1"
     http_port: int = 8000
     grpc_port: int = 8001
     metrics_port: int = 8002
+    access: Path | None = None
+    """The document that says who may ask; None: anybody may."""
+    api_keys: Path | None = None
 
     def reachable(self, port: int) -> str:
         """host:port as a client on this machine writes it."""
@@ -162,6 +165,11 @@ def _router(
         "membership": f"file:{folder.membership}",
         "drain-seconds": drain,
     }
+    if options.access is not None:
+        arguments["access"] = str(options.access.resolve())
+        arguments["decision-headers"] = "false"  # among several tenants: for admins
+    if options.api_keys is not None:
+        arguments["api-keys"] = str(options.api_keys.resolve())
     state = ProcessState(name="router")
     run.services.append(state)
     job = services.Router(arguments, environment, state, folder.path, http=run.http, changed=changed)

@@ -157,6 +157,7 @@ class Supervisor:
             served_name=resource.served_name,
             policy=RoutingPolicy(resource.spec.routing.policy),
             fetch_blocks=resource.spec.routing.fetch_blocks,
+            share_cache=resource.spec.routing.cache_sharing == "all",
             workers=tuple(m for replica in workers.replicas if (m := replica.member()) is not None),
             message=_why_nobody(workers.state),
             created_at=float(place),  # of equal names the first would have it

@@ -42,6 +42,7 @@ class DeploymentView:
     """Seconds since the epoch."""
     uid: str = ""
     fetch_blocks: bool = True
+    share_cache: bool = False
     canary: Canary | None = None
     hold_s: float = 0.0
     """How long a request that finds no worker waits for one."""
@@ -65,6 +66,7 @@ class DeploymentView:
             created_at=datetime.fromisoformat(meta["creationTimestamp"]).timestamp(),
             uid=str(meta["uid"]),
             fetch_blocks=routing.get("fetchBlocks") is not False,
+            share_cache=routing.get("cacheSharing") == "all",
             canary=_canary(status.get("canary")),
             hold_s=_hold_s(spec),
         )
@@ -141,6 +143,7 @@ def merge(deployments: Mapping[Key, DeploymentView], slices: Mapping[Key, SliceV
                 served_name=view.served_name,
                 policy=view.policy,
                 fetch_blocks=view.fetch_blocks,
+                share_cache=view.share_cache,
                 workers=tuple(worker for _, worker in sorted(workers.get(key, {}).items())),
                 message=view.message,
                 created_at=view.created_at,

@@ -10,17 +10,27 @@ import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from argosy_api.errors import ArgosyError, CancelledError, InternalError, OverloadedError, UnavailableError
+from argosy_api.errors import (
+    ArgosyError,
+    CancelledError,
+    InternalError,
+    OverloadedError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 from argosy_router import volley
 from argosy_router.ask import Caller
 from argosy_router.fronts import oai_format as fmt
 from argosy_router.fronts.bodies import Bodies
 from argosy_router.fronts.connections import Connections
+from argosy_router.fronts.credentials import TENANT, asks_for_credentials
 from argosy_router.fronts.http_body import SLOWEST, read_body
 from argosy_router.fronts.oai_answer import SSE_DONE, Answer, sse
 from argosy_router.fronts.request_ids import request_id
+from argosy_router.request import Request
 from argosy_router.routing.job import Job
-from argosy_router.service import Request, Service
+from argosy_router.service import Service
+from argosy_router.tenants.tenant import Tenant
 from argosy_router.volley import Volley
 
 log = logging.getLogger(__name__)
@@ -37,10 +47,13 @@ class HttpFront:
         self._service = service
         self._bodies = bodies
         self._connections = connections
+        self._asking = asks_for_credentials(service.identity, service.metrics)
 
     def application(self) -> web.Application:
         """The aiohttp application."""
-        app = web.Application(middlewares=[self._guarded, _errors], client_max_size=0)  # bodies are read by `read_body`
+        app = web.Application(
+            middlewares=[self._guarded, _errors, self._asking], client_max_size=0
+        )  # bodies are read by `read_body`
         app.router.add_get("/health", self._health)
         app.router.add_get("/ready", self._ready)
         app.router.add_get("/v1/models", self._models)
@@ -93,7 +106,8 @@ class HttpFront:
             raw = await read_body(http, taken.account.take)
             request = await self._bodies.parse(kind, raw)
             del raw
-            prepared = await self._service.prepare(taken, request.ask(), Caller(request_id=http[REQUEST_ID]))
+            caller = Caller(request_id=http[REQUEST_ID], tenant=http[TENANT])
+            prepared = await self._service.prepare(taken, request.ask(), caller)
             answer = Answer(request, prepared)
             headers = {"x-request-id": http[REQUEST_ID]}
             if request.stream:
@@ -107,9 +121,9 @@ class HttpFront:
     ) -> web.Response:
         keep_ids = answer.request.return_token_ids
         if len(jobs) == 1:
-            results = [await self._gather(taken, jobs[0], keep_ids=keep_ids)]
+            results = [await self._gather(taken, jobs[0], http[TENANT], keep_ids=keep_ids)]
         else:
-            results = await volley.each(jobs, lambda job: self._gather(taken, job, keep_ids=keep_ids))
+            results = await volley.each(jobs, lambda job: self._gather(taken, job, http[TENANT], keep_ids=keep_ids))
         headers.update(results[0][1])
         document = await answer.whole([g for g, _ in results])
         body = orjson.dumps(document)
@@ -120,14 +134,16 @@ class HttpFront:
             await response.write_eof()
         return response
 
-    async def _gather(self, taken: Request, job: Job, *, keep_ids: bool) -> tuple[fmt.Gathered, dict[str, str]]:
+    async def _gather(
+        self, taken: Request, job: Job, tenant: Tenant, *, keep_ids: bool
+    ) -> tuple[fmt.Gathered, dict[str, str]]:
         gathered = fmt.Gathered(keep_ids=keep_ids)
         async with self._service.flying(taken, job) as flight:
             async for chunk in flight:
                 taken.collect(chunk)
                 gathered.add(chunk)
             gathered.cached = flight.cached_tokens
-            return gathered, dict(self._service.headers(flight.decision))
+            return gathered, dict(self._service.headers(flight.decision, tenant))
 
     # --- streams
 
@@ -136,7 +152,7 @@ class HttpFront:
     ) -> web.StreamResponse:
         async with Volley(self._service, taken, jobs) as flights:
             # the first have their first token before the status is sent: until then an error is a proper HTTP error
-            headers.update(self._service.headers((await flights.start()).decision))
+            headers.update(self._service.headers((await flights.start()).decision, http[TENANT]))
             headers |= {
                 "content-type": "text/event-stream; charset=utf-8",
                 "cache-control": "no-cache",
@@ -192,6 +208,8 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     except _StreamedError as error:
         return error.response
+    except UnauthenticatedError as error:
+        return _error(error, {**headers, "www-authenticate": "Bearer"})
     except OverloadedError as error:
         return _error(error, {**headers, "retry-after": str(max(1, round(error.retry_after_s)))})
     except ArgosyError as error:

@@ -9,6 +9,7 @@ from argosy_api.grpc_status import errors_to_status
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc as rpc
 from argosy_router.ask import Ask, Caller
+from argosy_router.fronts.credentials import tenant_of_call
 from argosy_router.fronts.grpc_common import Context, Heading, call_deadline, metadata_request_id
 from argosy_router.resumption import parse
 from argosy_router.routing.dispatch import Decision
@@ -30,12 +31,14 @@ class NativeFront(rpc.InferenceServicer):
             with self._service.request("grpc") as taken:
                 taken.account.take(request.ByteSize(), "prompt")
                 caller = Caller(
-                    request_id=metadata_request_id(context, request.request_id), deadline=call_deadline(context)
+                    request_id=metadata_request_id(context, request.request_id),
+                    deadline=call_deadline(context),
+                    tenant=tenant_of_call(),
                 )
                 prepared = await self._service.prepare(taken, _ask(request), caller)
 
                 def headers(decision: Decision) -> Sequence[tuple[str, str]]:
-                    return (("x-request-id", caller.request_id), *self._service.headers(decision))
+                    return (("x-request-id", caller.request_id), *self._service.headers(decision, caller.tenant))
 
                 async with (
                     Heading(context, headers) as head,

@@ -19,12 +19,14 @@ from argosy_api.params import SamplingParams
 from argosy_router.ask import DEFAULT_MAX_TOKENS, Ask, Caller
 from argosy_router.clock import now
 from argosy_router.fronts import oip_tensors
+from argosy_router.fronts.credentials import tenant_of_call
 from argosy_router.fronts.fields import Fields, parse_json
 from argosy_router.fronts.grpc_common import Context, call_deadline, metadata_request_id
 from argosy_router.fronts.oip_tensors import Inputs
 from argosy_router.fronts.sampling import take_bad_words, take_sampling
+from argosy_router.request import Request
 from argosy_router.routing.job import Job
-from argosy_router.service import Request, Service
+from argosy_router.service import Service
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +175,9 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
             echo = (
                 not inputs.stream and not inputs.exclude_input
             )  # Triton's default: the prompt stands before the answer
-            caller = Caller(request_id=metadata_request_id(context, request.id), deadline=deadline)
+            caller = Caller(
+                request_id=metadata_request_id(context, request.id), deadline=deadline, tenant=tenant_of_call()
+            )
             ask = _ask(request.model_name, inputs, parameters, echo=echo)
             prepared = await self._service.prepare(taken, ask, caller)
             return await self._answer(
@@ -210,7 +214,7 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
                 if inputs.stream and not chunk.finish_reason and (chunk.text or chunk.token_ids):
                     await send(made("".join(texts), ids, final=False))
                     texts, ids = [], []
-            headers = (("x-request-id", job.request_id), *self._service.headers(flight.decision))
+            headers = (("x-request-id", job.request_id), *self._service.headers(flight.decision, tenant_of_call()))
         await send(made(prefix + "".join(texts), ids, final=not empty_final))
         if empty_final:
             last = oip.ModelInferResponse(model_name=request.model_name, model_version="1", id=request.id)

@@ -9,6 +9,7 @@ from argosy_api.blocks import iter_block_ids, root_id
 from argosy_api.params import SamplingParams
 from argosy_router.fleet.fleet import DeploymentState
 from argosy_router.resumption import Resumption
+from argosy_router.tenants.tenant import ANYBODY, Tenant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,7 @@ class Job:
     tokens: list[int]
     block_ids: list[bytes]
     params: SamplingParams
+    tenant: Tenant = ANYBODY
     cache_salt: str = ""
     priority: int = 0
     deadline: float | None = None

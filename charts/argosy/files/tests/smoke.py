@@ -2,17 +2,21 @@
 # ruff: noqa: T201 - what it prints is what `helm test --logs` shows
 
 import json
+import os
 import sys
 import urllib.error
 import urllib.request
 
 BASE = sys.argv[1]
+HEADERS = {"content-type": "application/json"}
+if key := os.environ.get("ARGOSY_API_KEY"):
+    HEADERS["authorization"] = f"Bearer {key}"
 
 
 def call(path: str, body: dict | None = None) -> dict:
     """Answer of one request; an HTTP error ends the test with what the router said."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(BASE + path, data=data, headers={"content-type": "application/json"})  # noqa: S310
+    request = urllib.request.Request(BASE + path, data=data, headers=HEADERS)  # noqa: S310
     try:
         with urllib.request.urlopen(request, timeout=60) as reply:  # noqa: S310 - http:// of our own Service
             text = reply.read()

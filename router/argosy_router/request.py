@@ -1,0 +1,38 @@
+"""One client's request, whatever its protocol: how it ends, and what it holds until then."""
+
+from argosy_api.errors import OverloadedError, TooLargeError
+from argosy_api.v1 import worker_pb2 as pb
+from argosy_router.admission import Account
+from argosy_router.clock import now
+from argosy_router.gate import Taken
+from argosy_router.metrics import UNKNOWN_MODEL
+
+COLLECTED_FACTOR = 4
+"""What a chunk takes as objects, as a multiple of its message."""
+LOGPROBS_FACTOR = 36
+"""The same of one with log-probabilities: as the objects of an answer, and those as JSON."""
+
+
+class Request:
+    """One client's request: its metrics and what it holds."""
+
+    def __init__(self, account: Account) -> None:
+        self.started = now()
+        self.model = UNKNOWN_MODEL
+        self.code = "OK"
+        self.account = account
+        self.taken: Taken | None = None
+        """Of its tenant's limits."""
+
+    def hold(self, count: int) -> bool:
+        """Takes so many bytes, or gives them back (less than zero), and says whether there was room."""
+        try:
+            self.account.take(count, "max_tokens")
+        except (TooLargeError, OverloadedError):
+            return False
+        return True
+
+    def collect(self, chunk: pb.GenerateChunk) -> None:
+        """A chunk is kept until the answer is whole. Raises TooLargeError, OverloadedError."""
+        factor = LOGPROBS_FACTOR if chunk.logprobs or chunk.prompt_logprobs else COLLECTED_FACTOR
+        self.account.take(factor * chunk.ByteSize(), "max_tokens")

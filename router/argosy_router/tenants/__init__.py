@@ -1,0 +1,1 @@
+"""Who asks, how much he may have, and whose turn it is."""
