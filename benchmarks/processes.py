@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -119,12 +119,16 @@ def router(
     redis_url: str = "",
     name: str = "bench",
     others: Mapping[str, list[Running]] | None = None,
+    share_cache: bool = False,
+    options: Sequence[str] = (),
 ) -> Iterator[Running]:
     """A router in front of `workers`, which serve the model `name`, and of the workers of `others`, by model."""
 
     def deployment(model: str, its: list[Running]) -> Deployment:
         members = tuple(Worker(worker_id=f"{model}-{w.port}", address=f"127.0.0.1:{w.port}") for w in its)
-        return Deployment(namespace="default", name=model, served_name=model, policy=policy, workers=members)
+        return Deployment(
+            namespace="default", name=model, served_name=model, policy=policy, workers=members, share_cache=share_cache
+        )
 
     deployments = tuple(itertools.starmap(deployment, {name: workers, **(others or {})}.items()))
     with tempfile.TemporaryDirectory() as folder:
@@ -133,7 +137,7 @@ def router(
         port, http_port, metrics_port = free_port(), free_port(), free_port()
         ports = [f"--grpc-port={port}", f"--http-port={http_port}", f"--metrics-port={metrics_port}"]
         arguments = ["-m", "argosy_router", "--host=127.0.0.1", f"--membership=file:{path}", *ports]
-        arguments.append("--decision-headers=true")
+        arguments += ["--decision-headers=true", *options]
         with started(arguments, {"ARGOSY_REDIS_URL": redis_url}, port, metrics_port=metrics_port) as it:
             yield replace(it, http_port=http_port)
 
