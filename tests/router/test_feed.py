@@ -8,11 +8,12 @@ from types import SimpleNamespace
 import pytest
 import pytest_asyncio
 import redis.asyncio as redis
+from access_kit import Access
 from router_kit import FakeWorker, RedisPublisher, encode
 from waiting import eventually
 
 from argosy_api import limits, redis_acl
-from argosy_api.keys import BATCH_FIELD, Keys
+from argosy_api.keys import BATCH_FIELD, TENANTS, Keys
 from argosy_api.membership import RoutingPolicy
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.fleet.index_feed import IndexFeed
@@ -195,10 +196,11 @@ async def test_prefix_routing_through_redis(redis_rig):
     assert redis_rig.on_stream()
 
 
-async def test_the_routers_user_may_do_all_that_a_router_does(make_rig, valkey):
+async def test_the_routers_user_may_do_all_that_a_router_does(make_rig, valkey, tmp_path):
     admin = redis.Redis.from_url(valkey.url)
     await admin.execute_command("ACL SETUSER", redis_acl.ROUTER, *redis_acl.router_rules("pw"))
-    rig = await make_rig(redis_url=f"redis://{redis_acl.ROUTER}:pw@127.0.0.1:{valkey.port}/0")
+    url = f"redis://{redis_acl.ROUTER}:pw@127.0.0.1:{valkey.port}/0"
+    rig = await make_rig(redis_url=url, **Access(tmp_path).settings)
     worker = FakeWorker(worker_id="w0")
     publisher = RedisPublisher(admin, worker)
     await rig.add(worker)
@@ -207,10 +209,16 @@ async def test_the_routers_user_may_do_all_that_a_router_does(make_rig, valkey):
     worker.emit(stored=worker.ids(encode(PREFIX)))
     await rig.until_indexed()
     assert made.on_stream()
+    await eventually(lambda: admin.hlen(TENANTS), what="what tenants use is told")
+    await rig.router._usage.leave()
     assert await admin.acl_log() == []
     used = {name.removeprefix("cmdstat_") for name in await admin.info("commandstats")}
     granted = {rule[1:] for rule in redis_acl.router_rules("pw") if rule.startswith("+")}
     assert granted - used <= {"ping", "select"}, "a right that no router needs"
+    async with redis.Redis.from_url(url) as router:
+        for key in (KEYS.load("w0"), "argosy:1:tenants2"):
+            with pytest.raises(redis.ResponseError, match=r"(?i)no permissions|noperm"):
+                await router.hset(key, "x", "y")
     await publisher.stop()
     await admin.aclose()
 
