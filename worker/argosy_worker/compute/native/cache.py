@@ -13,6 +13,8 @@ from argosy_worker.compute.native.arena import large_pages
 from argosy_worker.core.host import Move
 
 ELEMENTS: dict[str, type[np.number[Any]]] = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}
+_INFINITE: dict[int, tuple[type[np.unsignedinteger[Any]], int]] = {2: (np.uint16, 0x7C00), 4: (np.uint32, 0x7F800000)}
+"""Of fp16 and fp32: all bits of the exponent, which what is infinite or no number has."""
 _MOST_SCALE = 1e35
 """As on torch (`attention/kv_types.py`): code times scale is finite."""
 
@@ -84,13 +86,21 @@ class NativeKvCache:
             raise InvalidArgumentError("content", f"has {len(content)} bytes; a block has {self.bytes_per_block}")
         held, scales = self._held[:, block], self._scales[:, block]
         found = np.frombuffer(content, dtype=held.dtype, count=held.size).reshape(held.shape)
-        self._held[:, block] = np.nan_to_num(found)
+        self._held[:, block] = found if _finite(found) else np.nan_to_num(found)
         behind = np.frombuffer(content, dtype=np.float32, offset=held.nbytes).reshape(scales.shape)
         self._scales[:, block] = np.clip(np.nan_to_num(behind), 0, _MOST_SCALE)
 
     def _check(self, block: int) -> None:
         if not 1 <= block <= self._blocks:
             raise InvalidArgumentError("block", f"is {block}; the cache has the blocks 1 to {self._blocks}")
+
+
+def _finite(numbers: npt.NDArray[Any]) -> bool:
+    """Whether all are: told by their exponents' bits, as numpy computes with fp16 one by one."""
+    if numbers.dtype.kind != "f":
+        return True
+    of, infinite = _INFINITE[numbers.dtype.itemsize]
+    return bool((numbers.view(of) & infinite).max(initial=0) < infinite)
 
 
 def _taken(shape: tuple[int, ...], kind: np.dtype[Any]) -> npt.NDArray[Any]:
