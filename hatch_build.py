@@ -26,7 +26,10 @@ INSTRUCTION_SETS = {
         "kernels_avx_vnni": ["-mavx2", "-mfma", "-mf16c", "-mavxvnni"],
         "kernels_avx2": ["-mavx2", "-mfma", "-mf16c"],
     },
-    "aarch64": {"kernels_neon_dotprod": ["-march=armv8.2-a+dotprod"]},
+    "aarch64": {
+        "kernels_neon_i8mm": ["-march=armv8.2-a+dotprod+i8mm"],
+        "kernels_neon_dotprod": ["-march=armv8.2-a+dotprod"],
+    },
 }
 """Files for one architecture only, and the flags that they want; all other files are compiled everywhere."""
 ALIASES = {"amd64": "x86_64", "arm64": "aarch64"}

@@ -40,12 +40,12 @@ double distance(const Floats& found, const Doubles& expected, const Floats& from
   return std::sqrt(off / size);
 }
 
-void linear(const Tests& tests, int bits, int in, int out, int rows, bool bias, bool norm) {
+void linear(const Tests& tests, int bits, int in, int out, int rows, bool bias, bool norm, int scale_bits = 16) {
   const std::string name = "linear " + std::to_string(bits) + " bits " + std::to_string(in) + "x" + std::to_string(out) + " rows " +
-                           std::to_string(rows) + (bias ? " bias" : "") + (norm ? " norm" : "");
+                           std::to_string(rows) + (bias ? " bias" : "") + (norm ? " norm" : "") + (scale_bits == 32 ? " fine scales" : "");
   if (!tests.wanted(name)) return;
   Random random(uint64_t(bits) * 1000003 + in * 1009 + out * 31 + rows);
-  const Weights w = weights(random, in, out, bits, bias);
+  const Weights w = weights(random, in, out, bits, bias, scale_bits);
   const Floats x = numbers(random, size_t(rows) * in), by = norm ? numbers(random, in) : Floats();
   Floats first;
   for (const auto& engine : tests.engines) {
@@ -93,6 +93,10 @@ void layers(const Tests& tests, const Shape& s) {
     both.insert(both.end(), x.begin() + 20 * s.hidden, x.end());
     const Floats found = run(*engine, model, cut, both, {{0, 5, others}, {20, ROWS - 20, again}});
     check(same(part(found, 5, ROWS - 20, s.hidden), part(whole, 20, ROWS - 20, s.hidden)), name + " " + engine->name, "rows depend on their company");
+    Floats one = part(before, 0, 1, s.hidden);
+    one.insert(one.end(), x.end() - s.hidden, x.end());
+    const Floats each = run(*engine, model, cut, one, {{5, 1, others}, {ROWS - 1, 1, again}});
+    check(same(part(each, 1, 1, s.hidden), part(whole, ROWS - 1, 1, s.hidden)), name + " " + engine->name, "rows depend on whether others have one, too");
   }
   const auto turned = turns(ROWS, s.rotary / 2);
   std::vector<Doubles> rows;
@@ -304,7 +308,8 @@ void all(const Tests& tests) {
           for (int rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 31, 32, 33, 64, 65})
             for (int with = 0; with < 4; with++) linear(tests, bits, in, out, rows, with & 1, with & 2);
   }
-  const struct { int heads, kv_heads, dim, rotary; } heads[] = {{3, 1, 32, 32}, {4, 2, 64, 32}, {2, 1, 80, 64}, {2, 2, 96, 96}, {5, 1, 128, 128}, {1, 1, 256, 256}, {12, 1, 32, 32}};
+  for (int rows = 1; rows < (tests.full ? 34 : 11); rows++) linear(tests, 4, 96, 48, rows, rows % 2, rows % 3 == 0, 32);
+  const struct { int heads, kv_heads, dim, rotary; } heads[] = {{3, 1, 32, 32}, {4, 2, 64, 32}, {2, 1, 80, 64}, {2, 2, 80, 32}, {2, 2, 96, 96}, {5, 1, 128, 128}, {1, 1, 256, 256}, {12, 1, 32, 32}};
   int i = 0;
   for (const auto& h : heads)
     for (int window : {0, 1, 20})
@@ -324,7 +329,7 @@ int main(int count, char** words) {
   if (count < 2) return std::fprintf(stderr, "main LIBRARY [quick|full] [only]\n"), 2;
   const Library library(words[1]);
   Tests tests{library, count > 2 && !std::strcmp(words[2], "full"), count > 3 ? words[3] : "", {}};
-  for (const char* name : {"portable", "avx2", "avx-vnni", "avx512-vnni", "neon-dotprod"})
+  for (const char* name : {"portable", "avx2", "avx-vnni", "avx512-vnni", "neon-dotprod", "neon-i8mm"})
     for (int threads : {1, 2})
       if (library.kernels(name) && (tests.full || (threads == 1) == !std::strcmp(name, "portable")))
         tests.engines.push_back(std::make_unique<Engine>(library, name, threads));

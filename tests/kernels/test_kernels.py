@@ -72,7 +72,7 @@ def test_no_races(tmp_path):
 
 
 def test_the_same_bits_on_arm(sanitized, tmp_path):
-    """Compiled as on Arm and run by an emulator: NEON has the bits of portable code there and of this processor's code here."""
+    """Compiled as on Arm and run by an emulator: NEON has the bits of portable code there and of this processor's here."""
     lacking = [name for name in ("aarch64-linux-gnu-g++", "qemu-aarch64") if shutil.which(name) is None]
     if lacking:
         assert os.environ.get("ARGOSY_REQUIRE_ARM") != "1", lacking
@@ -80,8 +80,12 @@ def test_the_same_bits_on_arm(sanitized, tmp_path):
     program = build(tmp_path, "aarch64-linux-gnu-g++")
     emulator = ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", "-cpu")
     found = run(*emulator, "max", *program)
+    assert "neon-i8mm on 2 threads" in found.stderr
     assert "neon-dotprod on 2 threads" in found.stderr
     assert found.stdout == sanitized.stdout
+    older = run(*emulator, "neoverse-n1", *program, "pool")  # one without products of rows
+    assert "neon-dotprod on 2 threads" in older.stderr
+    assert "i8mm" not in older.stderr
     without = run(*emulator, "cortex-a72", *program, "pool")  # a processor without dot products
     assert "neon" not in without.stderr
     assert without.stdout in sanitized.stdout

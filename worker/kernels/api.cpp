@@ -31,7 +31,7 @@ const Kernels* (*const ALL[])() = {
 #if defined(__x86_64__)
     avx512_vnni, avx_vnni, avx2,
 #elif defined(__aarch64__)
-    neon_dotprod,
+    neon_i8mm, neon_dotprod,
 #endif
     portable,
 };
@@ -49,7 +49,7 @@ const Kernels* named(const char* name) {
 #pragma GCC visibility push(default)
 extern "C" {
 
-int argosy_version() { return 6; }
+int argosy_version() { return 7; }
 
 // A hash of the files that this was built from.
 const char* argosy_sources() { return ARGOSY_SOURCES; }
@@ -69,8 +69,8 @@ void* argosy_open(int threads, const char* name) {
 
 void argosy_close(void* engine) { delete static_cast<Engine*>(engine); }
 
-void argosy_pack(int bits, const uint8_t* from, int rows, int blocks, int first, uint8_t* to) {
-  pack(bits, from, rows, blocks, first, to);
+void argosy_pack(int bits, int scale_bits, const uint8_t* from, int rows, int blocks, int first, uint8_t* to) {
+  pack(bits, scale_bits, from, rows, blocks, first, to);
 }
 
 int argosy_forward(void* engine, const Layer* layers, int count, const Step* step, const float* const* cos,

@@ -14,8 +14,9 @@ constexpr int ROWS = 8;    // rows whose activations lie side by side
 constexpr int CHOICES = 64;  // tokens whose logits are looked at together
 
 // Weights of a linear, packed by tiles of 16 outputs: for each block of 32 inputs
-//   4 bits: 256 bytes of nibbles, then 16 fp16 scales d, then 16 fp16 minima m   w = d q + m, q in 0..15
-//   8 bits: 512 bytes, then 16 fp16 scales d                                     w = d (q - 128), q in 0..255
+//   4 bits: 256 bytes of nibbles, then 16 scales d, then 16 minima m   w = d q + m, q in 0..15
+//   8 bits: 512 bytes, then 16 scales d                                w = d (q - 128), q in 0..255
+// Scales and minima are fp16, or fp32 with 4 bits where a checkpoint has finer ones (Q4_K: products of 11 and 6 bits).
 // In the 64 bytes of four inputs, byte 4 r + i is that of output r and input i. With 4 bits the low halves of 64 bytes are
 // inputs 8 j .. 8 j + 3 and the high halves 8 j + 4 .. 8 j + 7; with 8 bits the former lie before the latter.
 struct Linear {
@@ -23,14 +24,15 @@ struct Linear {
   const float* bias;  // [out], or null
   int32_t in, out;    // multiples of GROUP and of TILE
   int32_t bits;       // 4 or 8
+  int32_t scale_bits; // 16, or 32 with 4 bits
 };
 
-inline size_t block_bytes(int bits) { return bits == 4 ? 256 + 64 : 512 + 32; }
-// `rows` rows of blocks as ggml has them, Q4_1 (d, m, 16 bytes of nibbles) or Q8_0 (d, 32 bytes), to where the outputs from
-// `first` on belong in packed weights.
-void pack(int bits, const uint8_t* from, int rows, int blocks, int first, uint8_t* to);
+inline size_t block_bytes(int bits, int scale_bits) { return bits == 4 ? 256 + 4 * scale_bits : 512 + 2 * scale_bits; }
+// `rows` rows of blocks as ggml has them, Q4_1 (d, m, 16 bytes of nibbles; also with fp32 d and m) or Q8_0 (d, 32 bytes), to
+// where the outputs from `first` on belong in packed weights.
+void pack(int bits, int scale_bits, const uint8_t* from, int rows, int blocks, int first, uint8_t* to);
 
-inline size_t tile_bytes(const Linear& w) { return size_t(w.in / GROUP) * block_bytes(w.bits); }
+inline size_t tile_bytes(const Linear& w) { return size_t(w.in / GROUP) * block_bytes(w.bits, w.scale_bits); }
 
 // Rows of activations in 8 bits: q = round(x / d), d = max |x| / 127 of each block. ROWS rows lie side by side, so that a
 // kernel that computes them together walks through memory in one direction: [rows / ROWS, in / GROUP, ROWS], and q has
@@ -130,6 +132,7 @@ const Kernels* avx512_vnni();  // null where the processor lacks it
 const Kernels* avx_vnni();
 const Kernels* avx2();
 #elif defined(__aarch64__)
+const Kernels* neon_i8mm();
 const Kernels* neon_dotprod();
 #endif
 const Kernels* portable();

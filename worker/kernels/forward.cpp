@@ -8,7 +8,7 @@ namespace {
 
 constexpr int ROWS_OF_ATTENTION = 8;  // rows that walk over the cache together: their state stays in the nearest cache
 constexpr int ROWS_AT_A_GATE = 64;  // rows of a block of gate and up that are held at once; a multiple of ROWS
-constexpr int PARTS_OF_LAYER = 9;  // calls of `shared` in `layer`
+constexpr int PARTS_OF_LAYER = 9;  // calls of `shared` in `layer` at most
 
 // One step on one thread: every thread runs this, and they meet at the barriers.
 struct Walk {
@@ -30,6 +30,15 @@ struct Walk {
     pool.barrier();
   }
 
+  // All rows. A single one is done by every thread for itself, with the same bits: sooner than they could meet.
+  template <typename Do>
+  void each_row(const Do& each) {
+    if (alone()) return each(0);
+    shared(step.rows, each);
+  }
+
+  bool alone() const { return step.rows == 1; }
+
   // ranges of 0 .. count - 1, some for each thread
   template <typename Do>
   void ranges(int count, const Do& each) {
@@ -37,8 +46,12 @@ struct Walk {
     shared(pieces, [&](int i) { each(int(int64_t(count) * i / pieces), int(int64_t(count) * (i + 1) / pieces)); });
   }
 
+  // what `each_row` quantizes: of a single row every thread has its own
+  Quantized entered(int in) { return room.in.all().from(alone() ? Quantized::place(ROWS * thread, 0, in / GROUP) : 0); }
+  float* own(float* x, int hidden) { return alone() ? room.own.data() + size_t(thread) * hidden : x; }
+
   void quantize(const float* x, int row, int in) {
-    k.quantize(x, in, room.in.all().from(Quantized::place(row, 0, in / GROUP)));
+    k.quantize(x, in, entered(in).from(Quantized::place(row, 0, in / GROUP)));
   }
 
   void linear(const Linear& w, const Quantized& x, int rows, float* out) {
@@ -53,7 +66,7 @@ struct Walk {
       for (int block = from; block < to; block++)
         for (int row = 0; row < rows; row += ROWS_AT_A_GATE) {
           const int count = std::min(ROWS_AT_A_GATE, rows - row);
-          const Quantized x = room.in.all().from(Quantized::place(row, 0, gate_up.in / GROUP));
+          const Quantized x = entered(gate_up.in).from(Quantized::place(row, 0, gate_up.in / GROUP));
           k.linear(gate_up, x, count, TILES * block, TILES, both, 2 * GROUP);
           k.linear(gate_up, x, count, TILES * block + ffn / TILE, TILES, both + GROUP, 2 * GROUP);
           k.gate(both, count, block, ffn / GROUP, room.gated.all().from(Quantized::place(row, 0, ffn / GROUP)));
@@ -64,86 +77,95 @@ struct Walk {
   // x += part (where there is one), then norm and quantization of what the next linear reads. `twice`: what the 8 bits
   // leave is quantized too, as a further row behind all of them.
   void enter(float* x, const float* part, const float* norm, float eps, int hidden, bool twice) {
-    shared(step.rows, [&](int row) {
+    each_row([&](int row) {
       float* of = x + size_t(row) * hidden;
       if (part) k.add(of, part + size_t(row) * hidden, hidden);
       float* normed = room.norms.data() + size_t(thread) * hidden;
       k.rms_norm(of, norm, eps, hidden, normed);
       quantize(normed, row, hidden);
       if (!twice) return;
-      k.remainder(normed, hidden, room.in.all().from(Quantized::place(row, 0, hidden / GROUP)));
+      k.remainder(normed, hidden, entered(hidden).from(Quantized::place(row, 0, hidden / GROUP)));
       quantize(normed, step.rows + row, hidden);
     });
   }
 
+  // x: the rows, or this thread's own of a single one
   void layer(const Layer& l, float* x, const float* part, const float* cos, const float* sin) {
-    const int rows = step.rows, dim = l.head_dim, width = l.heads * dim, kv = l.kv_heads * dim;
-    const size_t stride = size_t(l.qkv.out);
     // A few channels are much larger than the others here: with 8 bits alone these would lose most, and the model most
     // of all that its activations lose (docs/cpu.md).
     enter(x, part, l.attn_norm, l.eps, l.hidden, true);
     Linear qkv = l.qkv;
     qkv.bias = nullptr;
-    linear(qkv, room.in.all(), 2 * rows, room.qkv.data());
-    shared(rows, [&](int row) {
-      float* of = room.qkv.data() + row * stride;
-      k.add(of, of + rows * stride, int(stride));
-      if (l.qkv.bias) k.add(of, l.qkv.bias, int(stride));
-      const int half = l.rotary / 2;
-      if (half)
-        for (int head = 0; head < l.heads + l.kv_heads; head++)
-          k.rotate(of + head * dim, cos + size_t(row) * half, sin + size_t(row) * half, half);
-      if (l.cache_bits == 8)
-        for (int head = 0; head < l.heads + l.kv_heads; head++) k.spread(of + head * dim, dim);
-      store(l, step.slots[row], of + width, of + width + kv);
-    });
-    attention(l, stride);
-    shared(rows, [&](int row) { quantize(room.heads.data() + size_t(row) * width, row, width); });
-    linear(l.o, room.in.all(), rows, room.part.data());
+    linear(qkv, entered(l.hidden), 2 * step.rows, room.qkv.data());
+    if (step.slices == step.rows) {  // nobody reads what another row writes
+      shared(step.rows * l.kv_heads, [&](int i) {
+        const int row = i / l.kv_heads, head = i % l.kv_heads;
+        turn(l, row, head, cos, sin);
+        attend(l, row, row, row + 1, head);
+      });
+    } else {
+      shared(step.rows, [&](int row) {
+        for (int head = 0; head < l.kv_heads; head++) turn(l, row, head, cos, sin);
+      });
+      attention(l);
+    }
+    const int width = l.heads * l.head_dim;
+    if (!by_head(l)) shared(step.rows, [&](int row) { heads_of(l, row, 0, width); });
+    linear(l.o, room.in.all(), step.rows, room.part.data());
     enter(x, room.part.data(), l.mlp_norm, l.eps, l.hidden, false);
-    gated(l.gate_up, l.ffn, rows);
-    linear(l.down, room.gated.all(), rows, room.part.data());
+    gated(l.gate_up, l.ffn, step.rows);
+    linear(l.down, room.gated.all(), step.rows, room.part.data());
   }
 
-  // keys and values [kv_heads, head_dim] of one row
-  void store(const Layer& l, int slot, const float* keys, const float* values) {
-    if (l.cache_bits == 32) return store_as(l, slot, keys, values);
-    const int count = l.kv_heads * l.head_dim;
-    uint16_t* halves = room.halves.data() + size_t(thread) * 2 * count;
+  // Queries, key and value of one kv head of a row: both terms together, at their position; key and value to the cache.
+  void turn(const Layer& l, int row, int head, const float* cos, const float* sin) {
+    const int dim = l.head_dim, group = l.heads / l.kv_heads, half = l.rotary / 2;
+    const size_t stride = l.qkv.out;
+    float* of = room.qkv.data() + row * stride;
+    auto whole = [&](int first, int count, bool turned) {
+      k.add(of + first, of + step.rows * stride + first, count);
+      if (l.qkv.bias) k.add(of + first, l.qkv.bias + first, count);
+      for (int i = first; turned && i < first + count; i += dim) {
+        if (half) k.rotate(of + i, cos + size_t(row) * half, sin + size_t(row) * half, half);
+        if (l.cache_bits == 8) k.spread(of + i, dim);
+      }
+    };
+    const int keys = (l.heads + head) * dim, values = keys + l.kv_heads * dim;
+    whole(head * group * dim, group * dim, true);
+    whole(keys, dim, true);
+    whole(values, dim, false);
+    store(l, step.slots[row], head, of + keys, of + values);
+  }
+
+  void store(const Layer& l, int slot, int head, const float* key, const float* value) {
+    const int dim = l.head_dim, size = step.block_size;
+    if (l.cache_bits == 32) return store_as(l, slot, head, key, value);
+    uint16_t* halves = room.halves.data() + size_t(thread) * 2 * dim;
     if (l.cache_bits == 8) {
       auto* codes = reinterpret_cast<int8_t*>(halves);
-      const int size = step.block_size, all = l.kv_heads * size;
-      float* scales = l.scales + size_t(slot / size) * 2 * all + slot % size;
-      for (int head = 0; head < l.kv_heads; head++) {
-        const int at = head * l.head_dim;
-        scales[head * size] = k.code(keys + at, l.head_dim, codes + at);
-        scales[all + head * size] = k.code(values + at, l.head_dim, codes + count + at);
-      }
-      return store_as(l, slot, codes, codes + count);
+      float* scales = l.scales + (size_t(slot / size) * 2 * l.kv_heads + head) * size + slot % size;
+      scales[0] = k.code(key, dim, codes);
+      scales[l.kv_heads * size] = k.code(value, dim, codes + dim);
+      return store_as(l, slot, head, codes, codes + dim);
     }
-    k.halve(keys, count, halves);
-    k.halve(values, count, halves + count);
-    store_as(l, slot, halves, halves + count);
+    k.halve(key, dim, halves);
+    k.halve(value, dim, halves + dim);
+    store_as(l, slot, head, halves, halves + dim);
   }
 
   template <typename T>
-  void store_as(const Layer& l, int slot, const T* keys, const T* values) {
+  void store_as(const Layer& l, int slot, int head, const T* key, const T* value) {
     const int size = step.block_size, dim = l.head_dim, within = slot % size, place = within % TILE;
-    T* block = static_cast<T*>(l.cache) + size_t(slot / size) * 2 * l.kv_heads * dim * size;
-    T* behind = block + size_t(l.kv_heads) * dim * size;
-    for (int head = 0; head < l.kv_heads; head++, keys += dim, values += dim) {
-      T* tile = block + (size_t(head) * size + within - place) * dim + place;
-      for (int i = 0; i < dim; i++) tile[TILE * i] = keys[i];
-      std::memcpy(behind + (size_t(head) * size + within) * dim, values, dim * sizeof(T));
-    }
+    T* block = static_cast<T*>(l.cache) + (size_t(slot / size) * 2 * l.kv_heads + head) * dim * size;
+    T* tile = block + size_t(within - place) * dim + place;
+    for (int i = 0; i < dim; i++) tile[TILE * i] = key[i];
+    std::memcpy(block + size_t(l.kv_heads) * dim * size + size_t(within) * dim, value, dim * sizeof(T));
   }
 
-  void attention(const Layer& l, size_t stride) {
-    const int width = l.heads * l.head_dim;
+  void attention(const Layer& l) {
     int tasks = 0;
     for (int s = 0; s < step.slices; s++)
       tasks += (step.cu_rows[s + 1] - step.cu_rows[s] + ROWS_OF_ATTENTION - 1) / ROWS_OF_ATTENTION;
-    float* states = room.states.data() + size_t(thread) * (TILE + 1) * ROWS_OF_ATTENTION * l.heads;
     shared(tasks * l.kv_heads, [&](int i) {
       int task = i / l.kv_heads, slice = 0;
       for (;; slice++) {
@@ -152,9 +174,24 @@ struct Walk {
         task -= here;
       }
       const int first = step.cu_rows[slice] + task * ROWS_OF_ATTENTION;
-      const int last = std::min(first + ROWS_OF_ATTENTION, step.cu_rows[slice + 1]);
-      k.attend(l, step, slice, first, last, i % l.kv_heads, room.qkv.data(), stride, room.heads.data(), width, states);
+      attend(l, slice, first, std::min(first + ROWS_OF_ATTENTION, step.cu_rows[slice + 1]), i % l.kv_heads);
     });
+  }
+
+  // One kv head of some rows of a slice, and where whole blocks belong to it, what `o` reads of it.
+  void attend(const Layer& l, int slice, int first, int last, int head) {
+    const int width = l.heads * l.head_dim, its = width / l.kv_heads;
+    float* states = room.states.data() + size_t(thread) * (TILE + 1) * ROWS_OF_ATTENTION * l.heads;
+    k.attend(l, step, slice, first, last, head, room.qkv.data(), l.qkv.out, room.heads.data(), width, states);
+    for (int row = first; by_head(l) && row < last; row++) heads_of(l, row, head * its, its);
+  }
+
+  static bool by_head(const Layer& l) { return l.heads / l.kv_heads * l.head_dim % GROUP == 0; }
+
+  void heads_of(const Layer& l, int row, int first, int count) {
+    const int width = l.heads * l.head_dim;
+    const float* heads = room.heads.data() + size_t(row) * width + first;
+    k.quantize(heads, count, room.in.all().from(Quantized::place(row, first / GROUP, width / GROUP)));
   }
 };
 
@@ -164,7 +201,7 @@ void least(std::vector<T>& v, size_t n) {
 }
 
 void make_room(Room& room, int threads, int parts, size_t rows, size_t in, size_t hidden) {
-  room.in.least(rows, in);
+  room.in.least(std::max(rows, size_t(ROWS) * threads), in);  // a single row is quantized by each thread for itself
   least(room.norms, threads * hidden);
   if (room.pieces_count < parts) {
     room.pieces = std::make_unique<Pieces[]>(parts);
@@ -186,7 +223,7 @@ void Activations::least(size_t rows, size_t in) {
 void forward(Pool& pool, const Kernels& kernels, Room& room, const Layer* layers, int count, const Step& step,
              const float* const* cos, const float* const* sin, float* x, bool together) {
   const size_t rows = step.rows, threads = pool.threads();
-  size_t in = 0, qkv = 0, heads = 0, ffn = 0, kv = 0, states = 0;
+  size_t in = 0, qkv = 0, heads = 0, ffn = 0, dim = 0, states = 0;
   for (int i = 0; i < count; i++) {
     const Layer& l = layers[i];
     const size_t width = size_t(l.heads) * l.head_dim;
@@ -194,7 +231,7 @@ void forward(Pool& pool, const Kernels& kernels, Room& room, const Layer* layers
     qkv = std::max(qkv, size_t(l.qkv.out));
     heads = std::max(heads, width);
     ffn = std::max(ffn, size_t(l.ffn));
-    kv = std::max(kv, size_t(l.kv_heads) * l.head_dim);
+    dim = std::max(dim, size_t(l.head_dim));
     states = std::max(states, size_t(TILE + 1) * ROWS_OF_ATTENTION * l.heads);
   }
   const int hidden = layers[0].hidden;
@@ -203,13 +240,17 @@ void forward(Pool& pool, const Kernels& kernels, Room& room, const Layer* layers
   least(room.qkv, 2 * rows * qkv);
   least(room.heads, rows * heads);
   least(room.both, threads * ROWS_AT_A_GATE * 2 * GROUP);
-  least(room.halves, threads * 2 * kv);
+  least(room.halves, threads * 2 * dim);
+  least(room.own, threads * hidden);
   least(room.part, rows * hidden);
   least(room.states, threads * states);
   pool.run(together, [&](int thread) {
     Walk walk{pool, kernels, room, step, thread, pool.running()};
-    for (int i = 0; i < count; i++) walk.layer(layers[i], x, i ? room.part.data() : nullptr, cos[i], sin[i]);
-    walk.shared(step.rows, [&](int row) { kernels.add(x + size_t(row) * hidden, room.part.data() + size_t(row) * hidden, hidden); });
+    float* its = walk.own(x, hidden);
+    if (its != x) std::memcpy(its, x, hidden * sizeof(float));
+    for (int i = 0; i < count; i++) walk.layer(layers[i], its, i ? room.part.data() : nullptr, cos[i], sin[i]);
+    walk.each_row([&](int row) { kernels.add(its + size_t(row) * hidden, room.part.data() + size_t(row) * hidden, hidden); });
+    if (its != x && thread == 0) std::memcpy(x, its, hidden * sizeof(float));
   });
 }
 
@@ -220,7 +261,7 @@ void project(Pool& pool, const Kernels& kernels, Room& room, const Linear& w, co
   step.rows = rows;
   pool.run(together, [&](int thread) {
     Walk walk{pool, kernels, room, step, thread, pool.running()};
-    walk.shared(rows, [&](int row) {
+    walk.each_row([&](int row) {
       const float* of = x + size_t(row) * w.in;
       if (norm) {
         float* normed = room.norms.data() + size_t(thread) * w.in;
@@ -229,7 +270,7 @@ void project(Pool& pool, const Kernels& kernels, Room& room, const Linear& w, co
       }
       walk.quantize(of, row, w.in);
     });
-    walk.linear(w, room.in.all(), rows, out);
+    walk.linear(w, walk.entered(w.in), rows, out);
   });
 }
 

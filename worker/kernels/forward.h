@@ -21,7 +21,7 @@ struct Activations {
 // Room for what lies between the parts of a layer. It grows to the largest step that was seen.
 struct Room {
   Activations in, gated;
-  std::vector<float> qkv, heads, both, part, norms, states;
+  std::vector<float> qkv, heads, both, part, norms, states, own;
   std::vector<uint16_t> halves;
   std::unique_ptr<Pieces[]> pieces;
   int pieces_count = 0;

@@ -113,5 +113,42 @@ inline I dot(I sum, W w, const int8_t* four) {
 inline I whole(I sum) { return sum; }
 #undef EACH
 
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+#define VEC_SUMS
+// Sums of two rows at a time: an instruction makes those of two rows and two outputs, over 8 inputs.
+template <int BITS, int M> struct Sums {
+  static constexpr int PAIRS = M / 2, ROW_BYTES = 32;
+  int32x4_t both[PAIRS + 1][8];  // outputs 2 i and 2 i + 1 of the first row, then those of the second one
+  I last;                        // of a row without another one
+
+  explicit Sums(const int32_t*) : last(all(int32_t(0))) {
+    for (auto& pair : both)
+      for (auto& some : pair) some = vdupq_n_s32(0);
+  }
+  void add(const Pair& w, const int8_t* x) {
+    for (int i = 0; i < 4; i++) {
+      const int32x4_t one = vreinterpretq_s32_s8(w.one.v[i]), two = vreinterpretq_s32_s8(w.two.v[i]);
+      const int8x16_t first = vreinterpretq_s8_s32(vzip1q_s32(one, two)), second = vreinterpretq_s8_s32(vzip2q_s32(one, two));
+      for (int p = 0; p < PAIRS; p++) {
+        const int8_t* of = x + 2 * ROW_BYTES * p;
+        const int8x16_t rows = vcombine_s8(vld1_s8(of), vld1_s8(of + ROW_BYTES));
+        both[p][2 * i] = vmmlaq_s32(both[p][2 * i], rows, first);
+        both[p][2 * i + 1] = vmmlaq_s32(both[p][2 * i + 1], rows, second);
+      }
+    }
+    if constexpr (M % 2) last = dot(dot(last, w.one, x + ROW_BYTES * (M - 1)), w.two, x + ROW_BYTES * (M - 1) + 4);
+  }
+  I row(int m) const {
+    if (m == 2 * PAIRS) return last;
+    I r;
+    for (int i = 0; i < 4; i++) {
+      const int32x4_t a = both[m / 2][2 * i], b = both[m / 2][2 * i + 1];
+      r.v[i] = m % 2 ? vcombine_s32(vget_high_s32(a), vget_high_s32(b)) : vcombine_s32(vget_low_s32(a), vget_low_s32(b));
+    }
+    return r;
+  }
+};
+#endif
+
 }  // namespace vec
 }  // namespace

@@ -18,12 +18,12 @@ from argosy_worker.compute.native.arena import Arena
 from argosy_worker.compute.native.crew import Crew
 from argosy_worker.compute.native.layer import NativeLayers, joined, parts_of
 from argosy_worker.compute.native.linear import NativeLinear, NativeLinears
-from argosy_worker.compute.native.packing import bits_of, pack
+from argosy_worker.compute.native.packing import pack
 from argosy_worker.compute.native.probe import Probe
 from argosy_worker.compute.probe import pattern
 from argosy_worker.compute.quant.formats import QuantTensor, from_bytes, from_plain
 from argosy_worker.compute.quant.linear import LinearSpec
-from argosy_worker.compute.quant.precision import OWN, resolve
+from argosy_worker.compute.quant.precision import OWN, OwnForm, own_form, resolve
 from argosy_worker.compute.rope import Rotations
 from argosy_worker.compute.rope_spec import Rope
 from argosy_worker.compute.rowcheck import RowCheck
@@ -48,6 +48,11 @@ def matrix(kind, rows, cols, seed=0):
     generator = torch.Generator().manual_seed(seed)
     if kind == "F32":
         return from_plain(torch.randn(rows, cols, generator=generator))
+    if kind == "Q4_K":
+        blocks = torch.randint(0, 256, (rows, cols // 256, 144), generator=generator, dtype=torch.uint8)
+        halves = (torch.rand(rows, cols // 256, 2, generator=generator) / 50 - 0.01).half()
+        blocks[..., :4] = halves.view(torch.uint8).view(rows, cols // 256, 4)
+        return from_bytes(kind, blocks.flatten(), rows, cols)
     head = {"Q4_0": 1, "Q4_1": 2, "Q8_0": 1}[kind]
     width = {"Q4_0": 18, "Q4_1": 20, "Q8_0": 34}[kind]
     raw = torch.randint(0, 256, (rows, cols // 32, width), generator=generator, dtype=torch.uint8)
@@ -85,14 +90,15 @@ def test_they_were_built():
     assert "portable" in instruction_sets()
 
 
-@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0", "F32"])
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q4_K", "Q8_0", "F32"])
 @pytest.mark.parametrize("name", library.NAMES)
 def test_products_are_right_and_the_same_everywhere(kind, name):
     """Against fp64, with bias, for rows alone and in company, on one thread and on two."""
     if name not in instruction_sets():
         pytest.skip(f"this processor has no {name}")
-    parts = [matrix(kind, 48, 160, 1), matrix(kind, 16, 160, 2)]
-    bias, x = torch.randn(64), torch.randn(19, 160)
+    inputs = 256 if kind == "Q4_K" else 160
+    parts = [matrix(kind, 48, inputs, 1), matrix(kind, 16, inputs, 2)]
+    bias, x = torch.randn(64), torch.randn(19, inputs)
     linear = made(Crew(2, name), parts, bias)
     held = torch.cat([p.dequantize() for p in parts]).double()
     found = linear(x)
@@ -101,17 +107,27 @@ def test_products_are_right_and_the_same_everywhere(kind, name):
     assert torch.equal(made(Crew(1, "portable"), parts, bias)(x), found)
     for first, count in ((0, 1), (3, 5), (7, 12), (18, 1), (2, 6)):
         assert torch.equal(linear(x[first : first + count]), found[first : first + count])
-    assert RowCheck(2, budget_s=60).rows(linear, 160) is None
+    assert RowCheck(2, budget_s=60).rows(linear, inputs) is None
 
 
 def test_numbers_of_the_checkpoint_are_kept():
     """Products with unit vectors show the weights: those of 4 and 8 bits exactly as they were."""
-    for kind in ("Q4_0", "Q4_1", "Q8_0"):
-        part = matrix(kind, 32, 64)
-        one_hot = torch.eye(64)
-        assert torch.allclose(made(Crew(1), [part])(one_hot).T, part.dequantize(), rtol=1e-6, atol=1e-6)
-    assert bits_of(["Q4_0", "Q4_1"]) == 4
-    assert bits_of(["Q4_1", "Q8_0"]) == 8
+    for kinds in (("Q4_0",), ("Q4_1",), ("Q8_0",), ("Q4_K",), ("Q4_0", "Q4_1"), ("Q4_K", "Q4_0", "Q4_1")):
+        parts, one_hot = [matrix(kind, 32, 256) for kind in kinds], torch.eye(256)
+        held = torch.cat([part.dequantize() for part in parts])
+        assert torch.allclose(made(Crew(1), parts)(one_hot).T, held, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("formats", "form", "size"),
+    [
+        (["Q4_0", "Q4_1"], (4, 16), 20), (["Q4_K"], (4, 32), 24), (["Q4_1", "Q4_K"], (4, 32), 24),
+        (["Q4_1", "Q8_0"], (8, 16), 34), (["Q4_K", "Q6_K"], (8, 16), 34),
+    ],
+)  # fmt: skip
+def test_what_is_held_in_4_bits(formats, form, size):
+    assert own_form(formats) == form
+    assert own_form(formats).block_bytes == size
 
 
 def test_a_row_that_is_no_number_spoils_itself_alone():
@@ -141,7 +157,7 @@ def test_other_shapes_are_left_to_others(inputs, outputs):
 def test_packed_rows_may_come_from_several_parts():
     parts = [matrix("Q8_0", 40, 64, 1), matrix("Q8_0", 8, 64, 2)]
     together = QuantTensor("Q8_0", torch.cat([p.raw for p in parts]), 64)
-    assert np.array_equal(pack(parts, 8, Arena()), pack([together], 8, Arena()))
+    assert np.array_equal(pack(parts, OwnForm(8, 16), Arena()), pack([together], OwnForm(8, 16), Arena()))
 
 
 # --- layers

@@ -18,7 +18,7 @@ from argosy_worker.compute.native.probe import Probe
 from argosy_worker.compute.native.stack import Floats, Parts
 from argosy_worker.compute.quant import eight
 from argosy_worker.compute.quant.formats import QuantTensor
-from argosy_worker.compute.quant.precision import OWN_FOUR, own_kv, resolve
+from argosy_worker.compute.quant.precision import own_form, own_kv, resolve
 from argosy_worker.compute.quant.sizes import WIDE, embedding_bytes, linear_bytes
 from argosy_worker.compute.rowcheck import RowCheck
 from argosy_worker.models.facts import Progress, facts_of
@@ -135,6 +135,6 @@ class _Builder:
         self.reports.setdefault(name, self._linears.report(parts))
         self.nbytes += linear_bytes(
             rows=shape[2], cols=shape[1], weights="own", group=0, compute="int8",
-            four=all(part.format in OWN_FOUR for part in parts),
+            own=own_form(part.format for part in parts),
         )  # fmt: skip
         return found

@@ -1,7 +1,7 @@
 """What a model will take, from its header alone: the same sums as the packer's, before any weight is read."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,8 +10,8 @@ from argosy_api.memory import Needs, kv_token_bytes
 from argosy_api.pipeline import layers_of
 from argosy_api.resource import EngineSpec, QuantizationSpec
 from argosy_worker.compute.config import DecoderConfig, Experts, LayerSpec, window_of
-from argosy_worker.compute.quant.precision import OWN_FOUR, Precision, of_head, of_shape, own_kv, resolve
-from argosy_worker.compute.quant.sizes import embedding_bytes, linear_bytes
+from argosy_worker.compute.quant.precision import OwnForm, Precision, of_head, of_shape, own_form, own_kv, resolve
+from argosy_worker.compute.quant.sizes import EIGHT, embedding_bytes, linear_bytes
 from argosy_worker.core.blocks import blocks_of_window
 from argosy_worker.models import hf_config
 from argosy_worker.models.files import read_json
@@ -42,8 +42,8 @@ class Header:
     """Storage format of the embedding."""
     formats: str
     """Of the matrices, for people."""
-    four: frozenset[str] = frozenset()
-    """Linears (roles, as `Linear` has them) of which all matrices are in 4 bits that native kernels keep."""
+    own: Mapping[str, OwnForm] = field(default_factory=dict)
+    """How native kernels hold linears (roles, as `Linear` has them); what is not here in 8 bits."""
 
 
 class Linear(NamedTuple):
@@ -64,8 +64,8 @@ def read_gguf(file: Path | Opened) -> Header:
                 held.setdefault(role, set()).add(tensor.format)
         embedding = found.tensors["token_embd.weight"].format
         held.setdefault("head", {embedding})
-        four = frozenset(role for role, formats in held.items() if formats <= set(OWN_FOUR))
-        return Header(config, embedding, storage(found.tensors.values()), four)
+        own = {role: own_form(formats) for role, formats in held.items()}
+        return Header(config, embedding, storage(found.tensors.values()), own)
 
 
 def read_hf(raw: dict[str, Any]) -> Header:
@@ -165,7 +165,7 @@ def weights_bytes(
             weights="none" if router else held.weights,
             group=0 if router else held.group,
             compute=floats if router else held.compute,
-            four=linear.role in header.four,
+            own=header.own.get(linear.role, EIGHT),
         )
     return total
 

@@ -18,11 +18,11 @@ log = logging.getLogger(__name__)
 FILE = Path(__file__).with_name("libargosy_cpu.so")
 SOURCES = Path(__file__).parents[3] / "kernels"
 """What it was built from, where the package is used from a checkout."""
-VERSION = 6
+VERSION = 7
 """Of the interface; that of a library from another build is refused."""
 ISA = "ARGOSY_CPU_KERNELS"
 """Environment: the kernels to use, or `none`. Unset: the best of the processor."""
-NAMES = ("avx512-vnni", "avx-vnni", "avx2", "neon-dotprod", "portable")
+NAMES = ("avx512-vnni", "avx-vnni", "avx2", "neon-i8mm", "neon-dotprod", "portable")
 
 
 class Linear(ctypes.Structure):
@@ -34,6 +34,7 @@ class Linear(ctypes.Structure):
         ("inputs", ctypes.c_int32),
         ("outputs", ctypes.c_int32),
         ("bits", ctypes.c_int32),
+        ("scale_bits", ctypes.c_int32),
     ]
 
 
@@ -111,7 +112,7 @@ def load() -> ctypes.CDLL | None:
     found.argosy_open.restype, found.argosy_open.argtypes = pointer, [integer, ctypes.c_char_p]
     found.argosy_close.restype, found.argosy_close.argtypes = None, [pointer]
     found.argosy_pack.restype = None
-    found.argosy_pack.argtypes = [integer, pointer, integer, integer, integer, pointer]
+    found.argosy_pack.argtypes = [integer, integer, pointer, integer, integer, integer, pointer]
     found.argosy_forward.restype = integer
     found.argosy_forward.argtypes = [pointer, pointer, integer, pointer, pointer, pointer, pointer, integer]
     found.argosy_project.restype = integer

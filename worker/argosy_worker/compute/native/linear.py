@@ -11,7 +11,7 @@ from argosy_worker.arrays import Array, address, is_numpy, room, solid
 from argosy_worker.compute.native import library, packing
 from argosy_worker.compute.native.arena import Arena
 from argosy_worker.compute.quant.linear import Verdict
-from argosy_worker.compute.quant.precision import OWN, OWN_GROUP, OWN_TILE
+from argosy_worker.compute.quant.precision import OWN, OWN_GROUP, OWN_TILE, OwnForm, own_form
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,11 +25,11 @@ class NativeLinear:
     """A packed linear; `struct` points into it."""
 
     def __init__(  # noqa: PLR0917
-        self, crew: Crew, weight: Array, bias: npt.NDArray[np.float32] | None, inputs: int, outputs: int, bits: int
+        self, crew: Crew, weight: Array, bias: npt.NDArray[np.float32] | None, inputs: int, outputs: int, form: OwnForm
     ) -> None:
         self.crew = crew
         self._weight, self._bias = weight, bias
-        self.struct = library.Linear(address(weight), None if bias is None else address(bias), inputs, outputs, bits)
+        self.struct = library.Linear(address(weight), None if bias is None else address(bias), inputs, outputs, *form)
 
     def __call__(self, x: Array) -> Array:
         """fp32 [rows, in] -> [rows, out], of numpy or of torch."""
@@ -63,21 +63,21 @@ class NativeLinears:
         if spec.in_features % OWN_GROUP or spec.out_features % OWN_TILE:
             shape = f"{spec.in_features} inputs and {spec.out_features} outputs"
             return Verdict(ok=False, reason=f"{shape} are no multiples of {OWN_GROUP} and {OWN_TILE}")
-        return Verdict(ok=True, reason=self._reason(packing.bits_of(spec.formats)))
+        return Verdict(ok=True, reason=self._reason(own_form(spec.formats)))
 
     @staticmethod
-    def _reason(bits: int) -> str:
-        return f"{bits}-bit weights, int8 activations, by blocks of 32"
+    def _reason(form: OwnForm) -> str:
+        return f"{form}, int8 activations, by blocks of 32"
 
     def report(self, parts: Sequence[QuantTensor]) -> str:
         """How these are computed, for people."""
-        return f"{self.name} ({self._reason(packing.bits_of([part.format for part in parts]))})"
+        return f"{self.name} ({self._reason(own_form(part.format for part in parts))})"
 
     def made(self, parts: Sequence[QuantTensor], bias: npt.NDArray[np.float32] | None = None) -> NativeLinear:
         """Lay out the weights."""
-        bits = packing.bits_of([part.format for part in parts])
+        form = own_form(part.format for part in parts)
         inputs, outputs = parts[0].cols, sum(part.rows for part in parts)
-        return NativeLinear(self._crew, packing.pack(parts, bits, self._arena), bias, inputs, outputs, bits)
+        return NativeLinear(self._crew, packing.pack(parts, form, self._arena), bias, inputs, outputs, form)
 
     def pack(self, spec: LinearSpec, parts: Sequence[QuantTensor], bias: Array | None, device: object) -> NativeLinear:
         """As `made`, with a bias of torch's."""

@@ -239,7 +239,7 @@ def _q3_k(b: Array) -> Array:
     return (floats(_crumbs(b[:, 32:96]) | third << 2) - 4) * scale[..., None]
 
 
-def _k_scales(b: Array) -> tuple[Array, Array]:
+def k_scales(b: Array) -> tuple[Array, Array]:
     """Eight 6-bit scales and eight minima in the 12 bytes after d and dmin, times these: fp32 [blocks, 8, 1] each."""
     s = b[:, 4:16]
     low, mid, high = s[:, :4], s[:, 4:8], s[:, 8:]
@@ -248,22 +248,22 @@ def _k_scales(b: Array) -> tuple[Array, Array]:
     return scale[..., None], minimum[..., None]
 
 
-def _k_nibbles(packed: Array) -> Array:
+def k_nibbles(packed: Array) -> Array:
     """128 bytes -> uint8 [blocks, 8, 32]: each 32 bytes hold two groups, low halves first."""
     pairs = packed.reshape(-1, 4, 32)
     return arrays.stacked((pairs & 15, pairs >> 4), 2).reshape(-1, 8, 32)
 
 
 def _q4_k(b: Array) -> Array:
-    scale, minimum = _k_scales(b)
-    return floats(_k_nibbles(b[:, 16:])) * scale - minimum
+    scale, minimum = k_scales(b)
+    return floats(k_nibbles(b[:, 16:])) * scale - minimum
 
 
 def _q5_k(b: Array) -> Array:
-    scale, minimum = _k_scales(b)
+    scale, minimum = k_scales(b)
     shifts = like(b, np.arange(8, dtype=np.uint8)[:, None])
     fifth = b[:, None, 16:48] >> shifts & 1  # bit g of byte j belongs to element j of group g
-    return floats(_k_nibbles(b[:, 48:]) | fifth << 4) * scale - minimum
+    return floats(k_nibbles(b[:, 48:]) | fifth << 4) * scale - minimum
 
 
 def _q6_k(b: Array) -> Array:

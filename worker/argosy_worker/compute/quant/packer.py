@@ -14,7 +14,7 @@ from argosy_worker.compute.quant.int4_cpu import Int4Torch
 from argosy_worker.compute.quant.int8_cpu import Int8OneDnn
 from argosy_worker.compute.quant.int8_groups_cpu import Int8GroupsOneDnn
 from argosy_worker.compute.quant.linear import Linear, LinearKernel, LinearSpec, choose
-from argosy_worker.compute.quant.precision import OWN_FOUR
+from argosy_worker.compute.quant.precision import own_form
 from argosy_worker.compute.quant.sizes import linear_bytes
 
 KERNELS: tuple[LinearKernel, ...] = (
@@ -60,6 +60,6 @@ class Packer:
         self.reports.setdefault(spec.role, choice.report)
         self.nbytes += linear_bytes(
             rows=spec.out_features, cols=spec.in_features, weights=spec.weights, group=spec.group, compute=spec.compute,
-            four=all(name in OWN_FOUR for name in spec.formats),
+            own=own_form(spec.formats),
         )  # fmt: skip
         return layer

@@ -1,6 +1,8 @@
 """Which arithmetic goes with which weights, on which device. Pure: what a machine is able to is told, not asked."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from argosy_api.errors import ModelUnsupportedError
 
@@ -9,10 +11,36 @@ OWN = "own"
 """Weights of `auto` where there are native kernels: the checkpoint's own 4- or 8-bit numbers, else 8 bits in blocks."""
 OWN_GROUP, OWN_TILE = 32, 16
 """Inputs and outputs of such a linear are multiples of these; others are held as without native kernels."""
-OWN_FOUR = ("Q4_0", "Q4_1")
-"""What stays in 4 bits."""
+_FOUR, _FINE = {"Q4_0", "Q4_1"}, {"Q4_K"}
+"""What stays in 4 bits, with scales in fp16 and with finer ones."""
 INT4_GROUP = 32
 """Weights of a group of int4 when nobody says."""
+
+
+class OwnForm(NamedTuple):
+    """How native kernels hold a linear."""
+
+    bits: int
+    """4 or 8."""
+    scale_bits: int
+    """16, or 32 with 4 bits."""
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of 32 weights, with their scale, and with 4 bits a minimum."""
+        return (4 * self.bits * 8 + self.scale_bits * (2 if self.bits == 4 else 1)) // 8
+
+    def __str__(self) -> str:
+        return f"{self.bits}-bit weights{' with fp32 scales' if self.scale_bits == 32 else ''}"
+
+
+def own_form(formats: Iterable[str]) -> OwnForm:
+    """For parts of these formats, which are computed as one."""
+    names = set(formats)
+    if names <= _FOUR:
+        return OwnForm(4, 16)
+    return OwnForm(4, 32) if names <= _FOUR | _FINE else OwnForm(8, 16)
+
 
 _ARITHMETIC: dict[str, dict[str, tuple[str, ...]]] = {
     "cpu": {

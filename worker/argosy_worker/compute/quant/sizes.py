@@ -4,22 +4,23 @@ Norms, biases and the zero points of a row are not counted: together less than a
 """
 
 from argosy_worker.compute.quant.layout import BLOCKS
-from argosy_worker.compute.quant.precision import OWN, OWN_GROUP
+from argosy_worker.compute.quant.precision import OWN, OWN_GROUP, OwnForm, own_form
 
 _WIDTH = {"fp32": 4, "bf16": 2}
 EMBEDDED = {"fp16": "F16", "bf16": "BF16", "int8": "INT8", "int4": "INT8", "fp8": "INT8", OWN: "INT8"}
 """Weights of the linears -> format of the embedding, where the checkpoint's is wider."""
+EIGHT = own_form(["Q8_0"])
 WIDE = ("F32", "F16", "BF16")
 
 
-def linear_bytes(*, rows: int, cols: int, weights: str, group: int, compute: str, four: bool = False) -> int:
+def linear_bytes(*, rows: int, cols: int, weights: str, group: int, compute: str, own: OwnForm = EIGHT) -> int:
     """Bytes of a linear [rows, cols] whose weights are held as `weights` and computed as `compute`: see `Precision`.
 
-    `four`: whether all of the checkpoint's are in 4 bits that OWN keeps.
+    `own`: how OWN holds it.
     """
     count = rows * cols
     if weights == OWN:
-        return count // 32 * (20 if four else 34)
+        return count // OWN_GROUP * own.block_bytes
     groups = rows * (cols // group if group else 1)
     if weights == "int4":
         return count // 2 + 4 * groups  # scale and middle, in bf16
