@@ -70,6 +70,8 @@ ADVICE: dict[str, str] = {
     # router and likeness
     "RouterUnreachable": "Look at the router's pods: kubectl get pods -l app.kubernetes.io/component=router -A.",
     "IndexBehind": "Look at the routers' log and Redis; workers that do not answer routers are named by RouterSynced.",
+    "PredictionsMissed": "Raise engine.kvCacheMemory; else look at the routers' log for events that do not come.",
+    "IndexBlind": "Look at the routers' log and Redis: what workers cache does not come to the routers.",
     "NotExact": "Nothing, where answers may depend a little on other requests; else choose another processor.",
     "DifferentArithmetic": "Choose alike nodes with spec.placement.nodeSelector, or set spec.engine.compute.",
     "DifferentSize": "Give the workers alike memory, or set spec.model.maxModelLen to what all of them can take.",

@@ -54,6 +54,8 @@ ROUTER_PREFILLS = "argosy_router_prefills"  # counter: model, result=done|failed
 ROUTER_DECISIONS = "argosy_router_decisions"  # counter: model, policy, reason
 ROUTER_PREDICTED_CACHED_TOKENS = "argosy_router_predicted_cached_tokens"  # counter: model
 ROUTER_CACHED_TOKENS = "argosy_router_cached_tokens"  # counter: model (what the workers found)
+ROUTER_MISSED_TOKENS = "argosy_router_index_missed_tokens"  # counter: model; the index said they were cached
+ROUTER_UNFORESEEN_TOKENS = "argosy_router_index_unforeseen_tokens"  # counter: model; cached, and the index did not know
 ROUTER_PROMPT_TOKENS = "argosy_router_prompt_tokens"  # counter: model
 ROUTER_GENERATED_TOKENS = "argosy_router_generated_tokens"  # counter: model
 ROUTER_INDEX_BLOCKS = "argosy_router_index_blocks"  # gauge: model

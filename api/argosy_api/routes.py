@@ -69,6 +69,25 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IndexTruth:
+    """What this one router predicted of prompts in the last minutes, against what workers found. Prompt tokens."""
+
+    requests: int = 0
+    """That were compared."""
+    predicted: int = 0
+    """In a cache, as the index said."""
+    found: int = 0
+    """In a cache, as the workers said."""
+    missed: int = 0
+    """Predicted, and not found."""
+    unforeseen: int = 0
+    """Found, and not predicted."""
+
+    def __add__(self, other: "IndexTruth") -> "IndexTruth":
+        return IndexTruth(**{name: getattr(self, name) + getattr(other, name) for name in self.__slots__})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerRoute:
     """One worker."""
 
@@ -100,6 +119,8 @@ class DeploymentRoutes:
     """`namespace/name` of the older deployment that has this one's served name; empty where there is none."""
     demand: Demand | None = None
     """None: an older router, which does not tell."""
+    index: IndexTruth | None = None
+    """None: nothing is predicted here (by policy), or an older router."""
 
     @property
     def ready(self) -> frozenset[str]:
@@ -155,6 +176,7 @@ class Routes:
                         name_taken_by=d.get("name_taken_by", ""),
                         policy=d.get("policy", ""),
                         demand=_demand(d.get("demand")),
+                        index=_index(d.get("index")),
                         trial=_trial(d["trial"]) if d.get("trial") else None,
                         workers=tuple(
                             WorkerRoute(
@@ -205,6 +227,12 @@ def _demand(document: Any) -> Demand | None:
         prompt_rate=_number(document["prompt_rate"]),
         ttft=ttft,
     )
+
+
+def _index(document: Any) -> IndexTruth | None:
+    if document is None:
+        return None
+    return IndexTruth(**{name: int(_number(document.get(name, 0))) for name in IndexTruth.__slots__})
 
 
 def _optional(value: Any) -> float | None:

@@ -222,6 +222,8 @@ def _kv_index(facts: Facts, routable: int) -> _Verdict:
             "these hold are not found."
         )
         return _Verdict("False", Reason.INDEX_BEHIND, text)
+    if router.index is not None and router.index[0] == "False":
+        return _Verdict(*router.index)
     return _Verdict("True", Reason.INDEXED, "Routers hear what each worker caches.")
 
 

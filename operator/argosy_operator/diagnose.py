@@ -70,6 +70,8 @@ class Reason(StrEnum):
     NOT_OBSERVED = "NotObserved"
     INDEXED = "Indexed"
     INDEX_BEHIND = "IndexBehind"
+    INDEX_BLIND = "IndexBlind"
+    PREDICTIONS_MISSED = "PredictionsMissed"
     # likeness of the workers
     UNIFORM = "Uniform"
     NOT_EXACT = "NotExact"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from argosy_api.measures import Trial
 from argosy_api.status import MemoryStatus, ModelStatus
 from argosy_api.worker_status import ServedModel, WorkerStatus
+from argosy_operator import kv_index
 from argosy_operator.autoscaling.pilot import Course
 from argosy_operator.observe import Children, PodView
 from argosy_operator.plan import ChildRef
@@ -27,6 +28,8 @@ class RouterFacts:
     """Workers that take requests, and whose prefix caches some router's index does not follow."""
     trial: Trial | None = None
     """What they measured together, where there is a canary."""
+    index: kv_index.Judgement | None = None
+    """Whether what they know of caches is true; None: they predict nothing."""
     error: str = ""
     asked: bool = True
     """They were asked since the operator's start."""

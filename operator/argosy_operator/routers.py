@@ -14,6 +14,7 @@ from argosy_api import limits, net
 from argosy_api.measures import Trial
 from argosy_api.routes import DeploymentRoutes, Routes
 from argosy_kube.http import body_of
+from argosy_operator import kv_index
 from argosy_operator.autoscaling.signals import Told
 from argosy_operator.facts import RouterFacts
 
@@ -46,6 +47,7 @@ class View:
     reached: ByDeployment = field(default_factory=dict)
     behind: ByDeployment = field(default_factory=dict)
     trials: Mapping[tuple[str, str], Trial] = field(default_factory=dict)
+    index: Mapping[tuple[str, str], kv_index.Judgement] = field(default_factory=dict)
     error: str = ""
     answers: tuple[Answer, ...] = ()
     asked: bool = True
@@ -79,6 +81,7 @@ class Routers:
             reached=view.reached.get(key, frozenset()),
             behind=view.behind.get(key, frozenset()),
             trial=view.trials.get(key),
+            index=view.index.get(key),
             error=view.error,
             asked=view.asked,
         )
@@ -146,7 +149,9 @@ class Routers:
         good = [answer for answer in answers if not isinstance(answer, str)]
         error = next((answer for answer in answers if isinstance(answer, str)), "")
         ready, reached = (common([which(answer) for answer in good]) for which in (ready_workers, reached_workers))
-        return View(len(good), len(answers), ready, reached, behind(good), together(good), error, tuple(good))
+        return View(
+            len(good), len(answers), ready, reached, behind(good), together(good), judged(good), error, tuple(good)
+        )
 
     async def _ask(self, host: str, port: int, path: str) -> Answer | str:
         url = f"http://{net.address(host, port)}{path}"
@@ -165,7 +170,7 @@ def by_resource(routes: Routes) -> Answer:
 
 
 def _of(view: View, key: tuple[str, str]) -> tuple[object, ...]:
-    return view.ready.get(key), view.reached.get(key), view.behind.get(key), view.trials.get(key)
+    return view.ready.get(key), view.reached.get(key), view.behind.get(key), view.trials.get(key), view.index.get(key)
 
 
 def behind(answers: list[Answer]) -> ByDeployment:
@@ -174,6 +179,16 @@ def behind(answers: list[Answer]) -> ByDeployment:
     for key, deployment in ((key, d) for answer in answers for key, d in answer.items()):
         if late := deployment.behind(BEHIND_S):
             found[key] = found.get(key, frozenset()) | late
+    return found
+
+
+def judged(answers: list[Answer]) -> dict[tuple[str, str], kv_index.Judgement]:
+    """Whether what all of them know of caches is true, by resource."""
+    found = {}
+    for key in {key for answer in answers for key in answer}:
+        judgement = kv_index.together(answer[key] for answer in answers if key in answer)
+        if judgement is not None:
+            found[key] = judgement
     return found
 
 

@@ -67,6 +67,12 @@ class Metrics:
         self.cached = Counter(
             names.ROUTER_CACHED_TOKENS, "Prompt tokens that workers found cached", model, registry=registry
         )
+        self.missed = Counter(
+            names.ROUTER_MISSED_TOKENS, "Predicted in a cache, and not found there", model, registry=registry
+        )
+        self.unforeseen = Counter(
+            names.ROUTER_UNFORESEEN_TOKENS, "Found in a cache, and not predicted", model, registry=registry
+        )
         self.prompt = Counter(names.ROUTER_PROMPT_TOKENS, "Prompt tokens", model, registry=registry)
         self.generated = Counter(names.ROUTER_GENERATED_TOKENS, "Generated tokens", model, registry=registry)
         self.index_blocks = Gauge(names.ROUTER_INDEX_BLOCKS, "Blocks in the index", model, registry=registry)

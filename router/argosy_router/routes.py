@@ -1,6 +1,7 @@
 """What the router can reach, for `GET /routes` on the metrics port (inside the cluster only)."""
 
-from argosy_api.routes import DeploymentRoutes, Routes, RouteState, WorkerLoad, WorkerRoute
+from argosy_api.membership import RoutingPolicy
+from argosy_api.routes import DeploymentRoutes, IndexTruth, Routes, RouteState, WorkerLoad, WorkerRoute
 from argosy_router.fleet.fleet import DeploymentState, Fleet
 from argosy_router.fleet.peer import Peer
 from argosy_router.routing.policy import fill_rates
@@ -22,6 +23,7 @@ def _deployment(state: DeploymentState, time: float) -> DeploymentRoutes:
         policy=spec.policy.value,
         demand=state.demand.told(time),
         trial=state.trial,
+        index=_index(state, time),
         workers=tuple(
             WorkerRoute(
                 worker_id=worker.worker_id,
@@ -34,6 +36,12 @@ def _deployment(state: DeploymentState, time: float) -> DeploymentRoutes:
             for worker in state.workers.values()
         ),
     )
+
+
+def _index(state: DeploymentState, time: float) -> IndexTruth | None:
+    if state.spec.policy is not RoutingPolicy.KV_AWARE:
+        return None
+    return state.truth.told(time)
 
 
 def _loads(state: DeploymentState, time: float) -> dict[str, WorkerLoad]:

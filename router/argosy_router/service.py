@@ -22,6 +22,7 @@ from argosy_router.admission import Admission
 from argosy_router.ask import Ask, Caller
 from argosy_router.budgets import budgeted
 from argosy_router.clock import now
+from argosy_router.compared import compare
 from argosy_router.fleet.fleet import DeploymentState, Fleet
 from argosy_router.fleet.peer import ACQUAINTANCE_S
 from argosy_router.gate import Gate
@@ -261,6 +262,7 @@ class Service:
             )  # fmt: skip
             await flight.start()
             passage.first_token(flight.cached_tokens)
+            compare(job, flight.decision, flight.cached_tokens, self.metrics)
             if job.received_at and job.resumption is None:
                 self.metrics.ttft.labels(name).observe(now() - job.received_at)
                 demand.first_token(now() - job.received_at, now())

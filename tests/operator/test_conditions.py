@@ -125,6 +125,11 @@ def test_routers_that_do_not_hear_what_workers_cache():
     assert (behind.status, behind.reason) == ("False", "IndexBehind")
     assert "a cache" in behind.message
     assert condition(found, "Ready").status == "True"
+    wrong = ("False", "IndexBlind", "they do not know")
+    blind = replace(router, index=wrong)
+    for facts, reason in ((blind, "IndexBlind"), (replace(blind, behind=frozenset({"a"})), "IndexBehind"),
+                          (replace(router, index=("Unknown", "NotObserved", "too few")), "Indexed")):  # fmt: skip
+        assert condition(status(pod("a"), router=facts), "KVIndexHealthy").reason == reason
     for facts in (None, replace(router, reachable=0), replace(router, ready=frozenset())):
         assert condition(status(pod("a"), router=facts), "KVIndexHealthy").status == "Unknown"
 

@@ -19,6 +19,7 @@ from argosy_router.fleet.demand import DemandBooks
 from argosy_router.fleet.peer import Peer
 from argosy_router.fleet.waiting_room import WaitingRoom
 from argosy_router.routing.index import KvIndex
+from argosy_router.routing.index_health import IndexHealth
 from argosy_router.routing.poison import Quarantine
 from argosy_router.routing.policy import HashRing
 from argosy_router.routing.predictions import Predictions
@@ -45,6 +46,7 @@ class DeploymentState:
         self.card: ModelCard | None = None
         self.index = KvIndex()
         self.predictions = Predictions()
+        self.truth = IndexHealth()
         self.demand = DemandBooks()
         self.retries = RetryBudget()
         self.quarantine = Quarantine()
