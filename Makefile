@@ -7,7 +7,7 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check generate format smoke bench-operator bench-autoscaling bench-routing bench-storm bench-chaos bench-index test-rollouts test-operator test-hostile test-kernels arm-tools tradeoffs images test-cluster test-peers clean
+.PHONY: help setup demo test check generate format smoke bench-operator bench-autoscaling bench-routing bench-storm bench-chaos bench-index test-rollouts test-operator test-hostile test-structured test-kernels arm-tools tradeoffs images test-cluster test-peers clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -68,6 +68,9 @@ test-hostile: setup  ## 5,000 requests with hostile fields, through all ways in 
 arm-tools:  ## what compiles the kernels for Arm and runs them here (Debian, as root): the tests of it are skipped without
 	command -v aarch64-linux-gnu-g++ > /dev/null && command -v qemu-aarch64 > /dev/null || \
 	  { apt-get update -q && apt-get install -yq --no-install-recommends g++-aarch64-linux-gnu qemu-user; } > /dev/null
+
+test-structured: setup  ## SmolLM2 answers each of some hundred schemas, and every answer validates (minutes)
+	ARGOSY_WHOLE=1 $(BIN)/pytest -q -s tests/worker/test_schemas.py
 
 test-kernels: setup  ## the native kernels under sanitizers, in all shapes (minutes; the suite runs some)
 	ARGOSY_KERNEL_TESTS=full $(BIN)/pytest -q tests/kernels

@@ -42,6 +42,23 @@ MAX_BAD_WORDS = 128
 MAX_BAD_WORD_BYTES = 256
 MAX_BAD_WORD_IDS = 32
 """Token ids of one bad word."""
+MAX_CONSTRAINT_BYTES = 64 * 1024
+"""A schema, pattern, grammar or set of choices."""
+MAX_SCHEMA_DEPTH = 64
+MAX_SCHEMA_PROPERTIES = 500
+"""Names in one `properties`, `patternProperties` or `$defs`: with twice as many optional ones a mask takes 20 ms."""
+MAX_MULTIPLE_OF = 10_000
+"""`multipleOf`, in units of its last digit: it becomes an automaton of so many states."""
+MAX_MULTIPLES_SUM = 50_000
+"""The same of all in one schema: a compilation takes 6 us for each."""
+MAX_MULTIPLE_DIGITS = 12
+"""Digits after the decimal point of a `multipleOf` that are looked at."""
+MAX_CHOICE_TEXTS = 4096
+"""Texts that a `choice` has."""
+MAX_COMPILING = 64
+"""Constraints that wait in a worker to be compiled."""
+MAX_GRAMMARS = 128
+"""Compiled constraints that a worker keeps, and that a router remembers as sound, of one model."""
 MAX_PRIORITY = 10
 """Either way."""
 MAX_CHOICES = 8

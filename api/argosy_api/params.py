@@ -145,6 +145,12 @@ def check_word(i: int, ids: int) -> None:
         raise InvalidArgumentError(f"bad_words_ids[{i}]", f"has {ids} ids; must have 1 to {limits.MAX_BAD_WORD_IDS}")
 
 
+def check_ending(params: SamplingParams, constraint: object) -> None:
+    """Refuse `ignore_eos` with a constraint: an answer is one when it has ended. Raises InvalidArgumentError."""
+    if constraint and params.ignore_eos:
+        raise InvalidArgumentError("ignore_eos", "must be false where the answer is constrained")
+
+
 def check_priority(priority: int) -> None:
     """Refuse a priority out of bounds. Raises InvalidArgumentError."""
     _integer("priority", priority, -limits.MAX_PRIORITY, limits.MAX_PRIORITY)

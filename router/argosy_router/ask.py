@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from argosy_api import limits
 from argosy_api.params import SamplingParams
+from argosy_api.structured.constraint import Constraint
 from argosy_router.resumption import Resumption
 from argosy_router.tenants.tenant import ANYBODY, Tenant
 from argosy_router.text.messages import Message, Prompt
@@ -37,6 +38,10 @@ class Ask:
     n: int = 1
     bad_words: Sequence[str] = ()
     """Texts that become token sequences of `params.bad_words_ids`."""
+    constraint: Constraint | None = None
+    """What the answers must look like."""
+    constraint_field: str = "constraint"
+    """The protocol's name of it, for errors."""
     cache_salt: str = ""
     priority: int = 0
     echo: bool = False

@@ -63,6 +63,7 @@ class Course:
             sampling=params_to_proto(job.params),
             cache_salt=job.cache_salt,
             priority=job.priority,
+            constraint=job.constraint,
         )
         if job.resumption is not None:
             self._take_over(job.resumption)

@@ -38,6 +38,7 @@ from argosy_router.tenants.tenant import Tenant
 from argosy_router.text.messages import Prompt
 from argosy_router.text.model_text import Encoded
 from argosy_router.text.models import ModelCard
+from argosy_router.wording import worded
 
 TOKEN_BYTES = 36
 """What a prompt's token takes here, roughly; and CHOICE_TOKEN_BYTES more in the message of each choice."""
@@ -151,8 +152,7 @@ class Service:
         if ask.resumption is None:
             request.taken = self.gate.enter(state, tenant, ask.choices, priority=priority, deadline=caller.deadline)
         ask.params.check(vocab_size=card.facts.vocab_size)
-        if ask.bad_words:
-            ask = await _with_words(ask, card)
+        ask = await worded(ask, card)
         prompts = await self._encoded(request, ask, card)
         params = budgeted(ask, card, prompts)
         texts = []
@@ -177,6 +177,7 @@ class Service:
                     params=seeded,
                     cache_salt=ask.cache_salt,
                     priority=ask.priority,
+                    constraint=ask.constraint.text if ask.constraint is not None else "",
                     deadline=caller.deadline,
                     received_at=request.started,
                     key=key,
@@ -278,15 +279,6 @@ class Service:
                 self.metrics.generated.labels(name).inc(flight.delivered)
             if passage is not None:
                 passage.close()
-
-
-async def _with_words(ask: Ask, card: ModelCard) -> Ask:
-    """The ask with its bad words as token ids."""
-    words = (*ask.params.bad_words_ids, *await card.text.words(ask.bad_words, field="bad_words"))
-    if len(words) > limits.MAX_BAD_WORDS:
-        problem = f"comes to {len(words)} sequences of tokens; at most {limits.MAX_BAD_WORDS}"
-        raise InvalidArgumentError("bad_words", problem)
-    return replace(ask, params=replace(ask.params, bad_words_ids=words), bad_words=())
 
 
 def _check_salt(salt: str) -> None:

@@ -176,7 +176,7 @@ BAD_COMPLETIONS = [
     ({"bad_words": ["x"] * 129}, "bad_words"), ({"\ud800": 1}, "\\ud800"),
     ({"logit_bias": {"\ud800": 1}}, "logit_bias.\\ud800"), ({"priority": "high"}, "priority"), ({"priority": 1.5}, "priority"),
     ({"priority": 11}, "priority"), ({"priority": -11}, "priority"), ({"priority": 10**400}, "priority"),
-    ({"response_format": {"type": "json_object"}}, "response_format"), ({"guided_json": {}}, "guided_json"),
+    ({"response_format": {"type": "xml"}}, "response_format.type"), ({"guided_json": 3}, "guided_json"),
     ({"ignore_eos": 1}, "ignore_eos"), ({"cache_salt": "s" * 65}, "cache_salt"), ({"cache_salt": 5}, "cache_salt"),
     ({"return_token_ids": "x"}, "return_token_ids"), ({"store": True}, "store"), ({"user": 5}, "user"),
     ({"metadata": "x"}, "metadata"), ({"temprature": 1}, "temprature"), ({"tools": []}, "tools"), ({"": 1}, ""),

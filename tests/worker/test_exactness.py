@@ -2,7 +2,7 @@
 
 Each request is computed alone first: cold cache, its prompt as a whole, nothing else in the engine. Then all of them in
 each of the `WAYS`, by the simulated and by a real model. What came of them is compared by `==`: tokens of greedy and of
-sampled requests, with penalties and biases, and log-probabilities. A new way to compute is a new line of the table.
+sampled requests, with penalties, biases and constraints, and log-probabilities. A new way to compute is a new line of the table.
 """
 
 from collections.abc import Callable
@@ -15,12 +15,15 @@ from tokenizers import Tokenizer
 
 from argosy_api.blocks import root_id
 from argosy_api.params import SamplingParams
+from argosy_api.structured import compile as grammars
+from argosy_api.structured.constraint import Kind, make
 from argosy_worker import sim
 from argosy_worker.core.batching import Batching, Forming
 from argosy_worker.core.blocks import BlockPool
 from argosy_worker.core.exchange import Exchange
 from argosy_worker.core.request import Request
 from argosy_worker.core.scheduler import Scheduler, SchedulerConfig
+from argosy_worker.grammar.answer import AnswerGrammar
 from argosy_worker.models import load_model
 from argosy_worker.speculation.config import Method, SpeculationConfig
 from argosy_worker.speculation.draft_model import DraftModel
@@ -37,6 +40,16 @@ MORE = (
     {"bad_words_ids": ((28,), (260, 253)), "repetition_penalty": 0.8},
 )
 """What shapes the distribution, of every fifth job."""
+CONSTRAINTS = (
+    make(Kind.REGEX, "([A-Z]?[a-z]{2,12}[,.]? ){40}", field=""),
+    make(Kind.JSON_SCHEMA, {"type": "array", "items": {"type": "integer", "maximum": 9999}, "minItems": 40}, field=""),
+    make(
+        Kind.JSON_SCHEMA,
+        {"type": "object", "properties": {"x": {"type": "string", "minLength": 90}}, "required": ["x"]},
+        field="",
+    ),
+)
+"""What every third job's answer keeps to; none of them ends so soon."""
 TEXTS = (
     "The ship left the harbour before dawn, and nobody on the quay waved. The captain had asked for silence. ",
     "def merge(left, right):\n    result = []\n    while left and right:\n        ",
@@ -199,6 +212,7 @@ class Line:
             arrival=0.0,
             max_model_len=1024,
             resumed=self.given(number)[0],
+            grammar=self.world.grammar(number),
         )
 
     def given(self, number):
@@ -223,6 +237,19 @@ class World:
     jobs: list
     slow: bool
     alone: list = field(default_factory=list)
+    compiled: list = field(init=False)
+
+    def __post_init__(self):
+        facts = self.model.facts
+        vocabulary = grammars.vocabulary(facts.tokenizer_json, facts.vocab_size, facts.eos_token_ids)
+        self.compiled = [grammars.matcher(vocabulary, constraint) for constraint in CONSTRAINTS]
+
+    def grammar(self, number):
+        """Of its own for each request, out of what all share."""
+        if number % 3:
+            return None
+        kept = self.compiled[number // 3 % len(CONSTRAINTS)]
+        return AnswerGrammar(kept, kept.deep_copy, self.model.facts.eos_token_ids)
 
     def answer_each_alone(self):
         for number in range(len(self.jobs)):

@@ -17,19 +17,19 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from hashlib import blake2b
 
 from argosy_api import bpe
 from argosy_api.errors import ModelInvalidError
 from argosy_api.model_uri import ModelUri
 from argosy_worker import sim_tokens
-from argosy_worker.core.batch import Finished, SequenceSlice, StepBatch, StepOutput, TokenLogprob, accepted
+from argosy_worker.core.batch import Finished, SequenceSlice, StepBatch, StepOutput, TokenLogprob, accepted, stuck
 from argosy_worker.core.blocks import NULL_BLOCK
 from argosy_worker.core.facts import ModelFacts
 from argosy_worker.core.rules import Counts
 from argosy_worker.sim_cache import START, SimCache, State
-from argosy_worker.sim_tokens import EMPTY, ENDS, astray, next_state, pick, wear
+from argosy_worker.sim_tokens import EMPTY, ENDS, astray, left_open, next_state, pick, wear
 
 oracle = sim_tokens.oracle
 IM_START, IM_END = sim_tokens.IM_START, sim_tokens.IM_END
@@ -151,7 +151,7 @@ class SimRunner:
         size, table = self._block_size, piece.table
         state = START if piece.start == 0 else self._after[table[(piece.start - 1) // size]][(piece.start - 1) % size]
         rows: list[TokenLogprob] = []
-        ends: list[tuple[State, Sequence[int], Counts | None]] = []  # after each row that is sampled
+        ends: list[tuple[State, Sequence[int], Counts | None, list[int] | None]] = []  # after each row that is sampled
         targets = iter(piece.prompt_targets)
         for row, token in enumerate(piece.tokens):
             position = piece.start + row
@@ -164,19 +164,29 @@ class SimRunner:
             if target is not None and piece.params.prompt_logprobs is not None:
                 rows.append(_logprob(state, target, piece.params.prompt_logprobs))
             if row in piece.sample_rows:
-                ends.append((state, piece.banned_at(row), piece.counts_at(row)))
+                barred = piece.banned_at(row)
+                left = left_open(piece.open_at(row), piece.params, barred)
+                if left is not None and not left:
+                    if not ends:
+                        return StepOutput(error=stuck(piece))
+                    break
+                ends.append((state, barred, piece.counts_at(row), left))
         params, spec = piece.params, self._spec
         sampled = [
-            pick(end, params, spec.eos_every, barred, wear(params, *counts) if counts else EMPTY)
-            for end, barred, counts in ends
+            pick(end, params, spec.eos_every, barred, wear(params, *counts) if counts else EMPTY, left=left)
+            for end, barred, counts, left in ends
         ]
         if spec.accept < 1:
             pairs = zip(ends, sampled, strict=True)
-            sampled = [astray(end, token, spec.accept, params, barred) for (end, barred, _), token in pairs]
-        tokens = sampled[: accepted(piece.tokens[len(piece.tokens) - piece.draft :], sampled)]
+            sampled = [
+                astray(end, token, spec.accept, replace(params, allowed_token_ids=left) if left else params, barred)
+                for (end, barred, _, left), token in pairs
+            ]
+        draft = piece.tokens[len(piece.tokens) - piece.draft :]
+        tokens = sampled[: accepted(draft[: max(0, len(sampled) - 1)], sampled)]
         scores: list[TokenLogprob] = []
         if piece.params.logprobs is not None:
-            scores = [_logprob(end, t, piece.params.logprobs) for (end, _, _), t in zip(ends, tokens, strict=False)]
+            scores = [_logprob(end, t, piece.params.logprobs) for (end, *_), t in zip(ends, tokens, strict=False)]
         return StepOutput(tokens, scores, rows)
 
     def _broken_table(self, piece: SequenceSlice) -> str | None:

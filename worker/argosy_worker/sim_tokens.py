@@ -14,6 +14,7 @@ from argosy_worker.sim_cache import START, STATE_BYTES, State
 END_OF_TEXT, IM_START, IM_END = range(256, 259)
 ENDS = (IM_END, END_OF_TEXT)
 EMPTY: Mapping[int, int] = {}
+_CLOSING = (*b'"]}', *ENDS)
 _TRIES = 64
 """Draws after which any byte will do."""
 
@@ -23,12 +24,33 @@ def next_state(state: State, token: int) -> State:
     return blake2b(state + token.to_bytes(4, "little"), digest_size=STATE_BYTES).digest()
 
 
+def left_open(bits: bytes | None, params: SamplingParams, barred: Collection[int]) -> list[int] | None:
+    """Tokens that a grammar's bits leave, and the parameters; None where there is no grammar."""
+    if bits is None:
+        return None
+    ids = params.allowed_token_ids or range(min(8 * len(bits), IM_END + 1))
+    return [t for t in ids if t >> 3 < len(bits) and bits[t >> 3] >> (t & 7) & 1 and t not in barred]
+
+
 def pick(
-    state: State, params: SamplingParams, eos_every: int, barred: Collection[int] = (), worn: Mapping[int, int] = EMPTY
+    state: State,
+    params: SamplingParams,
+    eos_every: int,
+    barred: Collection[int] = (),
+    worn: Mapping[int, int] = EMPTY,
+    *,
+    left: Sequence[int] | None = None,
 ) -> int:
-    """What follows the sequence with this hash; a token that is worn n times is passed over in n of n + 1 draws."""
+    """What follows the sequence with this hash; a token that is worn n times is passed over in n of n + 1 draws.
+
+    `left`: what a grammar leaves, never nothing. Of that, what closes something is taken in one of four draws.
+    """
     key = b"greedy" if params.greedy else (params.seed or 0).to_bytes(8, "little")
     allowed, tries = params.allowed_token_ids, 0
+    if left is not None:
+        first = int.from_bytes(blake2b(state + key, digest_size=8).digest(), "little")
+        closing = [token for token in left if token in _CLOSING]
+        allowed = closing if closing and first % 4 == 0 else left
     while True:
         drawn = int.from_bytes(blake2b(state + key, digest_size=8).digest(), "little")
         if allowed:

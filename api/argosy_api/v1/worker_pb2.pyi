@@ -226,7 +226,9 @@ class GenerateRequest(_message.Message):
     stop string or an incomplete character may still change is not sent before that is known).
     """
     constraint: _builtins.str
-    """grammar of the answer, as JSON"""
+    """What the answer must look like, as JSON: one of {"json_schema": SCHEMA}, {"regex": TEXT}, {"choice": [TEXT, ...]},
+    {"grammar": TEXT} (docs/structured-output.md)
+    """
     kv_source: _builtins.str
     """host:port of a worker that holds blocks of this prompt"""
     tenant: _builtins.str
@@ -279,6 +281,7 @@ class InferenceRequest(_message.Message):
     CACHE_SALT_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_NUMBER: _builtins.int
+    CONSTRAINT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     request_id: _builtins.str
     """made up when empty"""
@@ -286,6 +289,8 @@ class InferenceRequest(_message.Message):
     cache_salt: _builtins.str
     priority: _builtins.int
     """-10 to 10; larger goes first"""
+    constraint: _builtins.str
+    """as GenerateRequest has it"""
     @_builtins.property
     def tokens(self) -> Global___TokenIds: ...
     @_builtins.property
@@ -308,10 +313,11 @@ class InferenceRequest(_message.Message):
         cache_salt: _builtins.str = ...,
         priority: _builtins.int = ...,
         resume: Global___Resume | None = ...,
+        constraint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "prompt", b"prompt", "resume", b"resume", "sampling", b"sampling", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "chat", b"chat", "model", b"model", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "resume", b"resume", "sampling", b"sampling", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "chat", b"chat", "constraint", b"constraint", "model", b"model", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "resume", b"resume", "sampling", b"sampling", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["text", "tokens", "chat"]  # noqa: Y015
     _WhichOneofArgType_prompt: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015

@@ -51,6 +51,8 @@ def kind(value: Any) -> str:
     return "an array" if isinstance(value, list) else "an object"
 
 
+_MAX_NUMBER = 40
+"""Characters of a number that is written as a text."""
 MAX_MISTYPED = 64
 """Length up to which an unknown name is compared with the known ones."""
 
@@ -58,13 +60,17 @@ MAX_MISTYPED = 64
 class Fields:
     """An object's fields, each taken once. null counts as not given. `end` refuses what nobody took.
 
-    `path` stands before the fields' names in errors; `paths` has another such beginning for single fields.
+    `path` stands before the fields' names in errors; `paths` has another such beginning for single fields. With
+    `texts` a number or a boolean may be written as a text.
     """
 
-    def __init__(self, document: dict[str, Any], *, path: str = "", paths: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, document: dict[str, Any], *, path: str = "", paths: Mapping[str, str] | None = None, texts: bool = False
+    ) -> None:
         self._rest = dict(document)
         self._path = path
         self._paths = paths or {}
+        self._texts = texts
         self._known: set[str] = set()
 
     def path(self, name: str, *, shown: str = "") -> str:
@@ -78,27 +84,38 @@ class Fields:
         self._known.add(name)
         return self._rest.pop(name, None)
 
+    def _plain(self, name: str) -> Any:
+        """The value; what a text says, where it may be one and says a number or a boolean."""
+        value = self.raw(name)
+        if not self._texts or not isinstance(value, str) or len(value) > _MAX_NUMBER:
+            return value
+        try:
+            said = json.loads(value.strip().lower(), parse_constant=_refuse_constant)
+        except (ValueError, InvalidArgumentError):
+            return value
+        return said if isinstance(said, int | float) else value
+
     def wrong(self, name: str, value: Any, wanted: str) -> InvalidArgumentError:
         """The error for a value of a wrong type."""
         return InvalidArgumentError(self.path(name), f"is {kind(value)}; must be {wanted}")
 
     def integer(self, name: str) -> int | None:
         """An integer; its range is checked with the sampling parameters."""
-        value = self.raw(name)
+        value = self._plain(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
             raise self.wrong(name, value, "an integer")
         return value
 
     def number(self, name: str) -> float | None:
         """An integer or a fraction."""
-        value = self.raw(name)
+        value = self._plain(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise self.wrong(name, value, "a number")
         return value
 
     def boolean(self, name: str) -> bool | None:
         """True or false."""
-        value = self.raw(name)
+        value = self._plain(name)
         if value is not None and not isinstance(value, bool):
             raise self.wrong(name, value, "a boolean")
         return value

@@ -6,6 +6,7 @@ from argosy_api import limits
 from argosy_api.convert import params_from_proto
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.grpc_status import errors_to_status
+from argosy_api.structured.constraint import parse as parse_constraint
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc as rpc
 from argosy_router.ask import Ask, Caller
@@ -74,6 +75,7 @@ def _ask(request: pb.InferenceRequest) -> Ask:
         fill_context=kind == "chat" and not request.sampling.HasField("max_tokens"),
         cache_salt=request.cache_salt,
         priority=request.priority,
+        constraint=parse_constraint(request.constraint) if request.constraint else None,
         resumption=parse(request.resume) if request.HasField("resume") else None,
     )
 

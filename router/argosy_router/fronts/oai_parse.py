@@ -10,9 +10,11 @@ from typing import Any
 from argosy_api import limits
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.params import SamplingParams
+from argosy_api.structured.constraint import Constraint
 from argosy_router.ask import DEFAULT_MAX_TOKENS, Ask
 from argosy_router.fronts.fields import Fields, kind
 from argosy_router.fronts.sampling import take_bad_words, take_sampling
+from argosy_router.fronts.structured import take_constraint
 from argosy_router.text.messages import ROLES, Message, Prompt
 
 
@@ -38,6 +40,8 @@ class OaiRequest:
     cache_salt: str = ""
     priority: int = 0
     bad_words: tuple[str, ...] = ()
+    constraint: Constraint | None = None
+    constraint_field: str = "constraint"
 
     def ask(self) -> Ask:
         """What the service is asked."""
@@ -57,6 +61,8 @@ class OaiRequest:
             cache_salt=self.cache_salt,
             priority=self.priority,
             bad_words=self.bad_words,
+            constraint=self.constraint,
+            constraint_field=self.constraint_field,
             echo=self.echo,
             offsets=self.echo and self.params.logprobs is not None,
             whole=not self.stream,
@@ -132,6 +138,7 @@ def _common(
     n = fields.integer("n")
     _within("n", n, 1, limits.MAX_CHOICES)
     stream = fields.boolean("stream") or False
+    constraint, constraint_field = take_constraint(fields)
     request = OaiRequest(
         model=model,
         params=params,
@@ -144,6 +151,8 @@ def _common(
         cache_salt=fields.string("cache_salt", limit=limits.MAX_CACHE_SALT) or "",
         priority=fields.integer("priority") or 0,
         bad_words=take_bad_words(fields),
+        constraint=constraint,
+        constraint_field=constraint_field,
         **more,
     )
     for name in ("user", "safety_identifier", "prompt_cache_key", "request_id"):
@@ -153,7 +162,6 @@ def _common(
     fields.boolean("parallel_tool_calls")  # says nothing without tools
     fields.neutral("store", False)
     fields.neutral("service_tier", "auto", "default")
-    fields.neutral("response_format", {"type": "text"})
     fields.end()
     return request
 

@@ -15,15 +15,13 @@ from argosy_api.errors import ArgosyError, InternalError, InvalidArgumentError, 
 from argosy_api.grpc_status import errors_to_status
 from argosy_api.inference import inference_pb2 as oip
 from argosy_api.inference import inference_pb2_grpc as rpc
-from argosy_api.params import SamplingParams
-from argosy_router.ask import DEFAULT_MAX_TOKENS, Ask, Caller
+from argosy_router.ask import Ask, Caller
 from argosy_router.clock import now
 from argosy_router.fronts import oip_tensors
 from argosy_router.fronts.credentials import tenant_of_call
-from argosy_router.fronts.fields import Fields, parse_json
 from argosy_router.fronts.grpc_common import Context, call_deadline, metadata_request_id
+from argosy_router.fronts.oip_sampling import sampling_parameters
 from argosy_router.fronts.oip_tensors import Inputs
-from argosy_router.fronts.sampling import take_bad_words, take_sampling
 from argosy_router.request import Request
 from argosy_router.routing.job import Job
 from argosy_router.service import Service
@@ -33,7 +31,6 @@ log = logging.getLogger(__name__)
 NAME = "argosy"
 FINAL = "triton_final_response"
 EMPTY_FINAL = "triton_enable_empty_final_response"
-_SAMPLING = "sampling_parameters."
 
 Send = Callable[[oip.ModelInferResponse], Awaitable[None]]
 Outgoing = asyncio.Queue[tuple[oip.ModelStreamInferResponse, asyncio.Event] | None]
@@ -224,45 +221,20 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
 
 
 def _ask(model: str, inputs: Inputs, parameters: Mapping[str, Any], *, echo: bool) -> Ask:
-    params, salt, priority, bad_words = sampling_parameters(inputs.sampling, parameters)
+    asked = sampling_parameters(inputs.sampling, parameters)
     return Ask(
         model=model,
         fields=["input_ids" if inputs.text is None else "text_input"],
         prompts=[inputs.ids or [] if inputs.text is None else inputs.text],
-        params=params,
-        cache_salt=salt,
-        priority=priority,
-        bad_words=bad_words,
+        params=asked.params,
+        cache_salt=asked.cache_salt,
+        priority=asked.priority,
+        bad_words=asked.bad_words,
+        constraint=asked.constraint,
+        constraint_field=asked.constraint_field,
         echo=echo,
         whole=not inputs.stream,
     )
-
-
-def sampling_parameters(text: str, parameters: Mapping[str, Any]) -> tuple[SamplingParams, str, int, tuple[str, ...]]:
-    """Sampling parameters, cache salt, priority and bad words.
-
-    Out of the JSON of the `sampling_parameters` tensor, and the request's `parameters`.
-
-    Raises:
-        InvalidArgumentError: with the field's path below `sampling_parameters` or `parameters`.
-
-    """
-    document = parse_json(text, field="sampling_parameters")
-    if twice := document.keys() & parameters.keys():
-        raise InvalidArgumentError(f"parameters.{min(twice)}", "is given in sampling_parameters, too")
-    fields = Fields({**document, **parameters}, path=_SAMPLING, paths=dict.fromkeys(parameters, "parameters."))
-    max_tokens = fields.integer("max_tokens")
-    fields.neutral("n", 1)
-    fields.neutral("logprobs")
-    params, _ = take_sampling(
-        fields, max_tokens=DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens, logprobs=None
-    )
-    if params.prompt_logprobs is not None:
-        raise InvalidArgumentError(f"{_SAMPLING}prompt_logprobs", "has no output tensor in this protocol")
-    salt, priority = fields.string("cache_salt") or "", fields.integer("priority") or 0
-    bad_words = take_bad_words(fields)
-    fields.end()
-    return params, salt, priority, bad_words
 
 
 def _timeout(parameters: dict[str, Any]) -> float | None:

@@ -45,8 +45,7 @@ def take_sampling(fields: Fields, *, max_tokens: int | None, logprobs: int | Non
 _NEUTRAL_SAMPLING: tuple[tuple[Any, ...], ...] = (
     ("length_penalty", 1), ("best_of", 1), ("use_beam_search", False),
     ("skip_special_tokens", True), ("spaces_between_special_tokens", True), ("include_stop_str_in_output", False),
-    ("truncate_prompt_tokens",), ("detokenize", True), ("guided_json",), ("guided_regex",), ("guided_choice",),
-    ("guided_grammar",), ("structured_outputs",), ("logits_processors", []),
+    ("truncate_prompt_tokens",), ("detokenize", True), ("logits_processors", []),
 )  # fmt: skip
 
 

@@ -30,6 +30,8 @@ class Job:
     received_at: float = 0.0
     key: str = ""
     """Decides whether it is for a canary, where there is one."""
+    constraint: str = ""
+    """What the answer must look like (`argosy_api.structured.constraint`)."""
     resumption: Resumption | None = None
     """The answer began at another router."""
 

@@ -10,6 +10,7 @@ from argosy_api.errors import InvalidArgumentError, ModelInvalidError
 from argosy_api.params import prompt_too_long
 from argosy_router.children.child import Child, JobFailedError, JobKilledError, JobRefusedError
 from argosy_router.children.frames import Frame
+from argosy_router.text.grammars import GrammarTrials
 from argosy_router.text.messages import Message
 from argosy_router.text.vocabulary import Vocabulary
 
@@ -41,8 +42,9 @@ class Encoded:
 class ModelText:
     """One model's tokenizer and template."""
 
-    def __init__(self, child: Child, vocabulary: Vocabulary) -> None:
+    def __init__(self, child: Child, trials: Child, vocabulary: Vocabulary) -> None:
         self._child = child
+        self.grammars = GrammarTrials(trials)
         self.vocabulary = vocabulary
 
     async def encode(self, text: str, wanted: Wanted, *, field: str) -> Encoded:

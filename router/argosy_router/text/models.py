@@ -15,6 +15,7 @@ from argosy_api.order import RESOURCE_DEFAULTS, Discipline, Order
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.children.child import Child, JobFailedError, JobKilledError, JobRefusedError
 from argosy_router.children.frames import Frame
+from argosy_router.text import grammars
 from argosy_router.text.model_text import ModelText, Wanted
 from argosy_router.text.vocabulary import Vocabulary
 
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 KEPT_MODELS = 64
 """Models (by tokenizer and template) whose description is kept, within MAX_KEPT_TEXT_BYTES."""
 AWAKE_MODELS = 16
-"""Of these, how many have a running child process; the others' start at their next request."""
+"""How many child processes run for them, of two kinds; the others start at their next request."""
 JOB_S = 10.0
 """Time for one text or chat, in the child."""
 WORK = "argosy_router.text.work"
@@ -97,6 +98,7 @@ class ModelCard:
 class _Loaded:
     text: ModelText
     child: Child
+    trials: Child
     size: int
     """Bytes that it takes here."""
 
@@ -180,16 +182,18 @@ class ModelLibrary:
         def opening() -> Frame:
             return {"op": "open", "special_tokens": special}, parts
 
+        vocabulary = {"op": "open", "vocabulary": info.vocab_size, "ends": list(info.eos_token_ids)}
         child = Child(WORK, opening, job_s=self._job_s, woken=self._woken)
+        trials = Child(grammars.WORK, lambda: (vocabulary, parts[:1]), job_s=grammars.JOB_S, woken=self._woken)
         try:
             header, (lengths, data) = await child.open()
-            text = ModelText(child, Vocabulary(array("I", lengths), data, header["special"]))
+            text = ModelText(child, trials, Vocabulary(array("I", lengths), data, header["special"]))
         except (JobRefusedError, JobFailedError, JobKilledError, ValueError, KeyError, TypeError) as error:
             await child.close()
             raise ModelInvalidError(f"the worker's tokenizer or template cannot be used: {error}") from error
-        self._children.add(child)
+        self._children.update((child, trials))
         size = sum(map(len, parts)) + text.vocabulary.size
-        return _Loaded(text=text, child=child, size=size)
+        return _Loaded(text=text, child=child, trials=trials, size=size)
 
     def _make_room(self, latest: str) -> None:
         """Gives up the models that were used least lately: too many, or too large together. `latest` stays."""
@@ -198,7 +202,9 @@ class ModelLibrary:
             len(kept) > KEPT_MODELS or sum(one.size for one in kept.values()) > limits.MAX_KEPT_TEXT_BYTES
         ):
             gone = min((key for key in kept if key != latest), key=lambda key: kept[key].child.used_at)
-            kept.pop(gone).child.sleep()  # a deployment that still has its card wakes it
+            left = kept.pop(gone)
+            for child in (left.child, left.trials):
+                child.sleep()  # a deployment that still has its card wakes it
 
     def _woken(self, child: Child) -> None:
         """One more child runs: where there are too many, the one that was used least lately is put to sleep."""

@@ -87,7 +87,7 @@ def test_bad_words_and_bias_are_those_of_transformers(logits):
     ids = torch.tensor([answer])
     wanted = peer.NoBadWordsLogitsProcessor(words, eos_token_id=[])(ids, logits[:1].clone())
     wanted = peer.SequenceBiasLogitsProcessor([[[t], b] for t, b in bias.items()])(ids, wanted)
-    found = edited(logits[:1], [row_of(piece, 0)])
+    found = edited(logits[:1], [row_of(piece, 0, logits.shape[-1])])
     assert torch.equal(found, wanted)
     assert (found == -torch.inf).sum() == 3
 

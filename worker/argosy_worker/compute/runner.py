@@ -6,7 +6,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from argosy_worker.arrays import Array, like
-from argosy_worker.core.batch import BlockStore, Finished, SequenceSlice, StepBatch, StepOutput, TokenLogprob, accepted
+from argosy_worker.core.batch import (
+    BlockStore,
+    Finished,
+    SequenceSlice,
+    StepBatch,
+    StepOutput,
+    TokenLogprob,
+    accepted,
+    stuck,
+)
 from argosy_worker.sampling.contract import Sampler
 from argosy_worker.sampling.rows import row_of
 
@@ -105,14 +114,20 @@ class StepRunner(ABC):
             logits, wanted = logits[like(logits, np.array(kept, dtype=np.int64))], [wanted[place] for place in kept]
         if not wanted:
             return outputs
-        tokens = self._sampler.pick(logits, [row_of(slices[i], row) for i, row in wanted])
+        rows = [row_of(slices[i], row, logits.shape[-1]) for i, row in wanted]
+        tokens = self._sampler.pick(logits, rows)
         scores = self._sampled_logprobs(logits, [slices[i] for i, _ in wanted], tokens)
         at = 0
         for i, s in enumerate(slices):
             if i in faulty or not sound[i] or not s.sample_rows:
                 continue
             picked, end = tokens[at : at + len(s.sample_rows)], at + len(s.sample_rows)
-            count = accepted(s.tokens[len(s.tokens) - s.draft :], picked)
+            most = next((n for n, row in enumerate(rows[at:end]) if row.stuck), len(picked))
+            if most == 0:
+                outputs[i], at = StepOutput(error=stuck(s)), end
+                continue
+            draft = s.tokens[len(s.tokens) - s.draft :]
+            count = accepted(draft[: most - 1], picked[:most])
             found = [score for score in scores[at : at + count] if score is not None]
             outputs[i] = StepOutput(picked[:count], found, prompts[i])
             at = end

@@ -61,6 +61,13 @@ class SequenceSlice:
             return barred
         return (*barred, *rules.banned, *rules.banned_after(self.start, self.tokens[: row + 1]))
 
+    def open_at(self, row: int) -> bytes | None:
+        """What a grammar lets follow after `row`, one of `sample_rows` (`core.rules.Grammar.allowed`); None: all."""
+        if self.rules is None or self.rules.grammar is None:
+            return None
+        known = min(row + 1, len(self.tokens) - self.draft)
+        return self.rules.open_after(self.start, self.tokens[:known], self.tokens[known : row + 1])
+
     def counts_at(self, row: int) -> Counts | None:
         """How often tokens occur before the one that is sampled after `row`; None where that does not matter."""
         if self.rules is None or not self.params.counts_tokens:
@@ -92,6 +99,19 @@ class TokenLogprob:
     """(token id, logprob), best first; as many as asked for."""
 
 
+class Refusal(str):
+    """An error that the request itself is the reason of."""
+
+    __slots__ = ()
+
+
+def stuck(piece: SequenceSlice) -> Refusal:
+    """The error of a request whose parameters have left nothing to draw."""
+    grammar = piece.rules.grammar if piece.rules is not None else None
+    why = (grammar.problem if grammar is not None else "") or "no token is left that the other parameters allow, too"
+    return Refusal(f"cannot be kept to after the answer's last token: {why}")
+
+
 @dataclass(frozen=True, slots=True)
 class StepOutput:
     """Answer for one slice. `tokens` is empty when nothing was sampled, or when `error` says why it could not be."""
@@ -102,7 +122,8 @@ class StepOutput:
     """One for each of `tokens`, when asked for."""
     prompt_logprobs: Sequence[TokenLogprob] = field(default_factory=tuple)
     error: str | None = None
-    """A fault of this request alone (NaN logits): it is ended with INTERNAL, the others go on."""
+    """A fault of this request alone (NaN logits): it is ended with INTERNAL, the others go on. A `Refusal` ends it with
+    INVALID_ARGUMENT."""
 
 
 def accepted(draft: Sequence[int], sampled: Sequence[int]) -> int:

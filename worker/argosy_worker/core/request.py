@@ -18,7 +18,7 @@ from argosy_api.blocks import BlockId, block_ids, next_id
 from argosy_api.params import SamplingParams
 from argosy_worker.core.batch import PLACEHOLDER, SequenceSlice, TokenLogprob
 from argosy_worker.core.blocks import NULL_BLOCK
-from argosy_worker.core.rules import TokenRules
+from argosy_worker.core.rules import Grammar, TokenRules
 
 
 class Finish(StrEnum):
@@ -52,6 +52,8 @@ class Request:
     """The answer's first tokens, which another attempt has generated: they count as generated here."""
     resumed_text_bytes: int = 0
     """UTF-8 bytes of their text that the reader has."""
+    grammar: Grammar | None = None
+    """What the answer is constrained to."""
 
     tokens: list[int] = field(init=False)
     """Known tokens: prompt, then output. Only ever appended to."""
@@ -86,7 +88,7 @@ class Request:
 
     def __post_init__(self) -> None:
         self.tokens = [*self.prompt, *self.resumed]
-        self.rules = TokenRules.of(self.params, self.tokens, len(self.prompt))
+        self.rules = TokenRules.of(self.params, self.tokens, len(self.prompt), self.grammar)
         self.ids = block_ids(self.root, self.tokens, self.block_size)
 
     # --- arithmetic

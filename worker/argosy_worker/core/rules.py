@@ -6,7 +6,7 @@ the text grows, never anew from its beginning; the rows of a draft look at the t
 
 from array import array
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from argosy_api.params import SamplingParams
 
@@ -18,6 +18,21 @@ class Counts(NamedTuple):
     """int64, each once."""
     times: "array[int]"
     """int64; 0 for what only the prompt has."""
+
+
+class Grammar(Protocol):
+    """What a constraint leaves of the vocabulary. Owned by the thread that samples."""
+
+    problem: str
+    """Why nothing was left, when it was asked last."""
+
+    def allowed(self, text: Sequence[int], begin: int, upto: int, ahead: Sequence[int]) -> bytes | None:
+        """What may follow the answer text[begin:upto] and then `ahead`, which are guesses: bit i is token i's.
+
+        None where the guesses break the grammar, so that nobody needs what follows them. Empty where the answer itself
+        has left it, or it has become too complex.
+        """
+        ...
 
 
 class TokenRules:
@@ -37,10 +52,13 @@ class TokenRules:
         "allowed",
         "banned",
         "bias",
+        "grammar",
         "words",
     )
 
-    def __init__(self, params: SamplingParams, text: Sequence[int], prompt_tokens: int) -> None:
+    def __init__(
+        self, params: SamplingParams, text: Sequence[int], prompt_tokens: int, grammar: Grammar | None = None
+    ) -> None:
         self.allowed = array("q", params.allowed_token_ids)
         """All that may be drawn; empty for no such limit."""
         self.banned = array("q", (word[0] for word in params.bad_words_ids if len(word) == 1))
@@ -48,16 +66,32 @@ class TokenRules:
         self.bias = (array("q", (t for t, _ in params.logit_bias)), array("f", (b for _, b in params.logit_bias)))
         """Ids, and what is added to their logits."""
         self.words = tuple(tuple(word) for word in params.bad_words_ids if len(word) > 1)
+        self.grammar = grammar
         self._text, self._prompt = text, prompt_tokens
         # a prompt's tokens matter to the repetition penalty alone
         self._from = 0 if params.repetition_penalty != 1 else prompt_tokens
         self._reset()
 
     @classmethod
-    def of(cls, params: SamplingParams, text: Sequence[int], prompt_tokens: int) -> "TokenRules | None":
-        """None where the parameters say nothing about single tokens."""
+    def of(
+        cls, params: SamplingParams, text: Sequence[int], prompt_tokens: int, grammar: Grammar | None = None
+    ) -> "TokenRules | None":
+        """None where neither the parameters nor a grammar say anything about single tokens."""
         asked = params.counts_tokens or params.allowed_token_ids or params.bad_words_ids or params.logit_bias
-        return cls(params, text, prompt_tokens) if asked else None
+        return cls(params, text, prompt_tokens, grammar) if asked or grammar is not None else None
+
+    def open_after(self, start: int, tokens: Sequence[int], guesses: Sequence[int]) -> bytes | None:
+        """As `Grammar.allowed`, after the first `start` known tokens, then `tokens`, then `guesses`.
+
+        None, too, where there is no grammar.
+        """
+        if self.grammar is None:
+            return None
+        upto = start + len(tokens)
+        if upto <= len(self._text):
+            return self.grammar.allowed(self._text, self._prompt, upto, guesses)
+        text = (*self._text[:start], *tokens)  # the last of them is not known here yet
+        return self.grammar.allowed(text, self._prompt, upto, guesses)
 
     def banned_after(self, start: int, tokens: Sequence[int]) -> list[int]:
         """Last tokens of longer bad words whose other tokens the answer ends in.
@@ -116,11 +150,16 @@ class RulesAhead(TokenRules):
 
     def __init__(self, rules: TokenRules, known: int, guesses: Sequence[int]) -> None:  # it shares what rules has made
         self.allowed, self.banned, self.bias, self.words = rules.allowed, rules.banned, rules.bias, rules.words
+        self.grammar = rules.grammar
         self._rules, self._known, self._guesses = rules, known, tuple(guesses)
 
     def banned_after(self, start: int, tokens: Sequence[int]) -> list[int]:
         """As of the rules; `start` is at or after the known tokens."""
         return self._rules.banned_after(self._known, (*self._guesses[: start - self._known], *tokens))
+
+    def open_after(self, start: int, tokens: Sequence[int], guesses: Sequence[int]) -> bytes | None:
+        """As of the rules; `start` is at or after the known tokens."""
+        return self._rules.open_after(self._known, (), (*self._guesses[: start - self._known], *tokens, *guesses))
 
     def counts_after(self, start: int, tokens: Sequence[int]) -> Counts:
         """As of the rules; `start` is at or after the known tokens."""

@@ -1,6 +1,7 @@
 """One request's answer inside the engine thread: from tokens to chunks."""
 
 from argosy_api.errors import ArgosyError, InternalError, InvalidArgumentError
+from argosy_worker.core.batch import Refusal
 from argosy_worker.core.request import Finish, Request
 from argosy_worker.core.scheduler import Advance
 from argosy_worker.engine.detokenize import Detokenizer, TextVocabulary
@@ -54,6 +55,8 @@ class Reply:
         """What to send: a chunk, the error that ends the request, or nothing while the prompt is being computed."""
         if progress.finish is Finish.ERROR:
             self._metrics.finished(Finish.ERROR)
+            if isinstance(progress.error, Refusal):
+                return InvalidArgumentError("constraint", progress.error)
             return InternalError(progress.error)
         if not progress.tokens:
             return None

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from argosy_api.params import SamplingParams
 from argosy_worker.arrays import Array, copied, like, where
@@ -35,20 +36,43 @@ class Row:
     """Ids, and what is added to their logits."""
     counts: Counts | None = None
     """How often tokens occur before this position, where the parameters have a penalty."""
+    open: npt.NDArray[np.bool_] | None = None
+    """[vocab], where a grammar leaves only some tokens: those that neither it nor `allowed` nor `barred` rules out."""
+
+    @property
+    def stuck(self) -> bool:
+        """Whether nothing is left to draw."""
+        return self.open is not None and not self.open.any()
 
 
-def row_of(piece: SequenceSlice, row: int) -> Row:
+def row_of(piece: SequenceSlice, row: int, vocab: int) -> Row:
     """How the token after `row`, one of the slice's `sample_rows`, is to be sampled."""
     rules = piece.rules
+    barred, allowed = piece.banned_at(row), rules.allowed if rules is not None else None
+    bits = piece.open_at(row)
     return Row(
         params=piece.params,
         seed=piece.params.seed or 0,
         position=piece.start + row + 1,
-        barred=piece.banned_at(row),
-        allowed=rules.allowed if rules is not None else None,
+        barred=barred,
+        allowed=allowed,
+        open=None if bits is None else _open(bits, vocab, allowed, barred),
         bias=rules.bias if rules is not None else None,
         counts=piece.counts_at(row),
     )
+
+
+def _open(bits: bytes, vocab: int, allowed: "array[int] | None", barred: Sequence[int]) -> npt.NDArray[np.bool_]:
+    """Of the grammar's bits, one for each token, those that count; more than it knows are none of its."""
+    found = np.zeros(vocab, dtype=np.bool_)
+    known = np.unpackbits(np.frombuffer(bits, dtype=np.uint8), bitorder="little", count=min(vocab, 8 * len(bits)))
+    found[: len(known)] = known
+    if allowed:
+        narrow = np.zeros_like(found)
+        narrow[np.array(allowed)] = True
+        found &= narrow
+    found[list(barred)] = False
+    return found
 
 
 def edited(logits: Array, rows: Sequence[Row]) -> Array:
@@ -60,7 +84,8 @@ def edited(logits: Array, rows: Sequence[Row]) -> Array:
     counted = [(i, row.params, row.counts) for i, row in enumerate(rows) if row.counts is not None and row.counts.ids]
     barred = [(i, row.barred) for i, row in enumerate(rows) if row.barred]
     limited = [(i, row.allowed) for i, row in enumerate(rows) if row.allowed]
-    if not (biased or counted or barred or limited):
+    masked = [(i, row.open) for i, row in enumerate(rows) if row.open is not None]
+    if not (biased or counted or barred or limited or masked):
         return logits
     logits = copied(logits)
     flat, vocab = logits.reshape(-1), logits.shape[-1]
@@ -76,6 +101,8 @@ def edited(logits: Array, rows: Sequence[Row]) -> Array:
         kept = logits[i, at]
         logits[i] = -math.inf
         logits[i, at] = kept
+    for i, left in masked:
+        logits[i][like(logits, ~left)] = -math.inf
     if barred:
         flat[_places(barred, vocab, logits)] = -math.inf
     return logits

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import re
 import time
 from collections.abc import AsyncIterator, Sequence
 from math import inf
@@ -17,14 +16,17 @@ from argosy_api import limits
 from argosy_api.convert import ACCEPTED_KEY, params_from_proto
 from argosy_api.errors import InvalidArgumentError, OverloadedError, UnavailableError
 from argosy_api.grpc_status import errors_to_status
-from argosy_api.params import check_priority, check_prompt, check_resumed
+from argosy_api.params import check_ending, check_priority, check_prompt, check_resumed
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc
 from argosy_worker.engine.client import Engine
 from argosy_worker.engine.metrics import WorkerMetrics
 from argosy_worker.engine.preparing import Prepare
 from argosy_worker.engine.stream import Stream
+from argosy_worker.grammar.answer import AnswerGrammar
+from argosy_worker.grammar.compiler import Grammars
 from argosy_worker.kv_events.log import NOTHING, KvEventLog
+from argosy_worker.serve.checks import check_address, check_request_id
 from argosy_worker.serve.exports import Exports
 from argosy_worker.serve.imports import Imports
 from argosy_worker.serve.lifecycle import Lifecycle
@@ -33,11 +35,8 @@ from argosy_worker.serve.messages import to_proto
 logger = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Worker"].full_name
-_NOT_YET = ("adapter", "constraint", "tenant")
+_NOT_YET = ("adapter", "tenant")
 """Fields of a request that the protocol has and this worker cannot honour."""
-
-_ADDRESS = re.compile(r"([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
-"""A host's name or address, and a port: no other scheme of gRPC's can be asked for."""
 
 OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.so_reuseport", 0),  # a taken port must be an error, not a second listener that gets half of the calls
@@ -67,11 +66,13 @@ class Serving:
         self._engine: Engine | None = None
         self._info: pb.ModelInfo | None = None
         self._imports: Imports | None = None
+        self._grammars: Grammars | None = None
 
     async def open(self, engine: Engine, info: pb.ModelInfo) -> None:
         """The model is loaded: requests may come."""
         self._engine, self._info = engine, info
         self._imports = Imports(engine, self.metrics)
+        self._grammars = Grammars(engine.facts)
         await self.set_health(serving=True)
 
     async def set_health(self, *, serving: bool) -> None:
@@ -99,6 +100,10 @@ class Serving:
             return None
         return lambda ids: imports.fetch(source, ids)
 
+    async def grammar(self, request: pb.GenerateRequest) -> AnswerGrammar | None:
+        """What the answer is constrained to. Raises as `Grammars.of`."""
+        return None if self._grammars is None else await self._grammars.of(request.constraint)
+
     @property
     def info(self) -> pb.ModelInfo:
         """Facts for routers; raises like `engine`."""
@@ -125,7 +130,8 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         """Stream an answer."""
         async with errors_to_status(context):
             engine = self._serving.engine
-            stream = start(engine, request, self._serving.prepare(request), deadline=_deadline(context))
+            deadline, grammar = _deadline(context), await self._serving.grammar(request)
+            stream = start(engine, request, self._serving.prepare(request), deadline=deadline, grammar=grammar)
             try:
                 await context.send_initial_metadata(((ACCEPTED_KEY, str(stream.number)),))
                 async for chunk in stream:
@@ -207,7 +213,12 @@ async def make_server(serving: Serving) -> grpc.aio.Server:
 
 
 def start(
-    engine: Engine, message: pb.GenerateRequest, prepare: Prepare | None = None, *, deadline: float = inf
+    engine: Engine,
+    message: pb.GenerateRequest,
+    prepare: Prepare | None = None,
+    *,
+    deadline: float = inf,
+    grammar: AnswerGrammar | None = None,
 ) -> Stream:
     """Check every field and hand the request to the engine, which begins with it after `prepare`.
 
@@ -228,6 +239,7 @@ def start(
         )
     params = params_from_proto(message.sampling)
     params.check(vocab_size=engine.facts.vocab_size)
+    check_ending(params, message.constraint)
     prompt = list(message.prompt_tokens)
     check_prompt(prompt, vocab_size=engine.facts.vocab_size, max_model_len=engine.config.max_model_len)
     if params.prompt_logprobs is not None and len(prompt) > limits.MAX_PROMPT_LOGPROBS_TOKENS:
@@ -256,6 +268,7 @@ def start(
         resumed=resumed,
         resumed_text_bytes=message.resumed_text_bytes,
         prepare=prepare,
+        grammar=grammar,
     )
 
 
@@ -263,29 +276,3 @@ def _deadline(context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateC
     """The caller's deadline in monotonic seconds; infinity when it has none (gRPC then gives none, or a far one)."""
     remaining: float | None = context.time_remaining()
     return inf if remaining is None else time.monotonic() + remaining
-
-
-def check_address(source: str) -> None:
-    """Refuse what is no address of a worker. Empty: there is none.
-
-    Raises:
-        InvalidArgumentError: field `kv_source`.
-
-    """
-    if source and (len(source) > limits.MAX_ADDRESS or not _ADDRESS.fullmatch(source)):
-        raise InvalidArgumentError("kv_source", "must be host:port, with an IPv6 address in brackets")
-
-
-def check_request_id(request_id: str) -> None:
-    """Refuse an id that is empty, too long, or not printable.
-
-    Raises:
-        InvalidArgumentError: field `request_id`.
-
-    """
-    if not 0 < len(request_id) <= limits.MAX_REQUEST_ID:
-        raise InvalidArgumentError(
-            "request_id", f"has {len(request_id)} characters; must have 1 to {limits.MAX_REQUEST_ID}"
-        )
-    if not request_id.isprintable():
-        raise InvalidArgumentError("request_id", "has characters that cannot be printed")

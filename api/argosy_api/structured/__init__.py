@@ -1,0 +1,1 @@
+"""What an answer must look like: the constraint of a request, and the grammar that it becomes."""

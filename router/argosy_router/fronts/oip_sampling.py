@@ -1,0 +1,55 @@
+"""Sampling parameters of the Open Inference Protocol."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from argosy_api.errors import InvalidArgumentError
+from argosy_api.params import SamplingParams
+from argosy_api.structured.constraint import Constraint
+from argosy_router.ask import DEFAULT_MAX_TOKENS
+from argosy_router.fronts.fields import Fields, parse_json
+from argosy_router.fronts.sampling import take_bad_words, take_sampling
+from argosy_router.fronts.structured import take_constraint
+
+_SAMPLING = "sampling_parameters."
+
+
+class Asked(NamedTuple):
+    """What `sampling_parameters` say."""
+
+    params: SamplingParams
+    cache_salt: str
+    priority: int
+    bad_words: tuple[str, ...]
+    constraint: Constraint | None
+    constraint_field: str
+
+
+def sampling_parameters(text: str, parameters: Mapping[str, Any]) -> Asked:
+    """Out of the JSON of the `sampling_parameters` tensor, and the request's `parameters`.
+
+    Numbers may be texts there: Triton's clients send them so.
+
+    Raises:
+        InvalidArgumentError: with the field's path below `sampling_parameters` or `parameters`.
+
+    """
+    document = parse_json(text, field="sampling_parameters")
+    if twice := document.keys() & parameters.keys():
+        raise InvalidArgumentError(f"parameters.{min(twice)}", "is given in sampling_parameters, too")
+    fields = Fields(
+        {**document, **parameters}, path=_SAMPLING, paths=dict.fromkeys(parameters, "parameters."), texts=True
+    )
+    max_tokens = fields.integer("max_tokens")
+    fields.neutral("n", 1)
+    fields.neutral("logprobs")
+    params, _ = take_sampling(
+        fields, max_tokens=DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens, logprobs=None
+    )
+    if params.prompt_logprobs is not None:
+        raise InvalidArgumentError(f"{_SAMPLING}prompt_logprobs", "has no output tensor in this protocol")
+    salt, priority = fields.string("cache_salt") or "", fields.integer("priority") or 0
+    bad_words = take_bad_words(fields)
+    constraint, constraint_field = take_constraint(fields)
+    fields.end()
+    return Asked(params, salt, priority, bad_words, constraint, constraint_field)

@@ -1,0 +1,1 @@
+"""Which tokens a request's constraint leaves."""

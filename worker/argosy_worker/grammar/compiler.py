@@ -1,0 +1,87 @@
+"""Constraints into grammars, off the engine's thread and the event loop, each once."""
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+
+from llguidance import LLMatcher, LLTokenizer
+
+from argosy_api import limits
+from argosy_api.errors import InvalidArgumentError, OverloadedError
+from argosy_api.structured import compile as library
+from argosy_api.structured.constraint import parse
+from argosy_worker.core.facts import ModelFacts
+from argosy_worker.grammar.answer import AnswerGrammar
+
+COMPILE_S = 30.0
+"""Seconds that a request waits for its constraint. A router has tried it out before, within less."""
+_NICE = 10
+
+
+class Grammars:
+    """Lives on the event loop. One thread compiles, at a lower priority than the engine's."""
+
+    def __init__(self, facts: ModelFacts) -> None:
+        self._facts = facts
+        self._tokens: LLTokenizer | None = None
+        self._kept: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._under_way: dict[str, asyncio.Future[LLMatcher]] = {}
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="grammars", initializer=_yielding)
+
+    async def of(self, text: str) -> AnswerGrammar | None:
+        """The grammar of a constraint, for one answer; None where there is none.
+
+        Raises:
+            InvalidArgumentError: the constraint, or the library's reason against it.
+            OverloadedError: too many others wait.
+
+        """
+        if not text:
+            return None
+        made = self._kept.get(text)
+        if made is None:
+            made = await self._compiled(text)
+        else:
+            self._kept.move_to_end(text)
+        return AnswerGrammar(made, lambda: self._compile(text), self._facts.eos_token_ids)
+
+    async def _compiled(self, text: str) -> LLMatcher:
+        future = self._under_way.get(text)
+        if future is None:
+            if len(self._under_way) >= limits.MAX_COMPILING:
+                raise OverloadedError("too many constraints wait to be compiled")
+            future = asyncio.get_running_loop().run_in_executor(self._pool, self._compile, text)
+            self._under_way[text] = future
+            future.add_done_callback(lambda done: self._keep(text, done))
+        try:
+            async with asyncio.timeout(COMPILE_S):
+                return await asyncio.shield(future)
+        except TimeoutError:
+            raise InvalidArgumentError("constraint", f"takes more than {COMPILE_S:g} s to compile") from None
+
+    def _keep(self, text: str, done: "asyncio.Future[LLMatcher]") -> None:
+        del self._under_way[text]
+        if done.cancelled() or done.exception() is not None:
+            return
+        self._kept[text] = done.result()
+        while len(self._kept) > limits.MAX_GRAMMARS:
+            self._kept.popitem(last=False)
+
+    def _compile(self, text: str) -> LLMatcher:
+        constraint = parse(text)
+        if self._tokens is None:
+            facts = self._facts
+            self._tokens = library.vocabulary(facts.tokenizer_json, facts.vocab_size, facts.eos_token_ids)
+        return library.matcher(self._tokens, constraint)
+
+    def close(self) -> None:
+        """Compile nothing more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _yielding() -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
