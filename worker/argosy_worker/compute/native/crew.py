@@ -3,7 +3,7 @@
 import ctypes
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from argosy_worker.compute.native import library
 
@@ -75,7 +75,7 @@ class Crew:
         self._library = loaded
         self._threads = threads
         self._handle = loaded.argosy_open(threads, self.kernels.encode())
-        self._sizes: dict[tuple[str, int], Together] = {}
+        self._sizes: dict[tuple[Hashable, int], Together] = {}
         if not self._handle:
             raise RuntimeError(f"this processor has no {self.kernels}, or there are no {threads} threads to be had")
         weakref.finalize(self, loaded.argosy_close, self._handle)
@@ -85,20 +85,20 @@ class Crew:
         sin: ctypes.Array[ctypes.c_void_p], x: int,
     ) -> None:  # fmt: skip
         """Layers one after the other: x points to fp32 [rows, hidden], which is changed in place."""
-        self._timed(f"forward {len(layers)}", step.rows, lambda together: self._library.argosy_forward(
+        self._timed(len(layers), step.rows, lambda together: self._library.argosy_forward(
             self._handle, ctypes.addressof(layers), len(layers), ctypes.addressof(step), ctypes.addressof(cos),
             ctypes.addressof(sin), x, together,
         ))  # fmt: skip
 
     def linear(self, weights: library.Linear, x: int, rows: int, out: int) -> None:
         """X [rows, in] fp32 -> out [rows, out] fp32."""
-        self._timed(f"{weights.inputs} {weights.outputs}", rows, lambda together: self._library.argosy_project(
+        self._timed((weights.inputs, weights.outputs), rows, lambda together: self._library.argosy_project(
             self._handle, ctypes.addressof(weights), None, 0.0, x, rows, out, together
         ))  # fmt: skip
 
     def logits(self, weights: library.Linear, norm: int, eps: float, x: int, rows: int, out: int) -> None:  # noqa: PLR0917
         """X [rows, in] fp32, normed by fp32 [in] at `norm`, -> out [rows, out] fp32."""
-        self._timed(f"{weights.inputs} {weights.outputs}", rows, lambda together: self._library.argosy_project(
+        self._timed((weights.inputs, weights.outputs), rows, lambda together: self._library.argosy_project(
             self._handle, ctypes.addressof(weights), norm, eps, x, rows, out, together
         ))  # fmt: skip
 
@@ -111,11 +111,11 @@ class Crew:
     def pick(self, logits: int, draws: ctypes.Array[library.Draw], vocab: int, tokens: int) -> None:
         """Logits [rows, vocab] fp32, finite -> tokens [rows] int32."""
         drawn = any(draw.temperature for draw in draws)
-        self._timed(f"pick {drawn}", len(draws), lambda together: self._library.argosy_pick(
+        self._timed(("pick", drawn), len(draws), lambda together: self._library.argosy_pick(
             self._handle, logits, len(draws), vocab, ctypes.addressof(draws), tokens, together
         ), least=2)  # fmt: skip
 
-    def _timed(self, what: str, rows: int, call: Callable[[bool], int], *, least: int = 1) -> None:
+    def _timed(self, what: Hashable, rows: int, call: Callable[[bool], int], *, least: int = 1) -> None:
         """Make a call on all threads or on one; of fewer rows than `least` only one would work."""
         if self._threads == 1 or rows < least:
             _check(call(False))

@@ -30,7 +30,7 @@ class NativeRunner(StepRunner):
     def _hidden(self, slices: Sequence[SequenceSlice], rows: int) -> Floats:
         layout = make_layout(slices, self._block_size)
         tokens = np.array([token for s in slices for token in s.tokens], dtype=np.int64)
-        x: Floats = self._decoder.embed.select(tokens)
+        x: Floats = self._decoder.embedded(tokens)
         if self._config.embed_scale != 1:
             x *= np.float32(self._config.embed_scale)
         turned = {rope: turns(layout.positions) for rope, turns in self._turns.items()}
