@@ -63,6 +63,10 @@ MAX_PRIORITY = 10
 """Either way."""
 MAX_CHOICES = 8
 """OpenAI's `n`."""
+MAX_TOOLS = 128
+"""Tools of one chat."""
+MAX_DOCUMENTS = 256
+"""Documents of one chat."""
 MAX_PROMPTS = 64
 """Prompts of one /v1/completions call."""
 MAX_MESSAGES = 2048

@@ -1,14 +1,15 @@
 """What a front asks of the service: one client request, parsed, in the terms of no protocol."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from argosy_api import limits
 from argosy_api.params import SamplingParams
 from argosy_api.structured.constraint import Constraint
 from argosy_router.resumption import Resumption
 from argosy_router.tenants.tenant import ANYBODY, Tenant
-from argosy_router.text.messages import Message, Prompt
+from argosy_router.text.messages import Extras, Message, Prompt
+from argosy_router.tools.forms import Offer
 
 DEFAULT_MAX_TOKENS = 16
 
@@ -32,6 +33,10 @@ class Ask:
     """The protocol's name of each prompt, for errors (of the messages, where it is a chat)."""
     prompts: Sequence[Prompt] = ()
     messages: Sequence[Message] = ()
+    extras: Extras = field(default_factory=Extras)
+    """What the chat's template gets beside them."""
+    offer: Offer | None = None
+    """Tools that the answer may call, or must."""
     params: SamplingParams
     fill_context: bool = False
     """max_tokens was not given, and means what the context leaves."""

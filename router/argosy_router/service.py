@@ -221,7 +221,7 @@ class Service:
                 made = await card.text.address(prompt, wanted, field=field)
             else:
                 if prompt is None:
-                    made = await card.text.render(ask.messages, wanted, field=field)
+                    made = await card.text.render(ask.messages, wanted, field=field, extras=ask.extras)
                 else:
                     made = await card.text.encode(prompt, wanted, field=field)
                 self._check_tokens(made.tokens, card, field)

@@ -7,16 +7,20 @@ from argosy_api.errors import InvalidArgumentError
 from argosy_api.params import check_ending
 from argosy_router.ask import Ask
 from argosy_router.text.models import ModelCard
+from argosy_router.tools import grammar
 
 
 async def worded(ask: Ask, card: ModelCard) -> Ask:
-    """The ask with its bad words as token ids, and its constraint tried out.
+    """The ask with its bad words as token ids, and its constraint tried out; tools of which one must be called
+    are one.
 
     Raises:
         InvalidArgumentError: naming the field that no worker could keep to.
         OverloadedError, UnavailableError: the model's child processes take no more, or do not start.
 
     """
+    if ask.offer is not None and ask.offer.must:
+        ask = replace(ask, constraint=grammar.constraint(ask.offer, card.text.form), constraint_field="tools")
     check_ending(ask.params, ask.constraint)
     if ask.constraint is not None:
         await card.text.grammars.check(ask.constraint, field=ask.constraint_field)

@@ -318,8 +318,9 @@ async def test_failures_are_told_apart():
     await child.open()
     with pytest.raises(JobFailedError, match="KeyError"):
         await child.call({"op": "no such"})
+    asked = {"messages": USER, "tools": [], "documents": [], "variables": {}}
     with pytest.raises(JobRefusedError, match="no chat template"):
-        await child.call({"op": "chat"}, [json.dumps(USER).encode()])
+        await child.call({"op": "chat"}, [json.dumps(asked).encode()])
     await child.close()
     late = Child(
         "argosy_router.text.work",

@@ -5,6 +5,7 @@ any worker sees it. Both compile the same text with the same limits and the same
 """
 
 import json
+import re
 from collections.abc import Sequence
 
 import llguidance
@@ -13,16 +14,11 @@ from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.faults import is_fault
 from argosy_api.structured.constraint import Constraint, Kind
+from argosy_api.structured.lark import json_rule
 
 _OPTIONS = '%llguidance {"no_forcing": true}\n'
 """Any spelling of a text in tokens is allowed, as the model likes; else masks would hold the tokenizer's own one alone
 where the text is certain, which takes time by its length in each step."""
-_JSON = {
-    # models without an end in sight write blanks for ever
-    "whitespace_pattern": r" |\n[ \t]{0,40}",
-    # without \\uXXXX: a declared key in that spelling would count as one that is not declared
-    "json_allowed_escapes": '"\\bfnrt',
-}
 _LIMITS = llguidance.LLParserLimits(
     max_items_in_row=4000,
     initial_lexer_fuel=300_000,
@@ -34,6 +30,8 @@ _LIMITS = llguidance.LLParserLimits(
     verbose_errors=False,
 )
 _SHOWN = 300
+_GBNF = re.compile(r"^\s*[\w-]+\s*::=", re.MULTILINE)
+"""How a rule of GBNF begins, and none of Lark."""
 
 
 def vocabulary(tokenizer_json: bytes, vocab_size: int, ends: Sequence[int]) -> llguidance.LLTokenizer:
@@ -71,13 +69,7 @@ def grammar(constraint: Constraint) -> str:
         case Kind.CHOICE:
             return f"{_OPTIONS}start: CHOICE\nCHOICE: {' | '.join(map(json.dumps, json.loads(value)))}\n"
         case Kind.GRAMMAR:
-            return _OPTIONS + (_from_gbnf(value) if "::=" in value else value)
-
-
-def json_rule(schema: dict[str, object] | bool) -> str:
-    """A schema as a part of a rule."""
-    whole = schema if isinstance(schema, dict) else {} if schema else {"enum": []}
-    return f"%json {json.dumps({**whole, 'x-guidance': _JSON})}"
+            return _OPTIONS + (_from_gbnf(value) if _GBNF.search(value) else value)
 
 
 def matcher(tokens: llguidance.LLTokenizer, constraint: Constraint) -> llguidance.LLMatcher:

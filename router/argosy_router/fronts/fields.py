@@ -72,6 +72,8 @@ class Fields:
         self._paths = paths or {}
         self._texts = texts
         self._known: set[str] = set()
+        self.ignored: list[str] = []
+        """Fields that were given, change nothing here, and are told of."""
 
     def path(self, name: str, *, shown: str = "") -> str:
         """The field's path from the top of the request."""
@@ -102,6 +104,8 @@ class Fields:
     def integer(self, name: str) -> int | None:
         """An integer; its range is checked with the sampling parameters."""
         value = self._plain(name)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
             raise self.wrong(name, value, "an integer")
         return value
@@ -145,6 +149,12 @@ class Fields:
             return
         shown = " or ".join(["absent", *(json.dumps(a) for a in allowed)])
         raise InvalidArgumentError(self.path(name), f"is not supported here; must be {shown}")
+
+    def passed_over(self, name: str, *neutral: Any) -> None:
+        """A field of other servers that changes no token, and means nothing here."""
+        value = self.raw(name)
+        if value is not None and value not in neutral:
+            self.ignored.append(self.path(name))
 
     def end(self) -> None:
         """Nothing else may be there."""

@@ -14,6 +14,7 @@ from argosy_api.errors import (
     ArgosyError,
     CancelledError,
     InternalError,
+    InvalidArgumentError,
     OverloadedError,
     UnauthenticatedError,
     UnavailableError,
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 
 WRITE_S = 30.0
 """A client that reads nothing for so long is gone; one that takes a whole answer has a second more for each SLOWEST."""
+IGNORED_HEADER, STRICT_HEADER = "x-argosy-ignored", "x-argosy-strict"
+"""Fields of the request that change nothing here; and what a client sends who wants them refused."""
 REQUEST_ID = web.RequestKey("request_id", str)
 
 
@@ -106,10 +109,14 @@ class HttpFront:
             raw = await read_body(http, taken.account.take)
             request = await self._bodies.parse(kind, raw)
             del raw
+            if request.ignored and http.headers.get(STRICT_HEADER, "").lower() in ("1", "true"):
+                raise InvalidArgumentError(request.ignored[0], f"has no effect here, and {STRICT_HEADER} is set")
             caller = Caller(request_id=http[REQUEST_ID], tenant=http[TENANT])
             prepared = await self._service.prepare(taken, request.ask(), caller)
             answer = Answer(request, prepared)
             headers = {"x-request-id": http[REQUEST_ID]}
+            if request.ignored:
+                headers[IGNORED_HEADER] = ", ".join(request.ignored)
             if request.stream:
                 return await self._stream(http, taken, answer, prepared.jobs, headers)
             return await self._whole(http, taken, answer, prepared.jobs, headers)

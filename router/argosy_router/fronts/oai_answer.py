@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from argosy_router.fronts import oai_format as fmt
 from argosy_router.fronts import oai_logprobs
 from argosy_router.fronts.oai_logprobs import LegacyLogprobs
 from argosy_router.fronts.oai_parse import OaiRequest
+from argosy_router.fronts.oai_voice import Voices
 from argosy_router.service import Prepared
 
 SSE_DONE = b"data: [DONE]\n\n"
@@ -36,6 +38,9 @@ class Answer:
         self._created = int(time.time())
         self._legacy: dict[int, LegacyLogprobs] = {}
         self._begun: set[int] = set()
+        self._sent: Counter[int] = Counter()
+        self._cached: dict[int, int] = {}
+        self._voices = Voices(request, prepared)
 
     # --- whole
 
@@ -88,11 +93,12 @@ class Answer:
         return {key: [*echoed[key], *after[key]] if after[key] is not None else None for key in after}
 
     async def _chat_choice(self, i: int, g: fmt.Gathered) -> dict[str, Any]:
+        message, finish = self._voices.message(i, "".join(g.text), g.finish)
         choice: dict[str, Any] = {
             "index": i,
-            "message": {"role": "assistant", "content": "".join(g.text), "refusal": None},
+            "message": message,
             "logprobs": await self._chat_logprobs(g.logprobs),
-            "finish_reason": g.finish,
+            "finish_reason": finish,
             "stop_reason": g.stop_reason,
         }
         await self._extras(choice, self._prompt(i), g.prompt_logprobs)
@@ -127,12 +133,24 @@ class Answer:
         """The event for one chunk; empty when there is nothing to say (its text is still held back)."""
         request = self.request
         first = i not in self._begun
+        self._sent[i] += len(chunk.token_ids)
+        if chunk.HasField("usage"):
+            self._cached[i] = chunk.usage.cached_tokens
         finish = fmt.finish_reason(chunk)
         wants_tokens = (request.params.logprobs is not None or request.return_token_ids) and chunk.token_ids
-        if not (chunk.text or finish or wants_tokens or chunk.prompt_logprobs or (first and request.echo)):
+        delta: dict[str, Any] = {"content": chunk.text} if chunk.text else {}
+        if self._chat:
+            delta, finish = self._voices.delta(i, chunk.text, finish)
+        if not (
+            (delta if self._chat else chunk.text)
+            or finish
+            or wants_tokens
+            or chunk.prompt_logprobs
+            or (first and request.echo)
+        ):
             return b""
         self._begun.add(i)
-        choice = await (self._chat_delta(i, chunk) if self._chat else self._delta(i, chunk, first=first))
+        choice = await (self._chat_delta(i, delta, chunk) if self._chat else self._delta(i, chunk, first=first))
         choice["finish_reason"] = finish
         if finish:
             choice["stop_reason"] = fmt.stop_reason(chunk)
@@ -151,9 +169,8 @@ class Answer:
         logprobs = await self._legacy_logprobs(i, chunk.prompt_logprobs, chunk.logprobs, first=first)
         return {"index": i, "text": (self._echo(i) if first else "") + text, "logprobs": logprobs}
 
-    async def _chat_delta(self, i: int, chunk: pb.GenerateChunk) -> dict[str, Any]:
-        logprobs = await self._chat_logprobs(chunk.logprobs)
-        return {"index": i, "delta": {"content": chunk.text} if chunk.text else {}, "logprobs": logprobs}
+    async def _chat_delta(self, i: int, delta: dict[str, Any], chunk: pb.GenerateChunk) -> dict[str, Any]:
+        return {"index": i, "delta": delta, "logprobs": await self._chat_logprobs(chunk.logprobs)}
 
     def usage_event(self, cached: Sequence[int], completion: int) -> bytes:
         """The last event before [DONE], for stream_options.include_usage: no choices."""
@@ -161,7 +178,10 @@ class Answer:
 
     def _event(self, choices: list[dict[str, Any]]) -> bytes:
         document = {**self._head(chunk=True), "choices": choices}
-        if self.request.include_usage:
+        if self.request.usage_always:
+            i = choices[0]["index"]
+            document["usage"] = fmt.usage(len(self._prompt(i)), self._cached.get(i, 0), self._sent[i])
+        elif self.request.include_usage:
             document["usage"] = None
         return sse(document)
 

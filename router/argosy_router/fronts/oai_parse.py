@@ -4,7 +4,7 @@ Fields that only tell us something about the client (`user`, `metadata`, …) ar
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from argosy_api import limits
@@ -13,9 +13,12 @@ from argosy_api.params import SamplingParams
 from argosy_api.structured.constraint import Constraint
 from argosy_router.ask import DEFAULT_MAX_TOKENS, Ask
 from argosy_router.fronts.fields import Fields, kind
+from argosy_router.fronts.oai_messages import take_messages
+from argosy_router.fronts.oai_tools import take_extras, take_tools
 from argosy_router.fronts.sampling import take_bad_words, take_sampling
 from argosy_router.fronts.structured import take_constraint
-from argosy_router.text.messages import ROLES, Message, Prompt
+from argosy_router.text.messages import Extras, Message, Prompt
+from argosy_router.tools.forms import Offer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,9 +31,15 @@ class OaiRequest:
     """Where not: 16 for completions, and for chat what the context leaves."""
     prompts: Sequence[Prompt] = ()
     messages: tuple[Message, ...] = ()
+    extras: Extras = field(default_factory=Extras)
+    offer: Offer | None = None
     n: int = 1
     stream: bool = False
     include_usage: bool = False
+    usage_always: bool = False
+    """With every event, not only the last."""
+    ignored: tuple[str, ...] = ()
+    """Fields that change nothing here: the client is told which."""
     echo: bool = False
     only_prompt: bool = False
     """max_tokens 0 with echo: the client wants the prompt's log-probabilities and no new token."""
@@ -55,6 +64,8 @@ class OaiRequest:
             else ["prompt"],
             prompts=self.prompts,
             messages=self.messages,
+            extras=self.extras,
+            offer=self.offer,
             params=self.params,
             fill_context=not self.max_tokens_given and bool(self.messages),
             n=self.n,
@@ -107,7 +118,9 @@ def chat(document: dict[str, Any]) -> OaiRequest:
     """
     fields = Fields(document)
     model = _model(fields)
-    messages = _messages(fields)
+    messages = take_messages(fields)
+    offer = take_tools(fields)
+    extras = take_extras(fields, offer)
     old, new = fields.integer("max_tokens"), fields.integer("max_completion_tokens")
     if old is not None and new is not None and old != new:
         raise InvalidArgumentError("max_tokens", f"is {old}, but max_completion_tokens is {new}; give one of them")
@@ -120,14 +133,19 @@ def chat(document: dict[str, Any]) -> OaiRequest:
     params, given = take_sampling(fields, max_tokens=new if new is not None else old, logprobs=logprobs)
     for name, *allowed in _NEUTRAL_CHAT:
         fields.neutral(name, *allowed)
-    return _common(fields, model, params, given, params.prompt_logprobs is not None, messages=messages)
+    asked = params.prompt_logprobs is not None
+    request = _common(fields, model, params, given, asked, messages=messages, offer=offer, extras=extras)
+    if request.constraint is not None and offer is not None and offer.parsed:
+        problem = "says what the answer looks like, and so do tools that may be called; with it give tool_choice: none"
+        raise InvalidArgumentError(request.constraint_field, problem)
+    return request
 
 
 _NEUTRAL_CHAT: tuple[tuple[Any, ...], ...] = (
-    ("tools", []), ("tool_choice", "none", "auto"), ("functions", []), ("function_call", "none", "auto"),
+    ("functions", []), ("function_call", "none", "auto"),
     ("modalities", ["text"]), ("audio",), ("prediction",), ("web_search_options",), ("reasoning_effort", "none"),
-    ("verbosity",), ("add_generation_prompt", True), ("continue_final_message", False), ("add_special_tokens", False),
-    ("chat_template",), ("chat_template_kwargs", {}), ("documents", []), ("echo", False),
+    ("verbosity",), ("add_generation_prompt", True), ("continue_final_message", False),
+    ("chat_template",), ("echo", False),
 )  # fmt: skip
 
 
@@ -145,7 +163,8 @@ def _common(
         max_tokens_given=given,
         n=n or 1,
         stream=stream,
-        include_usage=_stream_options(fields, stream=stream),
+        include_usage=(usage := _stream_options(fields, stream=stream))[0],
+        usage_always=usage[1],
         wants_prompt_logprobs=prompt_logprobs,
         return_token_ids=fields.boolean("return_token_ids") or False,
         cache_salt=fields.string("cache_salt", limit=limits.MAX_CACHE_SALT) or "",
@@ -155,15 +174,23 @@ def _common(
         constraint_field=constraint_field,
         **more,
     )
-    for name in ("user", "safety_identifier", "prompt_cache_key", "request_id"):
-        fields.string(name, limit=1024)
-    if not isinstance(metadata := fields.raw("metadata"), dict | None):
+    ignored = [name for name in _ABOUT_CLIENTS if fields.string(name, limit=1024) is not None]
+    metadata = fields.raw("metadata")
+    if not isinstance(metadata, dict | None):
         raise fields.wrong("metadata", metadata, "an object")
-    fields.boolean("parallel_tool_calls")  # says nothing without tools
-    fields.neutral("store", False)
-    fields.neutral("service_tier", "auto", "default")
+    for name, *neutral in _WITHOUT_EFFECT:
+        fields.passed_over(name, *neutral)
     fields.end()
-    return request
+    ignored += [*(["metadata"] if metadata else ()), *fields.ignored]
+    return replace(request, ignored=tuple(ignored))
+
+
+_ABOUT_CLIENTS = ("user", "safety_identifier", "prompt_cache_key", "request_id")
+_WITHOUT_EFFECT: tuple[tuple[Any, ...], ...] = (
+    ("store", False), ("service_tier", "auto", "default"), ("keep_alive",), ("cache_prompt", True), ("id_slot", -1),
+    ("parallel_tool_calls",), ("guided_decoding_backend",), ("add_special_tokens", False),
+)  # fmt: skip
+"""Fields of other servers, and the values at which they ask for nothing."""
 
 
 def _within(name: str, value: int | None, low: int, high: int) -> None:
@@ -179,20 +206,21 @@ def _model(fields: Fields) -> str:
     return model
 
 
-def _stream_options(fields: Fields, *, stream: bool) -> bool:
+def _stream_options(fields: Fields, *, stream: bool) -> tuple[bool, bool]:
+    """Whether usage is told at the end, and whether with every event."""
     value = fields.raw("stream_options")
     if value is None:
-        return False
+        return False, False
     if not isinstance(value, dict):
         raise fields.wrong("stream_options", value, "an object")
     if not stream:
         raise InvalidArgumentError("stream_options", "needs stream: true")
     options = Fields(value, path="stream_options.")
     include = options.boolean("include_usage") or False
-    options.neutral("include_obfuscation", False)
-    options.neutral("continuous_usage_stats", False)
+    options.boolean("include_obfuscation")  # padding against who reads the sizes of packets; never sent
+    always = options.boolean("continuous_usage_stats") or False
     options.end()
-    return include
+    return include, always and include
 
 
 def _prompts(fields: Fields) -> list[Prompt]:
@@ -235,55 +263,3 @@ def _token_ids(value: list[Any], path: str) -> list[int]:
         i, token = next((i, t) for i, t in enumerate(value) if not 0 <= t < limits.MAX_VOCAB)
         raise InvalidArgumentError(f"{path}[{i}]", f"is no token id; must be 0 to {limits.MAX_VOCAB - 1}")
     return value
-
-
-def _messages(fields: Fields) -> tuple[Message, ...]:
-    value = fields.array("messages")
-    if not value:
-        raise InvalidArgumentError("messages", "must have at least one message")
-    if len(value) > limits.MAX_MESSAGES:
-        raise InvalidArgumentError("messages", f"has {len(value)} messages; at most {limits.MAX_MESSAGES}")
-    parts = sum(len(c) for m in value if isinstance(m, dict) and isinstance(c := m.get("content"), list))
-    if parts > limits.MAX_PARTS:
-        raise InvalidArgumentError("messages", f"have {parts} parts; at most {limits.MAX_PARTS}")
-    return tuple(_message(item, f"messages[{i}]") for i, item in enumerate(value))
-
-
-def _message(value: Any, path: str) -> Message:
-    if not isinstance(value, dict):
-        raise InvalidArgumentError(path, f"is {kind(value)}; must be an object")
-    fields = Fields(value, path=f"{path}.")
-    role = fields.string("role", limit=32)
-    if role not in ROLES:
-        raise InvalidArgumentError(f"{path}.role", f"is {role!r}; must be one of {', '.join(ROLES)}")
-    content = _content(fields, path)
-    # what a client sends back of an earlier answer
-    for name, *allowed in (("refusal",), ("tool_calls", []), ("function_call",), ("audio",), ("annotations", []),
-                           ("reasoning_content",), ("reasoning",), ("name",)):  # fmt: skip
-        fields.neutral(name, *allowed)
-    fields.end()
-    return {"role": "system" if role == "developer" else role, "content": content}
-
-
-def _content(fields: Fields, path: str) -> str:
-    value = fields.raw("content")
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list):
-        raise fields.wrong("content", value, "a string or an array of text parts")
-    texts = []
-    for i, part in enumerate(value):
-        where = f"{path}.content[{i}]"
-        if not isinstance(part, dict):
-            raise InvalidArgumentError(where, f"is {kind(part)}; must be an object")
-        inner = Fields(part, path=f"{where}.")
-        if inner.string("type", limit=64) != "text":
-            raise InvalidArgumentError(
-                f"{where}.type", f"is {str(part.get('type'))[:64]!r}; only text parts are supported"
-            )
-        text = inner.string("text")
-        if text is None:
-            raise InvalidArgumentError(f"{where}.text", "is missing")
-        inner.end()
-        texts.append(text)
-    return "".join(texts)

@@ -8,7 +8,7 @@ a canary that dies costs nobody an answer.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from argosy_api.measures import Measures, Trial, bucket
 from argosy_api.membership import Canary
@@ -26,7 +26,7 @@ class Served(Protocol):
 W = TypeVar("W", bound=Served)
 
 
-def conversation(messages: Sequence[dict[str, str]], salt: str) -> str:
+def conversation(messages: Sequence[dict[str, Any]], salt: str) -> str:
     """What all requests of a chat have in common: the messages up to its first question."""
     asked = next((i for i, message in enumerate(messages) if message.get("role") == "user"), len(messages))
     return repr((salt, [(m.get("role"), m.get("content")) for m in messages[: asked + 1]]))

@@ -11,10 +11,19 @@ import jinja2
 
 from argosy_api import limits
 from argosy_router.children import RefusedError
+from argosy_router.text import spelled
 from argosy_router.text.chat_sandbox import TemplateRefusedError, environment
 from argosy_router.text.messages import Message
 
 _PROBE = "a text that no template has"
+_ASKED: Message = {"role": "user", "content": "a question"}
+_PROBE_NAME = "name_that_no_template_has"
+_PROBE_TOOL = {
+    "type": "function",
+    "function": {"name": _PROBE_NAME, "description": "", "parameters": {"type": "object", "properties": {}}},
+}
+_PROBE_CALL = {"id": "0" * 9, "type": "function", "function": {"name": _PROBE_NAME, "arguments": {}}}
+_NONE: Mapping[str, Any] = {}
 _FAULTS = (
     jinja2.TemplateError, RecursionError, MemoryError, ArithmeticError, LookupError, TypeError, ValueError,
     AttributeError,
@@ -31,7 +40,7 @@ class ChatRenderer:
     def __init__(self, template: str, special_tokens: Mapping[str, str]) -> None:
         self._tokens = dict(special_tokens)
         self._problem = ""
-        self._in_parts = False
+        self._in_parts = self._takes_tools = self._takes_calls = False
         self._template: jinja2.Template | None = None
         if not template:
             self._problem = "the model has no chat template; use /v1/completions"
@@ -52,6 +61,10 @@ class ChatRenderer:
         if tried == [False, False]:
             self._problem = "the model's chat template leaves out what the user says"
             self._template = None
+            return
+        self._takes_tools = self._shows(template, _PROBE_NAME, tools=[_PROBE_TOOL])
+        called = [{**_ASKED}, {"role": "assistant", "content": "", "tool_calls": [_PROBE_CALL]}, {**_ASKED}]
+        self._takes_calls = self._shows(template, _PROBE_NAME, messages=called)
 
     def _shows_content(self, template: jinja2.Template, *, in_parts: bool) -> bool | None:
         """Whether a user's text comes out; None when the template wants another conversation."""
@@ -60,8 +73,25 @@ class ChatRenderer:
         except (*_FAULTS, TemplateRefusedError, RefusedError):
             return None
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def _shows(
+        self, template: jinja2.Template, wanted: str, *, messages: Sequence[Message] = (_ASKED,), tools: Any = None
+    ) -> bool:
+        try:
+            return wanted in self._run(template, messages, in_parts=self._in_parts, tools=tools)
+        except (*_FAULTS, TemplateRefusedError, RefusedError):
+            return False
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[dict[str, Any]] = (),
+        documents: Sequence[dict[str, Any]] = (),
+        variables: Mapping[str, Any] = _NONE,
+    ) -> str:
         """The prompt, with the header of the assistant's turn at its end.
+
+        A template that knows nothing of tools gets them as a part of the system's message, and calls as text.
 
         Raises:
             RefusedError: no template, the template refuses the messages, fails or writes too much.
@@ -69,26 +99,36 @@ class ChatRenderer:
         """
         if self._template is None:
             raise RefusedError(self._problem)
+        if unknown := set(variables) & set(self._tokens):
+            raise RefusedError(f"chat_template_kwargs.{min(unknown)} is set by the model")
+        if tools and not self._takes_tools:
+            messages, tools = spelled.offered(messages, tools), ()
+        if not self._takes_calls:
+            messages = spelled.called(messages)
         try:
-            return self._run(self._template, messages, in_parts=self._in_parts)
+            return self._run(
+                self._template, messages, in_parts=self._in_parts, tools=list(tools) or None,
+                documents=list(documents) or None, **variables,
+            )  # fmt: skip
         except TemplateRefusedError as error:
             raise RefusedError(f"refused by the model's chat template: {error}") from None
         except _FAULTS as error:
             problem = f"the model's chat template failed: {type(error).__name__}: {str(error)[:200]}"
             raise RefusedError(problem) from None
 
-    def _run(self, template: jinja2.Template, messages: Sequence[Message], *, in_parts: bool) -> str:
+    def _run(self, template: jinja2.Template, messages: Sequence[Message], *, in_parts: bool, **more: Any) -> str:
         parts: list[str] = []
         size = 0
         context: dict[str, Any] = {
+            "tools": None,
+            "documents": None,
+            **more,
             **self._tokens,
             "messages": [
                 {**m, "content": [{"type": "text", "text": m["content"]}] if in_parts else m["content"]}
                 for m in messages
             ],
             "add_generation_prompt": True,
-            "tools": None,
-            "documents": None,
         }
         for part in template.generate(**context):
             size += len(part)

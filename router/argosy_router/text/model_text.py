@@ -11,13 +11,17 @@ from argosy_api.params import prompt_too_long
 from argosy_router.children.child import Child, JobFailedError, JobKilledError, JobRefusedError
 from argosy_router.children.frames import Frame
 from argosy_router.text.grammars import GrammarTrials
-from argosy_router.text.messages import Message
+from argosy_router.text.messages import Extras, Message
 from argosy_router.text.vocabulary import Vocabulary
+from argosy_router.tools.forms import THINK, form_of
 
 LONG_BYTES = 32 * 1024
 """Above this a text goes to the lane of the long ones."""
 INLINE_IDS = 4096
 """Prompts of up to so many token ids are addressed here: a millisecond."""
+
+
+_NO_EXTRAS = Extras()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +41,19 @@ class Encoded:
     tokens: list[int]
     block_ids: list[bytes]
     offsets: list[int]
+    thinking: bool = False
+    """Whether the prompt ends where reasoning has begun."""
 
 
 class ModelText:
     """One model's tokenizer and template."""
 
-    def __init__(self, child: Child, trials: Child, vocabulary: Vocabulary) -> None:
+    def __init__(self, child: Child, trials: Child, vocabulary: Vocabulary, template: str) -> None:
         self._child = child
+        self.form = form_of(template)
+        """How the model writes tool calls."""
+        self.thinks = THINK in template
+        """Whether reasoning may stand before its answers."""
         self.grammars = GrammarTrials(trials)
         self.vocabulary = vocabulary
 
@@ -59,11 +69,16 @@ class ModelText:
         _check_size(len(raw), field)
         return await self._encoded("encode", raw, wanted, field, characters=len(text))
 
-    async def render(self, messages: Sequence[Message], wanted: Wanted, *, field: str) -> Encoded:
+    async def render(
+        self, messages: Sequence[Message], wanted: Wanted, *, field: str, extras: Extras = _NO_EXTRAS
+    ) -> Encoded:
         """A chat's tokens, by the model's template. Raises as `encode`."""
-        size = sum(len(_utf8(m["content"], field)) for m in messages)
+        given = {"tools": extras.tools, "documents": extras.documents, "variables": extras.variables}
+        raw = _utf8(json.dumps({"messages": messages, **given}, ensure_ascii=False), field)
+        size = sum(len(m["content"].encode()) for m in messages)
+        if extras.tools or extras.documents or extras.variables or any("tool_calls" in m for m in messages):
+            size = len(raw)
         _check_size(size, field)
-        raw = json.dumps(messages, ensure_ascii=False).encode()
         return await self._encoded("chat", raw, wanted, field, characters=size)
 
     async def address(self, tokens: list[int], wanted: Wanted, *, field: str) -> Encoded:
@@ -99,7 +114,12 @@ class ModelText:
         if not found:
             raise prompt_too_long(field, str(header["count"]), wanted.most)
         tokens, ids, offsets = found
-        return Encoded(tokens=array("I", tokens).tolist(), block_ids=_split(ids), offsets=array("I", offsets).tolist())
+        return Encoded(
+            tokens=array("I", tokens).tolist(),
+            block_ids=_split(ids),
+            offsets=array("I", offsets).tolist(),
+            thinking=bool(header.get("thinking")),
+        )
 
     async def _ask(self, op: str, raw: bytes, wanted: Wanted | None, field: str, *, long: bool) -> Frame:
         header: dict[str, object] = {"op": op}

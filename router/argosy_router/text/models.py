@@ -187,7 +187,9 @@ class ModelLibrary:
         trials = Child(grammars.WORK, lambda: (vocabulary, parts[:1]), job_s=grammars.JOB_S, woken=self._woken)
         try:
             header, (lengths, data) = await child.open()
-            text = ModelText(child, trials, Vocabulary(array("I", lengths), data, header["special"]))
+            text = ModelText(
+                child, trials, Vocabulary(array("I", lengths), data, header["special"]), info.chat_template
+            )
         except (JobRefusedError, JobFailedError, JobKilledError, ValueError, KeyError, TypeError) as error:
             await child.close()
             raise ModelInvalidError(f"the worker's tokenizer or template cannot be used: {error}") from error

@@ -2,7 +2,7 @@
 
     open     blobs: tokenizer.json, template   header: special_tokens   -> the vocabulary
     encode   blobs: text                        header: most, root, block, offsets   -> ids, block ids, offsets
-    chat     blobs: messages as JSON            the same                             -> the same
+    chat     blobs: messages and more as JSON   the same      -> the same; thinking: whether reasoning has begun
     blocks   blobs: ids                         header: root, block                  -> block ids
     words    blobs: words as JSON                                                    -> their ids, as JSON
     decode   blobs: ids                                                              -> text
@@ -18,6 +18,7 @@ from argosy_api import blocks
 from argosy_router.children.frames import Frame
 from argosy_router.text.chat import ChatRenderer
 from argosy_router.text.tokenize import Text
+from argosy_router.tools.forms import THINK
 
 
 class _Model:
@@ -50,10 +51,14 @@ def _encode(header: dict[str, Any], blobs: list[bytes]) -> Frame:
 
 
 def _chat(header: dict[str, Any], blobs: list[bytes]) -> Frame:
-    text = _model.chat.render(json.loads(blobs[0]))
+    asked = json.loads(blobs[0])
+    text = _model.chat.render(
+        asked["messages"], tools=asked["tools"], documents=asked["documents"], variables=asked["variables"]
+    )
     if _model.text.surely_longer(text, header["most"]):
         return {"at_least": 2 * header["most"]}, []
-    return _encoded(header, _model.text.encode(text), "")
+    told, made = _encoded(header, _model.text.encode(text), "")
+    return {**told, "thinking": text.rstrip().endswith(THINK)}, made
 
 
 def _encoded(header: dict[str, Any], ids: list[int], text: str) -> Frame:
