@@ -44,7 +44,7 @@ async def disturb(
     kinds: Sequence[str],
     every: float,
     rng: random.Random,
-    done: list[str],
+    done: list["Happened"],
 ) -> None:
     """A fault every so many seconds, each at one who is well, until it is cancelled."""
     for i in range(1 << 30):
@@ -57,9 +57,12 @@ async def disturb(
             slot, fault = rng.choice(routers), "kill"
         else:
             slot, fault = rng.choice(workers), kind
+        began = time.monotonic()
         await slot.happens(fault, rng)
-        done.append(kind)
+        happened = Happened(kind, f"{fault} of {'a router' if slot in routers else 'a worker'}", began)
+        done.append(happened)
         await slot.serving()
+        happened.over = time.monotonic()
 
 
 @contextlib.asynccontextmanager
@@ -75,17 +78,45 @@ async def asking(routers: Sequence[Slot], *, by_client: bool) -> AsyncIterator[A
             yield lambda history: ask(stub, history)
 
 
+@dataclass(slots=True)
+class Happened:
+    """A fault."""
+
+    kind: str
+    what: str
+    began: float
+    over: float = float("inf")
+    """When who was hit served again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What came of a run."""
 
     histories: list[History]
-    faults: list[str]
+    happened: list[Happened]
     seconds: float
+
+    @property
+    def faults(self) -> list[str]:
+        return [fault.kind for fault in self.happened]
 
     @property
     def failures(self) -> list[str]:
         return [problem for history in self.histories for problem in wrongs(history)]
+
+    def longest(self, count: int) -> list[str]:
+        """The longest gaps, and what had happened before each."""
+        found = []
+        for history in self.histories:
+            pairs = zip(history.chunks, history.chunks[1:], strict=False)
+            found += [(b[0] - a[0], a[0]) for a, b in pairs if b[1] != a[1]]
+        lines = []
+        for gap, at in sorted(found, reverse=True)[:count]:
+            before = [f for f in self.happened if f.began <= at + gap]
+            told = "; ".join(f"{f.what} {1e3 * (at - f.began):+.0f} ms" for f in before[-2:])
+            lines.append(f"{1e3 * gap:.0f} ms, its last token came after {told}")
+        return lines
 
     @property
     def gaps(self) -> list[float]:
@@ -152,6 +183,8 @@ def main() -> None:
     counts = ", ".join(f"{outcome.faults.count(kind)} x {kind}" for kind in kinds)
     print(f"{len(outcome.histories)} streams at {len(outcome.histories) / outcome.seconds:.1f}/s; faults: {counts}")
     print(f"failed {failed}, wrong {len(failures) - failed}; went on elsewhere: {len(gaps)} times")
+    for line in outcome.longest(5) if gaps else ():
+        print("  longest:", line)
     if len(gaps) > 1:
         cuts = statistics.quantiles(gaps, n=100, method="inclusive")
         print(f"gap p50 {1e3 * cuts[49]:.0f} ms, p99 {1e3 * cuts[98]:.0f} ms, longest {1e3 * gaps[-1]:.0f} ms")
