@@ -86,11 +86,11 @@ class Slot(abc.ABC):
 
 
 class WorkerSlot(Slot):
-    """A simulated worker."""
+    """A worker."""
 
-    def __init__(self, decode_ms: float) -> None:
+    def __init__(self, uri: str) -> None:
         port = processes.free_port()
-        model = ModelSpec(uri=URI.format(decode_ms=decode_ms), served_name=MODEL)
+        model = ModelSpec(uri=uri, served_name=MODEL)
         spec = WorkerSpec(model=model, engine=EngineSpec(), drain=DrainSpec(timeout_seconds=DRAIN_S))
         environment = {
             "ARGOSY_HOST": "127.0.0.1",
@@ -134,11 +134,13 @@ class RouterSlot(Slot):
 
 
 @contextlib.asynccontextmanager
-async def fleet(workers: int, routers: int, decode_ms: float) -> AsyncIterator[tuple[list[Slot], list[Slot]]]:
-    """Workers, and routers that know them all."""
+async def fleet(
+    workers: int, routers: int, decode_ms: float, *, uri: str = ""
+) -> AsyncIterator[tuple[list[Slot], list[Slot]]]:
+    """Workers, simulated where no other `uri` is given, and routers that know them all."""
     slots: list[Slot] = []
     try:
-        slots += (WorkerSlot(decode_ms) for _ in range(workers))
+        slots += (WorkerSlot(uri or URI.format(decode_ms=decode_ms)) for _ in range(workers))
         await asyncio.gather(*(slot.serving() for slot in slots))
         members = tuple(Worker(worker_id=f"{MODEL}-{s.port}", address=f"127.0.0.1:{s.port}") for s in slots)
         with tempfile.TemporaryDirectory() as folder:

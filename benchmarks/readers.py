@@ -1,0 +1,116 @@
+"""Clients that read nothing beside clients that do, at one router: does anybody notice?
+
+    python benchmarks/readers.py [--seconds 30] [--clients 100]
+
+A hundred normal clients stream answers of a simulated model again and again; first alone, then beside as many that ask
+for long streams and read nothing of them. Those ask another model, so that what is felt is the router. Looked at: the
+time between two tokens of normal clients, the router's memory, and what it has left when all are gone.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import socket
+import sys
+import time
+
+import aiohttp
+import processes
+from rich.console import Console
+from rich.table import Table
+from storm import CALM, STORMY, gauge
+
+SETTLE_S = 60.0
+SMALL = 4096
+
+
+async def normal(session: aiohttp.ClientSession, base: str, end: float, gaps: list[float], failures: list[str]) -> None:
+    body = {"model": "calm", "prompt": "lorem ipsum dolor", "max_tokens": 100, "ignore_eos": True, "stream": True}
+    while time.monotonic() < end:
+        async with session.post(base + "/v1/completions", json=body) as answer:
+            if answer.status != 200:
+                failures.append((await answer.text())[:200])
+                return
+            last = 0.0
+            async for line in answer.content:
+                if line.startswith(b"data: {"):
+                    now = time.monotonic()
+                    if last:
+                        gaps.append(now - last)
+                    last = now
+
+
+async def stream(base: str, clients: int, seconds: float) -> tuple[list[float], list[str]]:
+    """Sorted times between two events, and what failed."""
+    gaps, failures, end = list[float](), list[str](), time.monotonic() + seconds
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        await asyncio.gather(*(normal(session, base, end, gaps, failures) for _ in range(clients)))
+    return sorted(gaps), failures
+
+
+async def never_reads(base: str, leave: asyncio.Event) -> None:
+    host, port = base.removeprefix("http://").split(":")
+    raw = json.dumps(
+        {"model": "stormy", "prompt": "a", "n": 4, "max_tokens": 20_000, "ignore_eos": True, "stream": True}
+    ).encode()
+    quiet = socket.socket()
+    quiet.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
+    quiet.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(quiet, (host, int(port)))
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(raw)}\r\n\r\n".encode()
+    await asyncio.get_running_loop().sock_sendall(quiet, head + raw)
+    with contextlib.closing(quiet):
+        await leave.wait()
+
+
+async def measure(router: processes.Running, clients: int, seconds: float) -> list[tuple[str, str, str, bool]]:
+    base, metrics = f"http://127.0.0.1:{router.http_port}", f"http://127.0.0.1:{router.metrics_port}/metrics"
+    await stream(base, clients, 5.0)
+    tasks, memory = await gauge(metrics, "argosy_router_tasks"), router.resident_bytes
+    alone, failed_alone = await stream(base, clients, seconds)
+    leave = asyncio.Event()
+    dead = [asyncio.create_task(never_reads(base, leave)) for _ in range(clients)]
+    await asyncio.sleep(5.0)  # their buffers are full
+    beside, failed = await stream(base, clients, seconds)
+    grown = router.resident_bytes - memory
+    leave.set()
+    await asyncio.gather(*dead)
+    end = time.monotonic() + SETTLE_S
+    while (left := await gauge(metrics, "argosy_router_tasks") - tasks) > 0 and time.monotonic() < end:
+        await asyncio.sleep(0.5)
+    held = await gauge(metrics, "argosy_router_held_bytes")
+    p99 = [1e3 * g[int(0.99 * len(g))] for g in (alone, beside)]
+    p50 = [1e3 * g[len(g) // 2] for g in (alone, beside)]
+    tail = f"{p99[0]:.1f} / {p99[1]:.1f}"
+    return [
+        ("normal clients, tokens read alone / beside", f"{len(alone)} / {len(beside)}", "", True),
+        ("time between tokens p50, alone / beside, ms", f"{p50[0]:.1f} / {p50[1]:.1f}", "", True),
+        ("time between tokens p99, alone / beside, ms", tail, "<= 1.2 x", p99[1] <= 1.2 * p99[0]),
+        ("normal clients that failed", f"{len(failed_alone) + len(failed)}", "0", not failed_alone and not failed),
+        ("router grown by, MB", f"{grown / 1e6:.1f}", "<= 32", grown <= 32e6),
+        ("tasks, bytes left", f"{max(0, left)}, {held}", "0, 0", left <= 0 and held == 0),
+    ]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--clients", type=int, default=100)
+    options = parser.parse_args()
+    with (
+        processes.worker(CALM, name="calm") as calm,
+        processes.worker(STORMY, name="stormy") as stormy,
+        processes.router([calm], others={"stormy": [stormy]}, name="calm") as router,
+    ):
+        rows = asyncio.run(measure(router, options.clients, options.seconds))
+    table = Table("", "measured", "wanted", "")
+    for name, value, wanted, holds in rows:
+        table.add_row(name, value, wanted, "" if not wanted else "holds" if holds else "FAILS")
+    Console(width=120).print(table)
+    if not all(row[3] for row in rows):
+        sys.exit("not all of it holds")
+
+
+if __name__ == "__main__":
+    main()
