@@ -6,16 +6,18 @@ answer is read from its first token, guesses are taken back.
 """
 
 from collections.abc import Callable, Sequence
-
-from llguidance import LLMatcher
+from typing import TYPE_CHECKING
 
 from argosy_api.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
 
 
 class AnswerGrammar:
     """A `core.rules.Grammar`. Owned by the thread that samples."""
 
-    def __init__(self, kept: LLMatcher, anew: Callable[[], LLMatcher], ends: Sequence[int]) -> None:
+    def __init__(self, kept: "LLMatcher", anew: "Callable[[], LLMatcher]", ends: Sequence[int]) -> None:
         """`kept`: the state before the first token, which others share; `anew` compiles one of nobody else's."""
         self.problem = ""
         self._kept, self._anew = kept, anew
@@ -43,7 +45,7 @@ class AnswerGrammar:
             self._matcher = self._matcher if found != b"" else None
         return found
 
-    def _begin(self, matcher: LLMatcher) -> None:
+    def _begin(self, matcher: "LLMatcher") -> None:
         self._matcher = matcher
         self._taken, self._sure, self._bits = [], 0, None
 

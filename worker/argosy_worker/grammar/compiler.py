@@ -6,15 +6,16 @@ import os
 import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-
-from llguidance import LLMatcher, LLTokenizer
+from typing import TYPE_CHECKING
 
 from argosy_api import limits
 from argosy_api.errors import InvalidArgumentError, OverloadedError
-from argosy_api.structured import compile as library
 from argosy_api.structured.constraint import parse
 from argosy_worker.core.facts import ModelFacts
 from argosy_worker.grammar.answer import AnswerGrammar
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
 
 COMPILE_S = 30.0
 """Seconds that a request waits for its constraint. A router has tried it out before, within less."""
@@ -48,7 +49,7 @@ class Grammars:
             self._kept.move_to_end(text)
         return AnswerGrammar(made, lambda: self._compile(text), self._facts.eos_token_ids)
 
-    async def _compiled(self, text: str) -> LLMatcher:
+    async def _compiled(self, text: str) -> "LLMatcher":
         future = self._under_way.get(text)
         if future is None:
             if len(self._under_way) >= limits.MAX_COMPILING:
@@ -70,7 +71,9 @@ class Grammars:
         while len(self._kept) > limits.MAX_GRAMMARS:
             self._kept.popitem(last=False)
 
-    def _compile(self, text: str) -> LLMatcher:
+    def _compile(self, text: str) -> "LLMatcher":
+        from argosy_api.structured import compile as library  # noqa: PLC0415  # 12 MB that most workers never need
+
         constraint = parse(text)
         if self._tokens is None:
             facts = self._facts
