@@ -214,6 +214,9 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         request[REQUEST_ID] = headers["x-request-id"] = request_id(request.headers.get("x-request-id"))
         return await handler(request)
     except _StreamedError as error:
+        # cut, once the event is sent: tools that do not look at events take a stream that ends in order for an answer
+        if request.transport is not None:
+            request.transport.close()
         return error.response
     except UnauthenticatedError as error:
         return _error(error, {**headers, "www-authenticate": "Bearer"})
