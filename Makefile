@@ -75,9 +75,9 @@ test-structured: setup  ## SmolLM2 answers each of some hundred schemas, and eve
 test-kernels: setup  ## the native kernels under sanitizers, in all shapes (minutes; the suite runs some)
 	ARGOSY_KERNEL_TESTS=full $(BIN)/pytest -q tests/kernels
 
-test-peers: setup  ## what argosy quantize writes, in llama.cpp and transformers: the same perplexity (minutes)
+test-peers: setup  ## what argosy quantize writes, in llama.cpp and transformers; adapters, by peft (minutes)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[bench]"
-	ARGOSY_PEERS=1 $(BIN)/pytest -q -s tests/worker/quantize/test_peers.py
+	ARGOSY_PEERS=1 $(BIN)/pytest -q -s tests/worker/quantize/test_peers.py tests/worker/model/test_peft.py
 
 tradeoffs: setup  ## the tables of number formats in docs/, measured on this machine (about 15 quiet minutes; goes on where it was stopped)
 	rm -f build/tradeoffs/tradeoffs.json build/tradeoffs/tradeoffs.md build/tradeoffs/tradeoffs.svg

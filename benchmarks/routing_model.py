@@ -25,7 +25,7 @@ from argosy_api.membership import Worker as Member
 from argosy_api.order import Discipline, Order
 from argosy_api.params import SamplingParams
 from argosy_api.v1 import worker_pb2 as pb
-from argosy_router.fleet.fleet import DeploymentState
+from argosy_router.fleet.deployment import DeploymentState
 from argosy_router.fleet.peer import Peer
 from argosy_router.metrics import Metrics
 from argosy_router.routing import policy

@@ -67,6 +67,10 @@ ADVICE: dict[str, str] = {
     "ModelUnsupported": "Read the message: it names what can be computed here instead.",
     "ModelDoesNotFit": "Ask argosy plan -f FILE what would fit: less context, other numbers, or more memory.",
     "ModelDownloadFailed": "Check the network, HF_ENDPOINT and the token (spec.model.tokenSecretRef).",
+    # adapters
+    "AdaptersLoaded": NOTHING,
+    "AdaptersLoading": "Wait some seconds; if it lasts, read the worker's log: kubectl logs POD.",
+    "AdapterFailed": "Put right what the message names, in the adapter's files or in spec.adapters.",
     # router and likeness
     "RouterUnreachable": "Look at the router's pods: kubectl get pods -l app.kubernetes.io/component=router -A.",
     "IndexBehind": "Look at the routers' log and Redis; workers that do not answer routers are named by RouterSynced.",

@@ -86,6 +86,7 @@ RULES: tuple[Rule, ...] = (
     ),
     size("spec.engine", "kvCacheMemory"),
     size("spec.engine", "kvCacheHostMemory"),
+    size("spec.engine", "adapterMemory"),
     Rule(
         "spec.engine", "kvCacheHostMemory",
         "!has(self.kvCacheHostMemory) || self.prefixCaching",

@@ -33,10 +33,15 @@ STATE = f"{GROUP}/state"
 ROUTABLE = "argosy.dev/routable"
 """Readiness gate of worker pods: the routers reach the worker."""
 
+ADAPTERS = "argosy.dev/adapters"
+"""Annotation of worker pods: the list of adapters that its kubelet is to show it at once, as a digest."""
+
 GRPC_PORT = 9000
 METRICS_PORT = 9001
 GROUP_PORT = 9002
 """Where rank 0 takes the others of its group in."""
+ADAPTERS_PATH = "/etc/argosy/adapters"
+"""Where worker pods see the list of adapters."""
 MODELS_PATH = "/models"
 """Claims of pvc:// models are mounted at MODELS_PATH/<claim>, read-only."""
 IMAGES_PATH = "/images"

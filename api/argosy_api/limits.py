@@ -72,7 +72,16 @@ MAX_PROMPTS = 64
 MAX_MESSAGES = 2048
 MAX_REQUEST_ID = 128
 MAX_CACHE_SALT = 64
-MAX_MODEL_NAME = 253
+MAX_MODEL_NAME = 317
+"""In a request: a served name, and behind a colon an adapter's."""
+
+# --- adapters
+MAX_ADAPTERS = 64
+"""Of one resource."""
+MAX_ADAPTER_NAME = 63
+MAX_ADAPTER_RANK = 512
+MAX_ADAPTER_CONFIG = 1 << 20
+"""Bytes of adapter_config.json."""
 
 # --- messages
 MAX_BODY_BYTES = 10 * 1024 * 1024

@@ -61,6 +61,8 @@ class Deployment:
     """When the resource was made: of equal served names the oldest has it (`argosy_api.names`, also for `uid`)."""
     uid: str = ""
     canary: Canary | None = None
+    adapters: tuple[str, ...] = ()
+    """Names of LoRA adapters that its workers are to have."""
     hold_s: float = 0.0
     """How long a request that finds no worker waits for one; 0: it is refused at once."""
 
@@ -102,6 +104,7 @@ class Membership:
                             **d,
                             "policy": RoutingPolicy(d["policy"]),
                             "workers": tuple(Worker(**w) for w in d["workers"]),
+                            "adapters": tuple(d.get("adapters", ())),
                             "canary": Canary(**d["canary"]) if d.get("canary") else None,
                         }
                     )

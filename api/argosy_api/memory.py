@@ -123,6 +123,8 @@ class Needs:
     kv_heads: int = 1
     kept: int | None = None
     """Blocks that a sequence needs at once, where no layer sees more than a window."""
+    adapters: int = 0
+    """Kept free for LoRA adapters (engine.adapterMemory)."""
 
     def with_draft(self, draft: "Needs") -> "Needs":
         """Together with a draft model, whose keys and values lie in the same blocks."""
@@ -180,7 +182,8 @@ class MemoryPlan:
     @property
     def rest(self) -> int:
         """What is left over: for activations, and as a reserve. Below 0: what is missing."""
-        return self.budget.total - self.budget.process - self.needs.weights - self.kv - self.host
+        needs = self.needs
+        return self.budget.total - self.budget.process - needs.weights - needs.adapters - self.kv - self.host
 
     @property
     def tokens(self) -> int:
@@ -205,7 +208,7 @@ def divide(
     and engine.kvCacheHostMemory, which is of a GPU worker's other memory.
     """
     host = host if budget.device == "cpu" else 0
-    left = budget.total - budget.process - needs.weights
+    left = budget.total - budget.process - needs.weights - needs.adapters
     if left < 0:
         missing = (
             f"weights of {size(needs.weights)} and {size(budget.process)} for the process are more than "

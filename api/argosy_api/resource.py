@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from argosy_api import quantity, rules
+from argosy_api import limits, quantity, rules
 from argosy_api.checking import first_problem
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.model_uri import ModelUri
+from argosy_api.spec.adapters import AdapterSpec
 from argosy_api.spec.autoscaling import (
     AutoscalingSpec,
     MetricSpec,
@@ -39,6 +40,7 @@ __all__ = [
     "PREFILL",
     "SHORT_NAME",
     "VERSION",
+    "AdapterSpec",
     "AutoscalingSpec",
     "DisaggregationSpec",
     "DisruptionSpec",
@@ -93,6 +95,9 @@ class InferenceDeploymentSpec(Strict):
     """Decides how many workers there are, in place of `replicas` (docs/autoscaling.md)."""
     disaggregation: DisaggregationSpec | None = None
     """Workers of two roles instead of `replicas` equal ones (docs/disaggregation.md says when that helps)."""
+    adapters: Annotated[list[AdapterSpec], Field(max_length=limits.MAX_ADAPTERS)] = []
+    """LoRA adapters that are served beside the model. A change reaches running workers; none is restarted for it
+    (docs/adapters.md)."""
     engine: EngineSpec = EngineSpec()
     """How the engine of each worker runs."""
     quantization: QuantizationSpec = QuantizationSpec()
@@ -195,6 +200,7 @@ def parse(document: Any) -> InferenceDeployment:
         {
             "spec.engine.kvCacheMemory": spec.engine.kv_cache_memory,
             "spec.engine.kvCacheHostMemory": spec.engine.kv_cache_host_memory,
+            "spec.engine.adapterMemory": spec.engine.adapter_memory,
             "spec.resources.cpu": spec.resources.cpu,
             "spec.resources.memory": spec.resources.memory,
             "spec.modelCache.size": spec.model_cache.size if spec.model_cache else None,

@@ -8,7 +8,7 @@ import itertools
 import re
 from typing import Any
 
-from argosy_api import engine_rules, group_rules, quantity
+from argosy_api import adapter_rules, engine_rules, group_rules, quantity
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.rule import Document, Rule, scheme, size
 
@@ -82,6 +82,7 @@ RULES: tuple[Rule, ...] = (
         "is set, but sim:// models use no GPU",
         lambda s: "gpu" not in s["resources"] or scheme(s) != "sim",
     ),
+    *adapter_rules.RULES,
     *engine_rules.RULES,
     *group_rules.RULES,
     size("spec.resources", "memory"),

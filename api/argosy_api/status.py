@@ -63,6 +63,22 @@ class RoleStatus(BaseModel):
     """Workers of the current revision that the router can reach."""
 
 
+class AdapterStatus(BaseModel):
+    """A LoRA adapter of the list, as the ready workers of the current revision say."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True)
+
+    name: str
+    state: Literal["Ready", "Loading", "Failed"]
+    """Ready: all of them serve it. Failed: at least one cannot, and says why."""
+    ready_replicas: int = 0
+    """Workers that serve it."""
+    reason: str = ""
+    """CamelCase word for programs, of Failed."""
+    message: Annotated[str, Field(max_length=1024)] = ""
+    """What is wrong with it."""
+
+
 class ScalingDecision(BaseModel):
     """A change of the number of workers."""
 
@@ -152,10 +168,12 @@ class InferenceDeploymentStatus(BaseModel):
     """What autoscaling decides, where the resource has it."""
     prefetch: PrefetchStatus | None = None
     """How far nodes are with pulling what workers need, where the resource asks for it."""
+    adapters: list[AdapterStatus] = []
+    """The adapters of the list, where there are any."""
     model: ModelStatus | None = None
     """What the workers found in the model's files."""
     plan: MemoryStatus | None = None
     """How the memory of one worker divides."""
     conditions: list[Condition] = []
     """Ready, Progressing, Degraded, Scheduled, ModelLoaded, RouterSynced, KVIndexHealthy, Uniform, NameTaken;
-    AutoscalingActive with autoscaling, Prefetched with placement.prefetch."""
+    AutoscalingActive with autoscaling, Prefetched with placement.prefetch, AdaptersLoaded with adapters."""

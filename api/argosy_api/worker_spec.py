@@ -85,6 +85,7 @@ class WorkerSpec(Strict):
             {
                 "engine.kvCacheMemory": spec.engine.kv_cache_memory,
                 "engine.kvCacheHostMemory": spec.engine.kv_cache_host_memory,
+                "engine.adapterMemory": spec.engine.adapter_memory,
             }
         )
         document = spec.model_dump(by_alias=True, exclude_none=True)

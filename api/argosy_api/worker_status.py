@@ -3,9 +3,9 @@
 import json
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 
 _MAX_WORD = 64
@@ -49,6 +49,31 @@ class ServedModel(BaseModel):
     """`exact`, or why answers may depend on a request's company on this processor."""
 
 
+AdapterPhase = Literal["Loading", "Ready", "Failed"]
+
+
+class AdapterState(BaseModel):
+    """What became of one adapter of the list."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, frozen=True, use_attribute_docstrings=True
+    )
+
+    name: Annotated[str, Field(max_length=_MAX_TEXT)]
+    uri: Annotated[str, Field(max_length=_MAX_TEXT)]
+    phase: AdapterPhase = "Loading"
+    reason: Annotated[str, Field(max_length=_MAX_WORD)] = ""
+    """CamelCase, of Failed."""
+    message: Annotated[str, Field(max_length=_MAX_TEXT)] = ""
+    digest: Annotated[str, Field(max_length=_MAX_WORD)] = ""
+    """Hex, of what it adds; of Ready."""
+    nbytes: int = 0
+    """Memory that it takes while it is used."""
+
+
+_ADAPTERS = TypeAdapter(list[AdapterState])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStatus:
     """The state at one moment."""
@@ -60,12 +85,21 @@ class WorkerStatus:
     progress: float = 0.0
     """0 to 1 within the phase."""
     model: ServedModel | None = None
+    adapters: tuple[AdapterState, ...] = ()
+    """In the order of the list that the worker has seen last."""
 
     def to_json(self) -> str:
         """The body of `/state`."""
-        document = {"phase": self.phase, "reason": self.reason, "message": self.message, "progress": self.progress}
+        document: dict[str, Any] = {
+            "phase": self.phase,
+            "reason": self.reason,
+            "message": self.message,
+            "progress": self.progress,
+        }
         if self.model is not None:
             document["model"] = self.model.model_dump(by_alias=True)
+        if self.adapters:
+            document["adapters"] = [adapter.model_dump(by_alias=True) for adapter in self.adapters]
         return json.dumps(document)
 
     @classmethod
@@ -74,19 +108,21 @@ class WorkerStatus:
         try:
             document = json.loads(body)
             phase = Phase(document["phase"])
-            told = document.get("model")
+            told, listed = document.get("model"), document.get("adapters") or []
         except (ValueError, TypeError, KeyError, AttributeError):
             return None
         progress = document.get("progress", 0.0)
         known = isinstance(progress, int | float) and 0 <= progress <= 1
         try:
             model = None if told is None else ServedModel.model_validate(told)
+            adapters = _ADAPTERS.validate_python(listed)
         except ValidationError:
-            model = None
+            model, adapters = None, []
         return cls(
             phase=phase,
             reason=str(document.get("reason") or "")[:_MAX_WORD],
             message=str(document.get("message") or "")[:_MAX_TEXT],
             progress=float(progress) if known else 0.0,
             model=model,
+            adapters=tuple(adapters),
         )

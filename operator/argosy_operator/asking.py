@@ -2,10 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from argosy_api.worker_status import ServedModel, WorkerStatus
+from argosy_api.spec.adapters import AdapterSpec
+from argosy_api.worker_status import AdapterState, ServedModel, WorkerStatus
+from argosy_operator.adapters import follows, is_settled
 from argosy_operator.errors import ApiError
 from argosy_operator.kube import KubeApi
 from argosy_operator.observe import CREATING, PodView
@@ -17,6 +19,8 @@ STARTING_LONG_S = 120.0
 MOUNT_S = 15.0
 SERVING_RETRY_S = 60.0
 """A ready worker that did not say what it serves is asked again after this long."""
+ADAPTERS_S = 1.0
+"""The same of one that has not come to the end of the list of adapters. (A failed one may be tried again there.)"""
 MORE_S = 0.2
 """When there are more to ask than are asked at once."""
 _STARTING_AT_ONCE = 8
@@ -28,14 +32,19 @@ _Life = tuple[str, int]
 
 @dataclass(slots=True)
 class Told:
-    """What ready workers have said; each is asked once in its life."""
+    """What ready workers have said; each is asked once in its life, and while it has not loaded all adapters."""
 
     models: dict[_Life, ServedModel] = field(default_factory=dict)
+    adapters: dict[_Life, tuple[AdapterState, ...]] = field(default_factory=dict)
     tried_at: dict[_Life, float] = field(default_factory=dict)
 
     def by_pod(self, pods: tuple[PodView, ...]) -> dict[str, ServedModel]:
         """What these pods serve, as far as they have said."""
         return {pod.name: model for pod in pods if (model := self.models.get(_life(pod))) is not None}
+
+    def adapters_of(self, pods: tuple[PodView, ...]) -> dict[str, tuple[AdapterState, ...]]:
+        """What these pods say of adapters."""
+        return {pod.name: said for pod in pods if (said := self.adapters.get(_life(pod))) is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +67,41 @@ async def ask_starting(probe: WorkerProbe, api: KubeApi, namespace: str, pods: t
     )
 
 
-async def ask_serving(probe: WorkerProbe, pods: tuple[PodView, ...], told: Told) -> tuple[bool, float]:
-    """Ask ready workers what they serve. Whether there is news, and after how long to ask again."""
+async def ask_serving(
+    probe: WorkerProbe, pods: tuple[PodView, ...], told: Told, wanted: Sequence[AdapterSpec] = ()
+) -> tuple[bool, float]:
+    """Ask ready workers what they serve. Whether there is news, and after how long to ask again.
+
+    `wanted`: the adapters that they are to have.
+    """
     ready = {_life(pod): pod.ip for pod in pods if pod.active and pod.ready and pod.ip}
     told.models = {life: model for life, model in told.models.items() if life in ready}
-    told.tried_at = {life: at for life, at in told.tried_at.items() if life in ready and life not in told.models}
+    told.adapters = {life: said for life, said in told.adapters.items() if life in ready}
+    told.tried_at = {life: at for life, at in told.tried_at.items() if life in ready and _again(told, life, wanted)}
     now = time.monotonic()
-    silent = [life for life in ready if life not in told.models]
-    due = [life for life in silent if now - told.tried_at.get(life, float("-inf")) >= SERVING_RETRY_S]
+    waits = {life: pause for life in ready if (pause := _again(told, life, wanted))}
+    due = [life for life, pause in waits.items() if now - told.tried_at.get(life, float("-inf")) >= pause]
     asked = due[:_SERVING_AT_ONCE]
     states = await asyncio.gather(*(probe.status(ready[life]) for life in asked))
     told.tried_at |= dict.fromkeys(asked, now)
-    answers = zip(asked, states, strict=True)
-    news = {life: state.model for life, state in answers if state is not None and state.model is not None}
-    told.models |= news
+    answers = [(life, state) for life, state in zip(asked, states, strict=True) if state is not None and state.model]
+    before = [(told.models.get(life), told.adapters.get(life)) for life, _ in answers]
+    told.models |= {life: state.model for life, state in answers if state.model is not None}
+    told.adapters |= {life: state.adapters for life, state in answers}
+    news = before != [(state.model, state.adapters) for _, state in answers]
     if len(due) > len(asked):
-        return bool(news), MORE_S
-    return bool(news), SERVING_RETRY_S if len(silent) > len(news) else float("inf")
+        return news, MORE_S
+    return news, min((pause for life in ready if (pause := _again(told, life, wanted))), default=float("inf"))
+
+
+def _again(told: Told, life: _Life, wanted: Sequence[AdapterSpec]) -> float:
+    """After how long a worker is to be asked again; 0: it has said all."""
+    if life not in told.models:
+        return SERVING_RETRY_S
+    said = told.adapters.get(life, ())
+    if is_settled(said, wanted):
+        return 0.0
+    return ADAPTERS_S if any(a.phase == "Loading" for a in said) or not follows(said, wanted) else SERVING_RETRY_S / 2
 
 
 def ask_again(pods: tuple[PodView, ...], now: float) -> float:

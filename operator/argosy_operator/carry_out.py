@@ -13,9 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from argosy_api.resource import KIND
+from argosy_api.resource import KIND, InferenceDeployment
 from argosy_operator.errors import ApiError, NameConflictError
+from argosy_operator.heads import adapters_name
 from argosy_operator.kube import KubeApi, Object
+from argosy_operator.manifests import redis_secret_name
 from argosy_operator.observe import Children, controller_of, fingerprint
 from argosy_operator.plan import WORKLOADS, ChildRef, Owner, Plan, child_ref
 from argosy_operator.words import some_of
@@ -24,8 +26,10 @@ OWN_ECHO_S = 1.0
 """After our own apply, what the watch shows may still be from before it."""
 LATE_ECHO_S = 10.0
 """The same while the watch shows just what it showed then: with hundreds of new resources it is seconds behind."""
+UNWATCHED = ("Secret", "ConfigMap")
+"""Kinds of children that no watch tells of."""
 SECRET_S = 10.0
-"""How often the Secret is looked at while a container misses one: nobody watches Secrets."""
+"""How often they are looked at while a container misses a Secret."""
 _DELETE_TRIES = 5
 
 
@@ -75,6 +79,15 @@ class _Task:
     """What a watch shows of an object that is there and ours; None: none that we know of."""
     as_made: str
     """Fingerprint of what this very intent made before; empty: it did not."""
+
+
+def may_exist(wanted: InferenceDeployment, children: Children, made: Made) -> frozenset[ChildRef]:
+    """Nobody watches Secrets and ConfigMaps, so old ones count as there until this process has once deleted them."""
+    unwatched = {
+        ChildRef("v1", "Secret", redis_secret_name(wanted)),
+        ChildRef("v1", "ConfigMap", adapters_name(wanted)),
+    }
+    return frozenset(children.children) | (unwatched - made.absent)
 
 
 async def carry_out(
@@ -135,7 +148,7 @@ def _tasks(intent: Plan, children: Children, made: Made, resync_s: float) -> tup
         seen, done = children.children.get(ref), made.applied.get(ref)
         shown = None if seen is None else (seen.uid, seen.fingerprint)
         if done is not None and done.intent == digest:
-            if ref.kind == "Secret":
+            if ref.kind in UNWATCHED:
                 as_it_was = now - done.at < (SECRET_S if secret_missing else resync_s / 2)
             elif shown == done.content:
                 as_it_was = True
@@ -167,7 +180,7 @@ async def _apply(api: KubeApi, owner: Owner, task: _Task, made: Made) -> ApiErro
 async def _make(api: KubeApi, owner: Owner, task: _Task) -> Object:
     """Create the object, or change the one that is ours."""
     uid = "" if task.shown is None else task.shown[0]
-    if task.ref.kind == "Secret" and (found := await api.get(task.ref, owner.namespace)) is not None:
+    if task.ref.kind in UNWATCHED and (found := await api.get(task.ref, owner.namespace)) is not None:
         if fingerprint(found) == task.as_made and controller_of(found) == owner.uid:
             return found
         uid = _own_uid(owner, found)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from argosy_api import labels, limits
 from argosy_api.status import Condition, InferenceDeploymentStatus, PrefetchStatus, RoleStatus
 from argosy_operator import rollout_status, uniformity
+from argosy_operator.adapters import judge, statuses
 from argosy_operator.diagnose import Problem, Reason, diagnose, worst
 from argosy_operator.facts import Facts, is_routable
 from argosy_operator.observe import PodView
@@ -29,6 +30,8 @@ AUTOSCALING = "AutoscalingActive"
 
 PREFETCHED = "Prefetched"
 """Only where the resource asks for it."""
+ADAPTERS_LOADED = "AdaptersLoaded"
+"""Only where it lists adapters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,9 @@ def status_of(facts: Facts, previous: tuple[Condition, ...], now: str) -> Infere
         verdicts[AUTOSCALING] = _Verdict(*facts.course.condition)
     if facts.prefetched is not None:
         verdicts[PREFETCHED] = _prefetched(facts.prefetched)
+    adapted = statuses(facts.adapters, facts.adapters_said)
+    if adapted:
+        verdicts[ADAPTERS_LOADED] = _Verdict(*judge(adapted))
     before = {c.type: c for c in previous}
     conditions = [_condition(kind, said, before.get(kind), facts.generation, now) for kind, said in verdicts.items()]
     select = labels.leader_selector if facts.grouped else labels.worker_selector
@@ -84,6 +90,7 @@ def status_of(facts: Facts, previous: tuple[Condition, ...], now: str) -> Infere
         endpoint=facts.endpoint,
         roles=_roles(facts, alive, routable),
         autoscaling=None if facts.course is None else facts.course.status,
+        adapters=adapted,
         model=facts.model,
         prefetch=_prefetch_status(facts.prefetched),
         plan=uniformity.memory_of(facts.served, facts.counted_for) or facts.plan,

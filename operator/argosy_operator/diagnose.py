@@ -77,6 +77,10 @@ class Reason(StrEnum):
     NOT_EXACT = "NotExact"
     DIFFERENT_ARITHMETIC = "DifferentArithmetic"
     DIFFERENT_SIZE = "DifferentSize"
+    # adapters
+    ADAPTERS_LOADED = "AdaptersLoaded"
+    ADAPTERS_LOADING = "AdaptersLoading"
+    ADAPTER_FAILED = "AdapterFailed"
     # served name
     NAME_TAKEN = "NameTaken"
     NAME_FREE = "OwnName"

@@ -1,12 +1,14 @@
 """All that a resource's status is made of, as one pass of its control loop found it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from argosy_api.measures import Trial
+from argosy_api.spec.adapters import AdapterSpec
 from argosy_api.status import MemoryStatus, ModelStatus
 from argosy_api.worker_status import ServedModel, WorkerStatus
 from argosy_operator import kv_index
+from argosy_operator.adapters import Said
 from argosy_operator.autoscaling.pilot import Course
 from argosy_operator.observe import Children, PodView
 from argosy_operator.plan import ChildRef
@@ -76,6 +78,10 @@ class Facts:
     """What the memory of today's workers is counted for; empty where that is not known."""
     served: Mapping[str, ServedModel] = field(default_factory=dict)
     """What ready workers of the current revision say that they serve, by pod."""
+    adapters: Sequence[AdapterSpec] = ()
+    """That are wanted."""
+    adapters_said: Said = field(default_factory=dict)
+    """What those workers say of them."""
     name_holder: str | None = None
     """`namespace/name` of the older resource that has the served name; empty: it is this one's; None: not known."""
     failure: Failure | None = None

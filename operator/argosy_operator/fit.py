@@ -33,10 +33,11 @@ def refusal(spec: InferenceDeploymentSpec, known: MemoryStatus | None) -> str:
         spec.engine.kv_cache_host_bytes,
     )
     weights = known.weights_bytes if known is not None and known.of == counted_for(spec) else 0
-    left = total - LEAST_PROCESS - weights
-    parts = f"of spec.resources.memory ({size(total)}) at least {size(LEAST_PROCESS)} are for the process" + (
-        f" and {size(weights)} for the weights" if weights else ""
-    )
+    adapters = spec.engine.adapter_bytes
+    left = total - LEAST_PROCESS - weights - adapters
+    parts = f"of spec.resources.memory ({size(total)}) at least {size(LEAST_PROCESS)} are for the process"
+    parts += f" and {size(weights)} for the weights" if weights else ""
+    parts += f" and {size(adapters)} for adapters" if adapters else ""
     wanted = (asked or 0) + host
     if wanted > max(0, left) or left < 0:
         caches = f", and the resource asks for {size(wanted)} of KV cache" if wanted else ""

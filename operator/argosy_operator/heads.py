@@ -24,6 +24,11 @@ def common_labels(resource: InferenceDeployment) -> dict[str, str]:
     }
 
 
+def adapters_name(resource: InferenceDeployment) -> str:
+    """Name of the child ConfigMap with the list of adapters. Long, so that it meets nobody else's by accident."""
+    return f"{resource.metadata.name}-argosy-adapters"
+
+
 def head(api_version: str, kind: str, resource: InferenceDeployment, name: str) -> Manifest:
     """What a child begins with: its name, labels and owner."""
     metadata: Manifest = {

@@ -28,6 +28,7 @@ CONCURRENT = 16
 PLURALS = {
     ("v1", "ServiceAccount"): "serviceaccounts",
     ("v1", "Secret"): "secrets",
+    ("v1", "ConfigMap"): "configmaps",
     ("v1", "Service"): "services",
     ("v1", "Event"): "events",
     ("v1", "Pod"): "pods",
@@ -85,6 +86,10 @@ class KubeApi(Protocol):
 
     async def set_deletion_cost(self, namespace: str, name: str, uid: str, cost: int) -> None:
         """Say how much would be lost with a pod: of those alike the one with the least goes first (404, 409: gone)."""
+        ...
+
+    async def annotate_pod(self, namespace: str, name: str, uid: str, key: str, value: str) -> None:
+        """Set one annotation of the pod with this uid; 404, 409 where it is gone or another one."""
         ...
 
     async def create_event(self, namespace: str, event: Object) -> None:
@@ -176,13 +181,19 @@ class HttpKubeApi:
 
     async def set_deletion_cost(self, namespace: str, name: str, uid: str, cost: int) -> None:
         """See `KubeApi`."""
+        await self._annotate(namespace, name, uid, {DELETION_COST: str(cost)}, SCALING_MANAGER)
+
+    async def annotate_pod(self, namespace: str, name: str, uid: str, key: str, value: str) -> None:
+        """See `KubeApi`."""
+        await self._annotate(namespace, name, uid, {key: value}, MANAGER)
+
+    async def _annotate(self, namespace: str, name: str, uid: str, annotations: Object, manager: str) -> None:
         # a merge patch, where the uid is a condition: an apply would make the pod anew where it has gone
-        only = {"uid": uid, "annotations": {DELETION_COST: str(cost)}}
         await self._call(
             "PATCH",
             _path("v1", "Pod", namespace, name),
-            params={"fieldManager": SCALING_MANAGER},
-            json={"metadata": only},
+            params={"fieldManager": manager},
+            json={"metadata": {"uid": uid, "annotations": annotations}},
             content_type="application/merge-patch+json",
         )
 

@@ -6,11 +6,12 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from argosy_api import adapters as lists
 from argosy_api import labels, process
 from argosy_api.resource import DECODE, PREFILL, InferenceDeployment
 from argosy_api.worker_spec import Role
 from argosy_operator import group_manifests, network, pods
-from argosy_operator.heads import common_labels, head, selector
+from argosy_operator.heads import adapters_name, common_labels, head, selector
 from argosy_operator.network import Egress
 from argosy_operator.redis_access import Access, password_of, worker_url
 
@@ -72,6 +73,14 @@ def redis_secret(resource: InferenceDeployment, settings: PlanSettings) -> Manif
         "type": "Opaque",
         "data": {REDIS_URL_KEY: base64.b64encode(url.encode()).decode()},
     }
+
+
+def adapters(resource: InferenceDeployment) -> Manifest | None:
+    """The list of adapters, which workers follow while they run."""
+    if not resource.spec.adapters:
+        return None
+    head_of = head("v1", "ConfigMap", resource, adapters_name(resource))
+    return {**head_of, "data": {lists.FILE: lists.to_json(resource.spec.adapters)}}
 
 
 def service(resource: InferenceDeployment) -> Manifest:

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from argosy_api import labels, process
+from argosy_api.model_uri import ModelUri
 from argosy_api.resource import InferenceDeployment
 
 Manifest = dict[str, Any]
@@ -35,11 +36,12 @@ def rules_in(resource: InferenceDeployment, installed: Iterable[Manifest], *, gr
 def rules_out(
     resource: InferenceDeployment, allowed: Egress, *, redis_url: str, env: Mapping[str, str], grouped: bool
 ) -> list[Manifest]:
-    """What the workers may reach: names, Redis, each other, and the hub where a model is downloaded."""
+    """What the workers may reach: names, Redis, each other, and the hub where a model or an adapter is downloaded."""
     rules = [_rule(allowed.dns, {53}, "UDP", "TCP"), _each_other(resource, "to", grouped=grouped)]
     if redis_url:
         rules.append(_rule(allowed.redis, {_port(redis_url)}))
-    if any(uri.scheme == "hf" for uri in resource.model_uris):
+    adapters = (ModelUri.parse(adapter.uri) for adapter in resource.spec.adapters)
+    if any(uri.scheme == "hf" for uri in (*resource.model_uris, *adapters)):
         rules.append(_rule(allowed.downloads, _download_ports(env)))
     return rules
 

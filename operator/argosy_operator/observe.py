@@ -72,6 +72,8 @@ class PodView:
     """Seconds since the epoch; 0: it was not."""
     image_volumes: tuple[str, ...] = ()
     """Images that it has mounted as volumes."""
+    adapters: str = ""
+    """The list of adapters that its kubelet was told to show it, as a digest."""
     cost: int = 0
     """Deletion cost: of workers alike those with the least go first."""
 
@@ -124,6 +126,7 @@ class PodView:
             rank=_number((metadata.get("labels") or {}).get(labels.RANK)),
             told_to_end_at=_told_to_end_at(metadata),
             image_volumes=tuple(v["image"].get("reference", "") for v in spec.get("volumes") or () if "image" in v),
+            adapters=(metadata.get("annotations") or {}).get(labels.ADAPTERS, ""),
             cost=_number((metadata.get("annotations") or {}).get(DELETION_COST)),
         )
 

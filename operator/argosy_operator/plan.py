@@ -125,6 +125,7 @@ def plan(resource: InferenceDeployment, observed: Observed, settings: PlanSettin
         for manifest in (
             manifests.service_account(resource),
             manifests.redis_secret(resource, settings),
+            manifests.adapters(resource),
             manifests.service(resource),
             group_manifests.ranks_service(resource) if grouped else None,
             group_manifests.leaders_service(resource) if grouped else None,

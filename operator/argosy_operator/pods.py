@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from argosy_api import labels, net, process
+from argosy_api import adapters, labels, net, process
 from argosy_api.resource import InferenceDeployment, InferenceDeploymentSpec
 from argosy_api.worker_spec import Role, WorkerSpec
+from argosy_operator.heads import adapters_name
 
 Manifest = dict[str, Any]
 USER = 65532
@@ -103,6 +104,8 @@ def _environment(
     }
     if any(uri.scheme == "hf" for uri in resource.model_uris):
         fixed[process.MODEL_CACHE] = CACHE_PATH
+    if _takes_adapters(resource):
+        fixed[process.ADAPTERS] = f"{labels.ADAPTERS_PATH}/{adapters.FILE}"
     env: list[Manifest] = [
         {"name": process.WORKER_ID, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
         {"name": process.NAMESPACE, "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
@@ -139,6 +142,10 @@ def _volumes(resource: InferenceDeployment) -> tuple[list[Manifest], list[Manife
     spec = resource.spec
     volumes: list[Manifest] = [{"name": "tmp", "emptyDir": {}}]
     mounts: list[Manifest] = [{"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108 - in the pod
+    if _takes_adapters(resource):
+        # always, and optional: the first adapter must not change what the pods are made of
+        volumes.append({"name": "adapters", "configMap": {"name": adapters_name(resource), "optional": True}})
+        mounts.append({"name": "adapters", "mountPath": labels.ADAPTERS_PATH, "readOnly": True})
     claims = dict.fromkeys(uri.place for uri in resource.model_uris if uri.scheme == "pvc")
     for name, claim in zip(("model", "draft-model"), claims, strict=False):
         source = {"claimName": claim, "readOnly": True}
@@ -158,6 +165,10 @@ def _volumes(resource: InferenceDeployment) -> tuple[list[Manifest], list[Manife
             volumes.append({"name": "cache", "emptyDir": {"sizeLimit": str(size)}})
         mounts.append({"name": "cache", "mountPath": CACHE_PATH})
     return volumes, mounts
+
+
+def _takes_adapters(resource: InferenceDeployment) -> bool:
+    return resource.spec.parallelism.pipeline == 1
 
 
 def _probes() -> Manifest:

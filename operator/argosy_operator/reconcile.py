@@ -18,7 +18,7 @@ from argosy_operator.asking import Starting, Told, ask_again, ask_serving, ask_s
 from argosy_operator.autoscaling import pilot
 from argosy_operator.autoscaling.edge import Autoscaler
 from argosy_operator.autoscaling.pilot import ScalingMemory
-from argosy_operator.carry_out import OWN_ECHO_S, Made, carry_out
+from argosy_operator.carry_out import OWN_ECHO_S, Made, carry_out, may_exist
 from argosy_operator.definition import Definition
 from argosy_operator.diagnose import Reason, diagnose, hopeless_at
 from argosy_operator.errors import ApiError, NameConflictError
@@ -26,8 +26,9 @@ from argosy_operator.events import Announcer
 from argosy_operator.facts import Facts, Failure, RouterFacts, is_routable
 from argosy_operator.image_volumes import ImageVolumes
 from argosy_operator.kube import KubeApi
+from argosy_operator.nudge import nudge
 from argosy_operator.observe import Children, PodView
-from argosy_operator.plan import ChildRef, Observed, Owner, plan
+from argosy_operator.plan import Observed, Owner, plan
 from argosy_operator.revisions import History
 from argosy_operator.rollout import Worker
 from argosy_operator.settings import Settings, image_allowed
@@ -110,7 +111,7 @@ class Reconciler:
             wanted = pilot.with_replicas(wanted, course.replicas)
         going = await self._autoscaler.choose_who_goes(owner, before.pods, course)
         observed = Observed(
-            _may_exist(wanted, before, memory),
+            may_exist(wanted, before, memory.made),
             history=memory.history if memory.history is not None else before.history,
             workers=tuple(_worker(p, before, router, memory.starting) for p in before.pods if p.active),
             groups=cluster_groups.groups_of(before, lambda pod: is_routable(pod, router), going),
@@ -150,14 +151,18 @@ class Reconciler:
             name_holder=self._name_holder(owner.namespace, owner.name, wanted.served_name),
             failure=_failure(refusal) if refusal is not None and told else None,
             course=course,
+            adapters=wanted.spec.adapters,
+            adapters_said=memory.told.adapters_of(current),
             counted_for=fit.counted_for(wanted.spec),
             prefetched=intent.prefetched,
             **former.served(memory.told, current, body, intent.revision),
         )
         status, unwritten = await self._write_status(body, facts, memory)
-        news, serving_due = await ask_serving(self._probe, current, memory.told)
+        news, serving_due = await ask_serving(self._probe, current, memory.told, wanted.spec.adapters)
+        said = memory.told.adapters_of(current)
+        await nudge(self._api, owner.namespace, current, wanted.spec.adapters, said)
         if news:
-            facts = replace(facts, **former.served(memory.told, current, body, intent.revision))
+            facts = replace(facts, adapters_said=said, **former.served(memory.told, current, body, intent.revision))
             status, unwritten = await self._write_status(body, facts, memory)
         if router is not None and (conditions.is_unsettled(status) or gate.is_waiting(children.pods)):
             self._hurry()
@@ -257,12 +262,6 @@ class Reconciler:
                 except ApiError as error:
                     log.debug("%s/%s: event not posted: %s", metadata["namespace"], metadata["name"], error.message)
         return status, None
-
-
-def _may_exist(wanted: InferenceDeployment, children: Children, memory: Memory) -> frozenset[ChildRef]:
-    """Nobody watches Secrets, so an old one counts as there until it was deleted once by this process."""
-    secret = ChildRef("v1", "Secret", manifests.redis_secret_name(wanted))
-    return frozenset(children.children) | ({secret} - memory.made.absent)
 
 
 def _worker(pod: PodView, children: Children, router: RouterFacts | None, starting: Starting) -> Worker:

@@ -20,7 +20,8 @@ from argosy_api.inference import inference_pb2, inference_pb2_grpc
 from argosy_api.v1 import worker_pb2, worker_pb2_grpc
 from argosy_router.clock import now
 from argosy_router.fleet import monitor, silence
-from argosy_router.fleet.fleet import DeploymentState, Fleet
+from argosy_router.fleet.deployment import DeploymentState
+from argosy_router.fleet.fleet import Fleet
 from argosy_router.fleet.index_feed import IndexFeed
 from argosy_router.fleet.membership import MembershipSource
 from argosy_router.fleet.peer import Peer

@@ -62,6 +62,7 @@ class Course:
             prompt_tokens=job.tokens,
             sampling=params_to_proto(job.params),
             cache_salt=job.cache_salt,
+            adapter=job.adapter,
             priority=job.priority,
             constraint=job.constraint,
         )

@@ -5,7 +5,7 @@ from weakref import WeakKeyDictionary, ref
 
 from argosy_api.errors import OverloadedError
 from argosy_router.clock import now
-from argosy_router.fleet.fleet import DeploymentState
+from argosy_router.fleet.deployment import DeploymentState
 from argosy_router.fleet.strength import strength
 from argosy_router.metrics import Metrics
 from argosy_router.routing.job import Job

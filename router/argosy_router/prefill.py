@@ -67,5 +67,6 @@ def _request(job: Job, source: str, request_id: str) -> pb.GenerateRequest:
         prompt_tokens=job.tokens,
         sampling=sampling,
         cache_salt=job.cache_salt,
+        adapter=job.adapter,
         kv_source=source,
     )

@@ -2,7 +2,8 @@
 
 from argosy_api.membership import RoutingPolicy
 from argosy_api.routes import DeploymentRoutes, IndexTruth, Routes, RouteState, WorkerLoad, WorkerRoute
-from argosy_router.fleet.fleet import DeploymentState, Fleet
+from argosy_router.fleet.deployment import DeploymentState
+from argosy_router.fleet.fleet import Fleet
 from argosy_router.fleet.peer import Peer
 from argosy_router.routing.policy import fill_rates
 

@@ -23,7 +23,8 @@ from argosy_router.ask import Ask, Caller
 from argosy_router.budgets import budgeted
 from argosy_router.clock import now
 from argosy_router.compared import compare
-from argosy_router.fleet.fleet import DeploymentState, Fleet
+from argosy_router.fleet.deployment import Named
+from argosy_router.fleet.fleet import Fleet
 from argosy_router.fleet.peer import ACQUAINTANCE_S
 from argosy_router.gate import Gate
 from argosy_router.metrics import UNKNOWN_MODEL, Metrics
@@ -142,7 +143,8 @@ class Service:
 
         """
         patience = ACQUAINTANCE_S if ask.resumption is None else resumption.WAIT_S
-        state, card = await self._model(ask.model, request.started, caller.deadline, patience)
+        named, card, adapter = await self._model(ask.model, request.started, caller.deadline, patience)
+        state = named.deployment
         request.model = state.name
         _check_salt(ask.cache_salt)
         check_priority(ask.priority)
@@ -153,7 +155,7 @@ class Service:
             request.taken = self.gate.enter(state, tenant, ask.choices, priority=priority, deadline=caller.deadline)
         ask.params.check(vocab_size=card.facts.vocab_size)
         ask = await worded(ask, card)
-        prompts = await self._encoded(request, ask, card)
+        prompts = await self._encoded(request, ask, card, adapter)
         params = budgeted(ask, card, prompts)
         texts = []
         if ask.echo:
@@ -176,6 +178,7 @@ class Service:
                     block_ids=ids,
                     params=seeded,
                     cache_salt=ask.cache_salt,
+                    adapter=adapter,
                     priority=ask.priority,
                     constraint=ask.constraint.text if ask.constraint is not None else "",
                     deadline=caller.deadline,
@@ -189,30 +192,31 @@ class Service:
                 jobs.append(job)
         return Prepared(card=card, prompts=prompts, texts=texts, jobs=jobs)
 
-    async def _model(
-        self, name: str, came: float, deadline: float | None, patience: float
-    ) -> tuple[DeploymentState, ModelCard]:
-        """The deployment that serves `name`, and its card; waits for its first worker where it may have none."""
+    async def _model(self, name: str, came: float, end: float | None, patience: float) -> tuple[Named, ModelCard, str]:
+        """What `name` names, its card, and the adapter's digest; waits for a first worker where there may be none."""
         if not name or len(name) > limits.MAX_MODEL_NAME:
             raise InvalidArgumentError("model", f"must have 1 to {limits.MAX_MODEL_NAME} characters")
         if not self.fleet.known:
             raise UnavailableError("the router does not know any deployment yet; try again")
-        state = self.fleet.resolve(name)
+        named = self.fleet.named(name)
+        state = named.deployment
         if state.holds:
-            await state.room.wait(came + state.spec.hold_s, deadline, lambda: no_worker(state, tried=0))
+            await state.room.wait(came + state.spec.hold_s, end, lambda: no_worker(state, tried=0))
             self._check_open()
-        end = now() + patience
-        hopeful = True
-        while state.card is None and hopeful and now() < end:
+        until, hopeful = now() + patience, True
+        while (state.card is None or state.may_come(named.adapter)) and hopeful and now() < until:
             await asyncio.sleep(0.01)
-            hopeful = state.hopeful
+            hopeful = state.hopeful or state.may_come(named.adapter)
         if state.card is None:
             raise UnavailableError(no_worker(state, tried=0))
-        return state, state.card
+        digest = state.adapters.get(named.adapter, "")
+        if named.adapter and not digest:
+            raise UnavailableError(f"{named.name!r}: no worker has loaded this adapter")
+        return named, state.card, digest
 
-    async def _encoded(self, request: Request, ask: Ask, card: ModelCard) -> list[Encoded]:
+    async def _encoded(self, request: Request, ask: Ask, card: ModelCard, adapter: str) -> list[Encoded]:
         """Each prompt once, however many choices it has."""
-        wanted = card.wanted(ask.cache_salt, offsets=ask.offsets)
+        wanted = card.wanted(ask.cache_salt, adapter=adapter, offsets=ask.offsets)
         found = []
         chat_or_prompts: Sequence[Prompt | None] = ask.prompts or (None,)
         for prompt, field in zip(chat_or_prompts, ask.fields, strict=True):

@@ -105,6 +105,19 @@ REFUSED = [
     ({"engine__kvCacheHostMemory": "2Gi"}, "spec.engine.kvCacheHostMemory"),  # all of the default memory
     ({"engine__kvCacheHostMemory": 1 << 40, "resources__memory": "1Ti"}, "spec.engine.kvCacheHostMemory"),
     ({"engine__kvCacheHostMemory": "1Gi", "engine__prefixCaching": False}, "spec.engine.kvCacheHostMemory"),
+    ({"engine__adapterMemory": "512m"}, "spec.engine.adapterMemory"),
+    ({"engine__adapterMemory": "much"}, "spec.engine.adapterMemory"),
+    ({"adapters": [{"name": "a", "uri": "sim://a"}, {"name": "a", "uri": "sim://b"}]}, "spec.adapters"),
+    ({"adapters": [{"name": "a", "uri": "hf://a/b"}]}, "spec.adapters"),  # of a sim:// model
+    ({"adapters": [{"name": "a", "uri": "sim://a"}], "model__uri": "hf://a/b"}, "spec.adapters"),
+    ({"adapters": [{"name": "a", "uri": "pvc://c/a"}], "model__uri": "hf://a/b"}, "spec.adapters"),
+    (
+        {"adapters": [{"name": "a", "uri": "hf://a/c"}], "model__uri": "hf://a/b", "parallelism": {"pipeline": 2}},
+        "spec.adapters",
+    ),
+    ({"adapters": [{"name": "a", "uri": "oci://image:1/a"}], "model__uri": "hf://a/b"}, "spec.adapters"),
+    ({"adapters": [{"name": "a:b", "uri": "sim://a"}]}, "spec.adapters[0].name"),
+    ({"adapters": [{"name": "a"}]}, "spec.adapters[0].uri"),
     ({"resources__memory": "0"}, "spec.resources.memory"),
     ({"resources__memory": "999m"}, "spec.resources.memory"),
     ({"resources__cpu": -1}, "spec.resources.cpu"),

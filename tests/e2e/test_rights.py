@@ -182,6 +182,11 @@ def test_granted_and_used_are_the_same(system, cluster, namespace, unmountable, 
     ) as proxy:
         namespace.apply(resource("plain"), resource("stored", f"pvc://{unmountable}/model.gguf"))
         wait_ready(namespace, "plain")
+        namespace.patch("plain", {"adapters": [{"name": "a", "uri": "sim://a"}]})
+        listed = lambda: namespace.get("configmap", "plain-argosy-adapters")  # noqa: E731
+        wait_for("the list is there", listed, 60)
+        namespace.patch("plain", {"adapters": []})
+        wait_for("the list is gone", lambda: not listed(), 60)
         namespace("scale", "infd/plain", "--replicas=2")
         wait_ready(namespace, "plain")
         bounds = {"minReplicas": 1, "maxReplicas": 1}  # one must go, and the operator says which

@@ -16,6 +16,7 @@ SETS = Gvr("apps", "v1", "statefulsets")
 PODS = Gvr("", "v1", "pods")
 SERVICES = Gvr("", "v1", "services")
 SECRETS = Gvr("", "v1", "secrets")
+CONFIGS = Gvr("", "v1", "configmaps")
 ACCOUNTS = Gvr("", "v1", "serviceaccounts")
 BUDGETS = Gvr("policy", "v1", "poddisruptionbudgets")
 POLICIES = Gvr("networking.k8s.io", "v1", "networkpolicies")
@@ -26,7 +27,7 @@ JOBS = Gvr("batch", "v1", "jobs")
 NODES = Gvr("", "v1", "nodes")
 EVENTS = Gvr("", "v1", "events")
 RESOURCES = Gvr("serving.argosy.dev", "v1alpha1", "inferencedeployments")
-CHILDREN = (DEPLOYMENTS, SETS, SERVICES, SECRETS, ACCOUNTS, BUDGETS, POLICIES, REVISIONS)
+CHILDREN = (DEPLOYMENTS, SETS, SERVICES, SECRETS, CONFIGS, ACCOUNTS, BUDGETS, POLICIES, REVISIONS)
 
 
 def api() -> FakeApi:
@@ -35,7 +36,7 @@ def api() -> FakeApi:
     kinds = {
         DEPLOYMENTS: "Deployment", SETS: "StatefulSet", PODS: "Pod", SERVICES: "Service", SECRETS: "Secret", ACCOUNTS: "ServiceAccount",
         BUDGETS: "PodDisruptionBudget", SLICES: "EndpointSlice", EVENTS: "Event", RESOURCES: "InferenceDeployment",
-        POLICIES: "NetworkPolicy", LEASES: "Lease", REVISIONS: "ControllerRevision", JOBS: "Job",
+        CONFIGS: "ConfigMap", POLICIES: "NetworkPolicy", LEASES: "Lease", REVISIONS: "ControllerRevision", JOBS: "Job",
     }  # fmt: skip
     for gvr, kind in kinds.items():
         subresources = {"status", "scale"} if gvr in (DEPLOYMENTS, SETS, RESOURCES) else {"status"}

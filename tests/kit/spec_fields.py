@@ -29,6 +29,7 @@ CANARY = {"rollout.strategy": "Canary", "rollout.canary": {"steps": [{"weight": 
 SCALED = {"autoscaling": {"maxReplicas": 9}}
 NIGHT = {"start": "22:00", "end": "06:00", "minReplicas": 2}
 POD = ("Deployment/m-leader", "spec", "template", "spec")
+LISTED = ("ConfigMap/m-argosy-adapters", "data", "adapters.json")
 CONTAINER = (*POD, "containers", "worker")
 
 
@@ -72,6 +73,8 @@ FIELDS = {
     "resources.memory": Field("7Gi", (*CONTAINER, "resources", "limits", "memory")),
     "resources.gpu.count": Field(1, (*CONTAINER, "resources", "limits", "nvidia.com/gpu"), seen="1", beside=HUB),
     "resources.gpu.resourceName": Field("amd.com/gpu", (*CONTAINER, "resources", "limits", "amd.com/gpu"), seen="1", beside=HUB),
+    "adapters.0.name": Field("b", ("router", "adapters"), seen=("b",), beside={"adapters": [{"name": "a", "uri": "sim://a"}]}),
+    "adapters.0.uri": Field("sim://b", LISTED, seen=ANOTHER, beside={"adapters": [{"name": "a", "uri": "sim://a"}]}),
     "image": Field("mine:1", (*CONTAINER, "image")),
     "placement.nodeSelector": Field({"disk": "fast"}, (*POD, "nodeSelector")),
     "placement.tolerations.0.key": Field("gpu", (*POD, "tolerations", "0", "key"), beside={"placement.tolerations": [{"operator": "Exists"}]}),

@@ -52,7 +52,9 @@ async def test_only_a_finalizer_is_left_on_the_resource(world):
     assert not metadata.get("annotations")
 
 
-@pytest.mark.parametrize("gvr", [g for g in fakecluster.CHILDREN if g != fakecluster.SECRETS])
+@pytest.mark.parametrize(
+    "gvr", [g for g in fakecluster.CHILDREN if g not in (fakecluster.SECRETS, fakecluster.CONFIGS)]
+)
 async def test_a_deleted_child_comes_back(world, gvr):
     world.plan = PlanSettings(worker_ingress=())
     await world.operator()

@@ -278,7 +278,12 @@ def test_pods_are_restricted(made):
     assert security["allowPrivilegeEscalation"] is False
     assert security["readOnlyRootFilesystem"] is True
     assert security["capabilities"] == {"drop": ["ALL"]}
-    assert {next(iter(v.keys() - {"name"})) for v in pod["volumes"]} <= {"emptyDir", "persistentVolumeClaim", "image"}
+    assert {next(iter(v.keys() - {"name"})) for v in pod["volumes"]} <= {
+        "emptyDir",
+        "persistentVolumeClaim",
+        "configMap",
+        "image",
+    }
     assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
 
 
@@ -286,6 +291,7 @@ def test_pods_are_restricted(made):
 
 _FULL = {
     "model": {"uri": "hf://org/repo", "servedName": "served", "maxModelLen": 100, "tokenSecretRef": {"name": "s", "key": "k"}},
+    "adapters": [{"name": "a", "uri": "hf://org/a"}],
     "engine": {"batching": "dynamic"},
     "quantization": {"weights": "int8", "groupSize": 32},
     "resources": {"gpu": {"count": 1, "resourceName": "nvidia.com/gpu"}},
@@ -296,6 +302,7 @@ _FULL = {
 _CHANGES = {
     "model.uri": "hf://org/other", "model.servedName": "another", "model.maxModelLen": 200,
     "model.tokenSecretRef.name": "t", "model.tokenSecretRef.key": "l",
+    "adapters.0.name": "b", "adapters.0.uri": "hf://org/b",
     "replicas": 5,
     "disaggregation.prefill.replicas": 3, "disaggregation.decode.replicas": 3,
     **{f"engine.{name}": value for name, value in single_fields().items()},
@@ -351,7 +358,7 @@ def test_no_field_is_ignored(path):
     if path == "modelCache.claimName":
         base["modelCache"] = {"type": "pvc", "claimName": "c"}
     if path.startswith("parallelism"):  # between CPUs
-        del base["resources"]
+        del base["resources"], base["adapters"]
     if path.startswith("rollout.canary"):
         base["rollout"] = CANARY
     if path.startswith("disaggregation"):
@@ -408,7 +415,7 @@ def test_no_field_is_ignored(path):
 def test_the_model_that_guesses_ahead_is_where_the_worker_looks_for_it(model, draft, mounts):
     resource = _resource(model={"uri": model}, engine={"speculative": {"model": draft}})
     container, pod = _container(resource), _pod(resource)
-    assert [m["mountPath"] for m in container["volumeMounts"]] == ["/tmp", *mounts]
+    assert [m["mountPath"] for m in container["volumeMounts"]] == ["/tmp", "/etc/argosy/adapters", *mounts]
     assert [m["name"] for m in container["volumeMounts"]] == [v["name"] for v in pod["volumes"]]
     assert ("ARGOSY_MODEL_CACHE" in _env(resource)) == ("/var/cache/argosy" in mounts)
     told = WorkerSpec.parse(container["args"][0].partition("=")[2])

@@ -119,6 +119,7 @@ class FakeWorker(rpc.WorkerServicer):
     kv_layout: str = ""
     kv_block_bytes: int = 0
     transfer: float = 0.0
+    adapters: dict[str, str] = field(default_factory=dict)
     script: Script = field(default_factory=Script)
 
     def __post_init__(self) -> None:
@@ -167,8 +168,8 @@ class FakeWorker(rpc.WorkerServicer):
     def member(self, **more: object) -> Worker:
         return Worker(worker_id=self.worker_id, address=f"127.0.0.1:{self.port}", **more)  # type: ignore[arg-type]
 
-    def ids(self, tokens: list[int], salt: str = "") -> list[bytes]:
-        return blocks.block_ids(blocks.root_id(self.fingerprint, salt=salt), tokens, BLOCK)
+    def ids(self, tokens: list[int], salt: str = "", adapter: str = "") -> list[bytes]:
+        return blocks.block_ids(blocks.root_id(self.fingerprint, adapter=adapter, salt=salt), tokens, BLOCK)
 
     # --- events
 
@@ -232,7 +233,7 @@ class FakeWorker(rpc.WorkerServicer):
             worker_id=self.worker_id, epoch=self.epoch, running=self.running + self.stuck, total_blocks=self.total_blocks,
             free_blocks=self.total_blocks, prefill_tokens_per_second=self.rate, queue=self.queue, draining=self.draining,
             sequence=self.sequence, accepted=self.accepted, uncached_tokens=total, last_step_age_seconds=self.step_age,
-            transfer_bytes_per_second=self.transfer, slow_step_seconds=self.slow_step,
+            transfer_bytes_per_second=self.transfer, slow_step_seconds=self.slow_step, adapters=self.adapters,
         )  # fmt: skip
 
     async def GetLoad(self, request, context):
@@ -265,7 +266,7 @@ class FakeWorker(rpc.WorkerServicer):
         if script.hang:
             await asyncio.Event().wait()
         prompt = list(request.prompt_tokens)
-        ids = self.ids(prompt, request.cache_salt)
+        ids = self.ids(prompt, request.cache_salt, request.adapter)
         hits = 0
         for block in ids[: (len(prompt) - 1) // BLOCK]:
             if block not in self.cached:

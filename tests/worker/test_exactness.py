@@ -2,13 +2,15 @@
 
 Each request is computed alone first: cold cache, its prompt as a whole, nothing else in the engine. Then all of them in
 each of the `WAYS`, by the simulated and by a real model. What came of them is compared by `==`: tokens of greedy and of
-sampled requests, with penalties, biases and constraints, and log-probabilities. A new way to compute is a new line of the table.
+sampled requests, with penalties, biases and constraints, with eight adapters and without, and log-probabilities. A new
+way to compute is a new line of the table.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import adapters
 import pytest
 from proposing import Everything, Proposing
 from tokenizers import Tokenizer
@@ -25,6 +27,8 @@ from argosy_worker.core.request import Request
 from argosy_worker.core.scheduler import Scheduler, SchedulerConfig
 from argosy_worker.grammar.answer import AnswerGrammar
 from argosy_worker.models import load_model
+from argosy_worker.models.peft import read_adapter
+from argosy_worker.models.weights import shape_of
 from argosy_worker.speculation.config import Method, SpeculationConfig
 from argosy_worker.speculation.draft_model import DraftModel
 from argosy_worker.speculation.speculator import Speculator
@@ -129,7 +133,8 @@ WAYS = {
     "static batches": Way(forming=forming(Batching.STATIC, 7), budget=64, proof=lambda line: line.most_at_once == 7),
     "right and wrong drafts": Way(budget=64, drafter=right_and_wrong, proof=lambda line: line.tried > 50),
     "looked-up drafts": Way(times=2, every=2, drafter=partial(looked_up, 4), proof=lambda line: line.right > 20),
-    "drafts of a model": Way(budget=128, every=2, drafter=partial(drafted, 3), proof=lambda line: line.right > 20),
+    # the draft model has no adapters: it is right for those who have none
+    "drafts of a model": Way(budget=128, every=2, drafter=partial(drafted, 3), proof=lambda line: line.right > 5),
     "drafts in little memory": Way(
         blocks=14, drafter=partial(looked_up, 8), times=2, proof=lambda line: line.tried > 0
     ),
@@ -140,7 +145,7 @@ WAYS = {
         blocks=5, host=30, drafter=right_and_wrong, times=2, every=2, proof=lambda line: line.pool.host.restored > 3
     ),
     "resumed": Way(resumed=True, budget=64, proof=lambda line: line.most_at_once > 8),
-    "resumed, preempted": Way(resumed=True, blocks=7, budget=64, proof=lambda line: line.preempted > 1),
+    "resumed, preempted": Way(resumed=True, blocks=8, budget=64, proof=lambda line: line.preempted > 1),
     "resumed with drafts": Way(resumed=True, drafter=right_and_wrong, proof=lambda line: line.tried > 20),
     "imported blocks": Way(imported=True, proof=lambda line: line.cached > 100),
 }
@@ -203,11 +208,13 @@ class Line:
 
     def request(self, number):
         prompt, params = self.world.jobs[number]
+        adapter = self.world.adapters[number % len(self.world.adapters)]
         return Request(
             request_id=f"r{number}",
             prompt=prompt,
             params=params,
-            root=root_id(self.world.model.facts.fingerprint),
+            root=root_id(self.world.model.facts.fingerprint, adapter="" if adapter is None else adapter.digest),
+            adapter=adapter,
             block_size=BLOCK,
             arrival=0.0,
             max_model_len=1024,
@@ -236,6 +243,8 @@ class World:
     model: object
     jobs: list
     slow: bool
+    adapters: list
+    """Of each job the next one, and again from the beginning; None: it has none."""
     alone: list = field(default_factory=list)
     compiled: list = field(init=False)
 
@@ -283,20 +292,40 @@ def jobs_of(tokenizer):
     return made
 
 
+def random_adapters(config, folder):
+    """Eight, of other linears and ranks each."""
+    shapes = {}
+    for layer in range(config.layers):
+        for role, part in zip("qkvo", ("q_proj", "k_proj", "v_proj", "o_proj"), strict=True):
+            shapes[f"model.layers.{layer}.self_attn.{part}"] = shape_of(config, f"layers.{layer}.{role}")
+        for role in ("gate", "up", "down"):
+            shapes[f"model.layers.{layer}.mlp.{role}_proj"] = shape_of(config, f"layers.{layer}.{role}")
+    for i in range(8):
+        targets = adapters.LINEARS[i - 1 :] if i else adapters.LINEARS
+        chosen = {module: shape for module, shape in shapes.items() if module.endswith(targets)}
+        tensors = adapters.tensors_of(chosen, i, rank=2 + i, size=0.5)
+        yield read_adapter(adapters.write(folder / str(i), tensors, targets=targets, rank=2 + i, alpha=2), config)
+
+
 @pytest.fixture(scope="module", params=["sim", "SmolLM2"])
-def world(request):
+def world(request, tmp_path_factory):
     if request.param == "sim":
         model = sim.SimModel(sim.SimSpec(decode_ms=0, prefill_tps=0, check=1))
+        made = [sim.SimAdapter(f"{i}") for i in range(8)]
     else:
         model = load_model(request.getfixturevalue("smollm_path"), compute="auto", device="cpu", threads=2)
-    world = World(model, jobs_of(Tokenizer.from_buffer(model.facts.tokenizer_json)), slow=request.param != "sim")
+        made = list(random_adapters(model.config, tmp_path_factory.mktemp("adapters")))
+    jobs = jobs_of(Tokenizer.from_buffer(model.facts.tokenizer_json))
+    world = World(model, jobs, slow=request.param != "sim", adapters=[None, *made])
     world.answer_each_alone()
     return world
 
 
 def test_the_answers_are_worth_a_comparison(world):
-    """They differ among each other, and from those without what shapes the distribution."""
+    """They differ among each other, from those without what shapes the distribution, and from those without adapters."""
     assert len({tuple(tokens) for tokens, _ in world.alone}) > 20
+    plain = Line(replace(world, adapters=[None]), Way()).answers(range(1, 9))
+    assert sum(answer[0] != world.alone[n][0] for n, answer in enumerate(plain, 1)) >= 7
     if world.slow:  # of all this the simulated model knows the seed alone
         usual = SamplingParams()
         plain = [

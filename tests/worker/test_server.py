@@ -189,7 +189,7 @@ async def test_every_bad_field_is_refused_by_name_and_the_engine_lives_on(rig, o
     assert (load.used_blocks, load.running, load.waiting) == (0, 0, 0)
 
 
-KNOWN = {"request_id", "attempt", "prompt_tokens", "sampling", "cache_salt", "priority", "resumed_tokens"}
+KNOWN = {"request_id", "attempt", "prompt_tokens", "sampling", "cache_salt", "adapter", "priority", "resumed_tokens"}
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ class Machine(sim.SimModel):
         self.facts = replace(self.facts, device=device)
         self.left = {"cpu": 50 * 16 * 1024, "cuda": 50 * 16 * 1024}[device]
 
-    def memory_for_kv(self):
+    def memory_for_kv(self, kept=0):
         return self.left * 4 // 5
 
     def memory_left(self):

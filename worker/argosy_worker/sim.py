@@ -28,7 +28,7 @@ from argosy_worker.core.batch import Finished, SequenceSlice, StepBatch, StepOut
 from argosy_worker.core.blocks import NULL_BLOCK
 from argosy_worker.core.facts import ModelFacts
 from argosy_worker.core.rules import Counts
-from argosy_worker.sim_cache import START, SimCache, State
+from argosy_worker.sim_cache import START, SimCache, State, start_of
 from argosy_worker.sim_tokens import EMPTY, ENDS, astray, left_open, next_state, pick, wear
 
 oracle = sim_tokens.oracle
@@ -113,6 +113,13 @@ def _number(uri: ModelUri, key: str, text: str, *, whole: bool) -> float | int:
 # --- the runner
 
 
+@dataclass(frozen=True, slots=True)
+class SimAdapter:
+    """What changes all tokens in its own way: the simulated model's hash goes on from its name."""
+
+    digest: str
+
+
 class SimRunner:
     """A `Runner` over hashes. See the module's docstring."""
 
@@ -149,7 +156,8 @@ class SimRunner:
             if problem:
                 return StepOutput(error=problem)
         size, table = self._block_size, piece.table
-        state = START if piece.start == 0 else self._after[table[(piece.start - 1) // size]][(piece.start - 1) % size]
+        begin = START if piece.adapter is None else start_of(piece.adapter.digest)
+        state = begin if piece.start == 0 else self._after[table[(piece.start - 1) // size]][(piece.start - 1) % size]
         rows: list[TokenLogprob] = []
         ends: list[tuple[State, Sequence[int], Counts | None, list[int] | None]] = []  # after each row that is sampled
         targets = iter(piece.prompt_targets)
@@ -199,7 +207,8 @@ class SimRunner:
             return f"block table {list(needed)} cannot hold positions up to {end}"
         past = table[first : -(-piece.start // size)]
         befores = [self._before[block] for block in past]
-        begin = START if first == 0 else befores[0] if befores else b""
+        start = START if piece.adapter is None else start_of(piece.adapter.digest)
+        begin = start if first == 0 else befores[0] if befores else b""
         if befores != [begin, *(self._after[block][-1] for block in past[:-1])][: len(past)]:
             return f"blocks {list(past)} do not follow each other"
         return None
@@ -250,8 +259,9 @@ class SimModel:
         """Pretended bytes of one block."""
         return block_size * _BYTES_PER_TOKEN
 
-    def memory_for_kv(self) -> int:
+    def memory_for_kv(self, kept: int = 0) -> int:
         """What `kv_blocks` blocks of 16 tokens take."""
+        del kept
         return self._spec.kv_blocks * _BLOCK_UNIT * _BYTES_PER_TOKEN
 
     def memory_left(self) -> None:

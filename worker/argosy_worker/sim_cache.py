@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from hashlib import blake2b
 
 from argosy_api.errors import InvalidArgumentError
 from argosy_worker.core.host import Move
@@ -10,6 +11,11 @@ State = bytes
 START: State = b"argosy-sim"
 """The hash before the first token."""
 STATE_BYTES = 8
+
+
+def start_of(adapter: str) -> State:
+    """The hash before the first token, with the adapter of this digest; as long as START."""
+    return blake2b(adapter.encode(), digest_size=len(START)).digest()
 
 
 class SimCache:

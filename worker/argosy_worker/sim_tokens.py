@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from hashlib import blake2b
 
 from argosy_api.params import SamplingParams
-from argosy_worker.sim_cache import START, STATE_BYTES, State
+from argosy_worker.sim_cache import START, STATE_BYTES, State, start_of
 
 END_OF_TEXT, IM_START, IM_END = range(256, 259)
 ENDS = (IM_END, END_OF_TEXT)
@@ -79,12 +79,15 @@ def wear(params: SamplingParams, ids: Iterable[int], times: Iterable[int]) -> di
     return {token: count + (params.repetition_penalty != 1) for token, count in zip(ids, times, strict=True)}
 
 
-def oracle(prompt: Sequence[int], count: int, params: SamplingParams, *, eos_every: int = 0) -> list[int]:
+def oracle(
+    prompt: Sequence[int], count: int, params: SamplingParams, *, eos_every: int = 0, adapter: str = ""
+) -> list[int]:
     """The first `count` tokens after `prompt`, computed without blocks, chunks or batches, and counted anew for each.
 
-    Of the stop conditions it knows only `min_tokens`: what would end the request is not drawn before.
+    Of the stop conditions it knows only `min_tokens`: what would end the request is not drawn before. `adapter`: the
+    digest of one.
     """
-    state = START
+    state = start_of(adapter) if adapter else START
     for token in prompt:
         state = next_state(state, token)
     enders = {*params.stop_token_ids, *(() if params.ignore_eos else ENDS)}

@@ -49,6 +49,16 @@ struct Quantized {
   Quantized from(size_t place) const { return {q + place * GROUP, d + place, sum + place, raw + place}; }
 };
 
+// What an adapter adds to a linear: up (down x), for each part of the linear that follows another in its outputs (q, k and v;
+// gate and up) with rows of `down` of its own, or shared ones. All fp32.
+struct LowRank {
+  const float* down;   // [rank, in]
+  const float* up[3];  // [ranks[i], outputs of the part]; null where nothing is added to it
+  int32_t rank;        // 0: nothing is added
+  int32_t first[3], ranks[3];  // which rows of `down` a part has
+};
+enum Adapted { QKV, O, GATE_UP, DOWN, LINEARS };
+
 // Where the rows of a step lie; arrays as in core/layout.py.
 struct Step {
   int32_t rows, slices;
@@ -58,6 +68,9 @@ struct Step {
   const int32_t* block_table;   // [slices, table_width]
   const int32_t* slots;         // [rows]
   int32_t table_width, block_size;
+  int32_t most_rank;               // of the adapters
+  const int32_t* adapter_of;       // [rows]: which of them a row has, or -1; null where no row has any
+  const LowRank* const* adapters;  // of each: [layers, LINEARS]
 };
 
 // One decoder layer: norm, attention with rotary positions over a paged cache, norm, gated feed-forward part.
@@ -115,6 +128,10 @@ struct Kernels {
   void (*add)(float* x, const float* y, int n);
   // GROUP numbers of a gate, then GROUP of what it lets through, for each row: quantized as the block `block` of `blocks`
   void (*gate)(const float* both, int rows, int block, int blocks, Quantized to);
+  void (*held)(int n, Quantized from, float* out);  // what a row was quantized to: q d
+  void (*narrow)(const float* down, int rank, const float* x, int n, float* out);  // down [rank, n] x -> out [rank]
+  // out += t up, where a row of `up` lies `stride` behind the one before
+  void (*widen)(const float* up, size_t stride, int rank, const float* t, int n, float* out);
   void (*halve)(const float* x, int n, uint16_t* out);  // to fp16; what is too large becomes the largest
   // Keys that are held in 8 bits, and the queries that meet them: large channels are spread over all (kv_types.py)
   void (*spread)(float* x, int dim);

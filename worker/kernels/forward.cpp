@@ -58,8 +58,38 @@ struct Walk {
     ranges(w.out / TILE, [&](int from, int to) { k.linear(w, x, rows, from, to - from, out + TILE * from, w.out); });
   }
 
+  // what the row's adapter adds to a linear of layer `layer`; null: nothing
+  const LowRank* low_rank(int row, int layer, Adapted linear) const {
+    if (!step.adapter_of || step.adapter_of[row] < 0) return nullptr;
+    const LowRank* found = step.adapters[step.adapter_of[row]] + layer * LINEARS + linear;
+    return found->rank ? found : nullptr;
+  }
+
+  // what it makes of what goes into qkv, or into gate and up
+  float* low_of(int row) { return room.low.data() + size_t(alone() ? thread : row) * step.most_rank; }
+
+  // adds to outputs of a part of a linear, which is `width` wide: `count` of them from `begin` on
+  void widen(const LowRank& a, int part, const float* t, int width, int begin, int count, float* out) {
+    if (a.up[part]) k.widen(a.up[part] + begin, size_t(width), a.ranks[part], t + a.first[part], count, out);
+  }
+
+  // a row of x += what `linear` of layer `layer` has made of its `in` inputs, and what the row's adapter adds to that
+  void leave(float* x, const float* part, int row, int hidden, int layer, Adapted linear, int in) {
+    k.add(x, part + size_t(row) * hidden, hidden);
+    const LowRank* a = low_rank(row, layer, linear);
+    if (!a) return;
+    float *held = room.held.data() + size_t(thread) * room.held_width, *t = held + in;
+    const float* from = held;
+    if (linear == O)
+      from = room.heads.data() + size_t(row) * in;
+    else  // this goes nowhere in floats: it is what the linear itself reads
+      k.held(in, room.gated.all().from(Quantized::place(row, 0, in / GROUP)), held);
+    k.narrow(a->down, a->rank, from, in, t);
+    widen(*a, 0, t, hidden, 0, hidden, x);
+  }
+
   // gate and up of a block at a time, and at once to what `down` reads: neither goes through memory in floats
-  void gated(const Linear& gate_up, int ffn, int rows) {
+  void gated(const Linear& gate_up, int ffn, int rows, int layer) {
     constexpr int TILES = GROUP / TILE;
     float* both = room.both.data() + size_t(thread) * ROWS_AT_A_GATE * 2 * GROUP;
     ranges(ffn / GROUP, [&](int from, int to) {
@@ -69,19 +99,25 @@ struct Walk {
           const Quantized x = entered(gate_up.in).from(Quantized::place(row, 0, gate_up.in / GROUP));
           k.linear(gate_up, x, count, TILES * block, TILES, both, 2 * GROUP);
           k.linear(gate_up, x, count, TILES * block + ffn / TILE, TILES, both + GROUP, 2 * GROUP);
+          for (int i = 0; step.adapter_of && i < count; i++)
+            if (const LowRank* a = low_rank(row + i, layer, GATE_UP))
+              for (int part = 0; part < 2; part++)
+                widen(*a, part, low_of(row + i), ffn, GROUP * block, GROUP, both + (2 * i + part) * GROUP);
           k.gate(both, count, block, ffn / GROUP, room.gated.all().from(Quantized::place(row, 0, ffn / GROUP)));
         }
     });
   }
 
-  // x += part (where there is one), then norm and quantization of what the next linear reads. `twice`: what the 8 bits
-  // leave is quantized too, as a further row behind all of them.
-  void enter(float* x, const float* part, const float* norm, float eps, int hidden, bool twice) {
+  // x += part (where there is one), then norm and quantization of what the linear `next` of layer `layer` reads. For
+  // qkv what the 8 bits leave is quantized too, as a further row behind all of them. `in`: of the linear that made `part`.
+  void enter(float* x, const float* part, const float* norm, float eps, int hidden, int layer, Adapted next, int in) {
+    const bool twice = next == QKV;
     each_row([&](int row) {
       float* of = x + size_t(row) * hidden;
-      if (part) k.add(of, part + size_t(row) * hidden, hidden);
+      if (part) leave(of, part, row, hidden, twice ? layer - 1 : layer, twice ? DOWN : O, in);
       float* normed = room.norms.data() + size_t(thread) * hidden;
       k.rms_norm(of, norm, eps, hidden, normed);
+      if (const LowRank* a = low_rank(row, layer, next)) k.narrow(a->down, a->rank, normed, hidden, low_of(row));
       quantize(normed, row, hidden);
       if (!twice) return;
       k.remainder(normed, hidden, entered(hidden).from(Quantized::place(row, 0, hidden / GROUP)));
@@ -89,51 +125,54 @@ struct Walk {
     });
   }
 
-  // x: the rows, or this thread's own of a single one
-  void layer(const Layer& l, float* x, const float* part, const float* cos, const float* sin) {
+  // x: the rows, or this thread's own of a single one. `in`: what the last linear of the layer before has read.
+  void layer(const Layer& l, int number, float* x, const float* part, int in, const float* cos, const float* sin) {
     // A few channels are much larger than the others here: with 8 bits alone these would lose most, and the model most
     // of all that its activations lose (docs/cpu.md).
-    enter(x, part, l.attn_norm, l.eps, l.hidden, true);
+    enter(x, part, l.attn_norm, l.eps, l.hidden, number, QKV, in);
     Linear qkv = l.qkv;
     qkv.bias = nullptr;
     linear(qkv, entered(l.hidden), 2 * step.rows, room.qkv.data());
     if (step.slices == step.rows) {  // nobody reads what another row writes
       shared(step.rows * l.kv_heads, [&](int i) {
         const int row = i / l.kv_heads, head = i % l.kv_heads;
-        turn(l, row, head, cos, sin);
+        turn(l, number, row, head, cos, sin);
         attend(l, row, row, row + 1, head);
       });
     } else {
       shared(step.rows, [&](int row) {
-        for (int head = 0; head < l.kv_heads; head++) turn(l, row, head, cos, sin);
+        for (int head = 0; head < l.kv_heads; head++) turn(l, number, row, head, cos, sin);
       });
       attention(l);
     }
     const int width = l.heads * l.head_dim;
     if (!by_head(l)) shared(step.rows, [&](int row) { heads_of(l, row, 0, width); });
     linear(l.o, room.in.all(), step.rows, room.part.data());
-    enter(x, room.part.data(), l.mlp_norm, l.eps, l.hidden, false);
-    gated(l.gate_up, l.ffn, step.rows);
+    enter(x, room.part.data(), l.mlp_norm, l.eps, l.hidden, number, GATE_UP, width);
+    gated(l.gate_up, l.ffn, step.rows, number);
     linear(l.down, room.gated.all(), step.rows, room.part.data());
   }
 
   // Queries, key and value of one kv head of a row: both terms together, at their position; key and value to the cache.
-  void turn(const Layer& l, int row, int head, const float* cos, const float* sin) {
+  void turn(const Layer& l, int number, int row, int head, const float* cos, const float* sin) {
     const int dim = l.head_dim, group = l.heads / l.kv_heads, half = l.rotary / 2;
+    const int widths[] = {l.heads * dim, l.kv_heads * dim, l.kv_heads * dim};
+    const LowRank* a = low_rank(row, number, QKV);
     const size_t stride = l.qkv.out;
     float* of = room.qkv.data() + row * stride;
-    auto whole = [&](int first, int count, bool turned) {
+    auto whole = [&](int part, int begin, int first, int count) {
       k.add(of + first, of + step.rows * stride + first, count);
       if (l.qkv.bias) k.add(of + first, l.qkv.bias + first, count);
-      for (int i = first; turned && i < first + count; i += dim) {
+      if (a) widen(*a, part, low_of(row), widths[part], begin, count, of + first);
+      for (int i = first; part < 2 && i < first + count; i += dim) {
         if (half) k.rotate(of + i, cos + size_t(row) * half, sin + size_t(row) * half, half);
         if (l.cache_bits == 8) k.spread(of + i, dim);
       }
     };
     const int keys = (l.heads + head) * dim, values = keys + l.kv_heads * dim;
-    whole(head * group * dim, group * dim, true);
-    whole(keys, dim, true);
-    whole(values, dim, false);
+    whole(0, head * group * dim, head * group * dim, group * dim);
+    whole(1, head * dim, keys, dim);
+    whole(2, head * dim, values, dim);
     store(l, step.slots[row], head, of + keys, of + values);
   }
 
@@ -244,12 +283,20 @@ void forward(Pool& pool, const Kernels& kernels, Room& room, const Layer* layers
   least(room.own, threads * hidden);
   least(room.part, rows * hidden);
   least(room.states, threads * states);
+  if (step.adapter_of) {
+    room.held_width = std::max(heads, ffn) + step.most_rank;
+    least(room.held, threads * room.held_width);
+    least(room.low, std::max(rows, threads) * step.most_rank);
+  }
   pool.run(together, [&](int thread) {
     Walk walk{pool, kernels, room, step, thread, pool.running()};
     float* its = walk.own(x, hidden);
     if (its != x) std::memcpy(its, x, hidden * sizeof(float));
-    for (int i = 0; i < count; i++) walk.layer(layers[i], its, i ? room.part.data() : nullptr, cos[i], sin[i]);
-    walk.each_row([&](int row) { kernels.add(its + size_t(row) * hidden, room.part.data() + size_t(row) * hidden, hidden); });
+    for (int i = 0; i < count; i++)
+      walk.layer(layers[i], i, its, i ? room.part.data() : nullptr, i ? layers[i - 1].ffn : 0, cos[i], sin[i]);
+    walk.each_row([&](int row) {
+      walk.leave(its + size_t(row) * hidden, room.part.data(), row, hidden, count - 1, DOWN, layers[count - 1].ffn);
+    });
     if (its != x && thread == 0) std::memcpy(x, its, hidden * sizeof(float));
   });
 }

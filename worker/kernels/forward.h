@@ -22,6 +22,8 @@ struct Activations {
 struct Room {
   Activations in, gated;
   std::vector<float> qkv, heads, both, part, norms, states, own;
+  std::vector<float> low, held;  // what adapters make of rows; and for each thread a row and the like of it
+  size_t held_width = 0;
   std::vector<uint16_t> halves;
   std::unique_ptr<Pieces[]> pieces;
   int pieces_count = 0;

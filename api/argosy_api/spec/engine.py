@@ -48,6 +48,10 @@ class EngineSpec(Strict):
     kv_cache_host_memory: Quantity | None = None
     """Host memory, as 8Gi, for blocks that the KV cache evicts: a prompt that begins like them gets them back by a copy
     instead of computing. Taken at start, within resources.memory. For GPUs; on a CPU raise kvCacheMemory instead."""
+    adapter_memory: Quantity | None = None
+    """Memory of a worker's LoRA adapters, as 512Mi, kept free of the KV cache. More may be listed than fit: the one
+    used least lately, and that no request uses, makes room. Default: a quarter of what the KV cache leaves, at most
+    512Mi, and not kept free."""
     prefix_caching: bool = True
     """Keep the blocks of ended requests for requests that begin alike."""
     queue_order: Literal["leastWork", "fcfs"] = "leastWork"
@@ -73,6 +77,11 @@ class EngineSpec(Strict):
     def kv_cache_bytes(self) -> int | None:
         """`kv_cache_memory` as bytes."""
         return None if self.kv_cache_memory is None else quantity.parse_bytes(self.kv_cache_memory)
+
+    @property
+    def adapter_bytes(self) -> int:
+        """`adapter_memory` as bytes; 0 where none is set."""
+        return 0 if self.adapter_memory is None else quantity.parse_bytes(self.adapter_memory)
 
     @property
     def kv_cache_host_bytes(self) -> int:

@@ -217,7 +217,7 @@ class GenerateRequest(_message.Message):
     adapter: _builtins.str
     """Settled now, so that old and new parts of one cluster understand each other. A worker that can't honour one of
     these refuses the request with INVALID_ARGUMENT and the field's name; none is ever passed over.
-    name of a LoRA adapter; part of the root of the block ids
+    digest of a LoRA adapter, as in Load; part of the root of the block ids
     """
     priority: _builtins.int
     """-10 to 10; larger goes first (docs/sampling.md)"""
@@ -627,6 +627,26 @@ Global___GetLoadRequest: _TypeAlias = GetLoadRequest  # noqa: Y015
 class Load(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class AdaptersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     WORKER_ID_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     RUNNING_FIELD_NUMBER: _builtins.int
@@ -648,6 +668,7 @@ class Load(_message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     GENERATED_TOKENS_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
     TRANSFER_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     epoch: _builtins.int
@@ -690,6 +711,10 @@ class Load(_message.Message):
     def queue(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueuedWork]:
         """requests whose prompt is not computed yet, in the engine's order, at most 256"""
 
+    @_builtins.property
+    def adapters(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """LoRA adapters that requests may ask for: name -> digest (hex) of what each adds. They come and go while it runs."""
+
     def __init__(
         self,
         *,
@@ -714,11 +739,12 @@ class Load(_message.Message):
         prompt_tokens: _builtins.int = ...,
         cached_tokens: _builtins.int = ...,
         generated_tokens: _builtins.int = ...,
+        adapters: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         transfer_bytes_per_second: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cached_blocks", b"cached_blocks", "cached_tokens", b"cached_tokens", "decode_tokens", b"decode_tokens", "draining", b"draining", "epoch", b"epoch", "free_blocks", b"free_blocks", "generated_tokens", b"generated_tokens", "inter_token_seconds", b"inter_token_seconds", "last_step_age_seconds", b"last_step_age_seconds", "prefill_tokens_per_second", b"prefill_tokens_per_second", "prompt_tokens", b"prompt_tokens", "queue", b"queue", "running", b"running", "sequence", b"sequence", "slow_step_seconds", b"slow_step_seconds", "total_blocks", b"total_blocks", "transfer_bytes_per_second", b"transfer_bytes_per_second", "uncached_tokens", b"uncached_tokens", "used_blocks", b"used_blocks", "waiting", b"waiting", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "adapters", b"adapters", "cached_blocks", b"cached_blocks", "cached_tokens", b"cached_tokens", "decode_tokens", b"decode_tokens", "draining", b"draining", "epoch", b"epoch", "free_blocks", b"free_blocks", "generated_tokens", b"generated_tokens", "inter_token_seconds", b"inter_token_seconds", "last_step_age_seconds", b"last_step_age_seconds", "prefill_tokens_per_second", b"prefill_tokens_per_second", "prompt_tokens", b"prompt_tokens", "queue", b"queue", "running", b"running", "sequence", b"sequence", "slow_step_seconds", b"slow_step_seconds", "total_blocks", b"total_blocks", "transfer_bytes_per_second", b"transfer_bytes_per_second", "uncached_tokens", b"uncached_tokens", "used_blocks", b"used_blocks", "waiting", b"waiting", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -831,7 +857,6 @@ class ModelInfo(_message.Message):
     QUEUE_ORDER_FIELD_NUMBER: _builtins.int
     QUEUE_AGEING_FIELD_NUMBER: _builtins.int
     KV_DTYPE_FIELD_NUMBER: _builtins.int
-    ADAPTERS_FIELD_NUMBER: _builtins.int
     EXACTNESS_FIELD_NUMBER: _builtins.int
     SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
     KV_LAYOUT_FIELD_NUMBER: _builtins.int
@@ -890,10 +915,6 @@ class ModelInfo(_message.Message):
         """role -> chosen kernel and why"""
 
     @_builtins.property
-    def adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """LoRA adapters that are loaded"""
-
-    @_builtins.property
     def special_tokens(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Every special token that the model's files name, as chat templates know it: "bos_token", "pad_token" -> its text. What
         is not here is undefined in a template.
@@ -925,7 +946,6 @@ class ModelInfo(_message.Message):
         queue_order: _builtins.str = ...,
         queue_ageing: _builtins.float | None = ...,
         kv_dtype: _builtins.str = ...,
-        adapters: _abc.Iterable[_builtins.str] | None = ...,
         exactness: _builtins.str = ...,
         special_tokens: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         kv_layout: _builtins.str = ...,
@@ -936,7 +956,7 @@ class ModelInfo(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id", "_queue_ageing", b"_queue_ageing", "bos_token_id", b"bos_token_id", "queue_ageing", b"queue_ageing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id", "_queue_ageing", b"_queue_ageing", "adapters", b"adapters", "add_bos", b"add_bos", "architecture", b"architecture", "block_hash_version", b"block_hash_version", "block_size", b"block_size", "bos_token_id", b"bos_token_id", "chat_template", b"chat_template", "compute", b"compute", "device", b"device", "eos_token_ids", b"eos_token_ids", "epoch", b"epoch", "exactness", b"exactness", "fingerprint", b"fingerprint", "host_blocks", b"host_blocks", "instruction_set", b"instruction_set", "kernels", b"kernels", "kv_block_bytes", b"kv_block_bytes", "kv_dtype", b"kv_dtype", "kv_layout", b"kv_layout", "max_model_len", b"max_model_len", "quantization", b"quantization", "queue_ageing", b"queue_ageing", "queue_order", b"queue_order", "revision", b"revision", "role", b"role", "served_name", b"served_name", "special_tokens", b"special_tokens", "tokenizer_json", b"tokenizer_json", "total_blocks", b"total_blocks", "vocab_size", b"vocab_size", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id", "_queue_ageing", b"_queue_ageing", "add_bos", b"add_bos", "architecture", b"architecture", "block_hash_version", b"block_hash_version", "block_size", b"block_size", "bos_token_id", b"bos_token_id", "chat_template", b"chat_template", "compute", b"compute", "device", b"device", "eos_token_ids", b"eos_token_ids", "epoch", b"epoch", "exactness", b"exactness", "fingerprint", b"fingerprint", "host_blocks", b"host_blocks", "instruction_set", b"instruction_set", "kernels", b"kernels", "kv_block_bytes", b"kv_block_bytes", "kv_dtype", b"kv_dtype", "kv_layout", b"kv_layout", "max_model_len", b"max_model_len", "quantization", b"quantization", "queue_ageing", b"queue_ageing", "queue_order", b"queue_order", "revision", b"revision", "role", b"role", "served_name", b"served_name", "special_tokens", b"special_tokens", "tokenizer_json", b"tokenizer_json", "total_blocks", b"total_blocks", "vocab_size", b"vocab_size", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bos_token_id: _TypeAlias = _typing.Literal["bos_token_id"]  # noqa: Y015
     _WhichOneofArgType__bos_token_id: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id"]  # noqa: Y015

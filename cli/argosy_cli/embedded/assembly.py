@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from argosy_api import adapters as lists
 from argosy_api import net
 from argosy_api.model_uri import ModelUri
-from argosy_api.process import HF_TOKEN, IMAGE_ROOT, MODEL_CACHE, PVC_ROOT, REDIS_URL
+from argosy_api.process import ADAPTERS, HF_TOKEN, IMAGE_ROOT, MODEL_CACHE, PVC_ROOT, REDIS_URL
 from argosy_api.resource import InferenceDeployment
 from argosy_cli.embedded import machine as machines
 from argosy_cli.embedded import pods, ports, services
@@ -118,6 +119,8 @@ def assemble(
     taken = {options.http_port, options.grpc_port, options.metrics_port}
     valkey, url = _valkey(taken, folder, state, changed)
     router = _router(resources, options, folder, environment=inherited | _redis(url), run=state, changed=changed)
+    for resource in resources:
+        _adapters_file(folder, resource).write_text(lists.to_json(resource.spec.adapters))
     busy = sum(r.spec.most_workers for r in resources if ModelUri.parse(r.spec.model.uri).scheme != "sim")
     around = Surroundings(
         folder=folder.path,
@@ -129,7 +132,8 @@ def assemble(
         taken=taken,
     )
     gpus = _devices(machine, environment)
-    return Parts(valkey, router, [_workers(r, around, _assign(r, machine, gpus), state, changed) for r in resources])
+    workers = [_workers(r, around, _assign(r, machine, gpus), state, changed=changed, folder=folder) for r in resources]
+    return Parts(valkey, router, workers)
 
 
 def _valkey(
@@ -181,7 +185,9 @@ def _workers(
     around: Surroundings,
     gpus: Iterator[str | None],
     run: RunState,
+    *,
     changed: Callable[[], None],
+    folder: RunFolder,
 ) -> Workers:
     made = plan(pilot.with_replicas(resource, resource.spec.most_workers), Observed(), PlanSettings())
     workloads = {workload.ref for workload in made.workloads}
@@ -199,7 +205,8 @@ def _workers(
 
     def make(pod: Pod) -> Kept:
         process = ProcessState(name=pod.name)
-        replica = Replica(pod, process, around, gpu=devices[pod.name], changed=changed)
+        mine = around.with_overrides({ADAPTERS: str(_adapters_file(folder, resource))})
+        replica = Replica(pod, process, mine, gpu=devices[pod.name], changed=changed)
         return Kept(replica, Keeper(replica, process, grace_s=replica.limits.grace_s + SLACK_S, changed=changed))
 
     workers = Workers(resource, state, make, all_pods)
@@ -207,6 +214,11 @@ def _workers(
     for _ in range(len(all_pods) if scaled is None else schedule.least(scaled, datetime.now(UTC))):
         workers.add()
     return workers
+
+
+def _adapters_file(folder: RunFolder, resource: InferenceDeployment) -> Path:
+    """What is a ConfigMap in a cluster."""
+    return folder.path / f"{resource.metadata.namespace}.{resource.metadata.name}.{lists.FILE}"
 
 
 def _overrides(environment: Mapping[str, str]) -> dict[str, str]:

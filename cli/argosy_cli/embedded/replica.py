@@ -4,7 +4,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from argosy_api import process as names
@@ -41,6 +41,10 @@ class Surroundings:
     """For workers whose resource does not say how many."""
     taken: set[int]
     """Ports given out in this run."""
+
+    def with_overrides(self, more: Mapping[str, str]) -> "Surroundings":
+        """The same, with more environment of one resource's."""
+        return replace(self, overrides={**self.overrides, **more})
 
 
 class Replica:

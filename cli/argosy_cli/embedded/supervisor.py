@@ -161,6 +161,7 @@ class Supervisor:
             workers=tuple(m for replica in workers.replicas if (m := replica.member()) is not None),
             message=_why_nobody(workers.state),
             created_at=float(place),  # of equal names the first would have it
+            adapters=tuple(adapter.name for adapter in resource.spec.adapters),
             hold_s=resource.spec.hold_seconds,
         )
 

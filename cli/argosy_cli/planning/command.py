@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -121,7 +122,7 @@ def _needs(resource: InferenceDeployment, headers: Sequence[Header], device: str
     ]
     for draft in of_all[1:]:
         of_all[0] = of_all[0].with_draft(draft)
-    return of_all[0]
+    return replace(of_all[0], adapters=spec.engine.adapter_bytes)
 
 
 def _budget(resource: InferenceDeployment, gpu: str | None, memory: str | None) -> tuple[Budget, str]:

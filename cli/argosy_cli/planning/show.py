@@ -34,11 +34,17 @@ class Planned:
 
 
 def bar(plan: MemoryPlan, width: int = WIDTH) -> str:
-    """`#` weights, `o` process, `=` KV cache, `h` evicted blocks, `.` free.
+    """`#` weights, `o` process, `=` KV cache, `h` evicted blocks, `a` adapters, `.` free.
 
     What does not fit is `!`, beyond the end `|` of the memory.
     """
-    parts = (("#", plan.needs.weights), ("o", plan.budget.process), ("=", plan.kv), ("h", plan.host))
+    parts = (
+        ("#", plan.needs.weights),
+        ("o", plan.budget.process),
+        ("=", plan.kv),
+        ("h", plan.host),
+        ("a", plan.needs.adapters),
+    )
     whole = max(plan.budget.total, sum(nbytes for _, nbytes in parts))
     drawn, taken = "", 0
     for mark, nbytes in parts:
@@ -85,6 +91,7 @@ def show(console: Console, item: Planned) -> None:
         f"  # weights {size(plan.needs.weights)}, {item.weights}   o process {size(plan.budget.process)}   "
         f"= KV cache {size(plan.kv)}, {item.kv_cache}, {size(plan.needs.kv_token)} a token   "
         + (f"h evicted blocks {size(plan.host)}   " if plan.host else "")
+        + (f"a adapters {size(plan.needs.adapters)}   " if plan.needs.adapters else "")
         + (f". free {size(plan.rest)}" if plan.rest >= 0 else f"! missing {size(-plan.rest)}")
     )
     console.print(legend, soft_wrap=True, highlight=False, markup=False)
@@ -109,6 +116,7 @@ def document(item: Planned) -> dict[str, object]:
         "kvCacheBytes": plan.kv,
         "kvBytesPerToken": plan.needs.kv_token,
         "kvCacheHostBytes": plan.host,
+        "adapterBytes": plan.needs.adapters,
         "freeBytes": plan.rest,
         "stepBytes": plan.needs.step,
         "kvTokens": plan.tokens,

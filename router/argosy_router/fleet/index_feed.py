@@ -27,7 +27,7 @@ from argosy_api.ending import end
 from argosy_api.keys import Keys
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.clock import now
-from argosy_router.fleet.fleet import DeploymentState
+from argosy_router.fleet.deployment import DeploymentState
 from argosy_router.fleet.index_source import Source, parse, parse_lease, parse_load
 from argosy_router.fleet.redis_bounds import ReplyTooLargeError
 from argosy_router.fleet.redis_link import CALL_S, READ_S, RedisLink

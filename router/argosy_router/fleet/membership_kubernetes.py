@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from argosy_api import labels, net
+from argosy_api import labels, limits, net
 from argosy_api.ending import end
 from argosy_api.membership import Canary, Deployment, Membership, RoutingPolicy, Worker
 from argosy_api.process import WATCH_NAMESPACES
@@ -44,6 +44,8 @@ class DeploymentView:
     fetch_blocks: bool = True
     share_cache: bool = False
     canary: Canary | None = None
+    adapters: tuple[str, ...] = ()
+    """Names of those that its workers are to have."""
     hold_s: float = 0.0
     """How long a request that finds no worker waits for one."""
 
@@ -68,8 +70,17 @@ class DeploymentView:
             fetch_blocks=routing.get("fetchBlocks") is not False,
             share_cache=routing.get("cacheSharing") == "all",
             canary=_canary(status.get("canary")),
+            adapters=_adapters(spec),
             hold_s=_hold_s(spec),
         )
+
+
+def _adapters(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of adapters. Read with care: another CRD may have let in anything."""
+    listed = spec.get("adapters")
+    found = listed if isinstance(listed, list) else []
+    names = [one.get("name") for one in found if isinstance(one, Mapping)]
+    return tuple(name for name in names if isinstance(name, str))[: limits.MAX_ADAPTERS]
 
 
 def _hold_s(spec: Mapping[str, Any]) -> float:
@@ -149,6 +160,7 @@ def merge(deployments: Mapping[Key, DeploymentView], slices: Mapping[Key, SliceV
                 created_at=view.created_at,
                 uid=view.uid,
                 canary=view.canary,
+                adapters=view.adapters,
                 hold_s=view.hold_s,
             )
             for key, view in sorted(deployments.items())

@@ -15,7 +15,7 @@ from argosy_api.keys import BEAT_S
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.clock import now
 from argosy_router.fleet import silence
-from argosy_router.fleet.fleet import DeploymentState
+from argosy_router.fleet.deployment import DeploymentState
 from argosy_router.fleet.peer import Peer
 from argosy_router.metrics import Metrics
 from argosy_router.text.models import ModelLibrary

@@ -1,6 +1,7 @@
 """One worker as the router knows it."""
 
 import asyncio
+from collections.abc import Mapping
 
 from argosy_api import limits
 from argosy_api.keys import LEASE_TTL_S
@@ -61,13 +62,18 @@ class Peer:
         """`prefill` or `decode`; empty: it does everything, or has not said yet."""
         return self.facts.role if self.facts is not None else ""
 
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        """Adapters that it has, as it said last: name -> digest."""
+        return self.load.adapters if self.load is not None else {}
+
     def take_load(self, load: pb.Load, now: float, *, age: float = 0.0) -> None:
         """A report, from the worker or through Redis, about `age` seconds old.
 
         One that was seen before is no news, however often it is read; one of another process, with absurd numbers, or
         that names more requests than any worker does, is ignored.
         """
-        if len(load.queue) > limits.MAX_REPORTED:
+        if len(load.queue) > limits.MAX_REPORTED or len(load.adapters) > limits.MAX_ADAPTERS:
             return
         numbers = [
             load.prefill_tokens_per_second, load.decode_tokens, load.uncached_tokens, load.last_step_age_seconds,

@@ -13,7 +13,7 @@ import grpc
 
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.clock import now
-from argosy_router.fleet.fleet import DeploymentState
+from argosy_router.fleet.deployment import DeploymentState
 from argosy_router.fleet.peer import Peer
 from argosy_router.metrics import Metrics
 from argosy_router.routing.hangs import FLOOR_S, answer_within, hangs, patience

@@ -1,7 +1,7 @@
 """What the workers of a deployment can do at the moment, all together."""
 
 from argosy_api.order import RESOURCE_DEFAULTS
-from argosy_router.fleet.fleet import DeploymentState
+from argosy_router.fleet.deployment import DeploymentState
 from argosy_router.tenants.turns import Strength
 
 

@@ -21,6 +21,7 @@ from argosy_api.errors import (
 )
 from argosy_router import volley
 from argosy_router.ask import Caller
+from argosy_router.fleet.deployment import Named
 from argosy_router.fronts import oai_format as fmt
 from argosy_router.fronts.bodies import Bodies
 from argosy_router.fronts.connections import Connections
@@ -82,21 +83,13 @@ class HttpFront:
         raise UnavailableError("shutting down" if self._service.draining else "no membership was read yet")
 
     async def _models(self, _: web.Request) -> web.Response:
-        names = dict.fromkeys(d.name for d in self._service.fleet.deployments)
-        return web.json_response({"object": "list", "data": [self._model_object(name) for name in names]})
+        deployments = {d.name: d for d in self._service.fleet.deployments}.values()
+        found = [Named(d, adapter) for d in deployments for adapter in ("", *sorted(d.adapters))]
+        return web.json_response({"object": "list", "data": [_model_object(named, named.name) for named in found]})
 
     async def _model(self, request: web.Request) -> web.Response:
         name = request.match_info["model"]
-        self._service.fleet.resolve(name)
-        return web.json_response(self._model_object(name))
-
-    def _model_object(self, name: str) -> dict[str, Any]:
-        document: dict[str, Any] = {"id": name, "object": "model", "created": 0, "owned_by": "argosy"}
-        matching = [d for d in self._service.fleet.deployments if name in (d.name, f"{d.spec.namespace}/{d.spec.name}")]
-        card = next((d.card for d in matching if d.card is not None), None)
-        if card is not None:
-            document["max_model_len"] = card.facts.max_model_len
-        return document
+        return web.json_response(_model_object(self._service.fleet.named(name), name))
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
         return await self._answer(request, "completions")
@@ -247,3 +240,14 @@ def _error(error: ArgosyError, headers: dict[str, str]) -> web.Response:
     if error.http_status == 413:
         response.force_close()  # the rest of the body is not read
     return response
+
+
+def _model_object(named: Named, name: str) -> dict[str, Any]:
+    """Of a model, or of one of its adapters, under the name that it was asked for by."""
+    document: dict[str, Any] = {"id": name, "object": "model", "created": 0, "owned_by": "argosy"}
+    card = named.deployment.card
+    if card is not None:
+        document["max_model_len"] = card.facts.max_model_len
+    if named.adapter:
+        document["parent"] = named.deployment.name
+    return document

@@ -9,7 +9,7 @@ from argosy_api.membership import RoutingPolicy
 from argosy_api.order import RESOURCE_DEFAULTS
 from argosy_api.resource import PREFILL
 from argosy_router.clock import now
-from argosy_router.fleet.fleet import DeploymentState
+from argosy_router.fleet.deployment import DeploymentState
 from argosy_router.fleet.peer import Peer
 from argosy_router.metrics import Metrics
 from argosy_router.routing import policy, roles, sources, trial
@@ -121,7 +121,8 @@ class Dispatcher:
 
         """
         state, time = job.deployment, self._clock()
-        workers = roles.for_answers(state.candidates(time, excluded, wanted=job.longest, alike=alike))
+        able = state.candidates(time, excluded, wanted=job.longest, alike=alike, adapter=job.adapter)
+        workers = roles.for_answers(able)
         if not workers:
             raise UnavailableError(no_worker(state, tried=len(excluded)))
         if state.spec.canary is not None:
@@ -143,7 +144,7 @@ class Dispatcher:
             return None
         if job.params.prompt_logprobs is not None:  # whose rows the worker that answers must compute itself
             return None
-        found = state.candidates(time, frozenset(), wanted=job.longest)
+        found = state.candidates(time, frozenset(), wanted=job.longest, adapter=job.adapter)
         workers = roles.for_prompts(found)
         if not workers:
             return None
@@ -201,7 +202,7 @@ class Dispatcher:
     def others(self, job: Job, excluded: frozenset[str], alike: ServedModel | None = None) -> bool:
         """Whether a healthy worker besides `excluded` could take the job, or go on with the answer of `alike`."""
         time = self._clock()
-        found = job.deployment.candidates(time, excluded, wanted=job.longest, alike=alike)
+        found = job.deployment.candidates(time, excluded, wanted=job.longest, alike=alike, adapter=job.adapter)
         return any(w.healthy(time) for w in found)
 
     def _choose(self, job: Job, candidates: list[policy.Candidate], *, indexed: bool) -> tuple[policy.Choice, str]:

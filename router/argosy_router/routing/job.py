@@ -7,7 +7,7 @@ from hashlib import blake2b
 
 from argosy_api.blocks import iter_block_ids, root_id
 from argosy_api.params import SamplingParams
-from argosy_router.fleet.fleet import DeploymentState
+from argosy_router.fleet.deployment import DeploymentState
 from argosy_router.resumption import Resumption
 from argosy_router.tenants.tenant import ANYBODY, Tenant
 
@@ -24,6 +24,8 @@ class Job:
     params: SamplingParams
     tenant: Tenant = ANYBODY
     cache_salt: str = ""
+    adapter: str = ""
+    """Digest of the adapter that is asked for."""
     priority: int = 0
     deadline: float | None = None
     """Monotonic seconds."""
@@ -42,8 +44,9 @@ class Job:
 
     @property
     def digest(self) -> bytes:
-        """Equal for equal prompts of one tenant."""
-        return blake2b(array("I", self.tokens).tobytes(), key=self.cache_salt.encode()[:64], digest_size=16).digest()
+        """Equal for equal prompts of one tenant to the model, or to the same adapter."""
+        prompt = array("I", self.tokens).tobytes() + self.adapter.encode()
+        return blake2b(prompt, key=self.cache_salt.encode()[:64], digest_size=16).digest()
 
 
 def continued(job: Job, answer: Sequence[int]) -> Job:
@@ -51,7 +54,7 @@ def continued(job: Job, answer: Sequence[int]) -> Job:
     tokens, card, ids = [*job.tokens, *answer], job.deployment.card, list(job.block_ids)
     if card is not None:
         size = card.facts.block_size
-        parent = ids[-1] if ids else root_id(card.facts.fingerprint, salt=job.cache_salt)
+        parent = ids[-1] if ids else root_id(card.facts.fingerprint, adapter=job.adapter, salt=job.cache_salt)
         ids += iter_block_ids(parent, tokens[len(ids) * size :], size)
     left = replace(job.params, max_tokens=job.params.max_tokens - len(answer), prompt_logprobs=None)
     return replace(job, tokens=tokens, block_ids=ids, params=left)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from argosy_router.fleet.fleet import DeploymentState
+from argosy_router.fleet.deployment import DeploymentState
 from argosy_router.fleet.peer import Peer
 from argosy_router.routing import fetching, policy
 

@@ -88,9 +88,9 @@ class ModelCard:
             and other.block_size == mine.block_size
         )
 
-    def wanted(self, salt: str, *, offsets: bool = False) -> Wanted:
-        """How a prompt is to be encoded: up to which length, and as which blocks."""
-        root = blocks.root_id(self.facts.fingerprint, salt=salt)
+    def wanted(self, salt: str, *, adapter: str = "", offsets: bool = False) -> Wanted:
+        """How a prompt is to be encoded: up to which length, and as which blocks. `adapter`: its digest."""
+        root = blocks.root_id(self.facts.fingerprint, adapter=adapter, salt=salt)
         return Wanted(most=self.facts.max_model_len, root=root, block_size=self.facts.block_size, offsets=offsets)
 
 

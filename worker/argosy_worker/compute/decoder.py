@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # the name that torch users know
 from torch import Tensor
 
+from argosy_worker.compute.adapted import Adapted
 from argosy_worker.compute.attention.backend import AttentionBackend
 from argosy_worker.compute.config import DecoderConfig
 from argosy_worker.compute.elementwise import aligned
@@ -38,7 +39,9 @@ class Decoder:
         """Where the weights are."""
         return self._final_norm.device
 
-    def hidden(self, tokens: Tensor, positions: Tensor, attention: AttentionBackend) -> Tensor:
+    def hidden(
+        self, tokens: Tensor, positions: Tensor, attention: AttentionBackend, adapted: Adapted | None = None
+    ) -> Tensor:
         """Run all layers: int [rows], int [rows] -> [rows, hidden] before the final norm.
 
         `attention` is prepared for the step; its cache gets the rows' keys and values.
@@ -46,7 +49,7 @@ class Decoder:
         x: Tensor = self._embed.select(tokens).to(self.stack.dtype)
         if self.config.embed_scale != 1:
             x = x * self.config.embed_scale
-        return self.stack(x, positions, attention)
+        return self.stack(x, positions, attention, adapted)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Final norm and LM head: [n, hidden] -> fp32 [n, vocab]."""

@@ -12,9 +12,10 @@ import torch.nn.functional as F  # noqa: N812  # the name that torch users know
 from torch import Tensor
 
 from argosy_api.errors import ModelUnsupportedError
+from argosy_worker.compute.adapted import Adapted
 from argosy_worker.compute.attention.backend import AttentionBackend
 from argosy_worker.compute.config import LayerSpec
-from argosy_worker.compute.mlp import Mlp
+from argosy_worker.compute.mlp import Adds, Mlp, adapted
 from argosy_worker.compute.quant.linear import Linear, Verdict
 from argosy_worker.compute.rope import Rotation, rotate
 from argosy_worker.compute.rope_spec import Rope
@@ -42,6 +43,8 @@ class Step(NamedTuple):
 
     rotations: Mapping[Rope, Rotation]
     attention: AttentionBackend
+    adapted: Adapted | None = None
+    """What adapters add to linears; None where no row has one."""
 
 
 class Layer(Protocol):
@@ -75,18 +78,19 @@ class TorchLayer:
     def __call__(self, x: Tensor, step: Step) -> Tensor:
         """Compute the layer."""
         w = self._weights
-        x = self._add(x, self._attend(self._norm(x, w.attn_norm), step), w.post_attn_norm)
-        return self._add(x, w.mlp(self._norm(x, w.mlp_norm)), w.post_mlp_norm)
+        adds = None if step.adapted is None else step.adapted.layer(self._number)
+        x = self._add(x, self._attend(self._norm(x, w.attn_norm), step, adds), w.post_attn_norm)
+        return self._add(x, w.mlp(self._norm(x, w.mlp_norm), adds), w.post_mlp_norm)
 
-    def _attend(self, x: Tensor, step: Step) -> Tensor:
+    def _attend(self, x: Tensor, step: Step, adds: Adds) -> Tensor:
         spec, w = self._spec, self._weights
         heads, both = spec.heads, spec.heads + spec.kv_heads
-        qkv = w.qkv(x).view(len(x), -1, spec.head_dim)
+        qkv = adapted(w.qkv, "qkv", x, adds).view(len(x), -1, spec.head_dim)
         qk = self._query_key_norm(qkv[:, :both])
         if spec.rope is not None:
             qk = rotate(qk, step.rotations[spec.rope])
         attended = step.attention.attend(self._number, qk[:, :heads], qk[:, heads:], qkv[:, both:], w.sinks)
-        return w.o(attended.view(len(x), -1))
+        return adapted(w.o, "o", attended.view(len(x), -1), adds)
 
     def _add(self, x: Tensor, part: Tensor, norm: Tensor | None) -> Tensor:
         part = self._norm(part, norm)

@@ -37,10 +37,10 @@ class LoadedPart:
             layers=self.layers, kv_heads=config.kv_heads, head_dim=config.head_dim, kind=self.facts.kv_dtype
         )
 
-    def memory_for_kv(self) -> int:
-        """Bytes that the KV cache takes when nobody says: a share of what is free (`argosy_api.memory`)."""
+    def memory_for_kv(self, kept: int = 0) -> int:
+        """Bytes that the KV cache takes when nobody says: a share of what is free but `kept` (`argosy_api.memory`)."""
         return automatic_cache(
-            self.memory_left(),
+            max(0, self.memory_left() - kept),
             device=self.facts.device,
             limited=memory().limited,
             one_sequence=self.config.context_length * self.kv_bytes_per_block(1),

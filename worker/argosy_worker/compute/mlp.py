@@ -4,7 +4,7 @@ On the CPU a row's bits depend on that row alone: the linears promise it, the ro
 row's experts are added in the order of their weights, whoever else chose them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -15,11 +15,22 @@ from argosy_worker.compute.config import Activation, Clamp, Experts
 from argosy_worker.compute.elementwise import VECTOR, aligned
 from argosy_worker.compute.quant.linear import Linear
 
+Adds = Callable[[str, Tensor, Tensor], None] | None
+"""What adapters add to a layer's linears: role, what goes in, and what came out, which is changed. None: nothing."""
+
+
+def adapted(linear: Linear, role: str, x: Tensor, adds: Adds) -> Tensor:
+    """What a linear makes of x, with what adapters add."""
+    out = linear(x)
+    if adds is not None:
+        adds(role, x, out)
+    return out
+
 
 class Mlp(Protocol):
     """The second part of a layer."""
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, adds: Adds = None) -> Tensor:
         """[rows, hidden] -> [rows, hidden], fresh."""
         ...
 
@@ -30,9 +41,9 @@ class DenseMlp:
     def __init__(self, gate_up: Linear, down: Linear, activation: Activation) -> None:
         self.gate_up, self.down, self._activation = gate_up, down, activation
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, adds: Adds = None) -> Tensor:
         """Compute all rows."""
-        return self.down(gated(self.gate_up(x), self._activation))
+        return adapted(self.down, "down", gated(adapted(self.gate_up, "gate_up", x, adds), self._activation), adds)
 
 
 def gated(gate_up: Tensor, activation: Activation) -> Tensor:
@@ -61,8 +72,12 @@ class ExpertsMlp:
     def __init__(self, router: Linear, experts: Sequence[Mlp], spec: Experts) -> None:
         self._router, self._experts, self._spec = router, experts, spec
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Gather the rows of each expert, compute them, and add up each row's parts, the heaviest first."""
+    def __call__(self, x: Tensor, adds: Adds = None) -> Tensor:
+        """Gather the rows of each expert, compute them, and add up each row's parts, the heaviest first.
+
+        Adapters add nothing here: those that would are refused (`models/peft.py`).
+        """
+        del adds
         chosen, weights = route(self._router(x).float(), self._spec)
         parts = x.new_empty((self._spec.used, *x.shape))
         for number, expert in enumerate(self._experts):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from argosy_worker.compute.adapted import Adapted
 from argosy_worker.compute.attention.backend import AttentionBackend
 from argosy_worker.compute.config import LayerSpec
 from argosy_worker.compute.layer import Layer, Step
@@ -23,12 +24,14 @@ class Stack:
         ropes = dict.fromkeys(spec.rope for spec in specs if spec.rope is not None)
         self._ropes = {rope: Rotations(rope, device) for rope in ropes}
 
-    def __call__(self, x: Tensor, positions: Tensor, attention: AttentionBackend) -> Tensor:
+    def __call__(
+        self, x: Tensor, positions: Tensor, attention: AttentionBackend, adapted: Adapted | None = None
+    ) -> Tensor:
         """[rows, hidden], int [rows] -> [rows, hidden].
 
         `attention` is prepared for the step; its cache gets the rows' keys and values.
         """
-        step = Step({rope: of(positions, self.dtype) for rope, of in self._ropes.items()}, attention)
+        step = Step({rope: of(positions, self.dtype) for rope, of in self._ropes.items()}, attention, adapted)
         for layer in self.layers:
             x = layer(x, step)
         return x

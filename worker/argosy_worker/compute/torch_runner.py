@@ -1,11 +1,14 @@
 """Runs steps of a model on torch."""
 
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from argosy_worker.compute.adapted import Adapted, Held
+from argosy_worker.compute.adapter import StepAdapters
 from argosy_worker.compute.attention.backend import AttentionBackend
 from argosy_worker.compute.config import DecoderConfig
 from argosy_worker.compute.decoder import Decoder
@@ -30,6 +33,7 @@ class TorchRunner(StepRunner):
     ) -> None:
         super().__init__(attention.cache, sampler)
         self._decoder, self._attention, self._threads = decoder, attention, threads
+        self._held: Held = WeakKeyDictionary()
 
     def launch(self, batch: StepBatch) -> Finished:
         """Compute a step; one output for each slice, in order. Writes the KV of all its tokens."""
@@ -43,7 +47,9 @@ class TorchRunner(StepRunner):
         self._attention.prepare(layout)
         tokens = np.concatenate([np.asarray(s.tokens, dtype=np.int64) for s in slices])
         positions = torch.from_numpy(layout.positions).to(device)
-        return self._decoder.hidden(torch.from_numpy(tokens).to(device), positions, self._attention)
+        found = StepAdapters.of(slices)
+        adapted = None if found is None else Adapted(found, device, self._held)
+        return self._decoder.hidden(torch.from_numpy(tokens).to(device), positions, self._attention, adapted)
 
     def _sound(self, hidden: Tensor) -> list[bool]:
         rows: list[bool] = hidden.float().sum(-1).isfinite().tolist()

@@ -18,6 +18,15 @@ that is not known here yet. At most the first token of a slice is one, and only 
 was out."""
 
 
+class Adapter(Protocol):
+    """What is added to the model's linears for some requests. Runners know more of those that they were made for."""
+
+    @property
+    def digest(self) -> str:
+        """Of all that decides what it adds: hex, and equal for equal ones."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceSlice:
     """One request's share of a step: tokens at positions `start .. start + len(tokens)`.
@@ -47,6 +56,8 @@ class SequenceSlice:
     barred_rows: int = 0
     rules: TokenRules | None = None
     """What the parameters say about single tokens; None where that is nothing. Of the sampler alone."""
+    adapter: Adapter | None = None
+    """Computes the rows together with the model."""
     prompt_targets: Sequence[int] = ()
     """For prompt log-probabilities: the token that follows each row, for the first len(prompt_targets) rows."""
 

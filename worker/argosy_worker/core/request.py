@@ -16,7 +16,7 @@ from math import inf
 
 from argosy_api.blocks import BlockId, block_ids, next_id
 from argosy_api.params import SamplingParams
-from argosy_worker.core.batch import PLACEHOLDER, SequenceSlice, TokenLogprob
+from argosy_worker.core.batch import PLACEHOLDER, Adapter, SequenceSlice, TokenLogprob
 from argosy_worker.core.blocks import NULL_BLOCK
 from argosy_worker.core.rules import Grammar, TokenRules
 
@@ -38,12 +38,14 @@ class Request:
     prompt: Sequence[int]
     params: SamplingParams
     root: BlockId
-    """Id before the first block: model fingerprint and the tenant's salt."""
+    """Id before the first block: model fingerprint, adapter and the tenant's salt."""
     block_size: int
     arrival: float
     """Monotonic seconds."""
     max_model_len: int
     eos_token_ids: frozenset[int] = frozenset()
+    adapter: Adapter | None = None
+    """Computes it together with the model."""
     priority: int = 0
     """Larger goes first (`argosy_api.order`)."""
     deadline: float = inf
@@ -202,6 +204,7 @@ class Request:
             barred=self.enders if barred else (),
             barred_rows=barred,
             rules=self.rules,
+            adapter=self.adapter,
             prompt_targets=targets,
         )
 

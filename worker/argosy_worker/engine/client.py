@@ -25,7 +25,7 @@ from argosy_api.errors import (
 )
 from argosy_api.params import SamplingParams
 from argosy_api.v1 import worker_pb2 as pb
-from argosy_worker.core.batch import BlockStore, Runner
+from argosy_worker.core.batch import Adapter, BlockStore, Runner
 from argosy_worker.core.blocks import CacheChange
 from argosy_worker.core.exchange import Exchange
 from argosy_worker.core.facts import ModelFacts
@@ -108,6 +108,7 @@ class Engine:
         params: SamplingParams,
         *,
         salt: str = "",
+        adapter: Adapter | None = None,
         priority: int = 0,
         deadline: float = inf,
         resumed: Sequence[int] = (),
@@ -136,7 +137,8 @@ class Engine:
             request_id=request_id,
             prompt=prompt,
             params=params,
-            root=root_id(self.facts.fingerprint, salt=salt),
+            root=root_id(self.facts.fingerprint, adapter=adapter.digest if adapter is not None else "", salt=salt),
+            adapter=adapter,
             block_size=self.config.block_size,
             arrival=now,
             max_model_len=self.config.max_model_len,

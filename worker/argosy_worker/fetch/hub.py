@@ -42,6 +42,8 @@ _WANTED = re.compile(
     r"|special_tokens_map\.json|added_tokens\.json|chat_template\.(jinja|json)|vocab\.json|merges\.txt"
 )
 
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+
 Progress = Callable[[str, float], None]
 
 
@@ -53,6 +55,9 @@ class RemoteFile:
     size: int
     digest: str = ""
     """SHA-256 of large files, git's SHA-1 of small ones; empty when the hub does not say."""
+
+
+Choose = Callable[[Sequence[RemoteFile], ModelUri], list[RemoteFile]]
 
 
 def wanted(files: Sequence[RemoteFile], source: ModelUri) -> list[RemoteFile]:
@@ -76,7 +81,15 @@ def wanted(files: Sequence[RemoteFile], source: ModelUri) -> list[RemoteFile]:
     return [f for f in chosen if f.name not in unwanted]
 
 
-def download(source: ModelUri, *, cache_dir: Path, progress: Progress) -> Path:
+def wanted_adapter(files: Sequence[RemoteFile], source: ModelUri) -> list[RemoteFile]:
+    """The two files of an adapter, at the root of its repository. Raises ModelNotFoundError."""
+    found = [f for f in files if f.name in _ADAPTER]
+    if source.path or len(found) < len(_ADAPTER):
+        raise ModelNotFoundError(f"{source}: an adapter's repository has {' and '.join(_ADAPTER)} at its root")
+    return found
+
+
+def download(source: ModelUri, *, cache_dir: Path, progress: Progress, adapter: bool = False) -> Path:
     """The GGUF file, or the folder with the safetensors, below `cache_dir`.
 
     Raises:
@@ -84,13 +97,14 @@ def download(source: ModelUri, *, cache_dir: Path, progress: Progress) -> Path:
         ModelDownloadError: no network, no space, or no access; says what to do.
 
     """
-    name = f"{source}@{source.revision or DEFAULT_REVISION}".removeprefix("hf://")
+    name = f"{source}@{source.revision or DEFAULT_REVISION}".removeprefix("hf://") + ("#adapter" if adapter else "")
+    choose = wanted_adapter if adapter else wanted
     record = cache_dir / "complete" / f"{quote(name, safe='')}.json"
     known = _complete(record, cache_dir)
     if known is not None and _COMMIT.fullmatch(source.revision):
         return known  # a commit never changes
     try:
-        return _download(source, cache_dir, record, progress)
+        return _download(source, cache_dir, record, progress, choose)
     except ModelNotFoundError:
         raise
     except ModelDownloadError as error:
@@ -100,7 +114,7 @@ def download(source: ModelUri, *, cache_dir: Path, progress: Progress) -> Path:
         return known
 
 
-def _download(source: ModelUri, cache_dir: Path, record: Path, progress: Progress) -> Path:
+def _download(source: ModelUri, cache_dir: Path, record: Path, progress: Progress, choose: Choose) -> Path:
     import huggingface_hub  # noqa: PLC0415 - heavy, and only for this kind of source
 
     endpoint = os.environ.get(process.HF_ENDPOINT) or DEFAULT_ENDPOINT
@@ -113,7 +127,7 @@ def _download(source: ModelUri, cache_dir: Path, record: Path, progress: Progres
         endpoint,
         lambda: api.model_info(source.place, revision=source.revision or DEFAULT_REVISION, files_metadata=True),
     )
-    files = wanted([_remote(s) for s in info.siblings or ()], source)
+    files = choose([_remote(s) for s in info.siblings or ()], source)
     commit = str(info.sha)
     meter = _Meter(progress, source.place, sum(f.size for f in files))
     home = cache_dir / "hub" / f"models--{source.place.replace('/', '--')}"

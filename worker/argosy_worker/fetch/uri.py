@@ -18,8 +18,8 @@ Progress = Callable[[str, float], None]
 """Called with a sentence and how much of it is done, 0 to 1."""
 
 
-def resolve(uri: ModelUri, *, cache_dir: Path, progress: Progress) -> Path:
-    """The model's file, or its folder; downloaded to `cache_dir` when it is elsewhere.
+def resolve(uri: ModelUri, *, cache_dir: Path, progress: Progress, adapter: bool = False) -> Path:
+    """The model's file, or its folder; downloaded to `cache_dir` when it is elsewhere. `adapter`: it is an adapter's.
 
     Raises:
         ModelNotFoundError: there is no such file, package, claim or repository.
@@ -38,7 +38,7 @@ def resolve(uri: ModelUri, *, cache_dir: Path, progress: Progress) -> Path:
         case "hf":
             from argosy_worker.fetch import hub  # noqa: PLC0415 - an HTTP client, which other sources start faster without
 
-            return hub.download(uri, cache_dir=cache_dir, progress=progress)
+            return hub.download(uri, cache_dir=cache_dir, progress=progress, adapter=adapter)
         case "sim":
             raise ModelNotFoundError(f"{uri}: a simulated model has no files")
 

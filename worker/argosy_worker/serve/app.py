@@ -5,7 +5,8 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
 
 from argosy_api.ending import end
 from argosy_api.errors import ModelError, ModelInvalidError, UnavailableError
@@ -18,6 +19,7 @@ from argosy_worker.engine.metrics import WorkerMetrics
 from argosy_worker.group.leader import Leader
 from argosy_worker.kv_events.log import KvEventLog
 from argosy_worker.serve import member
+from argosy_worker.serve.adapters import NO_SOURCE, Adapters
 from argosy_worker.serve.hosting import StartError, bind, first, give_up, stop_signals, tell
 from argosy_worker.serve.lifecycle import Lifecycle
 from argosy_worker.serve.messages import model_info, served_model
@@ -86,8 +88,11 @@ async def _serve(settings: Settings, state: Lifecycle, metrics: WorkerMetrics, p
             role=settings.spec.role,
             kernels=thread.kernels,
         )
-        async with _publishing(settings, serving, engine, metrics):
-            await serving.open(engine, info)
+        adapters = Adapters(thread.adapters, settings.adapters, state.adapters)
+        state.enter(Phase.LOADING, "loading adapters")
+        await first((looked := asyncio.ensure_future(adapters.look()), thread.ended, lost), stop)
+        async with _publishing(settings, serving), _kept(adapters.follow(), looked):
+            await serving.open(engine, info, adapters)
             state.ready(served_model(info, engine.facts.weights_bytes))
             log.info("ready: %s as %r", settings.model_uri, settings.served_name)
             await first((thread.ended, lost), stop)
@@ -160,9 +165,10 @@ class _EngineThread:
         self.engine: asyncio.Future[Engine] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
         self.kernels: dict[str, str] = {}
+        self.adapters = NO_SOURCE
 
         def make(loaded: Loaded) -> Engine:
-            self.kernels = loaded.kernels
+            self.kernels, self.adapters = loaded.kernels, loaded.adapters
             return Engine(
                 facts=loaded.facts,
                 runner=loaded.runner,
@@ -193,9 +199,17 @@ class _EngineThread:
 
 
 @contextlib.asynccontextmanager
-async def _publishing(
-    settings: Settings, serving: Serving, engine: Engine, metrics: WorkerMetrics
-) -> AsyncIterator[None]:
+async def _kept(work: Coroutine[Any, Any, None], *others: asyncio.Task[None]) -> AsyncIterator[None]:
+    """Have `work` done meanwhile, and end it and the others then."""
+    task = asyncio.ensure_future(work)
+    try:
+        yield
+    finally:
+        await end(task, *others)
+
+
+@contextlib.asynccontextmanager
+async def _publishing(settings: Settings, serving: Serving) -> AsyncIterator[None]:
     """Publish to Redis meanwhile, if there is one, and take everything back at the end."""
     if not settings.redis_url:
         log.info("no Redis is configured: KV events only by subscription")
@@ -208,8 +222,8 @@ async def _publishing(
         keys=Keys(settings.namespace, settings.deployment),
         worker_id=settings.worker_id,
         events=serving.events,
-        load=lambda: engine.load(worker_id=settings.worker_id, epoch=serving.epoch),
-        metrics=metrics,
+        load=serving.load,
+        metrics=serving.metrics,
     )
     task = asyncio.create_task(publisher.run(), name="redis")
     try:

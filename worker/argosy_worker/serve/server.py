@@ -19,6 +19,7 @@ from argosy_api.grpc_status import errors_to_status
 from argosy_api.params import check_ending, check_priority, check_prompt, check_resumed
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc
+from argosy_worker.core.batch import Adapter
 from argosy_worker.engine.client import Engine
 from argosy_worker.engine.metrics import WorkerMetrics
 from argosy_worker.engine.preparing import Prepare
@@ -26,6 +27,7 @@ from argosy_worker.engine.stream import Stream
 from argosy_worker.grammar.answer import AnswerGrammar
 from argosy_worker.grammar.compiler import Grammars
 from argosy_worker.kv_events.log import NOTHING, KvEventLog
+from argosy_worker.serve.adapters import NO_SOURCE, Adapters
 from argosy_worker.serve.checks import check_address, check_request_id
 from argosy_worker.serve.exports import Exports
 from argosy_worker.serve.imports import Imports
@@ -35,7 +37,7 @@ from argosy_worker.serve.messages import to_proto
 logger = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Worker"].full_name
-_NOT_YET = ("adapter", "tenant")
+_NOT_YET = ("tenant",)
 """Fields of a request that the protocol has and this worker cannot honour."""
 
 OPTIONS: Sequence[tuple[str, Any]] = (
@@ -67,10 +69,11 @@ class Serving:
         self._info: pb.ModelInfo | None = None
         self._imports: Imports | None = None
         self._grammars: Grammars | None = None
+        self._adapters = Adapters(NO_SOURCE, None, lambda _: None)
 
-    async def open(self, engine: Engine, info: pb.ModelInfo) -> None:
+    async def open(self, engine: Engine, info: pb.ModelInfo, adapters: Adapters | None = None) -> None:
         """The model is loaded: requests may come."""
-        self._engine, self._info = engine, info
+        self._engine, self._info, self._adapters = engine, info, adapters or self._adapters
         self._imports = Imports(engine, self.metrics)
         self._grammars = Grammars(engine.facts)
         await self.set_health(serving=True)
@@ -105,6 +108,17 @@ class Serving:
         return None if self._grammars is None else await self._grammars.of(request.constraint)
 
     @property
+    def adapters(self) -> Adapters:
+        """What requests may ask for beside the model."""
+        return self._adapters
+
+    def load(self) -> pb.Load:
+        """The report for routers; raises like `engine`."""
+        report = self.engine.load(worker_id=self.worker_id, epoch=self.epoch)
+        report.adapters.update(self._adapters.served)
+        return report
+
+    @property
     def info(self) -> pb.ModelInfo:
         """Facts for routers; raises like `engine`."""
         if self._info is None:
@@ -130,14 +144,17 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         """Stream an answer."""
         async with errors_to_status(context):
             engine = self._serving.engine
-            deadline, grammar = _deadline(context), await self._serving.grammar(request)
-            stream = start(engine, request, self._serving.prepare(request), deadline=deadline, grammar=grammar)
-            try:
-                await context.send_initial_metadata(((ACCEPTED_KEY, str(stream.number)),))
-                async for chunk in stream:
-                    yield to_proto(chunk, stream)
-            finally:  # also when the caller is gone or its deadline has passed: CancelledError is raised at the yield
-                engine.cancel(stream)
+            async with self._serving.adapters.using(request.adapter) as adapter:
+                deadline, grammar = _deadline(context), await self._serving.grammar(request)
+                stream = start(
+                    engine, request, self._serving.prepare(request), adapter=adapter, deadline=deadline, grammar=grammar
+                )
+                try:
+                    await context.send_initial_metadata(((ACCEPTED_KEY, str(stream.number)),))
+                    async for chunk in stream:
+                        yield to_proto(chunk, stream)
+                finally:  # also when the caller is gone or its deadline is over: CancelledError is raised at the yield
+                    engine.cancel(stream)
 
     async def GetLoad(  # noqa: N802
         self,
@@ -146,8 +163,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
     ) -> pb.Load:
         """Report load."""
         async with errors_to_status(context):
-            serving = self._serving
-            return serving.engine.load(worker_id=serving.worker_id, epoch=serving.epoch)
+            return self._serving.load()
 
     async def GetModel(  # noqa: N802
         self,
@@ -217,10 +233,13 @@ def start(
     message: pb.GenerateRequest,
     prepare: Prepare | None = None,
     *,
+    adapter: Adapter | None = None,
     deadline: float = inf,
     grammar: AnswerGrammar | None = None,
 ) -> Stream:
     """Check every field and hand the request to the engine, which begins with it after `prepare`.
+
+    `adapter`: the one that the message names, in memory.
 
     Raises:
         InvalidArgumentError: naming the field.
@@ -263,6 +282,7 @@ def start(
         prompt,
         params,
         salt=message.cache_salt,
+        adapter=adapter,
         priority=message.priority,
         deadline=deadline,
         resumed=resumed,

@@ -32,6 +32,8 @@ class Settings:
     redis_url: str = ""
     """Empty: no events are published; routers subscribe to the worker instead."""
     model_cache: Path = Path("model-cache")
+    adapters: Path | None = None
+    """File with the list of adapters; None: there are none."""
 
     @property
     def engine(self) -> EngineSpec:
@@ -81,6 +83,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         rank=rank,
         group_leader=leader,
         redis_url=process.redis_url(environment),
+        adapters=Path(listed) if (listed := environment.get(process.ADAPTERS)) else None,
         model_cache=Path(environment.get(process.MODEL_CACHE) or Path.home() / ".cache" / "argosy"),
     )
 

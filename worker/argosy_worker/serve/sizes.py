@@ -31,8 +31,8 @@ class LoadedPart(Protocol):
         """Bytes of KV cache that one block of `block_size` tokens takes."""
         ...
 
-    def memory_for_kv(self) -> int:
-        """A sensible automatic size of the KV cache, in bytes."""
+    def memory_for_kv(self, kept: int = 0) -> int:
+        """A sensible automatic size of the KV cache, in bytes; `kept` is left free besides."""
         ...
 
     def memory_left(self) -> int | None:
@@ -72,12 +72,13 @@ def size_cache(
     block_size = settings.engine.block_size
     context = model.facts.context_length
     per_block = sum(m.kv_bytes_per_block(block_size) for m in (model, draft) if m is not None)
+    left, kept = model.memory_left(), settings.engine.adapter_bytes
     cache = memory.size_cache(
         per_block=per_block,
         block_size=block_size,
-        automatic=model.memory_for_kv() if most is None else most * per_block,
+        automatic=model.memory_for_kv(kept) if most is None else most * per_block,
         asked=settings.engine.kv_cache_bytes if most is None else None,
-        left=model.memory_left(),
+        left=None if left is None else max(0, left - kept),
         # where cache and host memory are of one memory
         host=settings.engine.kv_cache_host_bytes if model.facts.device == "cpu" else 0,
         kept=blocks_of_window(window(model, draft), block_size),

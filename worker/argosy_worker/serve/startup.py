@@ -22,6 +22,8 @@ from argosy_worker.engine.trace import StepTrace
 from argosy_worker.group.leader import Leader, joint
 from argosy_worker.group.unmoved import Unmoved
 from argosy_worker.machine import usable_cores
+from argosy_worker.serve.adapter_source import adapter_source
+from argosy_worker.serve.adapters import NO_SOURCE, Source
 from argosy_worker.serve.lifecycle import Lifecycle
 from argosy_worker.serve.settings import Settings
 from argosy_worker.serve.sizes import LoadedModel, size_cache, size_host, window
@@ -48,6 +50,8 @@ class Loaded:
     config: EngineConfig
     draft: DraftModel | None = None
     trace: StepTrace | None = None
+    adapters: Source = NO_SOURCE
+    """How adapters of the model are read."""
 
 
 def load(settings: Settings, state: Lifecycle, group: Leader | None = None) -> Loaded:
@@ -114,7 +118,8 @@ def load(settings: Settings, state: Lifecycle, group: Leader | None = None) -> L
         ),
         speculation=SpeculationConfig(method=Method(speculative.method), max_draft=speculative.max_draft),
     )
-    return Loaded(facts, kernels, runner, store, config, guesses, trace)
+    adapters = NO_SOURCE if group is not None else adapter_source(model, settings)
+    return Loaded(facts, kernels, runner, store, config, guesses, trace, adapters)
 
 
 def step_trace(settings: Settings, folder: Path) -> StepTrace | None:

@@ -34,8 +34,11 @@ rules:
     # whole Secret as well, so this is no further right); without list and watch nobody can look for other Secrets
     verbs: [get, create, patch, delete]
   - apiGroups: [""]
+    resources: [configmaps]             # the list of a resource's adapters; nobody can look for others here, either
+    verbs: [get, create, patch, delete]
+  - apiGroups: [""]
     resources: [pods]
-    verbs: [list, watch, patch, delete]  # patch: the deletion cost of workers, for autoscaling; delete: a group's pods
+    verbs: [list, watch, patch, delete]  # patch: annotations (cost, adapters); delete: a group's pods
   - apiGroups: [""]
     resources: [pods/status]
     verbs: [patch]                      # the condition argosy.dev/routable

@@ -21,7 +21,7 @@ class NativeLayer:
 
     def __init__(self, specs: Sequence[LayerSpec], first: int, weights: Sequence[LayerWeights]) -> None:
         self.specs, self.first, self.weights = list(specs), first, list(weights)
-        self._stack = Stack(specs, [parts_of(of) for of in weights])
+        self._stack = Stack(specs, [parts_of(of) for of in weights], first)
         self._plain = [TorchLayer(spec, first + i, of) for i, (spec, of) in enumerate(zip(specs, weights, strict=True))]
         self._cache: KvCache | None = None
 
@@ -40,7 +40,8 @@ class NativeLayer:
             self._cache = cache
         halves = {rope: _halves(turned) for rope, turned in step.rotations.items()}
         places_of = {rope: (cos.data_ptr(), sin.data_ptr()) for rope, (cos, sin) in halves.items()}
-        self._stack(x.data_ptr(), len(x), layout, places_of)
+        adapters = None if step.adapted is None else step.adapted.adapters
+        self._stack(x.data_ptr(), len(x), layout, places_of, adapters)
         return x
 
 

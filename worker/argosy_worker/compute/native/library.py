@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 FILE = Path(__file__).with_name("libargosy_cpu.so")
 SOURCES = Path(__file__).parents[3] / "kernels"
 """What it was built from, where the package is used from a checkout."""
-VERSION = 7
+VERSION = 8
 """Of the interface; that of a library from another build is refused."""
 ISA = "ARGOSY_CPU_KERNELS"
 """Environment: the kernels to use, or `none`. Unset: the best of the processor."""
@@ -38,6 +38,18 @@ class Linear(ctypes.Structure):
     ]
 
 
+class LowRank(ctypes.Structure):
+    """What an adapter adds to a linear; see argosy_cpu.h."""
+
+    _fields_: ClassVar[list[Any]] = [
+        ("down", ctypes.c_void_p),
+        ("up", ctypes.c_void_p * 3),
+        ("rank", ctypes.c_int32),
+        ("first", ctypes.c_int32 * 3),
+        ("ranks", ctypes.c_int32 * 3),
+    ]
+
+
 class Step(ctypes.Structure):
     """Where the rows of a step lie: a `StepLayout`."""
 
@@ -51,6 +63,9 @@ class Step(ctypes.Structure):
         ("slots", ctypes.c_void_p),
         ("table_width", ctypes.c_int32),
         ("block_size", ctypes.c_int32),
+        ("most_rank", ctypes.c_int32),
+        ("adapter_of", ctypes.c_void_p),
+        ("adapters", ctypes.c_void_p),
     ]
 
 

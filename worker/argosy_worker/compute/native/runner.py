@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from argosy_worker.arrays import address
+from argosy_worker.compute.adapter import StepAdapters
 from argosy_worker.compute.angles import Turns
 from argosy_worker.compute.native.cache import NativeKvCache
 from argosy_worker.compute.native.decoder import NativeDecoder
@@ -34,7 +35,7 @@ class NativeRunner(StepRunner):
         if self._config.embed_scale != 1:
             x *= np.float32(self._config.embed_scale)
         turned = {rope: turns(layout.positions) for rope, turns in self._turns.items()}
-        self._stack(address(x), rows, layout, turned)
+        self._stack(address(x), rows, layout, turned, StepAdapters.of(slices))
         return x
 
     def _sound(self, hidden: Floats) -> list[bool]:

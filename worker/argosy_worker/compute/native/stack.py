@@ -8,9 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from argosy_worker.arrays import address
+from argosy_worker.compute.adapter import StepAdapters
 from argosy_worker.compute.config import LayerSpec
 from argosy_worker.compute.native import library
 from argosy_worker.compute.native.able import KV_BITS
+from argosy_worker.compute.native.adapters import table
 from argosy_worker.compute.native.linear import NativeLinear
 from argosy_worker.compute.rope_spec import Rope
 from argosy_worker.core.layout import StepLayout
@@ -33,7 +35,9 @@ class Parts:
 class Stack:
     """The layers, over a cache that `bind` names. Used by one thread at a time."""
 
-    def __init__(self, specs: Sequence[LayerSpec], parts: Sequence[Parts]) -> None:
+    def __init__(self, specs: Sequence[LayerSpec], parts: Sequence[Parts], first: int = 0) -> None:
+        """`first`: number of the first of them in the model."""
+        self._first = first
         self.parts = list(parts)
         """What the structs point into."""
         self._crew = parts[0].qkv.crew
@@ -52,7 +56,14 @@ class Stack:
         for layer, (cache, scales) in zip(self._layers, caches, strict=True):
             layer.cache, layer.scales, layer.cache_bits = cache, scales or None, KV_BITS[dtype]
 
-    def __call__(self, x: int, rows: int, layout: StepLayout, turned: Mapping[Rope, tuple[int, int]]) -> None:
+    def __call__(
+        self,
+        x: int,
+        rows: int,
+        layout: StepLayout,
+        turned: Mapping[Rope, tuple[int, int]],
+        adapters: StepAdapters | None = None,
+    ) -> None:
         """Run x, fp32 [rows, hidden] at this address, through the layers in place.
 
         `turned`: where the rows' cosines and sines lie, each fp32 [rows, dims / 2].
@@ -66,6 +77,10 @@ class Stack:
             address(layout.context_lens), address(layout.block_table), address(layout.slots),
             layout.block_table.shape[1], layout.block_size,
         )  # fmt: skip
+        if adapters is not None:
+            pointers = table(adapters, self._first)
+            where.most_rank, where.adapter_of = adapters.most_rank, address(adapters.rows)
+            where.adapters = ctypes.addressof(pointers)
         self._crew.forward(self._layers, where, self._cosines, self._sines, x)
 
 
