@@ -325,7 +325,7 @@ def test_the_answers_are_worth_a_comparison(world):
     """They differ among each other, from those without what shapes the distribution, and from those without adapters."""
     assert len({tuple(tokens) for tokens, _ in world.alone}) > 20
     plain = Line(replace(world, adapters=[None]), Way()).answers(range(1, 9))
-    assert sum(answer[0] != world.alone[n][0] for n, answer in enumerate(plain, 1)) >= 7
+    assert sum(answer[0] != world.alone[n][0] for n, answer in enumerate(plain, 1)) >= 5
     if world.slow:  # of all this the simulated model knows the seed alone
         usual = SamplingParams()
         plain = [
