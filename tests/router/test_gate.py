@@ -191,17 +191,17 @@ async def test_who_could_not_begin_in_time_is_refused_at_once(clock):
             await line.come(tenant())
         line.turns.check(tenant(), 0, 1, None)  # nothing is known of the pace yet
         await contended(line, clock, per_second=10, seconds=4)
-        assert line.turns.predicted_wait(tenant(), 0) == pytest.approx(3.7, abs=0.2)
+        assert line.turns.predicted_wait(tenant(), 0) == pytest.approx(2.5, abs=0.2)
         line.turns.check(tenant(), 0, 1, clock.time + 10)
         with pytest.raises(OverloadedError) as caught:
             line.turns.check(tenant(), 0, 1, clock.time + 2)
-        assert caught.value.retry_after_s == pytest.approx(3.7, abs=0.2)
+        assert caught.value.retry_after_s == pytest.approx(2.5, abs=0.2)
         with pytest.raises(OverloadedError) as caught:
-            line.turns.check(tenant(), 0, 20, None)
-        assert caught.value.retry_after_s == pytest.approx(0.6, abs=0.2)
+            line.turns.check(tenant(), 0, 30, None)
+        assert caught.value.retry_after_s == pytest.approx(0.4, abs=0.2)
         # who has asked for nothing has a short way, and so has who is more important
-        assert line.turns.predicted_wait(tenant("b"), 0) == pytest.approx(1.8, abs=0.2)
-        assert line.turns.predicted_wait(tenant(), 1) == pytest.approx(1.7, abs=0.2)
+        assert line.turns.predicted_wait(tenant("b"), 0) == pytest.approx(0.6, abs=0.1)
+        assert line.turns.predicted_wait(tenant(), 1) == pytest.approx(0.5, abs=0.1)
 
 
 def test_pace_is_what_came_while_more_was_wanted():
@@ -287,7 +287,7 @@ async def test_tenants_take_turns_at_a_worker(make_rig, access):
     script.hang_accepted = False
     await asyncio.gather(*tasks)
     assert order.index("few") < 2 * AT_ONCE
-    assert max(i for i, name in enumerate(order) if name == "few") < 3 * AT_ONCE
+    assert max(i for i, name in enumerate(order) if name == "few") < 2 * AT_ONCE + 2 * 10
     assert rig.router.service.gate.waiting(rig.state) == 0
 
 

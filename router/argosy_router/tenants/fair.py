@@ -1,8 +1,12 @@
 """Whose turn it is: the line of requests that wait in the router for workers. Pure; times are monotonic seconds.
 
-    class    = priority + 1 for each AGEING_S waited       the highest first
-    service  = tokens computed for a tenant / its weight   then the tenant who has had the least
-    rank     = as the engine orders its line               then the least
+    class    = priority + 1 for each AGEING_S waited, at most
+               the highest priority of those who wait            the highest first
+    service  = tokens computed for a tenant / its weight         then the tenant who has had the least
+    rank     = as the engine orders its line                     then the least
+
+Nobody rises above the highest priority by waiting: else who has most in the line, and so waits longest, would have the
+higher class, and with it all the service.
 
 Service is a virtual token counter: prompt tokens, and ANSWER_WEIGHT for each token of an answer, since a step costs
 more than a prompt's token. A tenant who has waited for nothing gains nothing by that: when he comes his counter is
@@ -89,11 +93,12 @@ class FairLine:
     def take(self, now: float, allowed: Callable[[Waiter], bool] = lambda _: True) -> Waiter | None:
         """Whose turn it is; he waits no longer and is charged for his prompt. None: nobody's who is `allowed`."""
         best, key = None, (0.0, 0.0, 0.0, 0)
+        highest = max((priority for _, priority in self._queues), default=0)
         for (name, priority), queue in self._queues.items():
             rank, number, waiter = queue[0]
             if not allowed(waiter):
                 continue
-            aged = priority + (now - waiter.since) // AGEING_S
+            aged = min(highest, priority + (now - waiter.since) // AGEING_S)
             found = (-aged, self._service[name], rank, number)
             if best is None or found < key:
                 best, key = waiter, found

@@ -18,8 +18,8 @@ from argosy_router.tenants.fair import ANSWER_WEIGHT, FairLine, Waiter
 from argosy_router.tenants.pace import Pace
 from argosy_router.tenants.tenant import Tenant
 
-AT_ONCE = 16
-"""Answers without a first token that each worker is given."""
+AT_ONCE = 4
+"""Answers without a first token that each worker is given. More would wait there, in its order and not in ours."""
 LEAST_AT_ONCE = 2
 """So many in any case: one that is computed, and the next one."""
 ROOM_S = 1.0
