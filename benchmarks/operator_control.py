@@ -136,7 +136,7 @@ class Operator:
             "ARGOSY_METRICS_PORT": "0",
             "ARGOSY_LOG_LEVEL": "WARNING",
             "ARGOSY_LEASE": NAMESPACE,
-            "ARGOSY_LEASE_NAMESPACE": NAMESPACE,
+            "ARGOSY_LEASE_NAMESPACE": "default",  # in the other one it would go before the resources
         }
         self.process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "argosy_operator", cwd=ROOT, env={**os.environ, **settings}
@@ -233,7 +233,7 @@ async def measure(cluster: Cluster, operator: Operator | None, many: int, trials
     await cluster.until(lambda: all(cluster.complete(n) for n in names))
     say(f"{many} at once -> all have their children", f"{time.monotonic() - began:.1f} s", "300 s", KUBEAI["many"])
     if operator is not None:
-        await cluster.quiet(10)
+        await cluster.quiet(10, 600)
         cpu, began = operator.cpu_s(), time.monotonic()
         await asyncio.sleep(20)
         share = (operator.cpu_s() - cpu) / (time.monotonic() - began) * 100
@@ -300,6 +300,7 @@ async def main() -> None:
                         await asyncio.sleep(0.5)
             if operator is not None:
                 await operator.stop()
+            await cluster.call("DELETE", f"/apis/coordination.k8s.io/v1/namespaces/default/leases/{NAMESPACE}")
             for task in tasks:
                 task.cancel()
 
