@@ -130,7 +130,7 @@ class Redis:
 
     async def failover(self) -> None:
         await self.replica.start(replica_of=self.master.port)
-        while b"master_link_status:up" not in bytes(await self.replica.ask("INFO", "replication")):  # type: ignore[arg-type]
+        while "connected" not in str(await self.replica.ask("ROLE")):
             await asyncio.sleep(0.05)
         self.master.kill()
         await asyncio.sleep(1.0)  # until who watches them has noticed
