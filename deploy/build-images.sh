@@ -92,7 +92,7 @@ say "building with $tool on $BASE_IMAGE"
 machine=$(uname -m)
 # Wheels for the image's Python, whatever Python runs pip here.
 target=(--only-binary=:all: --implementation cp --python-version 3.11 --abi cp311 --abi abi3 --abi none)
-for tag in manylinux_2_36 manylinux_2_34 manylinux_2_28 manylinux_2_27 manylinux_2_24 manylinux_2_17 manylinux2014 manylinux_2_12 manylinux2010 manylinux_2_5 manylinux1; do
+for tag in manylinux_2_36 manylinux_2_35 manylinux_2_34 manylinux_2_33 manylinux_2_32 manylinux_2_31 manylinux_2_28 manylinux_2_27 manylinux_2_24 manylinux_2_17 manylinux2014 manylinux_2_12 manylinux2010 manylinux_2_5 manylinux1; do
   target+=(--platform "${tag}_$machine")
 done
 
