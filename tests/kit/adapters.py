@@ -2,10 +2,17 @@
 
 import json
 import math
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from safetensors.numpy import save_file
+
+from argosy_api.params import SamplingParams
+from argosy_worker.compute.adapted import Adapted
+from argosy_worker.compute.adapter import StepAdapters
+from argosy_worker.core.batch import SequenceSlice
+from argosy_worker.core.layout import make_layout
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -59,3 +66,22 @@ def merged(model, tensors, scale_of):
                 a, b = (torch.from_numpy(tensors[name.replace("lora_A", half)]) for half in ("lora_A", "lora_B"))
                 model.get_submodule(module).weight.add_(scale_of(module) * (b @ a))
     return model
+
+
+def piece(prompt, adapter, at=0, end=None, *, name="r", first=1, **more):
+    """A share of a step, with its own blocks from `first` on."""
+    return SequenceSlice(
+        request_id=name, tokens=prompt[at:end], start=at, table=range(first, first + 8), sample_rows=range(0),
+        params=SamplingParams(prompt_logprobs=0), adapter=adapter, **more,
+    )  # fmt: skip
+
+
+def logits(loaded, prompt, adapter):
+    """fp32 [len(prompt), vocab] of torch."""
+    runner, part = loaded.make_runner(16, 16), piece(prompt, adapter)
+    layout = make_layout([part], 16)
+    runner._attention.prepare(layout)
+    with torch.inference_mode():
+        adapted = Adapted(StepAdapters.of([part]), torch.device("cpu"), WeakKeyDictionary())
+        hidden = loaded.decoder.hidden(torch.tensor(part.tokens), torch.from_numpy(layout.positions), runner._attention, adapted)  # fmt: skip
+        return loaded.decoder.logits(hidden)

@@ -3,7 +3,6 @@
 import functools
 import json
 import math
-from weakref import WeakKeyDictionary
 
 import adapters
 import pytest
@@ -13,35 +12,13 @@ import tiny_llama
 import torch
 
 from argosy_api.errors import ModelError, ModelInvalidError, ModelNotFoundError, ModelUnsupportedError
-from argosy_api.params import SamplingParams
-from argosy_worker.compute.adapted import Adapted
-from argosy_worker.compute.adapter import StepAdapters
 from argosy_worker.compute.native import library
 from argosy_worker.compute.native.model import NativeModel
-from argosy_worker.core.batch import SequenceSlice, StepBatch
-from argosy_worker.core.layout import make_layout
+from argosy_worker.core.batch import StepBatch
 from argosy_worker.models import load_model
 from argosy_worker.models.peft import read_adapter
 
 PROMPT = torch.randint(3, small_models.VOCAB, (60,), generator=torch.Generator().manual_seed(2)).tolist()
-
-
-def piece(prompt, adapter, at=0, end=None, *, name="r", first=1, **more):
-    return SequenceSlice(
-        request_id=name, tokens=prompt[at:end], start=at, table=range(first, first + 8), sample_rows=range(0),
-        params=SamplingParams(prompt_logprobs=0), adapter=adapter, **more,
-    )  # fmt: skip
-
-
-def logits(loaded, prompt, adapter):
-    """fp32 [len(prompt), vocab] of torch."""
-    runner, part = loaded.make_runner(16, 16), piece(prompt, adapter)
-    layout = make_layout([part], 16)
-    runner._attention.prepare(layout)
-    with torch.inference_mode():
-        adapted = Adapted(StepAdapters.of([part]), torch.device("cpu"), WeakKeyDictionary())
-        hidden = loaded.decoder.hidden(torch.tensor(part.tokens), torch.from_numpy(layout.positions), runner._attention, adapted)  # fmt: skip
-        return loaded.decoder.logits(hidden)
 
 
 def theirs(made, prompt):
@@ -66,7 +43,7 @@ def same(made, loaded, folder, tensors, scale_of):
     plain = theirs(made, PROMPT)
     wanted = theirs(adapters.merged(made, tensors, scale_of), PROMPT)
     adapters.merged(made, tensors, lambda module: -scale_of(module))
-    ours = logits(loaded, PROMPT, read_adapter(folder, loaded.config))
+    ours = adapters.logits(loaded, PROMPT, read_adapter(folder, loaded.config))
     assert ((plain - wanted).norm(dim=-1) / wanted.norm(dim=-1)).max() > 0.1
     assert ((ours - wanted).norm(dim=-1) / wanted.norm(dim=-1)).max() <= 1e-4
 
@@ -164,7 +141,7 @@ def test_native_kernels_add_what_transformers_adds(native):
     prompt = PROMPT[:40]
 
     def error(adapter, wanted):
-        part = piece(prompt, adapter, prompt_targets=prompt[1:])
+        part = adapters.piece(prompt, adapter, prompt_targets=prompt[1:])
         (found,) = scores(loaded.make_runner(16, 16), [part])
         expected = wanted.log_softmax(-1)[:-1].gather(1, torch.tensor(prompt[1:])[:, None])[:, 0]
         return (torch.tensor(found) - expected).abs().mean().item()
@@ -190,7 +167,7 @@ def test_eight_adapters_in_one_step_are_each_as_alone(native, torch_computes, tm
 
     def some(i, at, end, first):
         prompt = prompts[i]
-        return piece(prompt, chosen[i], at, end, name=str(i), first=first, prompt_targets=prompt[at + 1 : None if end is None else end + 1])  # fmt: skip
+        return adapters.piece(prompt, chosen[i], at, end, name=str(i), first=first, prompt_targets=prompt[at + 1 : None if end is None else end + 1])  # fmt: skip
 
     alone = [scores(loaded.make_runner(16, 16), [some(i, 0, None, 1)])[0] for i in range(len(chosen))]
     assert len({tuple(a[:5]) for a in alone}) == len(chosen)

@@ -5,7 +5,7 @@ import os
 import pytest
 import tiny_llama
 import torch
-from test_adapters import logits
+from adapters import logits
 
 from argosy_worker.models import load_model
 from argosy_worker.models.peft import read_adapter
