@@ -6,7 +6,7 @@ from dataclasses import fields
 
 from argosy_worker.compute.config import DecoderConfig, window_of
 from argosy_worker.compute.native import library
-from argosy_worker.compute.quant.precision import OWN, Precision
+from argosy_worker.compute.quant.precision import NATIVE, Precision
 from argosy_worker.core.facts import ModelFacts
 from argosy_worker.models.open_model import OpenModel
 
@@ -35,7 +35,7 @@ def facts_of(
         kv.encode(),
         tokenizer.tokenizer_json,
         arithmetic,
-        library.sources().encode() if precision.weights == OWN else b"",
+        library.sources().encode() if precision.weights in NATIVE else b"",
         *model.samples(),
     ):
         digest.update(len(part).to_bytes(8, "little"))

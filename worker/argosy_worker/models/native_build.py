@@ -18,7 +18,7 @@ from argosy_worker.compute.native.probe import Probe
 from argosy_worker.compute.native.stack import Floats, Parts
 from argosy_worker.compute.quant import eight
 from argosy_worker.compute.quant.formats import QuantTensor
-from argosy_worker.compute.quant.precision import own_form, own_kv, resolve
+from argosy_worker.compute.quant.precision import Precision, of_head, own_form, own_kv, resolve
 from argosy_worker.compute.quant.sizes import WIDE, embedding_bytes, linear_bytes
 from argosy_worker.compute.rowcheck import RowCheck
 from argosy_worker.models.facts import Progress, facts_of
@@ -51,14 +51,14 @@ def build(model: OpenModel, asked: Asked, progress: Progress) -> NativeModel | N
         ModelError: it is no sound model.
 
     """
-    if asked.weights != "auto" or asked.compute != "auto" or asked.group_size or not library.kernels():
+    if not library.kernels():
         return None
-    precision = resolve("auto", None, "auto", "cpu", integers=True, native=True)
+    precision = resolve(asked.weights, asked.group_size, asked.compute, "cpu", integers=True, native=True)
     kv, config = own_kv(asked.kv_cache, precision), model.weights.config.up_to(asked.max_model_len)
     if not able.whole(config, precision, kv, asked.block_size):
         return None
     crew = Crew(asked.threads)
-    builder = _Builder(model.weights, config, crew, RowCheck(asked.threads, _CHECK_S))
+    builder = _Builder(model.weights, config, precision, crew, RowCheck(asked.threads, _CHECK_S))
     decoder = builder.decoder(progress)
     check = builder.check
     check.layer(Probe(config.layer_specs()[0], decoder.layers[0], kv, asked.block_size))
@@ -80,8 +80,11 @@ def build(model: OpenModel, asked: Asked, progress: Progress) -> NativeModel | N
 
 
 class _Builder:
-    def __init__(self, source: WeightSource, config: DecoderConfig, crew: Crew, check: RowCheck) -> None:
+    def __init__(
+        self, source: WeightSource, config: DecoderConfig, precision: Precision, crew: Crew, check: RowCheck
+    ) -> None:
         self._source, self._config, self._crew = source, config, crew
+        self._precision, self._head = precision, of_head(precision, "cpu", integers=True)
         self._linears = NativeLinears(crew)
         self._checked: set[tuple[str, int, int]] = set()
         self.check = check
@@ -99,7 +102,9 @@ class _Builder:
         embed = source.held("embed")
         head = self._linear("head", ["head"], [embed if config.tied else source.held("head")])
         progress("weights", 0.95)
-        self.nbytes += embedding_bytes(rows=embed.rows, cols=embed.cols, stored=embed.format, weights="own")
+        self.nbytes += embedding_bytes(
+            rows=embed.rows, cols=embed.cols, stored=embed.format, weights=self._precision.weights
+        )
         return NativeDecoder(
             config=config,
             crew=self._crew,
@@ -126,15 +131,17 @@ class _Builder:
         if any(self._source.has(one) for one in biases):  # all or none: a missing one is refused by `floats`
             bias = np.concatenate([self._source.floats(one) for one in biases])
         parts = matrices or [self._source.held(role) for role in roles]
-        found, shape = self._linears.made(parts, bias), (name, parts[0].cols, sum(part.rows for part in parts))
+        held = self._head if name == "head" else self._precision
+        found = self._linears.made(parts, bias, held.weights, held.group)
+        shape = (name, parts[0].cols, sum(part.rows for part in parts))
         if shape not in self._checked:
             self._checked.add(shape)
             problem = self.check.rows(found, parts[0].cols)
             if problem is not None:
                 self.check.problems.append(f"{name}: {problem}")
-        self.reports.setdefault(name, self._linears.report(parts))
+        self.reports.setdefault(name, self._linears.report(parts, held.weights, held.group))
         self.nbytes += linear_bytes(
-            rows=shape[2], cols=shape[1], weights="own", group=0, compute="int8",
-            own=own_form(part.format for part in parts),
+            rows=shape[2], cols=shape[1], weights=held.weights, group=held.group, compute="int8",
+            own=own_form((part.format for part in parts), held.weights),
         )  # fmt: skip
         return found

@@ -10,8 +10,8 @@ from argosy_api.memory import Needs, kv_token_bytes
 from argosy_api.pipeline import layers_of
 from argosy_api.resource import EngineSpec, QuantizationSpec
 from argosy_worker.compute.config import DecoderConfig, Experts, LayerSpec, window_of
-from argosy_worker.compute.quant.precision import OwnForm, Precision, of_head, of_shape, own_form, own_kv, resolve
-from argosy_worker.compute.quant.sizes import EIGHT, embedding_bytes, linear_bytes
+from argosy_worker.compute.quant.precision import Precision, of_head, of_shape, own_form, own_kv, resolve
+from argosy_worker.compute.quant.sizes import embedding_bytes, linear_bytes
 from argosy_worker.core.blocks import blocks_of_window
 from argosy_worker.models import hf_config
 from argosy_worker.models.files import read_json
@@ -30,6 +30,7 @@ _ROLES = {
     "output": "head",
 }
 """Of a GGUF file's matrices."""
+_UNKNOWN = frozenset({"BF16"})
 _DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 
@@ -42,8 +43,8 @@ class Header:
     """Storage format of the embedding."""
     formats: str
     """Of the matrices, for people."""
-    own: Mapping[str, OwnForm] = field(default_factory=dict)
-    """How native kernels hold linears (roles, as `Linear` has them); what is not here in 8 bits."""
+    held: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Storage formats of linears (roles, as `Linear` has them), where they are known one by one."""
 
 
 class Linear(NamedTuple):
@@ -64,8 +65,8 @@ def read_gguf(file: Path | Opened) -> Header:
                 held.setdefault(role, set()).add(tensor.format)
         embedding = found.tensors["token_embd.weight"].format
         held.setdefault("head", {embedding})
-        own = {role: own_form(formats) for role, formats in held.items()}
-        return Header(config, embedding, storage(found.tensors.values()), own)
+        formats = {role: frozenset(names) for role, names in held.items()}
+        return Header(config, embedding, storage(found.tensors.values()), formats)
 
 
 def read_hf(raw: dict[str, Any]) -> Header:
@@ -165,7 +166,7 @@ def weights_bytes(
             weights="none" if router else held.weights,
             group=0 if router else held.group,
             compute=floats if router else held.compute,
-            own=header.own.get(linear.role, EIGHT),
+            own=own_form(header.held.get(linear.role, _UNKNOWN), held.weights),
         )
     return total
 

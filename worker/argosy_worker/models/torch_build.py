@@ -20,7 +20,7 @@ from argosy_worker.compute.native.probe import Probe
 from argosy_worker.compute.quant.isa import instruction_set
 from argosy_worker.compute.quant.linear import LinearKernel
 from argosy_worker.compute.quant.packer import KERNELS
-from argosy_worker.compute.quant.precision import OWN, own_kv, resolve
+from argosy_worker.compute.quant.precision import NATIVE, own_kv, resolve
 from argosy_worker.compute.torch_model import TorchModel, TorchPart, attention_shape
 from argosy_worker.models.builder import Builder, activations, integers
 from argosy_worker.models.facts import Progress, facts_of
@@ -69,7 +69,7 @@ def build(
         check = Check(asked.threads) if target == "cpu" else None
         layer_kernels: tuple[LayerKernel, ...] = LAYER_KERNELS
         sampler = TORCH
-        if precision.weights == OWN:
+        if precision.weights in NATIVE:
             crew = Crew(asked.threads)
             kernels, sampler = (NativeLinears(crew), *kernels), native_sampler(crew)
             if kind.name in KV_BITS and asked.block_size % TILE == 0:

@@ -1,7 +1,7 @@
 """What the native kernels can compute, and what not. Pure."""
 
 from argosy_worker.compute.config import DecoderConfig, Dense, LayerSpec
-from argosy_worker.compute.quant.precision import OWN, OWN_GROUP, OWN_TILE, Precision
+from argosy_worker.compute.quant.precision import NATIVE, OWN_GROUP, OWN_TILE, Precision
 
 TILE = 16
 """Positions that are looked at together: a block of the cache has some such tiles."""
@@ -35,7 +35,7 @@ def cannot(spec: LayerSpec) -> str | None:
 def whole(config: DecoderConfig, precision: Precision, kv: str, block_size: int) -> bool:
     """Whether a model is computed by native kernels from the embedding to the token: no torch is needed for it."""
     return (
-        precision.weights == OWN
+        precision.weights in NATIVE
         and kv in KV_BITS
         and block_size % TILE == 0
         and config.vocab_size % OWN_TILE == 0

@@ -11,7 +11,7 @@ from argosy_worker.arrays import Array, address, is_numpy, room, solid
 from argosy_worker.compute.native import library, packing
 from argosy_worker.compute.native.arena import Arena
 from argosy_worker.compute.quant.linear import Verdict
-from argosy_worker.compute.quant.precision import OWN, OWN_GROUP, OWN_TILE, OwnForm, own_form
+from argosy_worker.compute.quant.precision import NATIVE, OWN, OWN_GROUP, OWN_TILE, OwnForm, own_form
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,28 +58,37 @@ class NativeLinears:
 
     def can_run(self, spec: LinearSpec) -> Verdict:
         """Whole blocks of inputs and whole tiles of outputs."""
-        if spec.weights != OWN or spec.device != "cpu":
-            return Verdict(ok=False, reason=f"computes the checkpoint's own integers on a CPU, asked for {spec.wanted}")
+        if spec.weights not in NATIVE or spec.device != "cpu":
+            return Verdict(ok=False, reason=f"computes integers in blocks of 32 on a CPU, asked for {spec.wanted}")
         if spec.in_features % OWN_GROUP or spec.out_features % OWN_TILE:
             shape = f"{spec.in_features} inputs and {spec.out_features} outputs"
             return Verdict(ok=False, reason=f"{shape} are no multiples of {OWN_GROUP} and {OWN_TILE}")
-        return Verdict(ok=True, reason=self._reason(own_form(spec.formats)))
+        return Verdict(ok=True, reason=self._reason(own_form(spec.formats, spec.weights), spec.group))
 
     @staticmethod
-    def _reason(form: OwnForm) -> str:
-        return f"{form}, int8 activations, by blocks of 32"
+    def _reason(form: OwnForm, group: int) -> str:
+        groups = f" in groups of {group}" if group > OWN_GROUP else ""
+        return f"{form}{groups}, int8 activations, by blocks of 32"
 
-    def report(self, parts: Sequence[QuantTensor]) -> str:
+    def report(self, parts: Sequence[QuantTensor], weights: str = OWN, group: int = 0) -> str:
         """How these are computed, for people."""
-        return f"{self.name} ({self._reason(own_form(part.format for part in parts))})"
+        return f"{self.name} ({self._reason(own_form((part.format for part in parts), weights), group)})"
 
-    def made(self, parts: Sequence[QuantTensor], bias: npt.NDArray[np.float32] | None = None) -> NativeLinear:
-        """Lay out the weights."""
-        form = own_form(part.format for part in parts)
+    def made(
+        self,
+        parts: Sequence[QuantTensor],
+        bias: npt.NDArray[np.float32] | None = None,
+        weights: str = OWN,
+        group: int = 0,
+    ) -> NativeLinear:
+        """Lay out the weights, as `Precision` has them."""
+        form = own_form((part.format for part in parts), weights)
         inputs, outputs = parts[0].cols, sum(part.rows for part in parts)
-        return NativeLinear(self._crew, packing.pack(parts, form, self._arena), bias, inputs, outputs, form)
+        packed = packing.pack(parts, form, group or OWN_GROUP, self._arena)
+        return NativeLinear(self._crew, packed, bias, inputs, outputs, form)
 
     def pack(self, spec: LinearSpec, parts: Sequence[QuantTensor], bias: Array | None, device: object) -> NativeLinear:
         """As `made`, with a bias of torch's."""
-        del spec, device
-        return self.made(parts, bias if bias is None or is_numpy(bias) else bias.float().contiguous().numpy())
+        del device
+        bias = bias if bias is None or is_numpy(bias) else bias.float().contiguous().numpy()
+        return self.made(parts, bias, spec.weights, spec.group)

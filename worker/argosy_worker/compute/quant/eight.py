@@ -12,20 +12,34 @@ _LEAST = np.float32(6e-8)
 """The smallest fp16 scale: a block whose largest weight is smaller becomes zeros."""
 
 
+def over_groups(blocks: npt.NDArray[np.float32], group: int, take: np.ufunc) -> npt.NDArray[np.float32]:
+    """fp32 [rows, blocks, 1], one for each 32 weights -> the same, each block with what `take` makes of its group's."""
+    width = group // _GROUP
+    if width == 1:
+        return blocks
+    firsts = np.arange(0, blocks.shape[1], width)
+    found = np.repeat(take.reduceat(blocks, firsts, axis=1), width, axis=1)
+    return found[:, : blocks.shape[1]]
+
+
 def whole(matrix: QuantTensor) -> QuantTensor:
     """A whole matrix in Q8_0, made some rows at a time."""
     raw = np.concatenate([rounded(rows).raw for rows in matrix.slices(ROWS_AT_ONCE)])
     return QuantTensor("Q8_0", raw, matrix.cols)
 
 
-def rounded(rows: QuantTensor) -> QuantTensor:
-    """The same matrix, of numpy, in Q8_0: rounded, where it is anything else."""
-    if rows.format == "Q8_0":
+def rounded(rows: QuantTensor, group: int = _GROUP) -> QuantTensor:
+    """The same matrix, of numpy, in Q8_0: rounded, where it is anything else.
+
+    `group`: weights that share a scale, a multiple of 32; the last group of a row may have fewer.
+    """
+    if rows.format == "Q8_0" and group == _GROUP:
         return rows
     values: npt.NDArray[np.float32] = rows.dequantize().reshape(rows.rows, -1, _GROUP)
     blocks = np.empty((*values.shape[:2], 2 + _GROUP), dtype=np.uint8)
     with np.errstate(all="ignore"):
-        scale = (np.abs(values).max(-1, keepdims=True) / np.float32(127)).astype(np.float16)
+        largest = over_groups(np.abs(values).max(-1, keepdims=True), group, np.maximum)
+        scale = (largest / np.float32(127)).astype(np.float16)
         divisor = scale.astype(np.float32)
         scaled = np.where(divisor > _LEAST, values / np.maximum(divisor, _LEAST), np.float32(0))
         numbers = np.clip(np.rint(scaled), -127, 127).astype(np.int8)

@@ -39,7 +39,7 @@ class LinearSpec:
     in_features: int
     out_features: int
     weights: str
-    """How they are to be held: `none`, `fp16`, `bf16`, `int8`, `int4` or `fp8`."""
+    """How they are to be held: as in `Precision`."""
     group: int
     """Weights that share a scale; 0 for one of each row, or none."""
     compute: str

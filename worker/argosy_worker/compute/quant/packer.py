@@ -60,6 +60,6 @@ class Packer:
         self.reports.setdefault(spec.role, choice.report)
         self.nbytes += linear_bytes(
             rows=spec.out_features, cols=spec.in_features, weights=spec.weights, group=spec.group, compute=spec.compute,
-            own=own_form(spec.formats),
+            own=own_form(spec.formats, spec.weights),
         )  # fmt: skip
         return layer

@@ -9,6 +9,11 @@ from argosy_api.errors import ModelUnsupportedError
 COMPUTES = ("auto", "int8", "fp32", "bf16")
 OWN = "own"
 """Weights of `auto` where there are native kernels: the checkpoint's own 4- or 8-bit numbers, else 8 bits in blocks."""
+OWN_INT8, OWN_INT4 = "own-int8", "own-int4"
+"""`int8` and `int4` where there are native kernels."""
+NATIVE = (OWN, OWN_INT8, OWN_INT4)
+"""Weights that the native kernels compute."""
+_NATIVE = {"auto": OWN, "int8": OWN_INT8, "int4": OWN_INT4}
 OWN_GROUP, OWN_TILE = 32, 16
 """Inputs and outputs of such a linear are multiples of these; others are held as without native kernels."""
 _FOUR, _FINE = {"Q4_0", "Q4_1"}, {"Q4_K"}
@@ -34,9 +39,13 @@ class OwnForm(NamedTuple):
         return f"{self.bits}-bit weights{' with fp32 scales' if self.scale_bits == 32 else ''}"
 
 
-def own_form(formats: Iterable[str]) -> OwnForm:
-    """For parts of these formats, which are computed as one."""
+def own_form(formats: Iterable[str], weights: str = OWN) -> OwnForm:
+    """For parts of these formats, which are computed as one, with `weights` of NATIVE."""
     names = set(formats)
+    if weights == OWN_INT8:
+        return OwnForm(8, 16)
+    if weights == OWN_INT4:  # INT4: what checkpoints of AWQ, GPTQ and compressed-tensors are read into
+        return OwnForm(4, 32 if names & (_FINE | {"INT4"}) else 16)
     if names <= _FOUR:
         return OwnForm(4, 16)
     return OwnForm(4, 32) if names <= _FOUR | _FINE else OwnForm(8, 16)
@@ -61,7 +70,7 @@ class Precision:
     """How the linears of a model are held and computed; nothing in it is `auto`."""
 
     weights: str
-    """`none` (the checkpoint's own values in the compute type), `fp16`, `bf16`, `int8`, `int4`, `fp8` or OWN."""
+    """`none` (the checkpoint's own values in the compute type), `fp16`, `bf16`, `int8`, `int4`, `fp8` or of NATIVE."""
     group: int
     """Weights that share a scale; 0 where a scale is for a whole row, or where there is none."""
     compute: str
@@ -85,8 +94,15 @@ def resolve(
         name: tuple(c for c in computes if c != "int8" or integers or compute == c)
         for name, computes in _ARITHMETIC[device].items()
     }
-    if weights == "auto" and native and device == "cpu" and compute == "auto" and not group_size:
-        return Precision(weights=OWN, group=0, compute="int8")
+    if (
+        native
+        and device == "cpu"
+        and compute == "auto"
+        and weights in _NATIVE
+        and (weights != "auto" or not group_size)
+    ):
+        group = 0 if weights == "auto" else group_size or OWN_GROUP
+        return Precision(weights=_NATIVE[weights], group=group, compute="int8")
     if weights == "auto":
         preferred = "int8" if device == "cpu" and (compute == "int8" or (compute == "auto" and integers)) else "none"
         weights = preferred
@@ -111,18 +127,20 @@ def own_kv(kv_cache: str, precision: Precision) -> str:
 
     Keys and values of fp16 lose less than the 8 bits of the activations that they were made from.
     """
-    return "fp16" if kv_cache == "auto" and precision.weights == OWN else kv_cache
+    return "fp16" if kv_cache == "auto" and precision.weights in NATIVE else kv_cache
 
 
 def of_shape(precision: Precision, inputs: int, outputs: int, device: str, *, integers: bool) -> Precision:
     """What holds a linear of this shape."""
-    if precision.weights != OWN or not (inputs % OWN_GROUP or outputs % OWN_TILE):
+    if precision.weights not in NATIVE or not (inputs % OWN_GROUP or outputs % OWN_TILE):
         return precision
-    return resolve("auto", None, "auto", device, integers=integers)
+    return resolve("auto" if precision.weights == OWN else "int8", None, "auto", device, integers=integers)
 
 
 def of_head(precision: Precision, device: str, *, integers: bool) -> Precision:
     """int8 for the LM head of an int4 model: its logits decide between tokens."""
+    if precision.weights == OWN_INT4:
+        return Precision(weights=OWN_INT8, group=OWN_GROUP, compute="int8")
     if precision.weights != "int4":
         return precision
     return resolve("int8", None, "auto", device, integers=integers)

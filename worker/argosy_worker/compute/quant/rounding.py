@@ -9,7 +9,7 @@ from torch import Tensor
 
 from argosy_worker.compute.quant import eight
 from argosy_worker.compute.quant.formats import QuantTensor
-from argosy_worker.compute.quant.precision import OWN, OWN_GROUP
+from argosy_worker.compute.quant.precision import NATIVE, OWN_GROUP
 from argosy_worker.compute.quant.sizes import EMBEDDED, WIDE
 
 _LEAST = 1e-30
@@ -78,7 +78,7 @@ def embedding(matrix: QuantTensor, weights: str) -> QuantTensor:
     """The table of a model whose linears hold `weights`: no wider than they, but 8 bits in groups of 32 at least."""
     if matrix.format not in WIDE or weights not in EMBEDDED or matrix.format == EMBEDDED[weights]:
         return matrix
-    if weights == OWN and matrix.cols % OWN_GROUP == 0:
+    if weights in NATIVE and matrix.cols % OWN_GROUP == 0:
         return eight.whole(matrix.of_numpy()).of_torch()
     raws, scales = [], []
     for rows in matrix.slices(_ROWS_AT_ONCE):
