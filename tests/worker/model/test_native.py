@@ -379,7 +379,7 @@ def test_numbers_too_large_for_fp16_become_its_largest():
 def test_auto_takes_them_where_they_are():
     assert resolve("auto", None, "auto", "cpu", integers=True, native=True).weights == OWN
     assert resolve("auto", None, "fp32", "cpu", integers=True, native=True).weights == "none"
-    assert resolve("int8", None, "auto", "cpu", integers=True, native=True).weights == "int8"
+    assert resolve("int8", None, "int8", "cpu", integers=True, native=True).weights == "int8"
     assert resolve("auto", None, "auto", "cuda", integers=False, native=True).weights == "none"
 
 

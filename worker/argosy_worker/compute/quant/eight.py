@@ -31,10 +31,13 @@ def whole(matrix: QuantTensor) -> QuantTensor:
 def rounded(rows: QuantTensor, group: int = _GROUP) -> QuantTensor:
     """The same matrix, of numpy, in Q8_0: rounded, where it is anything else.
 
-    `group`: weights that share a scale, a multiple of 32; the last group of a row may have fewer.
+    INT8 with a scale for each so many whole blocks keeps its numbers, and the scales become fp16. `group`: weights that
+    share a scale, a multiple of 32; the last group of a row may have fewer.
     """
     if rows.format == "Q8_0" and group == _GROUP:
         return rows
+    if (kept := _kept(rows)) is not None:
+        return kept
     values: npt.NDArray[np.float32] = rows.dequantize().reshape(rows.rows, -1, _GROUP)
     blocks = np.empty((*values.shape[:2], 2 + _GROUP), dtype=np.uint8)
     with np.errstate(all="ignore"):
@@ -44,4 +47,18 @@ def rounded(rows: QuantTensor, group: int = _GROUP) -> QuantTensor:
         scaled = np.where(divisor > _LEAST, values / np.maximum(divisor, _LEAST), np.float32(0))
         numbers = np.clip(np.rint(scaled), -127, 127).astype(np.int8)
     blocks[..., :2], blocks[..., 2:] = scale.view(np.uint8), numbers.view(np.uint8)
+    return QuantTensor("Q8_0", blocks.reshape(rows.rows, -1), rows.cols)
+
+
+def _kept(rows: QuantTensor) -> QuantTensor | None:
+    """INT8 that is symmetric, in groups of whole blocks, with scales that fp16 has."""
+    if rows.format != "INT8" or rows.zero is not None or rows.scale is None or rows.group % _GROUP:
+        return None
+    numbers = rows.raw.view(np.int8).reshape(rows.rows, -1, _GROUP)
+    with np.errstate(over="ignore"):
+        scale = rows.scale.astype(np.float16)
+    if (numbers == -128).any() or not (np.isfinite(scale) & (np.abs(scale) > 2**-14)).all():
+        return None
+    scales = np.repeat(scale, rows.group // _GROUP, axis=1)[..., None]
+    blocks = np.concatenate((scales.view(np.uint8), numbers.view(np.uint8)), -1)
     return QuantTensor("Q8_0", blocks.reshape(rows.rows, -1), rows.cols)
