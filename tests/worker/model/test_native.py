@@ -98,7 +98,9 @@ def test_products_are_right_and_the_same_everywhere(kind, name):
         pytest.skip(f"this processor has no {name}")
     inputs = 256 if kind == "Q4_K" else 160
     parts = [matrix(kind, 48, inputs, 1), matrix(kind, 16, inputs, 2)]
-    bias, x = torch.randn(64), torch.randn(19, inputs)
+    # always the same: where an activation lies between two codes to within a bit, torch may round it to the other one
+    generator = torch.Generator().manual_seed(11)
+    bias, x = torch.randn(64, generator=generator), torch.randn(19, inputs, generator=generator)
     linear = made(Crew(2, name), parts, bias)
     held = torch.cat([p.dequantize() for p in parts]).double()
     found = linear(x)
@@ -157,7 +159,7 @@ def test_other_shapes_are_left_to_others(inputs, outputs):
 def test_packed_rows_may_come_from_several_parts():
     parts = [matrix("Q8_0", 40, 64, 1), matrix("Q8_0", 8, 64, 2)]
     together = QuantTensor("Q8_0", torch.cat([p.raw for p in parts]), 64)
-    assert np.array_equal(pack(parts, OwnForm(8, 16), Arena()), pack([together], OwnForm(8, 16), Arena()))
+    assert np.array_equal(pack(parts, OwnForm(8, 16), 32, Arena()), pack([together], OwnForm(8, 16), 32, Arena()))
 
 
 # --- layers
