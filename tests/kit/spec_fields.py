@@ -95,7 +95,7 @@ FIELDS = {
     ),
     "routing.policy": Field("roundRobin", ("router", "policy")),
     "routing.fetchBlocks": Field(False, ("router", "fetch_blocks")),
-    "routing.cacheSharing": Field("all", ("router", "share_cache")),
+    "routing.cacheSharing": Field("all", ("router", "share_cache"), seen=True),
     "routing.holdSeconds": Field(30, ("router", "hold_s")),
     "rollout.strategy": Field("Recreate", ("Deployment/m-leader", "spec", "strategy", "type")),
     "rollout.maxSurge": Field(3, ("Deployment/m-leader", "spec", "strategy", "rollingUpdate", "maxSurge")),
