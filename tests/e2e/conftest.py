@@ -13,10 +13,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # for e2e_kit, a name that no other folder has
 
 from e2e_kit import CHART, RELEASE, SYSTEM, Kubectl, helm, make_namespace, reach, wait_for
+from e2e_volumes import prepare
 
 # Files in this order: what needs little first, and what takes the installation away last.
 ORDER = [
-    "validation", "fields", "lifecycle", "status", "images", "groups", "autoscaling", "external", "top", "rights", "rollouts", "disruption", "api_away", "operator_killed", "uninstall",
+    "validation", "fields", "lifecycle", "status", "images", "groups", "adapters", "autoscaling", "external", "top", "rights", "rollouts", "disruption", "api_away", "operator_killed", "uninstall",
     "upgrade",
 ]  # fmt: skip
 
@@ -102,3 +103,32 @@ def grpc_address(system: Kubectl) -> Iterator[str]:
     """host:port of the router's gRPC front."""
     with reach(system, f"service/{RELEASE}-router", 8001) as address:
         yield address
+
+
+@pytest.fixture
+def volume(cluster, namespace):
+    """A folder of one node as a PersistentVolume, made by hand because not every cluster has a provisioner."""
+    name = namespace.namespace
+    node = cluster.get("nodes")[0]["metadata"]["name"]
+    folder = f"/var/tmp/{name}"
+    prepare(cluster, name, node, f"import os; os.makedirs('{folder}', exist_ok=True); os.chmod('{folder}', 0o777)")
+    terms = [{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]}]
+    cluster.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": name},
+            "spec": {
+                "capacity": {"storage": "1Gi"},
+                "accessModes": ["ReadWriteMany"],
+                "persistentVolumeReclaimPolicy": "Retain",
+                "storageClassName": "",
+                "hostPath": {"path": folder},
+                "nodeAffinity": {"required": {"nodeSelectorTerms": terms}},
+            },
+        }
+    )
+    yield name
+    namespace("delete", "infd", "--all", "--timeout=60s", timeout=70)
+    cluster("delete", "pv", name, "--wait=false")
+    prepare(cluster, name, node, f"import shutil; shutil.rmtree('{folder}')")

