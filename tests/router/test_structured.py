@@ -2,10 +2,11 @@
 
 import asyncio
 import json
+import os
+import signal
 
 import grpc
 import pytest
-from schemas import ENDLESS
 
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.structured.constraint import parse
@@ -132,11 +133,12 @@ async def test_one_that_takes_too_long_ends_its_process_and_nobody_elses_work(ri
     await post(rig, HI | {"guided_choice": ["warm"], "max_tokens": 2})
     before = trials.pid
     trials._job_s = 0.5
-    hostile = asyncio.create_task(post(rig, HI | {"guided_grammar": ENDLESS}))
+    os.kill(before, signal.SIGSTOP)  # as one that compiles without an end
+    endless = asyncio.create_task(post(rig, HI | {"guided_grammar": 'start: "a" | "b"'}))
     status, _ = await post(rig, HI | {"max_tokens": 2})
     assert status == 200
-    assert not hostile.done()
-    status, body = await hostile
+    assert not endless.done()
+    status, body = await endless
     assert (status, body["error"]["param"]) == (400, "guided_grammar")
     assert "takes more than" in body["error"]["message"]
     trials._job_s = 5.0
