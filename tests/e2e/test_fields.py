@@ -18,6 +18,7 @@ AT_ONCE = 16
 RESOURCES = "/apis/serving.argosy.dev/v1alpha1/namespaces/default/inferencedeployments"
 PLURALS = {
     "Deployment": "/apis/apps/v1/namespaces/default/deployments",
+    "ConfigMap": "/api/v1/namespaces/default/configmaps",
     "StatefulSet": "/apis/apps/v1/namespaces/default/statefulsets",
     "Job": "/apis/batch/v1/namespaces/default/jobs",
     "PodDisruptionBudget": "/apis/policy/v1/namespaces/default/poddisruptionbudgets",

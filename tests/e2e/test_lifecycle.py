@@ -91,8 +91,12 @@ def test_get_shows_what_one_wants_to_know(smollm2):
     # told by a ready worker, a moment after it is ready
     told = lambda: smollm2[0].get("infd", "smollm2")["status"].get("model")  # noqa: E731
     assert wait_for("the model is described", told, 90)["architecture"]
+    # routers hear of new workers' caches a moment after they can be asked
+    wait_for(
+        "the index is whole", lambda: smollm2[0].condition("smollm2", "KVIndexHealthy").get("status") == "True", 60
+    )
     status = smollm2[0].get("infd", "smollm2")["status"]
-    good = ("Ready", "Progressing", "Scheduled", "ModelLoaded", "RouterSynced", "Uniform")
+    good = ("Ready", "Progressing", "Scheduled", "ModelLoaded", "RouterSynced", "KVIndexHealthy", "Uniform")
     assert {c["type"]: c["status"] for c in status["conditions"]} == dict.fromkeys(good, "True") | {
         "NameTaken": "False", "Degraded": "False",
     }  # fmt: skip
