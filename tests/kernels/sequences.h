@@ -70,7 +70,7 @@ inline Floats run(const Engine& engine, const Model& model, Cache& cache, Floats
   }
   const std::vector<const float*> cosines(layers.size(), cos.data()), sines(layers.size(), sin.data());
   const Step step{int32_t(positions.size()), int32_t(slices.size()), positions.data(), cu_rows.data(), lengths.data(),
-                  table.data(), slots.data(), int32_t(width), s.block_size};
+                  table.data(), slots.data(), int32_t(width), s.block_size, 0, nullptr, nullptr};
   const int failed = engine.library.forward(engine.handle, layers.data(), int(layers.size()), &step, cosines.data(), sines.data(), x.data(), engine.threads > 1);
   check(!failed, engine.name, "no memory");
   return x;

@@ -1,11 +1,14 @@
 """A scripted worker and helpers for the router's tests."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
+import aiohttp
 import grpc
+import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from argosy_api import blocks
@@ -405,6 +408,18 @@ class RedisPublisher:
     async def stop(self) -> None:
         self._worker.publish = None
         await end(*self._tasks)
+
+
+async def until_cut(rig, path, request):
+    """What comes of a stream that fails: cut, not ended, so that who does not read its last event takes it for no answer."""
+    body = b""
+    async with rig.http.post(f"{rig.base}{path}", json=request) as response:
+        assert response.status == 200
+        with contextlib.suppress(aiohttp.ClientPayloadError):
+            while piece := await response.content.readany():
+                body += piece
+            pytest.fail("the stream ended in order")
+    return body
 
 
 def events_of(body: bytes) -> list[dict]:

@@ -9,7 +9,7 @@ from array import array
 import aiohttp
 import pytest
 from aiohttp import web
-from router_kit import FakeWorker, decode, encode, events_of
+from router_kit import FakeWorker, decode, encode, events_of, until_cut
 from waiting import eventually
 
 from argosy_api import limits
@@ -115,7 +115,7 @@ async def test_log_probabilities_count_as_what_is_made_of_them(form):
 async def test_log_probabilities_of_a_prompt_are_counted_in_a_stream_too(rig, monkeypatch):
     monkeypatch.setattr(limits, "MAX_REQUEST_BYTES", 400_000)
     request = {**HELLO, "prompt": "x" * 2000, "prompt_logprobs": 10, "max_tokens": 1, "stream": True}
-    _, body = await rig.post("/v1/completions", request)
+    body = await until_cut(rig, "/v1/completions", request)
     assert events_of(body)[-1]["error"]["param"] == "max_tokens"
     await eventually(lambda: rig.router.service.admission.held == 0)
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from argosy_api import limits
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.params import check_priority
 from argosy_router.fronts import oai_parse
@@ -132,7 +133,7 @@ def test_content_parts():
 
 
 BAD_COMPLETIONS = [
-    ({"model": None}, "model"), ({"model": ""}, "model"), ({"model": 3}, "model"), ({"model": "x" * 300}, "model"),
+    ({"model": None}, "model"), ({"model": ""}, "model"), ({"model": 3}, "model"), ({"model": "x" * (limits.MAX_MODEL_NAME + 1)}, "model"),
     ({"prompt": None}, "prompt"), ({"prompt": []}, "prompt"), ({"prompt": {}}, "prompt"), ({"prompt": 3}, "prompt"),
     ({"prompt": True}, "prompt"), ({"prompt": [1, "a"]}, "prompt[1]"), ({"prompt": ["a", 1]}, "prompt[1]"),
     ({"prompt": [1.5]}, "prompt[0]"), ({"prompt": [True]}, "prompt[0]"), ({"prompt": [[1], "a"]}, "prompt[1]"),

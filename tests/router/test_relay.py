@@ -4,10 +4,9 @@ import asyncio
 import json
 from dataclasses import replace
 
-import aiohttp
 import grpc
 import pytest
-from router_kit import FakeWorker, answer_of, byte_tokenizer, decode, encode, events_of
+from router_kit import FakeWorker, answer_of, byte_tokenizer, decode, encode, events_of, until_cut
 from waiting import eventually
 
 from argosy_api.params import SamplingParams
@@ -112,18 +111,7 @@ async def test_lost_for_good_says_how_far_it_came(rig, how, code):
     """Nobody comes further: the tokens so far, then an error with their number, and a cut; nothing twice."""
     for worker in rig.workers:
         setattr(worker.script, how, 7)
-    body = b""
-    async with rig.http.post(f"{rig.base}/v1/completions", json={**HELLO, "stream": True}) as response:
-        assert response.status == 200
-
-        # cut, not ended: who does not read the event must not take this for an answer
-        async def read():
-            nonlocal body
-            async for piece in response.content.iter_any():
-                body += piece
-
-        with pytest.raises(aiohttp.ClientPayloadError):
-            await read()
+    body = await until_cut(rig, "/v1/completions", {**HELLO, "stream": True})
     events = events_of(body)
     assert "".join(e["choices"][0]["text"] for e in events[:-1]) == decode(answer_of(encode("hello"), 20)[:7])
     assert events[-1]["error"]["code"] == code

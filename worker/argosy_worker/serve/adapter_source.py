@@ -21,7 +21,6 @@ def adapter_source(model: LoadedModel, settings: Settings) -> Source:
         return Source(_simulated)
     from argosy_worker.compute.loaded import LoadedModel as Real  # noqa: PLC0415  # not for a simulated model
     from argosy_worker.fetch.uri import resolve  # noqa: PLC0415
-    from argosy_worker.models.peft import read_adapter  # noqa: PLC0415
 
     if not isinstance(model, Real):
         raise TypeError("a model of an unknown kind")
@@ -29,6 +28,8 @@ def adapter_source(model: LoadedModel, settings: Settings) -> Source:
     budget = settings.engine.adapter_bytes or min(MOST, left // PART)
 
     def read(spec: AdapterSpec) -> Read:
+        from argosy_worker.models.peft import read_adapter  # noqa: PLC0415  # loads safetensors
+
         folder = resolve(
             ModelUri.parse(spec.uri), cache_dir=settings.model_cache, progress=lambda *_: None, adapter=True
         )
