@@ -14,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from argosy_api.blocks import root_id
@@ -41,19 +43,23 @@ class RandomWeights:
     def __init__(self, config: DecoderConfig) -> None:
         self.config = config
         self._random = torch.Generator().manual_seed(0)
-        self.weights = 0
 
     def has(self, role: str) -> bool:
         return not role.endswith(".bias")
 
     def matrix(self, role: str) -> QuantTensor:
         shape = shape_of(self.config, role)
-        self.weights += shape[0] * shape[1]
         made = torch.empty(shape, dtype=torch.bfloat16).uniform_(-0.05, 0.05, generator=self._random)
         return from_plain(made)
 
     def vector(self, role: str) -> torch.Tensor:
         return torch.ones(shape_of(self.config, role))
+
+    def held(self, role: str) -> QuantTensor:
+        return self.matrix(role).of_numpy()
+
+    def floats(self, role: str) -> npt.NDArray[np.float32]:
+        return np.ones(shape_of(self.config, role), dtype=np.float32)
 
     def rope_factors(self) -> None:
         return None
@@ -82,9 +88,7 @@ def child(tokens: int, kind: str, window: int) -> None:
     before = resident("VmRSS")
     source = RandomWeights(config)
     model = assemble(OpenModel(source, TOKENIZER, lambda: ()), kv_cache=kind, device="cpu", threads=2)
-    table = model.decoder._embed  # noqa: SLF001  # the embedding is the head, too: it is kept beside the packed head
-    scales = 0 if table.scale is None else table.scale.nbytes
-    weights = table.raw.nbytes + scales + source.weights * {"int8": 1, "fp32": 4}[model.facts.compute]
+    weights = model.facts.weights_bytes  # packed; the embedding is the head, too, and kept beside that one
     loaded = resident("VmRSS")
     blocks = -(-(tokens + 1) // BLOCK)
     pool = BlockPool(blocks, window_blocks=blocks_of_window(model.facts.window, BLOCK))
