@@ -97,9 +97,10 @@ async def _serve(settings: Settings, state: Lifecycle, metrics: WorkerMetrics, p
             log.info("ready: %s as %r", settings.model_uri, settings.served_name)
             await first((thread.ended, lost), stop)
             await serving.set_health(serving=False)
-            if lost.done():
+            if lost.done() or not engine.alive:
                 events.close()
                 await server.stop(_GRACE_S)  # for the last words of the streams
+            if lost.done():
                 return _lose_group(state, lost.result())
             if not engine.alive:
                 give_up(state, "EngineFailed", f"the engine has died ({engine.failure}); the log has the cause")
