@@ -65,13 +65,17 @@ class Speed:
 
 
 async def measure(worker: processes.Running, prompts: Sequence[list[int]], new: int) -> Speed:
-    """All prompts at once; tokens per second, from the start of the first answer to the end of the last."""
-    firsts, lasts = [], []
+    """All prompts at once; tokens per second while all streams run: between the last first token and the first end.
+
+    Until the last end would be a question of how many requests are waiting: an answer that is complete sooner makes
+    room for another, and where none is there, the last streams have steps for few.
+    """
+    came: list[list[tuple[float, int]]] = [[] for _ in prompts]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{worker.port}") as channel:
         stub = rpc.WorkerStub(channel)
         salt = f"s{random.getrandbits(48)}"
 
-        async def one(prompt: list[int]) -> list[int]:
+        async def one(prompt: list[int], times: list[tuple[float, int]]) -> list[int]:
             sampling = pb.SamplingParams(max_tokens=new, temperature=0, ignore_eos=True)
             name = f"r{random.getrandbits(60)}"
             request = pb.GenerateRequest(
@@ -79,17 +83,17 @@ async def measure(worker: processes.Running, prompts: Sequence[list[int]], new: 
             )
             tokens: list[int] = []
             async for chunk in stub.Generate(request):
-                if not tokens and chunk.token_ids:
-                    firsts.append(time.perf_counter())
+                if chunk.token_ids:
+                    times.append((time.perf_counter(), len(chunk.token_ids)))
                 tokens += chunk.token_ids
-            lasts.append(time.perf_counter())
             return tokens
 
         cpu = worker.cpu_seconds
-        answers = await asyncio.gather(*(one(prompt) for prompt in prompts))
+        answers = await asyncio.gather(*map(one, prompts, came))
         cpu = worker.cpu_seconds - cpu
-    count = sum(map(len, answers)) - len(answers)
-    return Speed(count / (max(lasts) - min(firsts)), count / max(cpu, 0.01), answers)
+    begin, end = max(times[0][0] for times in came), min(times[-1][0] for times in came)
+    count = sum(tokens for times in came for when, tokens in times if begin < when <= end)
+    return Speed(count / (end - begin), (sum(map(len, answers)) - len(answers)) / max(cpu, 0.01), answers)
 
 
 async def compare(case: Case, pairs: int, rounds: int, new: int) -> list[str]:

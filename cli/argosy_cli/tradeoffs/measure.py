@@ -14,7 +14,8 @@ PROMPT, NEW, LONG = 64, 64, 480
 """Tokens of a prompt, tokens generated after it, tokens of the long prompt."""
 SEQUENCES, LENGTH = 16, 256
 """Of the text for perplexity."""
-ROUNDS = 3
+ROUNDS, ALONE = 3, 8
+"""Runs that a rate is the median of; those of one stream are short and differ by their text, so there are more."""
 
 Said = Callable[[str], None]
 
@@ -84,7 +85,7 @@ async def measure(
     say("warming up")
     await _generate(worker, texts[0][:PROMPT], 8)
     say("one stream")
-    one = [_rate(await _generate(worker, text[:PROMPT], NEW)) for text in texts[:ROUNDS]]
+    one = [_rate(await _generate(worker, text[:PROMPT], NEW)) for text in texts[:ALONE]]
     say(f"{STREAMS} streams")
     many = [await _together(worker, texts) for _ in range(ROUNDS)]
     say("prefill")
