@@ -25,6 +25,7 @@ PROTOS = [
     "argosy_api/v1/worker.proto",
     "argosy_api/inference/inference.proto",
     "argosy_api/externalscaler/externalscaler.proto",
+    "argosy_api/extproc/extproc.proto",
 ]
 CRD = Path("charts/argosy/files/crds/inferencedeployments.yaml")
 FIELDS = Path("docs/resource.md")

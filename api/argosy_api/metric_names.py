@@ -37,6 +37,7 @@ WORKER_LAST_STEP_AGE = "argosy_worker_last_step_age_seconds"  # gauge
 # --- router
 ROUTER_REQUESTS = "argosy_router_requests"  # counter: model, api=grpc|http, code
 ROUTER_UNAUTHENTICATED = "argosy_router_unauthenticated"  # counter: api=grpc|http; refused for their credential
+ROUTER_PICKS = "argosy_router_picks"  # counter: result=picked|any, or the status of a refusal
 ROUTER_SHED = "argosy_router_shed_requests"  # counter: model, why=contended|quota
 ROUTER_LINE = "argosy_router_line_answers"  # gauge: model; wait in the router for their turn
 ROUTER_TENANT_TOKENS = "argosy_router_tenant_tokens"  # counter: tenant, kind=prompt|cached|generated

@@ -11,6 +11,7 @@ from argosy_api.errors import InvalidArgumentError
 from argosy_api.process import EXIT_CONFIG
 from argosy_router import app, settings
 from argosy_router.fleet import membership
+from argosy_router.fronts.grpc_common import PortTakenError
 
 
 def main() -> int:
@@ -21,7 +22,7 @@ def main() -> int:
         source = membership.source(chosen.membership)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(app.serve(chosen, source))
-    except (app.PortTakenError, InvalidArgumentError) as error:
+    except (PortTakenError, InvalidArgumentError) as error:
         print(f"argosy-router: {error}", file=sys.stderr)  # noqa: T201 - a person reads it
         return EXIT_CONFIG
     return 0

@@ -12,12 +12,12 @@ import grpc
 from aiohttp import web
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from argosy_api import limits, net
 from argosy_api.ending import end
 from argosy_api.inference import inference_pb2, inference_pb2_grpc
 from argosy_api.v1 import worker_pb2, worker_pb2_grpc
+from argosy_router import pages
 from argosy_router.clock import now
 from argosy_router.fleet import monitor, silence
 from argosy_router.fleet.deployment import DeploymentState
@@ -33,8 +33,12 @@ from argosy_router.fronts.credentials import Credentials
 from argosy_router.fronts.http import HttpFront
 from argosy_router.fronts.native import NativeFront
 from argosy_router.fronts.oip import OipFront
+from argosy_router.fronts.picker import PickerFront
+from argosy_router.fronts.picker_server import PickerServer
 from argosy_router.metrics import Metrics
-from argosy_router.routes import routes
+from argosy_router.picking.picker import Picker
+from argosy_router.picking.picks import Picks
+from argosy_router.picking.routers import Routers
 from argosy_router.routing.dispatch import Dispatcher
 from argosy_router.service import Service
 from argosy_router.settings import Settings
@@ -56,10 +60,6 @@ GAUGE_S = 1.0
 BURST_S = 0.02
 
 
-class PortTakenError(Exception):
-    """A port cannot be bound; the message says which and why."""
-
-
 class Router:
     """The whole router in one event loop. `start`, then `stop`."""
 
@@ -71,21 +71,28 @@ class Router:
         self._library = ModelLibrary()
         self.fleet = Fleet(self._library, self._watch, self._feed, self._see_off)
         dispatcher = Dispatcher(self.metrics)
+        picks = Picks() if settings.picker_port is not None else None
         self.service = Service(
             self.fleet, dispatcher, self.metrics,
             attempts=settings.attempts, tell_decisions=settings.decision_headers,
-            longest_wait_s=settings.max_wait_seconds,
+            longest_wait_s=settings.max_wait_seconds, picks=picks,
         )  # fmt: skip
         self._access = AccessFiles(self.service.identity, document=settings.access, directory=settings.api_keys)
         self._usage = SharedUsage(self.service.gate.quotas, self._redis.client)
         self._bodies = Bodies()
         self.connections = Connections()
+        self._picker: PickerServer | None = None
+        if picks is not None:
+            routers = Routers(settings.picker_routers)
+            picker = Picker(self.fleet, dispatcher, self.service.admission, picks, routers)
+            front = PickerFront(picker, self.service.identity, self._bodies, self.metrics)
+            self._picker = PickerServer(front, routers)
         self._health: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._server: grpc.aio.Server | None = None
         self._runners: list[web.AppRunner] = []
         self._sites: list[web.SockSite] = []
         self._tasks: list[asyncio.Task[None]] = []
-        self.http_port = self.grpc_port = self.metrics_port = 0
+        self.http_port = self.grpc_port = self.metrics_port = self.picker_port = 0
 
     def _watch(self, state: DeploymentState, worker: Peer) -> asyncio.Task[None]:
         name = f"the watch over {state.name}/{worker.worker_id}"
@@ -113,11 +120,15 @@ class Router:
         """
         settings = self._settings
         await self._access.load()
-        self.metrics_port = await self._listen(self._metrics_app(), "metrics", settings.metrics_port)
+        self.metrics_port = await self._listen(
+            pages.application(self.service, self.metrics), "metrics", settings.metrics_port
+        )
         self.grpc_port = await self._listen_grpc()
         # a client that goes away cancels its handler, and so the worker's call
         front = HttpFront(self.service, self._bodies, self.connections)
         self.http_port = await self._listen(front.application(), "HTTP", settings.http_port, self.connections)
+        if self._picker is not None:
+            self.picker_port = await self._picker.start(settings.host, settings.picker_port or 0)
         self._tasks = [
             asyncio.create_task(keep_running("following the membership", self._follow)),
             asyncio.create_task(keep_running("the watch over who may ask", self._access.watch)),
@@ -127,6 +138,8 @@ class Router:
             asyncio.create_task(keep_running("the watch over the event loop", self._bursts)),
         ]
         log.info("HTTP on %d, gRPC on %d, metrics on %d", self.http_port, self.grpc_port, self.metrics_port)
+        if self._picker is not None:
+            log.info("gateways are told where to send to on %d", self.picker_port)
 
     async def _listen(self, app: web.Application, what: str, port: int, connections: Connections | None = None) -> int:
         options: dict[str, Any] = {"handler_cancellation": True, "access_log": None, "shutdown_timeout": 1.0}
@@ -139,7 +152,9 @@ class Router:
         try:
             listening = net.listen(host, port, backlog=BACKLOG)
         except OSError as error:
-            raise PortTakenError(f"cannot listen on {net.address(host, port)} for {what}: {error.strerror}") from error
+            raise grpc_common.PortTakenError(
+                f"cannot listen on {net.address(host, port)} for {what}: {error.strerror}"
+            ) from error
         site = web.SockSite(runner, listening, backlog=BACKLOG)
         await site.start()
         self._sites.append(site)
@@ -155,12 +170,7 @@ class Router:
         inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(OipFront(self.service), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        address = net.address(self._settings.host, self._settings.grpc_port)
-        try:
-            port = server.add_insecure_port(address)
-        except RuntimeError as error:
-            why = net.why_not(self._settings.host, self._settings.grpc_port)
-            raise PortTakenError(f"cannot listen on {address} for gRPC: {why}") from error
+        port = grpc_common.bind(server, self._settings.host, self._settings.grpc_port, "gRPC")
         await self._set_health(serving=False)
         await server.start()
         self._server = server
@@ -191,19 +201,21 @@ class Router:
         for site in self._sites[1:]:  # the metrics stay
             await site.stop()
         end = now() + self._settings.drain_seconds
-        stopping = asyncio.create_task(self._server.stop(self._settings.drain_seconds)) if self._server else None
+        servers = (self._server.stop if self._server else None, self._picker.drain if self._picker else None)
+        stopping = asyncio.gather(*(stop(self._settings.drain_seconds) for stop in servers if stop is not None))
         while self.service.running and now() < end:  # noqa: ASYNC110 - once in a life, and free of cost for requests
             await asyncio.sleep(POLL_S)
         if self.service.running:
             log.warning("%d requests did not end within %g s", self.service.running, self._settings.drain_seconds)
-        if stopping is not None:
-            await stopping
+        await stopping
 
     async def stop(self) -> None:
         """Ends everything at once."""
         await end(*self._tasks)
         if self._server is not None:
             await self._server.stop(0)
+        if self._picker is not None:
+            await self._picker.stop()
         for runner in self._runners:
             await runner.cleanup()
         await self.fleet.close()
@@ -214,28 +226,6 @@ class Router:
         await self._library.close()
 
     # --- metrics
-
-    def _metrics_app(self) -> web.Application:
-        async def metrics(_: web.Request) -> web.Response:
-            return web.Response(
-                body=generate_latest(self.metrics.registry), headers={"content-type": CONTENT_TYPE_LATEST}
-            )
-
-        async def healthz(_: web.Request) -> web.Response:
-            return web.json_response({"status": "ok"})
-
-        async def ready(_: web.Request) -> web.Response:
-            return web.json_response({"ready": self.service.ready}, status=200 if self.service.ready else 503)
-
-        async def reachable(_: web.Request) -> web.Response:
-            return web.json_response(text=routes(self.fleet, now()).to_json())
-
-        app = web.Application()
-        app.router.add_get("/metrics", metrics)
-        app.router.add_get("/routes", reachable)
-        app.router.add_get("/healthz", healthz)
-        app.router.add_get("/ready", ready)
-        return app
 
     async def _bursts(self) -> None:
         """How long the event loop works before someone else gets a turn: what one request costs all the others.

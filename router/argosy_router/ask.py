@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from argosy_api import limits
-from argosy_api.params import SamplingParams
+from argosy_api.errors import InvalidArgumentError
+from argosy_api.params import SamplingParams, check_priority
 from argosy_api.structured.constraint import Constraint
+from argosy_router.picked import NO_PICK, Picked
 from argosy_router.resumption import Resumption
 from argosy_router.tenants.tenant import ANYBODY, Tenant
 from argosy_router.text.messages import Extras, Message, Prompt
@@ -22,6 +24,8 @@ class Caller:
     deadline: float | None = None
     """Monotonic seconds."""
     tenant: Tenant = ANYBODY
+    pick: Picked = NO_PICK
+    """What a picker has chosen for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,3 +79,26 @@ class Ask:
             return self.params
         seed = drawn if self.params.seed is None else self.params.seed + i
         return replace(self.params, seed=seed % (limits.MAX_SEED + 1))
+
+
+def of_tenant(ask: Ask, tenant: Tenant, *, share_cache: bool) -> Ask:
+    """The ask with the salt and the priority that it gets as this tenant's.
+
+    Raises:
+        InvalidArgumentError: it asks for a salt or a priority that there is not.
+
+    """
+    _check_salt(ask.cache_salt)
+    check_priority(ask.priority)
+    salt = ask.cache_salt if share_cache else tenant.salt(ask.cache_salt)
+    return replace(ask, cache_salt=salt, priority=tenant.priority(ask.priority))
+
+
+def _check_salt(salt: str) -> None:
+    """Refuse a cache salt that is too long or not Unicode."""
+    try:
+        size = len(salt.encode())
+    except UnicodeEncodeError:
+        raise InvalidArgumentError("cache_salt", "is not valid Unicode text") from None
+    if size > limits.MAX_CACHE_SALT:
+        raise InvalidArgumentError("cache_salt", f"has {size} bytes; at most {limits.MAX_CACHE_SALT}")

@@ -22,6 +22,7 @@ class Metrics:
         self.refused = Counter(
             names.ROUTER_UNAUTHENTICATED, "Calls without a credential that counts", ["api"], registry=registry
         )
+        self.picks = Counter(names.ROUTER_PICKS, "Requests of gateways that asked", ["result"], registry=registry)
         self.tenants = Shown()
         self.tenant_tokens = Counter(
             names.ROUTER_TENANT_TOKENS, "Tokens of tenants' requests", ["tenant", "kind"], registry=registry

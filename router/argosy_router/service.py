@@ -16,10 +16,9 @@ from argosy_api.errors import (
     InvalidArgumentError,
     UnavailableError,
 )
-from argosy_api.params import check_priority, check_prompt
 from argosy_router import resumption
 from argosy_router.admission import Admission
-from argosy_router.ask import Ask, Caller
+from argosy_router.ask import Ask, Caller, of_tenant
 from argosy_router.budgets import budgeted
 from argosy_router.clock import now
 from argosy_router.compared import compare
@@ -28,6 +27,9 @@ from argosy_router.fleet.fleet import Fleet
 from argosy_router.fleet.peer import ACQUAINTANCE_S
 from argosy_router.gate import Gate
 from argosy_router.metrics import UNKNOWN_MODEL, Metrics
+from argosy_router.picked import NO_PICK
+from argosy_router.picking.picks import Picks
+from argosy_router.prompts import encoded
 from argosy_router.relay import Flight
 from argosy_router.request import Request
 from argosy_router.routing.dispatch import Decision, Dispatcher, no_worker
@@ -36,14 +38,9 @@ from argosy_router.routing.trial import conversation
 from argosy_router.settings import Settings
 from argosy_router.tenants.identity import Identity
 from argosy_router.tenants.tenant import Tenant
-from argosy_router.text.messages import Prompt
 from argosy_router.text.model_text import Encoded
 from argosy_router.text.models import ModelCard
 from argosy_router.wording import worded
-
-TOKEN_BYTES = 36
-"""What a prompt's token takes here, roughly; and CHOICE_TOKEN_BYTES more in the message of each choice."""
-CHOICE_TOKEN_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +66,9 @@ class Service:
         attempts: int,
         tell_decisions: bool = False,
         longest_wait_s: float = Settings.max_wait_seconds,
+        picks: Picks | None = None,
     ) -> None:
+        """`picks`: of the picker that gateways ask, if there is one; only then what it picked is heeded."""
         self.fleet = fleet
         self.metrics = metrics
         self.draining = False
@@ -78,6 +77,7 @@ class Service:
         self.gate = Gate(self.identity, metrics, longest_s=longest_wait_s)
         self._dispatcher = dispatcher
         self._attempts = attempts
+        self._picks = picks
         self._tell_decisions = tell_decisions
 
     @property
@@ -146,16 +146,13 @@ class Service:
         named, card, adapter = await self._model(ask.model, request.started, caller.deadline, patience)
         state = named.deployment
         request.model = state.name
-        _check_salt(ask.cache_salt)
-        check_priority(ask.priority)
-        tenant, priority = caller.tenant, caller.tenant.priority(ask.priority)
-        salt = ask.cache_salt if state.spec.share_cache else tenant.salt(ask.cache_salt)
-        ask = replace(ask, cache_salt=salt, priority=priority)
+        tenant = caller.tenant
+        ask = of_tenant(ask, tenant, share_cache=state.spec.share_cache)
         if ask.resumption is None:
-            request.taken = self.gate.enter(state, tenant, ask.choices, priority=priority, deadline=caller.deadline)
+            request.taken = self.gate.enter(state, tenant, ask.choices, priority=ask.priority, deadline=caller.deadline)
         ask.params.check(vocab_size=card.facts.vocab_size)
         ask = await worded(ask, card)
-        prompts = await self._encoded(request, ask, card, adapter)
+        prompts = await encoded(request.account, ask, card, adapter)
         params = budgeted(ask, card, prompts)
         texts = []
         if ask.echo:
@@ -166,7 +163,7 @@ class Service:
         key = caller.request_id
         if state.spec.canary is not None and ask.messages:
             key = conversation(ask.messages, ask.cache_salt)
-        jobs = []
+        jobs: list[Job] = []
         for tokens, ids, chosen in ((p.tokens, p.block_ids, q) for p, q in zip(prompts, params, strict=True)):
             for i in range(ask.n):
                 seeded = replace(ask, params=chosen).choice_params(i, secrets.randbits(63))
@@ -184,6 +181,7 @@ class Service:
                     deadline=caller.deadline,
                     received_at=request.started,
                     key=key,
+                    pick=caller.pick if self._picks is not None and len(jobs) < ask.n else NO_PICK,  # of one prompt
                     resumption=ask.resumption,
                 )
                 if ask.resumption is not None:
@@ -214,33 +212,6 @@ class Service:
             raise UnavailableError(f"{named.name!r}: no worker has loaded this adapter")
         return named, state.card, digest
 
-    async def _encoded(self, request: Request, ask: Ask, card: ModelCard, adapter: str) -> list[Encoded]:
-        """Each prompt once, however many choices it has."""
-        wanted = card.wanted(ask.cache_salt, adapter=adapter, offsets=ask.offsets)
-        found = []
-        chat_or_prompts: Sequence[Prompt | None] = ask.prompts or (None,)
-        for prompt, field in zip(chat_or_prompts, ask.fields, strict=True):
-            if isinstance(prompt, list):
-                self._check_tokens(prompt, card, field)
-                made = await card.text.address(prompt, wanted, field=field)
-            else:
-                if prompt is None:
-                    made = await card.text.render(ask.messages, wanted, field=field, extras=ask.extras)
-                else:
-                    made = await card.text.encode(prompt, wanted, field=field)
-                self._check_tokens(made.tokens, card, field)
-            request.account.take((TOKEN_BYTES + ask.n * CHOICE_TOKEN_BYTES) * len(made.tokens), field)
-            found.append(made)
-        return found
-
-    @staticmethod
-    def _check_tokens(tokens: list[int], card: ModelCard, field: str) -> None:
-        try:
-            check_prompt(tokens, vocab_size=card.facts.vocab_size, max_model_len=card.facts.max_model_len)
-        except InvalidArgumentError as error:
-            path = field + error.field.removeprefix("prompt") if field.startswith("prompt") else field
-            raise InvalidArgumentError(path, error.message.partition(": ")[2]) from None
-
     # --- fly
 
     def headers(self, decision: Decision, tenant: Tenant) -> list[tuple[str, str]]:
@@ -261,6 +232,8 @@ class Service:
         passage, flight = None, None
         try:
             passage = await self.gate.turn(job)
+            if self._picks is not None:
+                self._picks.came(job.pick.token)
             flight = Flight(
                 job, self._dispatcher, self.metrics, attempts=self._attempts, taken=taken, hold=request.hold,
                 told=passage.tokens if job.tenant.name else None,
@@ -283,13 +256,3 @@ class Service:
                 self.metrics.generated.labels(name).inc(flight.delivered)
             if passage is not None:
                 passage.close()
-
-
-def _check_salt(salt: str) -> None:
-    """Refuse a cache salt that is too long or not Unicode."""
-    try:
-        size = len(salt.encode())
-    except UnicodeEncodeError:
-        raise InvalidArgumentError("cache_salt", "is not valid Unicode text") from None
-    if size > limits.MAX_CACHE_SALT:
-        raise InvalidArgumentError("cache_salt", f"has {size} bytes; at most {limits.MAX_CACHE_SALT}")

@@ -33,6 +33,10 @@ class Settings:
     """A directory with what is kept of API keys."""
     decision_headers: bool = False
     """Whether clients are told why a worker was chosen: it tells of others' requests, too."""
+    picker_port: int | None = None
+    """Where gateways ask for an endpoint (docs/gateways.md). None: nowhere."""
+    picker_routers: tuple[tuple[str, int], ...] = ()
+    """Host and port of all routers' HTTP fronts; names are looked up again and again."""
 
 
 def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -58,10 +62,14 @@ def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str]
     add("--decision-headers", type=_boolean, default=False, help="true: clients are told why a worker was chosen")
     add("--access", metavar="FILE", help="who may ask, and how much; without it anybody may")
     add("--api-keys", metavar="DIRECTORY", help="API keys, one small file each, as a mounted Secret")
+    add("--picker-port", type=_port, help="gateways ask here which router a request should go to (default: nowhere)")
+    add("--picker-routers", type=_places, default=(), metavar="HOST:PORT,…", help="the routers that they are told of")
     values = vars(parser.parse_args(arguments))
     scheme, _, rest = values["membership"].partition(":")
     if not (values["membership"] == "kubernetes" or (scheme == "file" and rest)):
         parser.error(f"--membership: {values['membership']!r} is neither file:PATH nor kubernetes")
+    if values["picker_port"] is not None and not values["picker_routers"]:
+        parser.error("--picker-port: needs --picker-routers, or there is nobody to be told of")
     return Settings(**values, redis_url=redis_url(environment) or None)
 
 
@@ -76,6 +84,16 @@ def _port(text: str) -> int:
     if not 0 <= value <= 65535:
         raise argparse.ArgumentTypeError(f"{value} is not a port (0 to 65535; 0: any free one)")
     return value
+
+
+def _places(text: str) -> tuple[tuple[str, int], ...]:
+    found = []
+    for item in text.split(","):
+        host, _, port = item.strip().rpartition(":")
+        if not (host and port.isdecimal() and 0 < int(port) < 65536):
+            raise argparse.ArgumentTypeError(f"{item!r} is not HOST:PORT")
+        found.append((host.strip("[]"), int(port)))
+    return tuple(found)
 
 
 def _count(text: str) -> int:

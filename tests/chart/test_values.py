@@ -14,6 +14,8 @@ WRONG = [
     ("router.autoscaling.minReplicas=0", "minReplicas"),
     ("router.autoscaling.targetCPU=70%", "targetCPU"),
     ("router.autoscaling.target=1", "target"),
+    ("router.picker.inferencePool.failureMode=Shrug", "failureMode"),
+    ("router.picker.port=9003", "port"),
     ("redis.ca=no certificate", "ca"),
     ("router.service.type=ExternalName", "type"),
     ("router.service.ports.http=0", "http"),
@@ -76,6 +78,7 @@ def test_a_wrong_value_is_refused_by_name(helm, chart, value, named):
         (["valkey.enabled=false", "redis.url=redis://host", "redis.existingSecret.name=x"], "remove one of them"),
         (["valkey.enabled=false", "redis.url=redis://host:6379/0"], "redis.url has no password"),
         (["valkey.enabled=false", "redis.url=redis://user@host"], "redis.url has no password"),
+        (["router.picker.inferencePool.enabled=true"], "needs router.picker.enabled"),
         (["router.autoscaling.minReplicas=11"], "minReplicas is 11, more than maxReplicas, which is 10"),
         (
             ["redis.ca=-----BEGIN CERTIFICATE-----x-----END CERTIFICATE-----"],

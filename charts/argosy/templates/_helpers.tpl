@@ -191,6 +191,9 @@ downloads: {{ toJson (default list $to.downloads) }}
 {{- if gt (int $auto.minReplicas) (int $auto.maxReplicas) -}}
 {{- fail (printf "router.autoscaling.minReplicas is %v, more than maxReplicas, which is %v" $auto.minReplicas $auto.maxReplicas) -}}
 {{- end -}}
+{{- if and .Values.router.picker.inferencePool.enabled (not .Values.router.picker.enabled) -}}
+{{- fail "router.picker.inferencePool.enabled needs router.picker.enabled: a pool names its picker" -}}
+{{- end -}}
 {{- if and .Values.externalMetrics.enabled .Values.kedaScaler.enabled -}}
 {{- fail "externalMetrics.enabled and kedaScaler.enabled are both true: KEDA itself provides external.metrics.k8s.io, and a cluster has one provider of it" -}}
 {{- end -}}

@@ -21,6 +21,8 @@ PARSERS: dict[str, Callable[[dict[str, Any]], OaiRequest]] = {
     "completions": oai_parse.completions,
     "chat": oai_parse.chat,
 }
+PATHS = {"/v1/completions": "completions", "/v1/chat/completions": "chat"}
+"""Where each kind is sent to."""
 HERE_BYTES = 256 * 1024
 HERE_VALUES = 4096
 """Commas and brackets up to which a body is parsed on the event loop: a few milliseconds."""

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import grpc
 
-from argosy_api import limits
+from argosy_api import limits, net
 from argosy_router.clock import now
 from argosy_router.fronts.request_ids import check_request_id, request_id
 from argosy_router.routing.dispatch import Decision
@@ -25,6 +25,24 @@ OPTIONS: Sequence[tuple[str, int]] = (
 )
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class PortTakenError(Exception):
+    """A port cannot be bound; the message says which and why."""
+
+
+def bind(server: grpc.aio.Server, host: str, port: int, what: str) -> int:
+    """Has a server listen; the port.
+
+    Raises:
+        PortTakenError: it can't be bound.
+
+    """
+    address = net.address(host, port)
+    try:
+        return server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise PortTakenError(f"cannot listen on {address} for {what}: {net.why_not(host, port)}") from error
 
 
 def call_deadline(context: Context) -> float | None:

@@ -29,6 +29,7 @@ from argosy_router.fronts.credentials import TENANT, asks_for_credentials
 from argosy_router.fronts.http_body import SLOWEST, read_body
 from argosy_router.fronts.oai_answer import SSE_DONE, Answer, sse
 from argosy_router.fronts.request_ids import request_id
+from argosy_router.picked import HEADER, parsed
 from argosy_router.request import Request
 from argosy_router.routing.job import Job
 from argosy_router.service import Service
@@ -104,7 +105,8 @@ class HttpFront:
             del raw
             if request.ignored and http.headers.get(STRICT_HEADER, "").lower() in ("1", "true"):
                 raise InvalidArgumentError(request.ignored[0], f"has no effect here, and {STRICT_HEADER} is set")
-            caller = Caller(request_id=http[REQUEST_ID], tenant=http[TENANT])
+            pick = parsed(http.headers.get(HEADER))
+            caller = Caller(request_id=http[REQUEST_ID], tenant=http[TENANT], pick=pick)
             prepared = await self._service.prepare(taken, request.ask(), caller)
             answer = Answer(request, prepared)
             headers = {"x-request-id": http[REQUEST_ID]}

@@ -76,6 +76,10 @@ class Assignment:
             self.predictions.computed(self.promise, self.clock())
             self.promise = None
 
+    def reported(self) -> None:
+        """What it waits for is in the worker's own report by now, under a number that nobody here knows."""
+        self.worker.books.close(self.entry)
+
     def failed(self) -> None:
         """By the worker's fault."""
         if self.clocked is not None:
@@ -110,11 +114,13 @@ class Dispatcher:
         computed_by: Peer | None = None,
         alike: ServedModel | None = None,
         abandon: Callable[[], object] = _nothing,
+        for_another: bool = False,
     ) -> Assignment:
         """Picks a worker, opens its books and predicts its new blocks. No I/O.
 
         `computed_by` has just computed the prompt for whoever will generate. `alike`: only for workers that give the
         same answer as that one, and that are well. `abandon` is called when the worker is found to hang.
+        `for_another`: it is only asked where the job should go; who sends it counts it.
 
         Raises:
             UnavailableError: there is no worker (besides `excluded` ones).
@@ -135,7 +141,7 @@ class Dispatcher:
             )
         else:
             candidates = sources.given(state, candidates, workers, prompt=len(job.tokens), source=computed_by)
-        return self._assign(job, workers, candidates, indexed=fresh, abandon=abandon)
+        return self._assign(job, workers, candidates, indexed=fresh, abandon=abandon, counts=not for_another)
 
     def assign_prompt(self, job: Job, *, abandon: Callable[[], object]) -> Assignment | None:
         """Picks a prefill worker for the prompt, where there are some and it is worth the way. No I/O."""
@@ -163,6 +169,7 @@ class Dispatcher:
         *,
         indexed: bool,
         abandon: Callable[[], object],
+        counts: bool = True,
     ) -> Assignment:
         state, time = job.deployment, self._clock()
         choice, name = self._choose(job, candidates, indexed=indexed)
@@ -185,9 +192,10 @@ class Dispatcher:
         entry = worker.books.open(
             uncached=max(1, prompt - cached), prompt=prompt, now=time, priority=job.priority, abandon=abandon
         )
-        state.demand.prompt(max(1, prompt - cached), time)
-        self._metrics.decisions.labels(state.name, name, choice.reason).inc()
-        self._metrics.predicted.labels(state.name).inc(cached)
+        if counts:
+            state.demand.prompt(max(1, prompt - cached), time)
+            self._metrics.decisions.labels(state.name, name, choice.reason).inc()
+            self._metrics.predicted.labels(state.name).inc(cached)
         return Assignment(
             decision=decision,
             worker=worker,
@@ -196,7 +204,7 @@ class Dispatcher:
             predictions=state.predictions,
             promise=promise,
             clock=self._clock,
-            clocked=Clocked.of(state.trial, worker.revision, self._clock) if state.trial is not None else None,
+            clocked=Clocked.of(state.trial, worker.revision, self._clock) if state.trial and counts else None,
         )
 
     def others(self, job: Job, excluded: frozenset[str], alike: ServedModel | None = None) -> bool:
@@ -207,6 +215,8 @@ class Dispatcher:
 
     def _choose(self, job: Job, candidates: list[policy.Candidate], *, indexed: bool) -> tuple[policy.Choice, str]:
         state, prompt = job.deployment, len(job.tokens)
+        if (picked := policy.named(candidates, prompt, job.pick.worker)) is not None:
+            return picked, "picker"
         if state.spec.policy is RoutingPolicy.ROUND_ROBIN:
             state.turn += 1
             return policy.round_robin(candidates, state.turn), "roundRobin"

@@ -8,6 +8,7 @@ from hashlib import blake2b
 from argosy_api.blocks import iter_block_ids, root_id
 from argosy_api.params import SamplingParams
 from argosy_router.fleet.deployment import DeploymentState
+from argosy_router.picked import NO_PICK, Picked
 from argosy_router.resumption import Resumption
 from argosy_router.tenants.tenant import ANYBODY, Tenant
 
@@ -32,6 +33,7 @@ class Job:
     received_at: float = 0.0
     key: str = ""
     """Decides whether it is for a canary, where there is one."""
+    pick: Picked = NO_PICK
     constraint: str = ""
     """What the answer must look like (`argosy_api.structured.constraint`)."""
     resumption: Resumption | None = None

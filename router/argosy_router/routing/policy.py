@@ -128,6 +128,14 @@ def kv_aware(candidates: Sequence[Candidate], prompt: int, *, rng: random.Random
     return Choice(worker=best.worker, cached=best.cached, reason=reason, cost_s=price)
 
 
+def named(candidates: Sequence[Candidate], prompt: int, worker: str) -> Choice | None:
+    """The worker that was picked before the request came here; None where it can't have it now, or none was."""
+    found = next((c for c in candidates if c.worker == worker), None)
+    if found is None:
+        return None
+    return Choice(worker=worker, cached=found.cached, reason="picked", cost_s=cost(found, prompt))
+
+
 def round_robin(candidates: Sequence[Candidate], turn: int) -> Choice:
     """In turn, over the workers in the order of their ids."""
     chosen = sorted(candidates, key=lambda c: c.worker)[turn % len(candidates)]

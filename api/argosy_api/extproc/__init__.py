@@ -1,0 +1,1 @@
+"""KEDA's external scaler: generated from externalscaler.proto (make generate)."""
