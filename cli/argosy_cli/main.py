@@ -70,13 +70,21 @@ def up(
         Path | None,
         typer.Option(help="Directory of API keys, as `argosy key TENANT --into` fills it.", file_okay=False),
     ] = None,
+    cors_origins: Annotated[
+        str, typer.Option(help="Web pages that browsers let ask, as https://chat.example.org,…; * for any.")
+    ] = "",
 ) -> None:
     """Run resources on this machine until Ctrl-C: workers, router and Valkey as local processes."""
     from argosy_cli.embedded.assembly import Options
     from argosy_cli.up import up as run_up
+    from argosy_router.origins import parse_origins
 
     ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
-    run_up(files, Options(host=host, **ports, access=access, api_keys=api_keys))
+    try:
+        parse_origins(cors_origins)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--cors-origins") from None
+    run_up(files, Options(host=host, **ports, access=access, api_keys=api_keys, cors_origins=cors_origins))
 
 
 @app.command()

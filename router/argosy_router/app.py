@@ -125,7 +125,7 @@ class Router:
         )
         self.grpc_port = await self._listen_grpc()
         # a client that goes away cancels its handler, and so the worker's call
-        front = HttpFront(self.service, self._bodies, self.connections)
+        front = HttpFront(self.service, self._bodies, self.connections, settings.cors_origins)
         self.http_port = await self._listen(front.application(), "HTTP", settings.http_port, self.connections)
         if self._picker is not None:
             self.picker_port = await self._picker.start(settings.host, settings.picker_port or 0)

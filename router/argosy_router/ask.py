@@ -55,6 +55,8 @@ class Ask:
     priority: int = 0
     echo: bool = False
     """The prompts' texts are wanted back."""
+    special: bool = True
+    """Whether a plain prompt gets what the model's tokenizer puts around a text."""
     offsets: bool = False
     """And where each of their tokens begins in them."""
     whole: bool = False

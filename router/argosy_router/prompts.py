@@ -25,7 +25,7 @@ async def encoded(
         OverloadedError, TooLargeError: `account` has no room for the tokens.
 
     """
-    wanted = card.wanted(ask.cache_salt, adapter=adapter, offsets=ask.offsets)
+    wanted = card.wanted(ask.cache_salt, adapter=adapter, offsets=ask.offsets, special=ask.special)
     found = []
     chat_or_prompts: Sequence[Prompt | None] = ask.prompts or (None,)
     for prompt, field in list(zip(chat_or_prompts, ask.fields, strict=True))[:most]:

@@ -190,6 +190,18 @@ class Service:
                 jobs.append(job)
         return Prepared(card=card, prompts=prompts, texts=texts, jobs=jobs)
 
+    async def tokens(self, request: Request, ask: Ask, caller: Caller) -> tuple[ModelCard, list[Encoded]]:
+        """Prompts or a chat as tokens, for who wants no answer: no worker is asked. Raises as `prepare`."""
+        card = await self.card(request, ask.model, caller)
+        return card, await encoded(request.account, ask, card, "")
+
+    async def card(self, request: Request, model: str, caller: Caller) -> ModelCard:
+        """What is known of a model, for who needs its tokenizer only. Raises as `prepare`."""
+        named, card, _ = await self._model(model, request.started, caller.deadline, ACQUAINTANCE_S)
+        request.model = named.deployment.name
+        request.taken = self.gate.count(named.deployment, caller.tenant)
+        return card
+
     async def _model(self, name: str, came: float, end: float | None, patience: float) -> tuple[Named, ModelCard, str]:
         """What `name` names, its card, and the adapter's digest; waits for a first worker where there may be none."""
         if not name or len(name) > limits.MAX_MODEL_NAME:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from argosy_api import net
 from argosy_api.process import redis_url
+from argosy_router.origins import parse_origins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,8 @@ class Settings:
     """Where gateways ask for an endpoint (docs/gateways.md). None: nowhere."""
     picker_routers: tuple[tuple[str, int], ...] = ()
     """Host and port of all routers' HTTP fronts; names are looked up again and again."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose pages may ask over HTTP."""
 
 
 def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -64,6 +67,13 @@ def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str]
     add("--api-keys", metavar="DIRECTORY", help="API keys, one small file each, as a mounted Secret")
     add("--picker-port", type=_port, help="gateways ask here which router a request should go to (default: nowhere)")
     add("--picker-routers", type=_places, default=(), metavar="HOST:PORT,…", help="the routers that they are told of")
+    add(
+        "--cors-origins",
+        type=_origins,
+        default=(),
+        metavar="ORIGIN,…",
+        help="whose pages browsers let ask over HTTP, as https://chat.example.org; * for any",
+    )
     values = vars(parser.parse_args(arguments))
     scheme, _, rest = values["membership"].partition(":")
     if not (values["membership"] == "kubernetes" or (scheme == "file" and rest)):
@@ -77,6 +87,13 @@ def _boolean(text: str) -> bool:
     if text not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"{text} is neither true nor false")
     return text == "true"
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    try:
+        return parse_origins(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _port(text: str) -> int:

@@ -48,6 +48,11 @@ class Volley:
         """Of each choice's prompt, in order."""
         return [self._flights[i].cached_tokens for i in range(len(self.jobs))]
 
+    @property
+    def cached_so_far(self) -> list[int]:
+        """The same while some have not begun: those have 0."""
+        return [self._flights[i].cached_tokens if i in self._flights else 0 for i in range(len(self.jobs))]
+
     async def start(self) -> Flight:
         """Until the first ones, as many as may fly at once, have their first token; the very first of them.
 

@@ -11,6 +11,7 @@ WRONG = [
     ("router.drainSeconds=-5", "drainSeconds"),
     ("router.attempts=0", "attempts"),
     ("router.maxWaitSeconds=-1", "maxWaitSeconds"),
+    ("router.corsOrigins={chat.example.org}", "corsOrigins"),
     ("router.autoscaling.minReplicas=0", "minReplicas"),
     ("router.autoscaling.targetCPU=70%", "targetCPU"),
     ("router.autoscaling.target=1", "target"),

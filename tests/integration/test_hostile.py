@@ -23,7 +23,7 @@ from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc as rpc
 from argosy_worker import sim
 
-COUNT = int(os.environ.get("ARGOSY_HOSTILE", "400"))
+COUNT = int(os.environ.get("ARGOSY_HOSTILE", "800"))
 AT_ONCE = 8
 RESOURCE = """
 apiVersion: serving.argosy.dev/v1alpha1
@@ -65,6 +65,22 @@ HTTP = [
 ]  # fmt: skip
 COMPLETIONS = [*HTTP, "prompt", "echo", "suffix"]
 CHAT = [*HTTP, "messages", "top_logprobs", "max_completion_tokens", "tools", "tool_choice", "modalities"]
+RESPONSES = [
+    *SHAPING, "input", "instructions", "max_output_tokens", "tools", "tool_choice", "text", "metadata", "include", "reasoning", "stream",
+    "store", "previous_response_id", "truncation", "parallel_tool_calls", "top_logprobs", "background",
+]  # fmt: skip
+MESSAGES = [
+    "system", "messages", "max_tokens", "temperature", "top_k", "top_p", "stop_sequences", "stream", "tools", "tool_choice", "thinking",
+    "output_config", "metadata", "service_tier", "container", "cache_control",
+]  # fmt: skip
+OLLAMA = [
+    "messages", "tools", "format", "think", "stream", "options", "keep_alive", "logprobs", "top_logprobs", "truncate", "images",
+]  # fmt: skip
+OPTIONS = [
+    "num_predict", "temperature", "top_k", "top_p", "min_p", "typical_p", "repeat_penalty", "presence_penalty", "frequency_penalty", "seed",
+    "stop", "num_ctx", "mirostat", "repeat_last_n", "tfs_z",
+]  # fmt: skip
+TOKENS = ["prompt", "messages", "tools", "add_special_tokens", "return_token_strs", "chat_template_kwargs", "documents"]
 UNKNOWN = ["", "x", "__proto__", "temprature", "\ud800", "a.b[0]", "max_tokens ", "é", "x" * 3000]
 TOGETHER = {
     "max_tokens",
@@ -99,6 +115,9 @@ def changes(draw, names):
     }
 
 
+WAYS = ("completions", "chat", "native", "infer", "responses", "messages", "ollama", "tokenize")
+
+
 class Ways:
     """One request each; what came back is judged where it is known."""
 
@@ -117,6 +136,27 @@ class Ways:
         messages = [{"role": "user", "content": "hello"}]
         return await self.post("/v1/chat/completions", {"model": "hostile", "messages": messages}, changes(draw, CHAT))
 
+    async def responses(self, draw):
+        return await self.post("/v1/responses", {"model": "hostile", "input": "hello"}, changes(draw, RESPONSES))
+
+    async def messages(self, draw):
+        request = {"model": "hostile", "max_tokens": 16, "messages": [{"role": "user", "content": "hello"}]}
+        return await self.post("/v1/messages", request, changes(draw, MESSAGES))
+
+    async def ollama(self, draw):
+        request = {"model": "hostile", "messages": [{"role": "user", "content": "hello"}]}
+        changed = changes(draw, OLLAMA)
+        if "options" not in changed:
+            changed["options"] = {"num_predict": 16, **changes(draw, OPTIONS)}
+        return await self.post("/api/chat", request, changed)
+
+    async def tokenize(self, draw):
+        request = {"model": "hostile", draw.choice(["prompt", "detokenized"]): "hello"}
+        if "prompt" not in request:
+            changed = {draw.choice(["tokens", "tokens", "x"]): draw.choice(VALUES)}
+            return await self.post("/detokenize", {"model": "hostile", "tokens": [1, 2]}, changed)
+        return await self.post("/tokenize", request, changes(draw, TOKENS) if draw.random() < 0.7 else {})
+
     async def post(self, path, request, changed):
         async with self.http.post(self.base + path, data=encoded({**request, **changed})) as answer:
             body = await answer.read()
@@ -124,8 +164,13 @@ class Ways:
             return "answered"
         error = json.loads(body)["error"]
         assert answer.status in (400, 413), (answer.status, error)
-        assert error["code"] in ("InvalidArgument", "TooLarge")
-        assert may_be_blamed(error["param"], changed), error
+        message = error if isinstance(error, str) else error["message"]
+        assert may_be_blamed(message.partition(":")[0], changed), (error, changed)
+        if "code" in error:
+            assert (error["code"], error["param"]) in (
+                ("InvalidArgument", message.partition(":")[0]),
+                ("TooLarge", error["param"]),
+            )
         return "refused"
 
     async def native(self, draw):
@@ -210,7 +255,7 @@ async def test_hostile_fields(up):
 
         async def sender():
             for seed in seeds:
-                way = [ways.completions, ways.chat, ways.native, ways.infer][seed % 4]
+                way = getattr(ways, WAYS[seed % len(WAYS)])
                 try:
                     async with asyncio.timeout(120):
                         outcomes[way.__name__, await way(random.Random(seed))] += 1
@@ -220,9 +265,7 @@ async def test_hostile_fields(up):
 
         await asyncio.gather(*(sender() for _ in range(AT_ONCE)))
     assert sum(outcomes.values()) == COUNT
-    assert all(
-        outcomes[way, what] for way in ("completions", "chat", "native", "infer") for what in ("answered", "refused")
-    ), outcomes
+    assert all(outcomes[way, what] for way in WAYS for what in ("answered", "refused")), outcomes
     expected = sim.oracle(list(b"still here"), 8, SamplingParams(temperature=0))
     assert up.complete("hostile", "still here", max_tokens=8).text == bytes(expected).decode()
     workers = {r.pid for r in up.replicas()} | {s.pid for s in up.state.services}

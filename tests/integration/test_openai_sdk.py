@@ -247,6 +247,57 @@ def test_the_sdks_own_helpers(up):
             client.chat.completions.create(model="another", messages=HI)
 
 
+RESPONSES = {
+    "a text": ({}, None),
+    "instructions and items": ({"instructions": "Be kind.", "input": HI}, None),
+    "a schema": (
+        {"text": {"format": {"type": "json_schema", "name": "person", "schema": SCHEMA}}, "max_output_tokens": 400}, is_person),
+    "a tool, required": (
+        {"tools": [{"type": "function", **TOOL["function"]}], "tool_choice": "required", "parallel_tool_calls": False,
+         "max_output_tokens": 400}, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RESPONSES)
+def test_responses(up, name):
+    fields, check = RESPONSES[name]
+    plain, waiting = clients(up)
+    asked = {"model": "m", "input": "hi", "max_output_tokens": 12, **fields}
+
+    async def asynchronous():
+        async with waiting as client:
+            whole = await client.responses.create(**asked)
+            return whole, [event async for event in await client.responses.create(**asked, stream=True)]
+
+    with plain as client:
+        found = [
+            (client.responses.create(**asked), list(client.responses.create(**asked, stream=True))),
+            asyncio.run(asynchronous()),
+        ]
+    for whole, events in found:
+        for response in (whole, events[-1].response):
+            assert response.status in ("completed", "incomplete")
+            assert response.usage.output_tokens > 0
+            if check is not None:
+                check(None, response.output_text)
+            for item in response.output:
+                if item.type == "function_call":
+                    Draft202012Validator(SCHEMA).validate(json.loads(item.arguments))
+        if "tools" in fields:
+            assert [item.type for item in whole.output] == ["function_call"]
+
+
+def test_the_best_of_several(up):
+    plain, _ = clients(up)
+    with plain as client:
+        asked = {"model": "m", "prompt": "hello", "max_tokens": 6, "seed": 1, "logprobs": 0}
+        best = client.completions.create(**asked, n=1, best_of=4)
+        several = client.completions.create(**asked, n=4)
+    assert best.usage.completion_tokens == several.usage.completion_tokens
+    means = [sum(c.logprobs.token_logprobs) / len(c.logprobs.token_logprobs) for c in several.choices]
+    assert best.choices[0].text == several.choices[means.index(max(means))].text
+
+
 def test_fields_without_effect_are_named_or_refused(up):
     plain, _ = clients(up)
     with plain as client:

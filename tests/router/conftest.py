@@ -75,6 +75,10 @@ class Rig:
             body = await response.read()
             return response, body
 
+    async def get(self, path: str, **more):
+        async with self.http.get(self.base + path, **more) as response:
+            return response, await response.read()
+
     def idle(self) -> bool:
         return all(len(w.books) == 0 for w in self.state.workers.values())
 

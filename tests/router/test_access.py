@@ -20,6 +20,7 @@ from argosy_router.app import SERVICES
 from argosy_router.tenants.tenant import ANYBODY, Tenant
 
 PROMPT = "the same words for everybody, long enough for several blocks of the cache to be filled with them"
+HI = [{"role": "user", "content": "hi"}]
 OPEN_GRPC = {
     "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch",
     "/inference.GRPCInferenceService/ServerLive", "/inference.GRPCInferenceService/ServerReady",
@@ -131,28 +132,50 @@ async def test_every_method_of_grpc(closed, access, who):
         assert caught.value.code() == (grpc.StatusCode.UNIMPLEMENTED if known else grpc.StatusCode.UNAUTHENTICATED)
 
 
+BODIES = {
+    "/v1/completions": {"model": "m", "prompt": "hello", "max_tokens": 2},
+    "/v1/chat/completions": {"model": "m", "messages": HI, "max_tokens": 2},
+    "/v1/responses": {"model": "m", "input": "hi", "max_output_tokens": 2},
+    "/tokenize": {"model": "m", "prompt": "hello"},
+    "/detokenize": {"model": "m", "tokens": [1, 2]},
+    "/v1/messages": {"model": "m", "messages": HI, "max_tokens": 2},
+    "/v1/messages/count_tokens": {"model": "m", "messages": HI},
+    "/api/show": {"model": "m"},
+    "/api/chat": {"model": "m", "messages": HI, "options": {"num_predict": 2}},
+    "/api/generate": {"model": "m", "prompt": "hi", "options": {"num_predict": 2}},
+}
+"""What each path that takes a body is asked with."""
+
+
+def credential(scheme: str, key: str | None) -> dict[str, str]:
+    """As a client sends it: OpenAI's in one header, Anthropic's in another."""
+    if key is None:
+        return {}
+    return bearer(key) if scheme == "authorization" else {scheme: key}
+
+
+@pytest.mark.parametrize("scheme", ["authorization", "x-api-key"])
 @pytest.mark.parametrize("who", WHO)
-async def test_every_route_of_http(closed, access, who):
+async def test_every_route_of_http(closed, access, who, scheme):
     routes = [
         (route.method, resource.canonical)
         for resource in closed.router._runners[1].app.router.resources()
         for route in resource
     ]
     assert {path for _, path in routes} >= {"/health", "/ready", "/v1/models", "/v1/chat/completions"}
-    headers = {} if access.credentials[who] is None else bearer(access.credentials[who])
-    body = {"model": "m", "prompt": "hello", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+    headers = credential(scheme, access.credentials[who])
+    assert {path for method, path in routes if method == "POST"} == set(BODIES)
     for method, path in routes:
-        json_body = None
-        if method == "POST":
-            json_body = {k: v for k, v in body.items() if k != ("prompt" if "chat" in path else "messages")}
         url = closed.base + path.replace("{model}", "m")
-        async with closed.http.request(method, url, json=json_body, headers=headers) as answer:
+        async with closed.http.request(method, url, json=BODIES.get(path), headers=headers) as answer:
             let_in = who in ("tenant", "admin") or path in OPEN_HTTP
             assert (path, answer.status) == (path, 200 if let_in else 401)
             if not let_in:
                 assert answer.headers["www-authenticate"] == "Bearer"
                 if method != "HEAD":
-                    assert (await answer.json())["error"]["type"] == "authentication_error"
+                    error = (await answer.json())["error"]
+                    assert "credential" in (error if path.startswith("/api/") else error["message"])
+                    assert path.startswith("/api/") or error["type"] == "authentication_error"
     async with closed.http.get(closed.base + "/nowhere", headers=headers) as answer:
         assert answer.status == (404 if who in ("tenant", "admin") else 401)
 
@@ -160,8 +183,9 @@ async def test_every_route_of_http(closed, access, who):
 async def test_two_credentials_at_once_count_for_none(closed, access):
     key = access.credentials["tenant"]
     headers = [("authorization", f"Bearer {key}"), ("authorization", f"Bearer {key}")]
-    async with closed.http.get(closed.base + "/v1/models", headers=headers) as answer:
-        assert answer.status == 401
+    for given in (headers, [headers[0], ("x-api-key", key)], [("x-api-key", key), ("x-api-key", key)]):
+        async with closed.http.get(closed.base + "/v1/models", headers=given) as answer:
+            assert answer.status == 401
     async with channel_to(closed) as channel:
         generate = channel.unary_stream("/argosy.v1.Inference/Generate")
         with pytest.raises(grpc.aio.AioRpcError) as caught:

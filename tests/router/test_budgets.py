@@ -16,7 +16,7 @@ from argosy_api import limits
 from argosy_api.errors import OverloadedError, TooLargeError
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.admission import Admission
-from argosy_router.fronts import http, http_body, oai_logprobs
+from argosy_router.fronts import exchange, http_body, oai_logprobs
 from argosy_router.fronts.connections import Connections
 from argosy_router.request import Request
 from argosy_router.text.vocabulary import Vocabulary
@@ -293,14 +293,14 @@ async def test_a_whole_answer_that_nobody_takes_is_held_and_given_up(rig, monkey
     monkeypatch.setattr(limits, "MAX_LOGPROB_ENTRIES", 1 << 20)
     monkeypatch.setattr(limits, "MAX_REQUEST_BYTES", 1 << 28)
     request = {**HELLO, "prompt": "x" * 3000, "prompt_logprobs": 20, "n": 4, "max_tokens": 1}
-    monkeypatch.setattr(http, "WRITE_S", 600)
+    monkeypatch.setattr(exchange, "WRITE_S", 600)
     client = await quiet_client(rig, request)
     await eventually(lambda: waiting_to_be_sent(rig) > 1_000_000)
     assert rig.router.service.admission.held > 1_000_000
     client.close()
     await eventually(lambda: rig.router.service.admission.held == 0)
-    monkeypatch.setattr(http, "WRITE_S", 0.1)
-    monkeypatch.setattr(http, "SLOWEST", 1e9)
+    monkeypatch.setattr(exchange, "WRITE_S", 0.1)
+    monkeypatch.setattr(exchange, "SLOWEST", 1e9)
     client = await quiet_client(rig, request)
     await eventually(lambda: sum(len(w.requests) for w in rig.workers) == 8)
     await eventually(lambda: rig.router.service.admission.held == 0 and not waiting_to_be_sent(rig))
@@ -318,7 +318,7 @@ async def test_the_end_of_a_stream_that_nobody_takes_is_given_up(rig, monkeypatc
         await real(self, data)
 
     monkeypatch.setattr(web.StreamResponse, "write_eof", waits)
-    monkeypatch.setattr(http, "WRITE_S", 0.1)
+    monkeypatch.setattr(exchange, "WRITE_S", 0.1)
     with pytest.raises(aiohttp.ClientPayloadError):
         await rig.post("/v1/completions", {**HELLO, "stream": True})
     await eventually(rig.idle)

@@ -6,12 +6,12 @@ import random
 import openai
 import pytest
 import pytest_asyncio
-from router_kit import FakeWorker, Script, byte_tokenizer, encode
+from router_kit import Script, byte_tokenizer, encode
+from saying_kit import KNOWING, Saying
 
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.structured import compile as library
 from argosy_api.structured.constraint import parse
-from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.fronts import oai_parse
 from argosy_router.text.chat import ChatRenderer
 from argosy_router.tools import grammar
@@ -148,12 +148,6 @@ def test_what_the_grammar_lets_through_is_read_as_calls_of_the_tools(form, sever
 # --- templates
 
 
-KNOWING = (
-    "{% if tools %}TOOLS {{ tools | tojson }}\n{% endif %}{% for d in documents or [] %}DOC {{ d.text }}\n{% endfor %}"
-    "{% for m in messages %}{{ m.role }}: {{ m.content }}"
-    "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function.name }} {{ c.function.arguments | tojson }}{% endfor %}\n"
-    "{% endfor %}{% if loud %}LOUD{% endif %}assistant:{% if enable_thinking %}<think>{% endif %}"
-)
 PLAIN = "{% for m in messages %}[{{ m.role }}]{{ m.content }}\n{% endfor %}[assistant]"
 
 
@@ -181,24 +175,6 @@ def test_a_template_that_knows_none_has_them_told_in_words():
 
 
 # --- through the router, by the openai SDK
-
-
-class Saying(FakeWorker):
-    """Answers with one fixed text."""
-
-    text = ""
-
-    async def _generate(self, request, context):
-        self.emit()
-        await context.send_initial_metadata(())
-        ids = encode(self.text)
-        for i, token in enumerate(ids):
-            last = i == len(ids) - 1
-            yield pb.GenerateChunk(
-                request_id=request.request_id, attempt=request.attempt, index=i, token_ids=[token], text=self.text[i],
-                finish_reason=pb.FINISH_REASON_STOP if last else pb.FINISH_REASON_UNSPECIFIED,
-                usage=pb.Usage(prompt_tokens=1, completion_tokens=i + 1) if last or not i else None,
-            )  # fmt: skip
 
 
 @pytest_asyncio.fixture

@@ -43,6 +43,8 @@ class Options:
     access: Path | None = None
     """The document that says who may ask; None: anybody may."""
     api_keys: Path | None = None
+    cors_origins: str = ""
+    """Web pages that may ask; with commas between them."""
 
     def reachable(self, port: int) -> str:
         """host:port as a client on this machine writes it."""
@@ -174,6 +176,8 @@ def _router(
         arguments["decision-headers"] = "false"  # among several tenants: for admins
     if options.api_keys is not None:
         arguments["api-keys"] = str(options.api_keys.resolve())
+    if options.cors_origins:
+        arguments["cors-origins"] = options.cors_origins
     state = ProcessState(name="router")
     run.services.append(state)
     job = services.Router(arguments, environment, state, folder.path, http=run.http, changed=changed)

@@ -160,7 +160,7 @@ class Supervisor:
             share_cache=resource.spec.routing.cache_sharing == "all",
             workers=tuple(m for replica in workers.replicas if (m := replica.member()) is not None),
             message=_why_nobody(workers.state),
-            created_at=float(place),  # of equal names the first would have it
+            created_at=self.state.started + place / 1000,  # of equal names the first would have it
             adapters=tuple(adapter.name for adapter in resource.spec.adapters),
             hold_s=resource.spec.hold_seconds,
         )

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from argosy_api.adapters import joined_name
@@ -64,6 +65,7 @@ class DeploymentState:
         self.trial: Trial | None = None
         """What is measured while there is a canary."""
         self._ring: HashRing | None = None
+        self._known_at = datetime.now(UTC).timestamp()
 
     def ring(self, workers: Iterable[str]) -> HashRing:
         """The hash ring over these workers, built anew when they changed."""
@@ -105,6 +107,11 @@ class DeploymentState:
     def indexed(self, worker: Peer) -> bool:
         """Whether the worker's blocks mean the same as this deployment's."""
         return self.card is not None and worker.facts is not None and self.card.indexable(worker.facts)
+
+    @property
+    def created_at(self) -> float:
+        """When its resource was made; where nobody says so, when it became known here. Seconds since 1970."""
+        return self.spec.created_at or self._known_at
 
     @property
     def hopeful(self) -> bool:

@@ -13,16 +13,28 @@ from typing import Any
 from argosy_api import limits
 from argosy_api.errors import InternalError, InvalidArgumentError, TooLargeError
 from argosy_router.children.child import Child, JobFailedError, JobKilledError, JobRefusedError
-from argosy_router.fronts import oai_parse
+from argosy_router.fronts import anthropic_parse, oai_parse, ollama_parse, responses_parse, tokens_parse
 from argosy_router.fronts.fields import parse_json
-from argosy_router.fronts.oai_parse import OaiRequest
+from argosy_router.fronts.text_request import TextRequest
 
-PARSERS: dict[str, Callable[[dict[str, Any]], OaiRequest]] = {
+PARSERS: dict[str, Callable[[dict[str, Any]], TextRequest]] = {
     "completions": oai_parse.completions,
     "chat": oai_parse.chat,
+    "responses": responses_parse.responses,
+    "tokenize": tokens_parse.tokenize,
+    "detokenize": tokens_parse.detokenize,
+    "messages": anthropic_parse.messages,
+    "count_tokens": anthropic_parse.count,
+    "ollama_chat": ollama_parse.chat,
+    "ollama_generate": ollama_parse.generate,
+    "ollama_show": ollama_parse.show,
 }
-PATHS = {"/v1/completions": "completions", "/v1/chat/completions": "chat"}
-"""Where each kind is sent to."""
+PATHS = {
+    "/v1/completions": "completions",
+    "/v1/chat/completions": "chat",
+    "/v1/responses": "responses",
+}
+"""Where those are sent to that a worker can be picked for."""
 HERE_BYTES = 256 * 1024
 HERE_VALUES = 4096
 """Commas and brackets up to which a body is parsed on the event loop: a few milliseconds."""
@@ -36,7 +48,7 @@ class Bodies:
     def __init__(self) -> None:
         self._child = Child(WORK, job_s=JOB_S)
 
-    async def parse(self, kind: str, raw: bytes) -> OaiRequest:
+    async def parse(self, kind: str, raw: bytes) -> TextRequest:
         """A request of `kind`, a key of PARSERS.
 
         Raises:
@@ -59,7 +71,7 @@ class Bodies:
             raise InvalidArgumentError(header["field"], header["problem"])
         request, *prompts = blobs
         # our own code wrote this, from JSON: no model's file has been near that process
-        made: OaiRequest = pickle.loads(request)  # noqa: S301
+        made: TextRequest = pickle.loads(request)  # noqa: S301
         ids = [array("I", p).tolist() for p in prompts]
         return replace(made, prompts=ids) if prompts else made
 

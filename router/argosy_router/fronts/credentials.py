@@ -29,6 +29,8 @@ OPEN_METHODS = frozenset(
 OPEN_PATHS = frozenset({"/health", "/ready"})
 TENANT = web.RequestKey("tenant", Tenant)
 HEADER = "authorization"
+KEY_HEADER = "x-api-key"
+"""Where clients of Anthropic's API put it; over HTTP it counts on every path."""
 
 if TYPE_CHECKING:  # generic in the stubs only
     Method = grpc.RpcMethodHandler[Any, Any]
@@ -83,7 +85,9 @@ def asks_for_credentials(identity: Identity, metrics: Metrics) -> Middleware:
         request[TENANT] = ANYBODY
         if identity.required and request.path not in OPEN_PATHS:
             try:
-                request[TENANT] = await identity.who(_only(request.headers.getall(HEADER, [])))
+                given = request.headers.getall(HEADER, [])
+                given = [*given, *(f"Bearer {key}" for key in request.headers.getall(KEY_HEADER, []))]
+                request[TENANT] = await identity.who(_only(given))
             except ArgosyError:
                 metrics.refused.labels("http").inc()
                 raise

@@ -2,7 +2,9 @@
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NoReturn
 
 from argosy_api import limits
@@ -51,6 +53,20 @@ def kind(value: Any) -> str:
     return "an array" if isinstance(value, list) else "an object"
 
 
+_seen: ContextVar[dict[str, dict[str, Any]] | None] = ContextVar("seen", default=None)
+
+
+@contextmanager
+def recorded() -> Iterator[dict[str, dict[str, Any]]]:
+    """Which fields parsers look for, by their paths, and what may stand there, in words of JSON Schema."""
+    found: dict[str, dict[str, Any]] = {}
+    token = _seen.set(found)
+    try:
+        yield found
+    finally:
+        _seen.reset(token)
+
+
 _MAX_NUMBER = 40
 """Characters of a number that is written as a text."""
 MAX_MISTYPED = 64
@@ -83,8 +99,16 @@ class Fields:
 
     def raw(self, name: str) -> Any:
         """The value, or None when it is not given."""
-        self._known.add(name)
+        self._note(name, {})
         return self._rest.pop(name, None)
+
+    def _note(self, name: str, schema: dict[str, Any]) -> None:
+        self._known.add(name)
+        found = _seen.get()
+        if found is not None:
+            told = found.setdefault(self.path(name), {})
+            told.pop("enum", None)  # what is neutral elsewhere may be more here
+            told.update(schema)
 
     def _plain(self, name: str) -> Any:
         """The value; what a text says, where it may be one and says a number or a boolean."""
@@ -103,6 +127,7 @@ class Fields:
 
     def integer(self, name: str) -> int | None:
         """An integer; its range is checked with the sampling parameters."""
+        self._note(name, {"type": "integer"})
         value = self._plain(name)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
@@ -112,6 +137,7 @@ class Fields:
 
     def number(self, name: str) -> float | None:
         """An integer or a fraction."""
+        self._note(name, {"type": "number"})
         value = self._plain(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise self.wrong(name, value, "a number")
@@ -119,6 +145,7 @@ class Fields:
 
     def boolean(self, name: str) -> bool | None:
         """True or false."""
+        self._note(name, {"type": "boolean"})
         value = self._plain(name)
         if value is not None and not isinstance(value, bool):
             raise self.wrong(name, value, "a boolean")
@@ -126,6 +153,7 @@ class Fields:
 
     def string(self, name: str, *, limit: int = limits.MAX_PROMPT_BYTES) -> str | None:
         """Text of at most `limit` characters."""
+        self._note(name, {"type": "string"})
         value = self.raw(name)
         if value is None:
             return None
@@ -137,6 +165,7 @@ class Fields:
 
     def array(self, name: str) -> list[Any] | None:
         """A list of anything."""
+        self._note(name, {"type": "array"})
         value = self.raw(name)
         if value is not None and not isinstance(value, list):
             raise self.wrong(name, value, "an array")
@@ -144,7 +173,11 @@ class Fields:
 
     def neutral(self, name: str, *allowed: Any) -> None:
         """A field of the protocol that cannot be honoured: refused, unless its value asks for nothing."""
-        value = self.raw(name)
+        found = _seen.get()
+        if found is not None:
+            found.setdefault(self.path(name), {"enum": [None, *allowed]})
+        self._known.add(name)
+        value = self._rest.pop(name, None)
         if value is None or any(value == a and isinstance(value, bool) == isinstance(a, bool) for a in allowed):
             return
         shown = " or ".join(["absent", *(json.dumps(a) for a in allowed)])
@@ -152,6 +185,7 @@ class Fields:
 
     def passed_over(self, name: str, *neutral: Any) -> None:
         """A field of other servers that changes no token, and means nothing here."""
+        self._note(name, {"description": "Changes nothing here."})
         value = self.raw(name)
         if value is not None and value not in neutral:
             self.ignored.append(self.path(name))

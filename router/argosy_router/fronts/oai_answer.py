@@ -8,12 +8,14 @@ from typing import Any
 
 import orjson
 
+from argosy_api.errors import ArgosyError
 from argosy_api.v1 import worker_pb2 as pb
+from argosy_router.fronts import dialects, oai_logprobs
 from argosy_router.fronts import oai_format as fmt
-from argosy_router.fronts import oai_logprobs
+from argosy_router.fronts.gathered import Gathered, best, finish_reason, stop_reason
 from argosy_router.fronts.oai_logprobs import LegacyLogprobs
-from argosy_router.fronts.oai_parse import OaiRequest
 from argosy_router.fronts.oai_voice import Voices
+from argosy_router.fronts.text_request import TextRequest
 from argosy_router.service import Prepared
 
 SSE_DONE = b"data: [DONE]\n\n"
@@ -27,7 +29,9 @@ def sse(document: dict[str, Any]) -> bytes:
 class Answer:
     """Makes the documents of one client request. Choice i is prompt `i // n`, sample `i % n`."""
 
-    def __init__(self, request: OaiRequest, prepared: Prepared) -> None:
+    content_type = "text/event-stream; charset=utf-8"
+
+    def __init__(self, request: TextRequest, prepared: Prepared) -> None:
         self.request = request
         self._vocabulary = prepared.card.text.vocabulary
         self._prompts = [p.tokens for p in prepared.prompts]
@@ -44,20 +48,23 @@ class Answer:
 
     # --- whole
 
-    async def whole(self, gathered: Sequence[fmt.Gathered]) -> dict[str, Any]:
+    async def whole(self, gathered: Sequence[Gathered]) -> dict[str, Any]:
         """The answer that is not streamed."""
+        usage = self.usage(
+            [g.cached for g in gathered], 0 if self.request.only_prompt else sum(g.count for g in gathered)
+        )
+        if self.request.best_of:
+            gathered = best(gathered, of=self.request.best_of, n=self.request.n)
         choices = []
         for i, g in enumerate(gathered):
             choices.append(await (self._chat_choice(i, g) if self._chat else self._choice(i, g)))
-        return {**self._head(chunk=False), "choices": choices, "usage": self.usage(
-            [g.cached for g in gathered], 0 if self.request.only_prompt else sum(g.count for g in gathered)
-        )}  # fmt: skip
+        return {**self._head(chunk=False), "choices": choices, "usage": usage}
 
     def usage(self, cached: Sequence[int], completion: int) -> dict[str, Any]:
         """Usage over all choices: a prompt counts once, whatever n is. `cached` by choice."""
-        return fmt.usage(sum(map(len, self._prompts)), sum(cached[:: self.request.n]), completion)
+        return fmt.usage(sum(map(len, self._prompts)), sum(cached[:: self.request.each]), completion)
 
-    async def _choice(self, i: int, g: fmt.Gathered) -> dict[str, Any]:
+    async def _choice(self, i: int, g: Gathered) -> dict[str, Any]:
         request, prompt = self.request, self._prompt(i)
         text = "" if request.only_prompt else "".join(g.text)
         choice: dict[str, Any] = {
@@ -81,7 +88,7 @@ class Answer:
     ) -> dict[str, Any] | None:
         """The arrays of what a choice got; with `first` and echo they begin with the prompt."""
         request = self.request
-        if request.params.logprobs is None:
+        if request.params.logprobs is None or not request.told.get("logprobs", True):
             return None
         if i not in self._legacy:
             self._legacy[i] = LegacyLogprobs(self._vocabulary, request.params.logprobs)
@@ -92,7 +99,7 @@ class Answer:
         after = await legacy.take(generated)
         return {key: [*echoed[key], *after[key]] if after[key] is not None else None for key in after}
 
-    async def _chat_choice(self, i: int, g: fmt.Gathered) -> dict[str, Any]:
+    async def _chat_choice(self, i: int, g: Gathered) -> dict[str, Any]:
         message, finish = self._voices.message(i, "".join(g.text), g.finish)
         choice: dict[str, Any] = {
             "index": i,
@@ -122,12 +129,13 @@ class Answer:
 
     # --- streamed
 
-    def opening(self, i: int) -> bytes:
-        """What precedes a choice's first chunk: chat streams begin with the role."""
+    def opening(self, cached: Sequence[int]) -> bytes:
+        """What precedes the first chunk: chat streams begin with the role, of each choice."""
         if not self._chat:
             return b""
         delta = {"role": "assistant", "content": ""}
-        return self._event([{"index": i, "delta": delta, "logprobs": None, "finish_reason": None}])
+        choices = [{"index": i, "delta": delta, "logprobs": None, "finish_reason": None} for i in range(len(cached))]
+        return b"".join(self._event([choice]) for choice in choices)
 
     async def event(self, i: int, chunk: pb.GenerateChunk) -> bytes:
         """The event for one chunk; empty when there is nothing to say (its text is still held back)."""
@@ -136,7 +144,7 @@ class Answer:
         self._sent[i] += len(chunk.token_ids)
         if chunk.HasField("usage"):
             self._cached[i] = chunk.usage.cached_tokens
-        finish = fmt.finish_reason(chunk)
+        finish = finish_reason(chunk)
         wants_tokens = (request.params.logprobs is not None or request.return_token_ids) and chunk.token_ids
         delta: dict[str, Any] = {"content": chunk.text} if chunk.text else {}
         if self._chat:
@@ -153,7 +161,7 @@ class Answer:
         choice = await (self._chat_delta(i, delta, chunk) if self._chat else self._delta(i, chunk, first=first))
         choice["finish_reason"] = finish
         if finish:
-            choice["stop_reason"] = fmt.stop_reason(chunk)
+            choice["stop_reason"] = stop_reason(chunk)
         if request.return_token_ids:
             choice["token_ids"] = [] if request.only_prompt else list(chunk.token_ids)
             if first:
@@ -172,9 +180,16 @@ class Answer:
     async def _chat_delta(self, i: int, delta: dict[str, Any], chunk: pb.GenerateChunk) -> dict[str, Any]:
         return {"index": i, "delta": delta, "logprobs": await self._chat_logprobs(chunk.logprobs)}
 
-    def usage_event(self, cached: Sequence[int], completion: int) -> bytes:
-        """The last event before [DONE], for stream_options.include_usage: no choices."""
-        return sse({**self._head(chunk=True), "choices": [], "usage": self.usage(cached, completion)})
+    def ending(self, cached: Sequence[int], delivered: int) -> bytes:
+        """[DONE]; before it, for stream_options.include_usage, an event without choices."""
+        if not self.request.include_usage:
+            return SSE_DONE
+        usage = self.usage(cached, 0 if self.request.only_prompt else delivered)
+        return sse({**self._head(chunk=True), "choices": [], "usage": usage}) + SSE_DONE
+
+    def failure(self, error: ArgosyError) -> bytes:
+        """The last event of a stream that failed."""
+        return sse(dialects.openai(dialects.fault_of(error)))
 
     def _event(self, choices: list[dict[str, Any]]) -> bytes:
         document = {**self._head(chunk=True), "choices": choices}

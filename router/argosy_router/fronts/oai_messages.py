@@ -35,7 +35,7 @@ def _message(value: Any, path: str) -> Message:
     if role not in ROLES:
         raise InvalidArgumentError(f"{path}.role", f"is {role!r}; must be one of {', '.join(ROLES)}")
     message: Message = {"role": "system" if role == "developer" else role}
-    calls = _calls(fields, f"{path}.tool_calls") if role == "assistant" else []
+    calls = take_calls(fields, f"{path}.tool_calls") if role == "assistant" else []
     message["content"] = _content(fields, path, may_lack=bool(calls))
     if calls:
         message["tool_calls"] = calls
@@ -56,7 +56,8 @@ def _message(value: Any, path: str) -> Message:
     return message
 
 
-def _calls(fields: Fields, path: str) -> list[dict[str, Any]]:
+def take_calls(fields: Fields, path: str) -> list[dict[str, Any]]:
+    """Calls of an earlier answer, as templates want them. Raises InvalidArgumentError."""
     found = []
     for i, call in enumerate(fields.array("tool_calls") or ()):
         where = f"{path}[{i}]"
@@ -70,6 +71,7 @@ def _calls(fields: Fields, path: str) -> list[dict[str, Any]]:
         if not isinstance(function, dict):
             raise InvalidArgumentError(f"{where}.function", f"is {kind(function)}; must be an object")
         about = Fields(function, path=f"{where}.function.")
+        about.raw("index")  # Ollama has it here
         name, arguments = about.string("name", limit=256), about.raw("arguments")
         about.end()
         if not name:

@@ -3,85 +3,23 @@
 Fields that only tell us something about the client (`user`, `metadata`, …) are taken at any value.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from argosy_api import limits
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.params import SamplingParams
-from argosy_api.structured.constraint import Constraint
-from argosy_router.ask import DEFAULT_MAX_TOKENS, Ask
+from argosy_router.ask import DEFAULT_MAX_TOKENS
 from argosy_router.fronts.fields import Fields, kind
 from argosy_router.fronts.oai_messages import take_messages
 from argosy_router.fronts.oai_tools import take_extras, take_tools
 from argosy_router.fronts.sampling import take_bad_words, take_sampling
 from argosy_router.fronts.structured import take_constraint
-from argosy_router.text.messages import Extras, Message, Prompt
-from argosy_router.tools.forms import Offer
+from argosy_router.fronts.text_request import TextRequest
+from argosy_router.text.messages import Prompt
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OaiRequest:
-    """A request to /v1/completions (`prompts`) or /v1/chat/completions (`messages`)."""
-
-    model: str
-    params: SamplingParams
-    max_tokens_given: bool
-    """Where not: 16 for completions, and for chat what the context leaves."""
-    prompts: Sequence[Prompt] = ()
-    messages: tuple[Message, ...] = ()
-    extras: Extras = field(default_factory=Extras)
-    offer: Offer | None = None
-    n: int = 1
-    stream: bool = False
-    include_usage: bool = False
-    usage_always: bool = False
-    """With every event, not only the last."""
-    ignored: tuple[str, ...] = ()
-    """Fields that change nothing here: the client is told which."""
-    echo: bool = False
-    only_prompt: bool = False
-    """max_tokens 0 with echo: the client wants the prompt's log-probabilities and no new token."""
-    return_token_ids: bool = False
-    wants_prompt_logprobs: bool = False
-    """Whether the client asked for them by name; `echo` with `logprobs` needs them, too, but shows them elsewhere."""
-    cache_salt: str = ""
-    priority: int = 0
-    bad_words: tuple[str, ...] = ()
-    constraint: Constraint | None = None
-    constraint_field: str = "constraint"
-
-    def ask(self) -> Ask:
-        """What the service is asked."""
-        many = len(self.prompts) > 1
-        return Ask(
-            model=self.model,
-            fields=["messages"]
-            if self.messages
-            else [f"prompt[{i}]" for i in range(len(self.prompts))]
-            if many
-            else ["prompt"],
-            prompts=self.prompts,
-            messages=self.messages,
-            extras=self.extras,
-            offer=self.offer,
-            params=self.params,
-            fill_context=not self.max_tokens_given and bool(self.messages),
-            n=self.n,
-            cache_salt=self.cache_salt,
-            priority=self.priority,
-            bad_words=self.bad_words,
-            constraint=self.constraint,
-            constraint_field=self.constraint_field,
-            echo=self.echo,
-            offsets=self.echo and self.params.logprobs is not None,
-            whole=not self.stream,
-            return_token_ids=self.return_token_ids,
-        )
-
-
-def completions(document: dict[str, Any]) -> OaiRequest:
+def completions(document: dict[str, Any]) -> TextRequest:
     """A /v1/completions request.
 
     Raises:
@@ -89,11 +27,12 @@ def completions(document: dict[str, Any]) -> OaiRequest:
 
     """
     fields = Fields(document)
-    model = _model(fields)
+    model = take_model(fields)
     prompts = _prompts(fields)
     echo = fields.boolean("echo") or False
     max_tokens, logprobs = fields.integer("max_tokens"), fields.integer("logprobs")
     only_prompt = echo and max_tokens == 0
+    best_of = fields.integer("best_of")
     params, given = take_sampling(
         fields,
         max_tokens=1 if only_prompt else DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens,
@@ -104,12 +43,29 @@ def completions(document: dict[str, Any]) -> OaiRequest:
         params = replace(params, prompt_logprobs=max(logprobs, params.prompt_logprobs or 0))
     fields.neutral("suffix", "")
     request = _common(fields, model, params, given, asked, prompts=prompts, echo=echo, only_prompt=only_prompt)
-    if len(prompts) * request.n > limits.MAX_PROMPTS * limits.MAX_CHOICES:
-        raise InvalidArgumentError("prompt", f"has {len(prompts)} prompts with n = {request.n}: too many choices")
+    request = _best_of(request, best_of)
+    if len(prompts) * request.each > limits.MAX_PROMPTS * limits.MAX_CHOICES:
+        raise InvalidArgumentError(
+            "prompt", f"has {len(prompts)} prompts with {request.each} choices each: too many choices"
+        )
     return request
 
 
-def chat(document: dict[str, Any]) -> OaiRequest:
+def _best_of(request: TextRequest, best_of: int | None) -> TextRequest:
+    """Which choices are the best is known by their log-probabilities, and only when all have ended."""
+    if best_of is None or best_of == request.n:
+        return request
+    within("best_of", best_of, request.n, limits.MAX_CHOICES)
+    if request.stream:
+        raise InvalidArgumentError("best_of", f"is {best_of}; in a stream it must be n, which is {request.n}")
+    if request.return_token_ids or request.wants_prompt_logprobs or request.echo:
+        raise InvalidArgumentError("best_of", "above n goes with neither echo, return_token_ids nor prompt_logprobs")
+    params = request.params
+    asked = replace(params, logprobs=0) if params.logprobs is None else params
+    return replace(request, best_of=best_of, params=asked, told={"logprobs": params.logprobs is not None})
+
+
+def chat(document: dict[str, Any]) -> TextRequest:
     """A /v1/chat/completions request.
 
     Raises:
@@ -117,18 +73,18 @@ def chat(document: dict[str, Any]) -> OaiRequest:
 
     """
     fields = Fields(document)
-    model = _model(fields)
+    model = take_model(fields)
     messages = take_messages(fields)
     offer = take_tools(fields)
     extras = take_extras(fields, offer)
     old, new = fields.integer("max_tokens"), fields.integer("max_completion_tokens")
     if old is not None and new is not None and old != new:
         raise InvalidArgumentError("max_tokens", f"is {old}, but max_completion_tokens is {new}; give one of them")
-    _within("max_completion_tokens", new, 1, limits.MAX_TOKENS)
+    within("max_completion_tokens", new, 1, limits.MAX_TOKENS)
     wanted, top = fields.boolean("logprobs") or False, fields.integer("top_logprobs")
     if top is not None and not wanted:
         raise InvalidArgumentError("top_logprobs", "needs logprobs: true")
-    _within("top_logprobs", top, 0, limits.MAX_LOGPROBS)
+    within("top_logprobs", top, 0, limits.MAX_LOGPROBS)
     logprobs = (top or 0) if wanted else None
     params, given = take_sampling(fields, max_tokens=new if new is not None else old, logprobs=logprobs)
     for name, *allowed in _NEUTRAL_CHAT:
@@ -151,13 +107,13 @@ _NEUTRAL_CHAT: tuple[tuple[Any, ...], ...] = (
 
 def _common(
     fields: Fields, model: str, params: SamplingParams, given: bool, prompt_logprobs: bool, **more: Any
-) -> OaiRequest:
+) -> TextRequest:
     """What both requests have, and the end of the fields."""
     n = fields.integer("n")
-    _within("n", n, 1, limits.MAX_CHOICES)
+    within("n", n, 1, limits.MAX_CHOICES)
     stream = fields.boolean("stream") or False
     constraint, constraint_field = take_constraint(fields)
-    request = OaiRequest(
+    request = TextRequest(
         model=model,
         params=params,
         max_tokens_given=given,
@@ -193,13 +149,14 @@ _WITHOUT_EFFECT: tuple[tuple[Any, ...], ...] = (
 """Fields of other servers, and the values at which they ask for nothing."""
 
 
-def _within(name: str, value: int | None, low: int, high: int) -> None:
-    """For fields whose name is not that of the sampling parameter that they become."""
+def within(name: str, value: int | None, low: int, high: int) -> None:
+    """Checks a field whose name is not that of the sampling parameter that they become."""
     if value is not None and not low <= value <= high:
         raise InvalidArgumentError(name, f"is {value}; must be {low} to {high}")
 
 
-def _model(fields: Fields) -> str:
+def take_model(fields: Fields) -> str:
+    """The field `model`."""
     model = fields.string("model", limit=limits.MAX_MODEL_NAME)
     if not model:
         raise InvalidArgumentError("model", "is missing; GET /v1/models lists the names")
@@ -234,8 +191,8 @@ def _prompts(fields: Fields) -> list[Prompt]:
     if not value:
         raise InvalidArgumentError("prompt", "is an empty array")
     if isinstance(value[0], int):
-        _check_count(len(value))
-        return [_token_ids(value, "prompt")]
+        check_count(len(value))
+        return [token_ids(value, "prompt")]
     if len(value) > limits.MAX_PROMPTS:
         raise InvalidArgumentError("prompt", f"has {len(value)} prompts; at most {limits.MAX_PROMPTS}")
     first = type(value[0])
@@ -245,17 +202,19 @@ def _prompts(fields: Fields) -> list[Prompt]:
             raise InvalidArgumentError(
                 f"prompt[{i}]", f"is {kind(item)}; all must be strings, or all arrays of token ids"
             )
-        prompts.append(item if isinstance(item, str) else _token_ids(item, f"prompt[{i}]"))
-    _check_count(sum(len(p) for p in prompts if not isinstance(p, str)))
+        prompts.append(item if isinstance(item, str) else token_ids(item, f"prompt[{i}]"))
+    check_count(sum(len(p) for p in prompts if not isinstance(p, str)))
     return prompts
 
 
-def _check_count(ids: int) -> None:
+def check_count(ids: int, field: str = "prompt") -> None:
+    """Of the token ids of one request. Raises InvalidArgumentError."""
     if ids > limits.MAX_PROMPT_IDS:
-        raise InvalidArgumentError("prompt", f"has {ids} token ids; at most {limits.MAX_PROMPT_IDS}")
+        raise InvalidArgumentError(field, f"has {ids} token ids; at most {limits.MAX_PROMPT_IDS}")
 
 
-def _token_ids(value: list[Any], path: str) -> list[int]:
+def token_ids(value: list[Any], path: str) -> list[int]:
+    """An array of token ids. Raises InvalidArgumentError."""
     if set(map(type, value)) - {int}:
         i, token = next((i, t) for i, t in enumerate(value) if type(t) is not int)
         raise InvalidArgumentError(f"{path}[{i}]", f"is {kind(token)}; must be a token id")

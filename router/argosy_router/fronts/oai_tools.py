@@ -22,7 +22,7 @@ def take_tools(fields: Fields) -> Offer | None:
         InvalidArgumentError: naming the field that is wrong.
 
     """
-    tools = tuple(_tool(value, f"tools[{i}]") for i, value in enumerate(_bounded(fields, "tools", limits.MAX_TOOLS)))
+    tools = tuple(_tool(value, f"tools[{i}]") for i, value in enumerate(bounded(fields, "tools", limits.MAX_TOOLS)))
     choice, several = fields.raw("tool_choice"), fields.boolean("parallel_tool_calls")
     names = [tool["function"]["name"] for tool in tools]
     if len(set(names)) < len(names):
@@ -30,18 +30,31 @@ def take_tools(fields: Fields) -> Offer | None:
     must = _must(choice, names)
     if not tools:
         return None
-    for i, tool in enumerate(tools):
-        if tool["function"]["name"] in must:
-            function = tool["function"]
-            path = f"tools[{i}].function.parameters"
-            function["parameters"] = checked(function.get("parameters") or {}, path)
     named = isinstance(choice, dict)
-    return Offer(tools, must=must, several=several is not False and not named, parsed=choice != "none")
+    return offered(
+        tools, must, several=several is not False and not named, parsed=choice != "none", schema="function.parameters"
+    )
+
+
+def offered(
+    tools: tuple[dict[str, Any], ...], must: tuple[str, ...], *, several: bool, parsed: bool, schema: str
+) -> Offer:
+    """An offer whose tools that must be called have schemas that can be kept to; `schema` is where those stand.
+
+    Raises:
+        InvalidArgumentError: naming the place in a schema.
+
+    """
+    for i, tool in enumerate(tools):
+        function = tool["function"]
+        if function["name"] in must:
+            function["parameters"] = checked(function.get("parameters") or {}, f"tools[{i}].{schema}")
+    return Offer(tools, must=must, several=several, parsed=parsed)
 
 
 def take_extras(fields: Fields, offer: Offer | None) -> Extras:
     """What the template gets beside the messages. Raises InvalidArgumentError."""
-    documents = _bounded(fields, "documents", limits.MAX_DOCUMENTS)
+    documents = bounded(fields, "documents", limits.MAX_DOCUMENTS)
     for i, document in enumerate(documents):
         if not isinstance(document, dict):
             raise InvalidArgumentError(f"documents[{i}]", f"is {kind(document)}; must be an object")
@@ -53,7 +66,8 @@ def take_extras(fields: Fields, offer: Offer | None) -> Extras:
     return Extras(offer.tools if offer is not None else (), tuple(documents), variables)
 
 
-def _bounded(fields: Fields, name: str, most: int) -> list[Any]:
+def bounded(fields: Fields, name: str, most: int) -> list[Any]:
+    """An array of so many entries at most; empty where it is not given. Raises InvalidArgumentError."""
     value = fields.array(name) or []
     if len(value) > most:
         raise InvalidArgumentError(name, f"has {len(value)} entries; at most {most}")
@@ -71,14 +85,20 @@ def _tool(value: Any, path: str) -> dict[str, Any]:
     if not isinstance(function, dict):
         raise InvalidArgumentError(f"{path}.function", f"is {kind(function)}; must be an object")
     about = Fields(function, path=f"{path}.function.")
-    name, description = about.string("name", limit=256), about.string("description")
-    parameters = about.raw("parameters")
-    about.boolean("strict")  # where a call is asked for its arguments keep to their schema in any case
+    made = take_function(about, "parameters")
     about.end()
+    return made
+
+
+def take_function(about: Fields, schema: str) -> dict[str, Any]:
+    """A tool out of the fields of its function; `schema` is that of its arguments. Raises InvalidArgumentError."""
+    name, description = about.string("name", limit=256), about.string("description")
+    parameters = about.raw(schema)
+    about.boolean("strict")  # where a call is asked for its arguments keep to their schema in any case
     if not name or not _NAME.fullmatch(name):
-        raise InvalidArgumentError(f"{path}.function.name", "must have 1 to 64 letters, digits, '_', '-' or '.'")
+        raise InvalidArgumentError(about.path("name"), "must have 1 to 64 letters, digits, '_', '-' or '.'")
     if parameters is not None and not isinstance(parameters, dict):
-        raise InvalidArgumentError(f"{path}.function.parameters", f"is {kind(parameters)}; must be an object")
+        raise about.wrong(schema, parameters, "an object")
     made: dict[str, Any] = {"name": name}
     if description is not None:
         made["description"] = description

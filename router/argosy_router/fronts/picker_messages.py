@@ -10,7 +10,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from argosy_api.errors import ArgosyError, OverloadedError, UnauthenticatedError
 from argosy_api.extproc import extproc_pb2 as pb
-from argosy_router.fronts import oai_format as fmt
+from argosy_router.fronts import dialects
 
 METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
@@ -89,7 +89,7 @@ def refusal(error: ArgosyError, request_id: str) -> pb.ProcessingResponse:
         immediate_response=pb.ImmediateResponse(
             status=pb.HttpStatus(code=error.http_status),
             headers=mutation,
-            body=orjson.dumps(fmt.error_object(error)),
+            body=orjson.dumps(dialects.openai(dialects.fault_of(error))),
             details=f"argosy_{error.reason}",
         )
     )

@@ -23,7 +23,7 @@ def take_sampling(fields: Fields, *, max_tokens: int | None, logprobs: int | Non
         top_k=0 if top_k in (None, -1) else top_k,
         top_p=_number(fields, "top_p", 1.0),
         seed=fields.integer("seed"),
-        stop=_stop(fields),
+        stop=take_stop(fields, "stop"),
         stop_token_ids=_ids(fields, "stop_token_ids") or (),
         ignore_eos=fields.boolean("ignore_eos") or False,
         logprobs=logprobs,
@@ -49,18 +49,19 @@ _NEUTRAL_SAMPLING: tuple[tuple[Any, ...], ...] = (
 )  # fmt: skip
 
 
-def _stop(fields: Fields) -> tuple[str, ...]:
-    value = fields.raw("stop")
+def take_stop(fields: Fields, name: str) -> tuple[str, ...]:
+    """Texts that end an answer; how many and how long they may be is checked with the other parameters."""
+    value = fields.raw(name)
     if value is None:
         return ()
     if isinstance(value, str):
         value = [value]
     if not isinstance(value, list):
-        raise fields.wrong("stop", value, "a string or an array of strings")
+        raise fields.wrong(name, value, "a string or an array of strings")
     for i, text in enumerate(value[: limits.MAX_STOP_STRINGS + 1]):
         if not isinstance(text, str):
-            raise fields.wrong(f"stop[{i}]", text, "a string")
-        _check_unicode(fields, f"stop[{i}]", text)
+            raise fields.wrong(f"{name}[{i}]", text, "a string")
+        _check_unicode(fields, f"{name}[{i}]", text)
     return tuple(value)
 
 

@@ -32,6 +32,8 @@ class Wanted:
     root: bytes
     block_size: int
     offsets: bool = False
+    special: bool = True
+    """With what the tokenizer puts around a plain text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,8 @@ class ModelText:
         self._child = child
         self.form = form_of(template)
         """How the model writes tool calls."""
+        self.chats = bool(template)
+        """Whether it takes messages."""
         self.thinks = THINK in template
         """Whether reasoning may stand before its answers."""
         self.grammars = GrammarTrials(trials)
@@ -126,6 +130,7 @@ class ModelText:
         if wanted is not None:
             header |= {
                 "most": wanted.most, "root": wanted.root.hex(), "block": wanted.block_size, "offsets": wanted.offsets,
+                "special": wanted.special,
             }  # fmt: skip
         try:
             return await self._child.call(header, [raw], long=long)

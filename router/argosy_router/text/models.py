@@ -88,10 +88,13 @@ class ModelCard:
             and other.block_size == mine.block_size
         )
 
-    def wanted(self, salt: str, *, adapter: str = "", offsets: bool = False) -> Wanted:
+    def wanted(self, salt: str, *, adapter: str = "", offsets: bool = False, special: bool = True) -> Wanted:
         """How a prompt is to be encoded: up to which length, and as which blocks. `adapter`: its digest."""
         root = blocks.root_id(self.facts.fingerprint, adapter=adapter, salt=salt)
-        return Wanted(most=self.facts.max_model_len, root=root, block_size=self.facts.block_size, offsets=offsets)
+        facts = self.facts
+        return Wanted(
+            most=facts.max_model_len, root=root, block_size=facts.block_size, offsets=offsets, special=special
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

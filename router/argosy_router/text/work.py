@@ -1,7 +1,7 @@
 """What the child process of one model does: the first job loads tokenizer and template, the others use them.
 
     open     blobs: tokenizer.json, template   header: special_tokens   -> the vocabulary
-    encode   blobs: text                        header: most, root, block, offsets   -> ids, block ids, offsets
+    encode   blobs: text                        header: most, root, block, offsets, special   -> ids, block ids, offsets
     chat     blobs: messages and more as JSON   the same      -> the same; thinking: whether reasoning has begun
     blocks   blobs: ids                         header: root, block                  -> block ids
     words    blobs: words as JSON                                                    -> their ids, as JSON
@@ -46,7 +46,7 @@ def _encode(header: dict[str, Any], blobs: list[bytes]) -> Frame:
     text = blobs[0].decode()
     if _model.text.surely_longer(text, header["most"]):
         return {"at_least": 2 * header["most"]}, []
-    ids = _model.text.encode_prompt(text)
+    ids = _model.text.encode_prompt(text) if header["special"] else _model.text.encode(text)
     return _encoded(header, ids, text)
 
 
