@@ -28,6 +28,9 @@ from argosy_worker.fetch import uri as sources
 # Before anything loads torch: its threads spin while they wait for each other, and where tests share the cores with
 # servers and other tests that makes a step many times longer.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Before anything loads Triton: without a GPU its kernels are run by its interpreter (tests/worker/gpu).
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 # How long an example takes is the machine's business, not the property's.

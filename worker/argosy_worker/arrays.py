@@ -39,11 +39,15 @@ def read_as(x: Array, name: str) -> Array:
 
 def like(x: Array, numbers: npt.NDArray[Any]) -> Array:
     """Numbers of numpy's as an array of x's kind, on its device."""
-    if is_numpy(x):
-        return numbers
+    return numbers if is_numpy(x) else sent(numbers, x.device)
+
+
+def sent(numbers: npt.NDArray[Any], device: Any) -> Array:
+    """Numbers of numpy's as a tensor on a device of torch's; the host does not wait for a GPU to take them."""
     import torch  # noqa: PLC0415
 
-    return torch.from_numpy(numbers).to(x.device)
+    found = torch.from_numpy(numbers)
+    return found.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else found.to(device)
 
 
 def joined(parts: Sequence[Array], axis: int = -1) -> Array:

@@ -25,6 +25,10 @@ from argosy_worker.compute.quant.precision import Precision, resolve
         (("fp16", None, "auto"), "cpu", True, ("fp16", 0, "fp32")),
         (("fp8", None, "auto"), "cpu", True, ("fp8", 0, "fp32")),
         (("bf16", None, "auto"), "cuda", False, ("bf16", 0, "bf16")),
+        (("int8", None, "auto"), "cuda", False, ("int8", 0, "bf16")),
+        (("int8", 64, "auto"), "cuda", False, ("int8", 64, "bf16")),
+        (("int4", None, "auto"), "cuda", False, ("int4", 32, "bf16")),
+        (("int4", 128, "bf16"), "cuda", False, ("int4", 128, "bf16")),
     ],
 )
 def test_auto_is_what_fits(asked, device, integers, expected):
@@ -36,11 +40,12 @@ def test_auto_is_what_fits(asked, device, integers, expected):
     ("asked", "device", "words"),
     [
         (
-            ("int8", None, "auto"),
+            ("fp8", None, "auto"),
             "cuda",
-            "quantization.weights 'int8' cannot be computed on this cuda device; it can: none, bf16",
+            "quantization.weights 'fp8' cannot be computed on this cuda device; it can: none, bf16, int8, int4",
         ),
-        (("int4", None, "auto"), "cuda", "it can: none, bf16"),
+        (("fp16", None, "auto"), "cuda", "it can: none, bf16, int8, int4"),
+        (("int4", None, "fp32"), "cuda", "leave it at auto, or at one of bf16"),
         (("none", None, "int8"), "cpu", "engine.compute 'int8' does not go with weights 'none'"),
         (("int4", None, "fp32"), "cpu", "leave it at auto, or at one of bf16"),
         (("none", None, "int3"), "cpu", "engine.compute 'int3' is unknown"),

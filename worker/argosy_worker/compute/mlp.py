@@ -39,11 +39,11 @@ class DenseMlp:
     """down(act(gate x) * up x), with gate and up as one product."""
 
     def __init__(self, gate_up: Linear, down: Linear, activation: Activation) -> None:
-        self.gate_up, self.down, self._activation = gate_up, down, activation
+        self.gate_up, self.down, self.activation = gate_up, down, activation
 
     def __call__(self, x: Tensor, adds: Adds = None) -> Tensor:
         """Compute all rows."""
-        return adapted(self.down, "down", gated(adapted(self.gate_up, "gate_up", x, adds), self._activation), adds)
+        return adapted(self.down, "down", gated(adapted(self.gate_up, "gate_up", x, adds), self.activation), adds)
 
 
 def gated(gate_up: Tensor, activation: Activation) -> Tensor:

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -16,8 +17,8 @@ from argosy_worker.core.batch import (
     accepted,
     stuck,
 )
-from argosy_worker.sampling.contract import Sampler
-from argosy_worker.sampling.rows import row_of
+from argosy_worker.sampling.contract import Picked, Sampler, told
+from argosy_worker.sampling.rows import Row, row_of
 
 _LOGIT_ROWS = 64
 """Rows of logits held at once for prompt log-probabilities: 64 x 49,152 x 4 bytes = 12.6 MB."""
@@ -36,8 +37,8 @@ class StepRunner(ABC):
         """Compute all layers: [rows, hidden], one slice after another."""
 
     @abstractmethod
-    def _sound(self, hidden: Array) -> list[bool]:
-        """Whether each row is finite."""
+    def _sound(self, hidden: Array) -> Array:
+        """Whether each row is finite: bool [rows], on their device."""
 
     @abstractmethod
     def _logits(self, hidden: Array) -> Array:
@@ -50,29 +51,53 @@ class StepRunner(ABC):
         if not slices:
             return Finished([])
         hidden = self._hidden(slices, batch.num_tokens)
-        # where all rows become logits, these tell: RMSNorm makes no finite row of one that is none
-        alone = sum(len(s.sample_rows) for s in slices) == batch.num_tokens
-        sound = [True] * len(slices) if alone else self._sound_slices(hidden, slices)
-        prompts = self._prompt_logprobs(hidden, slices, sound)
-        return Finished(self._sample(hidden, slices, sound, prompts))
-
-    def _sound_slices(self, hidden: Array, slices: Sequence[SequenceSlice]) -> list[bool]:
-        """Whether all rows of each slice are finite."""
-        rows = self._sound(hidden)
-        if all(rows):
-            return [True] * len(slices)
-        found, first = [], 0
+        places: list[int] = []
+        first = 0
         for s in slices:
-            found.append(all(rows[first : first + len(s.tokens)]))
+            places += [first + row for row in s.sample_rows]
             first += len(s.tokens)
-        return found
+        # where all rows become logits, these tell: RMSNorm makes no finite row of one that is none
+        marks = None if len(places) == first else self._sound(hidden)
+        if not places:
+            return Finished(self._answers(hidden, None, slices, [], Picked([], [], told(marks))))
+        logits = self._logits(hidden if len(places) == first else hidden[like(hidden, np.array(places))])
+        rows = [row_of(s, row, logits.shape[-1]) for s in slices for row in s.sample_rows]
+        return Finished(self._answers(hidden, logits, slices, rows, self._sampler.sample(logits, rows, marks)))
+
+    def _answers(
+        self, hidden: Array, logits: Array | None, slices: Sequence[SequenceSlice], rows: Sequence[Row], picked: Picked
+    ) -> list[StepOutput]:
+        """One for each slice. `rows`, and what was picked for them, are of all slices, one after another."""
+        bounds = [0, *accumulate(len(s.sample_rows) for s in slices)]
+        fine = [all(picked.fine[begin:end]) for begin, end in pairwise(bounds)]
+        if picked.marks:
+            ends = [0, *accumulate(len(s.tokens) for s in slices)]
+            whole = [all(picked.marks[begin:end]) for begin, end in pairwise(ends)]
+            fine = [ok and sound for ok, sound in zip(fine, whole, strict=True)]
+        scores = self._sampled_logprobs(logits, slices, fine, picked.tokens)
+        prompts = self._prompt_logprobs(hidden, slices, fine)  # logits are valid until now
+        outputs: list[StepOutput] = []
+        for i, (s, begin, end) in enumerate(zip(slices, bounds, bounds[1:], strict=False)):
+            if not fine[i]:
+                outputs.append(StepOutput(error=_FAULT))
+                continue
+            tokens = picked.tokens[begin:end]
+            most = next((n for n, row in enumerate(rows[begin:end]) if row.stuck), len(tokens))
+            if tokens and most == 0:
+                outputs.append(StepOutput(error=stuck(s)))
+                continue
+            draft = s.tokens[len(s.tokens) - s.draft :]
+            count = accepted(draft[: most - 1], tokens[:most]) if tokens else 0
+            found = [score for score in scores[begin : begin + count] if score is not None]
+            outputs.append(StepOutput(tokens[:count], found, prompts[i]))
+        return outputs
 
     def _prompt_logprobs(
-        self, hidden: Array, slices: Sequence[SequenceSlice], sound: Sequence[bool]
+        self, hidden: Array, slices: Sequence[SequenceSlice], fine: Sequence[bool]
     ) -> list[tuple[TokenLogprob, ...]]:
         found: list[tuple[TokenLogprob, ...]] = []
         first = 0
-        for s, ok in zip(slices, sound, strict=True):
+        for s, ok in zip(slices, fine, strict=True):
             answers: list[TokenLogprob] = []
             targets = s.prompt_targets if ok else ()
             for begin in range(0, len(targets), _LOGIT_ROWS):
@@ -83,65 +108,16 @@ class StepRunner(ABC):
             first += len(s.tokens)
         return found
 
-    def _sample(
-        self,
-        hidden: Array,
-        slices: Sequence[SequenceSlice],
-        sound: Sequence[bool],
-        prompts: Sequence[tuple[TokenLogprob, ...]],
-    ) -> list[StepOutput]:
-        outputs = [
-            StepOutput(prompt_logprobs=prompt) if ok else StepOutput(error=_FAULT)
-            for prompt, ok in zip(prompts, sound, strict=True)
-        ]
-        wanted: list[tuple[int, int]] = []
-        places: list[int] = []
-        first = 0
-        for i, s in enumerate(slices):
-            if sound[i]:
-                wanted += [(i, row) for row in s.sample_rows]
-                places += [first + row for row in s.sample_rows]
-            first += len(s.tokens)
-        if not wanted:
-            return outputs
-        logits = self._logits(hidden if len(places) == first else hidden[like(hidden, np.array(places))])
-        fine = self._sampler.healthy(logits)
-        faulty = {i for (i, _), ok in zip(wanted, fine, strict=True) if not ok}
-        if faulty:
-            for i in faulty:
-                outputs[i] = StepOutput(error=_FAULT)
-            kept = [place for place, (i, _) in enumerate(wanted) if i not in faulty]
-            logits, wanted = logits[like(logits, np.array(kept, dtype=np.int64))], [wanted[place] for place in kept]
-        if not wanted:
-            return outputs
-        rows = [row_of(slices[i], row, logits.shape[-1]) for i, row in wanted]
-        tokens = self._sampler.pick(logits, rows)
-        scores = self._sampled_logprobs(logits, [slices[i] for i, _ in wanted], tokens)
-        at = 0
-        for i, s in enumerate(slices):
-            if i in faulty or not sound[i] or not s.sample_rows:
-                continue
-            picked, end = tokens[at : at + len(s.sample_rows)], at + len(s.sample_rows)
-            most = next((n for n, row in enumerate(rows[at:end]) if row.stuck), len(picked))
-            if most == 0:
-                outputs[i], at = StepOutput(error=stuck(s)), end
-                continue
-            draft = s.tokens[len(s.tokens) - s.draft :]
-            count = accepted(draft[: most - 1], picked[:most])
-            found = [score for score in scores[at : at + count] if score is not None]
-            outputs[i] = StepOutput(picked[:count], found, prompts[i])
-            at = end
-        return outputs
-
     def _sampled_logprobs(
-        self, logits: Array, slices: Sequence[SequenceSlice], tokens: Sequence[int]
+        self, logits: Array | None, slices: Sequence[SequenceSlice], fine: Sequence[bool], tokens: Sequence[int]
     ) -> list[TokenLogprob | None]:
-        asked = [i for i, s in enumerate(slices) if s.params.logprobs is not None]
-        found: list[TokenLogprob | None] = [None] * len(slices)
-        if asked:
-            chosen = logits if len(asked) == len(slices) else logits[like(logits, np.array(asked))]
-            tops = [slices[i].params.logprobs or 0 for i in asked]
-            scores = self._sampler.logprobs(chosen, [tokens[i] for i in asked], tops)
+        """Of each row that was picked for, where its slice asks for it and is fine."""
+        tops = [s.params.logprobs if ok else None for s, ok in zip(slices, fine, strict=True) for _ in s.sample_rows]
+        asked = [i for i, top in enumerate(tops) if top is not None]
+        found: list[TokenLogprob | None] = [None] * len(tops)
+        if asked and logits is not None:
+            chosen = logits if len(asked) == len(tops) else logits[like(logits, np.array(asked))]
+            scores = self._sampler.logprobs(chosen, [tokens[i] for i in asked], [tops[i] or 0 for i in asked])
             for i, score in zip(asked, scores, strict=True):
                 found[i] = score
         return found

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from argosy_worker.arrays import sent
 from argosy_worker.compute.adapted import Adapted, Held
 from argosy_worker.compute.adapter import StepAdapters
 from argosy_worker.compute.attention.backend import AttentionBackend
@@ -46,14 +47,13 @@ class TorchRunner(StepRunner):
         layout = make_layout(slices, self._attention.cache.spec.block_size)
         self._attention.prepare(layout)
         tokens = np.concatenate([np.asarray(s.tokens, dtype=np.int64) for s in slices])
-        positions = torch.from_numpy(layout.positions).to(device)
+        positions = sent(layout.positions, device)
         found = StepAdapters.of(slices)
         adapted = None if found is None else Adapted(found, device, self._held)
-        return self._decoder.hidden(torch.from_numpy(tokens).to(device), positions, self._attention, adapted)
+        return self._decoder.hidden(sent(tokens, device), positions, self._attention, adapted)
 
-    def _sound(self, hidden: Tensor) -> list[bool]:
-        rows: list[bool] = hidden.float().sum(-1).isfinite().tolist()
-        return rows
+    def _sound(self, hidden: Tensor) -> Tensor:
+        return hidden.float().sum(-1).isfinite()
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return self._decoder.logits(hidden)

@@ -8,6 +8,7 @@ import torch
 from argosy_api.pipeline import layers_of
 from argosy_worker.compute.attention.kv_types import kv_type
 from argosy_worker.compute.exactness import Check
+from argosy_worker.compute.fused import FusedLayers
 from argosy_worker.compute.layer import KERNELS as LAYER_KERNELS
 from argosy_worker.compute.layer import Layer, LayerKernel
 from argosy_worker.compute.native import library
@@ -26,7 +27,7 @@ from argosy_worker.models.builder import Builder, activations, integers
 from argosy_worker.models.facts import Progress, facts_of
 from argosy_worker.models.native_build import Asked
 from argosy_worker.models.open_model import OpenModel
-from argosy_worker.sampling.sampler import TORCH
+from argosy_worker.sampling.sampler import CUDA, TORCH
 
 _GPU_EXACTNESS = "cuBLAS picks its kernels by the number of rows: answers may depend on a request's company"
 
@@ -69,6 +70,8 @@ def build(
         check = Check(asked.threads) if target == "cpu" else None
         layer_kernels: tuple[LayerKernel, ...] = LAYER_KERNELS
         sampler = TORCH
+        if target == "cuda":
+            layer_kernels, sampler = (FusedLayers(), *LAYER_KERNELS), CUDA
         if precision.weights in NATIVE:
             crew = Crew(asked.threads)
             kernels, sampler = (NativeLinears(crew), *kernels), native_sampler(crew)

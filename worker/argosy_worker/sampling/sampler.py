@@ -13,7 +13,8 @@
     11. typical-p: keep those whose information is nearest to the entropy of what 10 left, until p is reached
     12. draw from what is left by inverse CDF, with the number of (seed, position)
 
-Steps 2 to 5 change all rows of a batch in one pass (`rows`), 7 to 12 are done row by row (`draw`). A row's token
+Steps 2 to 5 change all rows of a batch in one pass (`rows`), 7 to 12 are done row by row (`draw`), on GPUs for all
+rows at once (`together`). A row's token
 depends on its own logits, history and number only. All of it runs on one thread: two share a sum differently than
 one, as was seen with a logsumexp of 151,936. A row with a NaN or an infinity of the model's own has no answer and says
 so; the others go on.
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor
 
 from argosy_worker.core.batch import TokenLogprob
+from argosy_worker.sampling import together
 from argosy_worker.sampling.contract import Sampler
 from argosy_worker.sampling.draw import draw
 from argosy_worker.sampling.rng import uniform
@@ -67,6 +69,8 @@ def logprobs(logits: Tensor, tokens: Sequence[int], tops: Sequence[int]) -> list
 
 
 TORCH = Sampler(healthy, pick, logprobs)
+CUDA = Sampler(healthy, pick, logprobs, at_once=together.sample)
+"""The same tokens with one copy from the device for each step."""
 
 
 @contextmanager

@@ -65,6 +65,11 @@ class PagedKvCache:
         self._host = HostMemory(host_blocks, self.bytes_per_block, device)
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the activations."""
+        return self._dtype
+
+    @property
     def coded(self) -> bool:
         """Whether rows are held with a scale of their own; keys are to be written, and met, `spread` then."""
         return self._kind.code is not None

@@ -48,8 +48,8 @@ class KvType:
             sound = torch.nan_to_num(rows)
             if sound.dtype == self.dtype:
                 return sound, None
-            most = torch.finfo(self.dtype).max
-            return sound.clamp_(-most, most).to(self.dtype), None
+            most = torch.finfo(self.dtype).max  # which the rows' own type may not have
+            return sound.to(SCALE).clamp_(-most, most).to(self.dtype), None
         sound = torch.nan_to_num(rows.to(SCALE)).clamp_(-_MOST, _MOST)
         highest = 127.0 if self.code is torch.int8 else torch.finfo(self.code).max
         scales = (sound.abs().amax(-1) / highest).clamp_(min=_LEAST_SCALE)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from argosy_worker.arrays import address
 from argosy_worker.compute.adapter import StepAdapters
@@ -38,8 +39,8 @@ class NativeRunner(StepRunner):
         self._stack(address(x), rows, layout, turned, StepAdapters.of(slices))
         return x
 
-    def _sound(self, hidden: Floats) -> list[bool]:
-        return self._sampler.healthy(hidden)
+    def _sound(self, hidden: Floats) -> npt.NDArray[np.bool_]:
+        return np.array(self._sampler.healthy(hidden))
 
     def _logits(self, hidden: Floats) -> Floats:
         count, decoder, config = len(hidden), self._decoder, self._config

@@ -1,0 +1,126 @@
+"""Launches of the linear kernels. Loads Triton."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812  # the name that torch users know
+from torch import Tensor
+
+from argosy_worker.compute.triton.kernels.linear import add_splits, int4_floats, int4_linear, int8_floats, int8_linear
+from argosy_worker.compute.triton.paths import Path, half_of, path
+
+_SUMMED_AT_ONCE = 512
+_FLOATS_AT_ONCE = 32
+
+
+def pack_int4(numbers: Tensor, group: int) -> Tensor:
+    """uint8 0 .. 15 [outputs, inputs] -> uint8 [outputs, bytes], in the blocks that the kernel reads."""
+    half = half_of(group)
+    padded = F.pad(numbers, (0, -numbers.shape[1] % (2 * half)), value=8)
+    blocks = padded.view(len(padded), -1, 2, half)
+    return (blocks[:, :, 0] | blocks[:, :, 1] << 4).reshape(len(padded), -1)
+
+
+def pack_grid(values: Tensor, inputs: int, group: int) -> Tensor:
+    """Scales or middles [outputs, groups] -> [groups, outputs], with zeros for what fills up the last block."""
+    block = 2 * half_of(group)
+    groups = max(values.shape[1], -(-inputs // block) * block // group)
+    return F.pad(values, (0, groups - values.shape[1])).t().contiguous()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packed:
+    """A linear's weights on the device."""
+
+    weight: Tensor
+    """int4: uint8 [outputs, bytes], of `pack_int4`; int8: int8 [outputs, inputs]."""
+    scale: Tensor
+    """int4: bf16 [groups, outputs]; int8: fp32 [groups or 1, outputs]."""
+    middle: Tensor | None
+    """int4: bf16 [groups, outputs]: a weight is (number - 8) * scale + middle. int8: None."""
+    bias: Tensor | None
+    inputs: int
+    group: int
+    """0: a scale for each output."""
+
+    @property
+    def outputs(self) -> int:
+        """Rows of the weights."""
+        return len(self.weight)
+
+    @property
+    def bits(self) -> int:
+        """Of a weight."""
+        return 8 if self.middle is None else 4
+
+
+class WeightOnly:
+    """A linear on a GPU of so many multiprocessors, whose results are `dtype`."""
+
+    def __init__(self, packed: Packed, multiprocessors: int, dtype: torch.dtype) -> None:
+        self._packed, self._multiprocessors, self._dtype = packed, multiprocessors, dtype
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Compute `x W^T + b`: [rows, in] -> [rows, out]."""
+        return multiply(x, self._packed, multiprocessors=self._multiprocessors, dtype=self._dtype)
+
+
+def multiply(x: Tensor, packed: Packed, *, multiprocessors: int, dtype: torch.dtype) -> Tensor:
+    """`x W^T + b`: [rows, inputs], without gaps within a row -> `dtype` [rows, outputs]."""
+    chosen = path(
+        rows=len(x), outputs=packed.outputs, inputs=packed.inputs, bits=packed.bits, group=packed.group,
+        multiprocessors=multiprocessors,
+    )  # fmt: skip
+    return by_path(x, packed, chosen, dtype)
+
+
+def by_path(x: Tensor, packed: Packed, chosen: Path, dtype: torch.dtype) -> Tensor:
+    """The same in a given way."""
+    if chosen.tile is None:
+        found = F.linear(x, floats(packed, x.dtype), None if packed.bias is None else packed.bias.to(x.dtype))
+        return found.to(dtype)
+    rows, tile, many = len(x), chosen.tile, chosen.splits > 1
+    out = torch.empty((rows, packed.outputs), dtype=dtype, device=x.device)
+    target = torch.empty((chosen.splits, *out.shape), dtype=torch.float32, device=x.device) if many else out
+    bias = out if packed.bias is None else packed.bias
+    has_bias = packed.bias is not None
+    grid = (-(-packed.outputs // tile.outputs), chosen.splits, -(-rows // tile.rows))
+    if packed.middle is not None:
+        half = tile.inputs // 2
+        int4_linear[grid](
+            x, packed.weight, packed.scale, packed.middle, bias, target, rows, packed.outputs, packed.inputs,
+            x.stride(0), packed.weight.shape[1] // half, HALF=half, GROUP=packed.group, BM=tile.rows, BN=tile.outputs,
+            SPLIT=many, HAS_BIAS=has_bias, num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip
+    else:
+        int8_linear[grid](
+            x, packed.weight, packed.scale, bias, target, rows, packed.outputs, packed.inputs, x.stride(0),
+            GROUP=packed.group, BM=tile.rows, BN=tile.outputs, BK=tile.inputs, SPLIT=many, HAS_BIAS=has_bias,
+            num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip
+    if many:
+        add_splits[-(-packed.outputs // _SUMMED_AT_ONCE), rows](
+            target, bias, out, rows, packed.outputs, chosen.splits, BLOCK=_SUMMED_AT_ONCE, HAS_BIAS=has_bias,
+            num_warps=4, num_stages=1,
+        )  # fmt: skip
+    return out
+
+
+def floats(packed: Packed, dtype: torch.dtype) -> Tensor:
+    """The weights as they are meant: `dtype` [outputs, inputs]."""
+    out = torch.empty((packed.outputs, packed.inputs), dtype=dtype, device=packed.weight.device)
+    across = -(-packed.outputs // _FLOATS_AT_ONCE)
+    if packed.middle is not None:
+        half = half_of(packed.group)
+        blocks = packed.weight.shape[1] // half
+        int4_floats[across, blocks](
+            packed.weight, packed.scale, packed.middle, out, packed.outputs, packed.inputs, blocks, HALF=half,
+            GROUP=packed.group, BN=_FLOATS_AT_ONCE, num_warps=4, num_stages=1,
+        )  # fmt: skip
+    else:
+        block = min(packed.group or 128, 128)
+        int8_floats[across, -(-packed.inputs // block)](
+            packed.weight, packed.scale, out, packed.outputs, packed.inputs, GROUP=packed.group, BN=_FLOATS_AT_ONCE,
+            BK=block, num_warps=4, num_stages=1,
+        )  # fmt: skip
+    return out

@@ -1,0 +1,60 @@
+"""How a linear with weights of 4 or 8 bits is computed for so many rows. Pure: no torch, no Triton.
+
+Few rows wait for the weights to be read, so these are read as they are held. Many rows wait for the tensor cores, which
+cuBLAS keeps busier: there the weights are made floats first. Where the one ends and the other begins is in
+`_FLOATS_FROM`, by arithmetic: at 64 rows a product of 4-bit weights takes the tensor cores as long as reading them
+takes the memory. benchmarks/gpu.py measures both sides of it.
+"""
+
+from dataclasses import dataclass
+
+_FLOATS_FROM = {4: 65, 8: 129}
+"""Bits of a weight -> rows from which on weights are made floats first."""
+_LEAST_BLOCKS = 4
+"""Blocks of the inputs that a split has at least."""
+_WAVES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class LinearTile:
+    """A shape of the kernel: [outputs, inputs at once] x [inputs, rows]."""
+
+    rows: int
+    outputs: int
+    inputs: int
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """How to compute."""
+
+    tile: LinearTile | None
+    """None: make floats, and leave the rest to cuBLAS."""
+    splits: int = 1
+    """Parts of the inputs, each of a program of its own; their sums are added in order."""
+
+
+def half_of(group: int) -> int:
+    """Bytes of a block of 4-bit weights, which holds twice as many: a half lies within a group."""
+    return min(group, 64)
+
+
+def path(*, rows: int, outputs: int, inputs: int, bits: int, group: int, multiprocessors: int) -> Path:
+    """For x [rows, inputs] and weights [outputs, inputs]; `group` 0: a scale for each output."""
+    if rows >= _FLOATS_FROM[bits]:
+        return Path(None)
+    tile = tile_for(rows, bits, group)
+    programs = -(-outputs // tile.outputs) * -(-rows // tile.rows)
+    blocks = -(-inputs // tile.inputs)
+    wanted = -(-_WAVES * multiprocessors // programs)
+    return Path(tile, max(1, min(wanted, blocks // _LEAST_BLOCKS, 16)))
+
+
+def tile_for(rows: int, bits: int, group: int) -> LinearTile:
+    """The tile for so many rows."""
+    columns = 16 if rows <= 16 else 32 if rows <= 32 else 64
+    if bits == 4:
+        return LinearTile(columns, 64, 2 * half_of(group), 4, 4)
+    return LinearTile(columns, 64, min(group or 128, 128), 4, 4 if columns < 64 else 3)
