@@ -17,9 +17,9 @@ _SHARED_SHARE, _OWN_SHARE, _CUDA_SHARE = 0.25, 0.5, 0.85
 """Parts of the free memory for the KV cache when nobody says: of a shared machine, of our own limit, of a GPU."""
 _KV = {"fp32": (4, 0), "fp16": (2, 0), "bf16": (2, 0), "int8": (1, 4), "fp8": (1, 4)}
 """Type of the KV cache -> bytes of an element, and of a row's scale."""
-CPU_PROCESS, CUDA_CONTEXT = 288 * MIB, 512 * MIB
-"""What a process takes beside its model: Python, torch and a tokenizer (docs/plan.md has the measurement); and a CUDA
-context with the libraries' workspaces."""
+LEAN_PROCESS, CPU_PROCESS, CUDA_CONTEXT = 160 * MIB, 288 * MIB, 512 * MIB
+"""What a process takes beside its model: Python and a tokenizer; torch, too (docs/plan.md has the measurements); and a
+CUDA context with the libraries' workspaces."""
 TENSOR_PARALLEL = (1, 2, 4, 8, 16)
 
 
@@ -125,6 +125,8 @@ class Needs:
     """Blocks that a sequence needs at once, where no layer sees more than a window."""
     adapters: int = 0
     """Kept free for LoRA adapters (engine.adapterMemory)."""
+    lean: bool = False
+    """Whether a CPU worker reads and computes it without torch."""
 
     def with_draft(self, draft: "Needs") -> "Needs":
         """Together with a draft model, whose keys and values lie in the same blocks."""
@@ -134,6 +136,7 @@ class Needs:
             kv_token=self.kv_token + draft.kv_token,
             step=self.step + draft.step,
             kept=None if self.kept is None or draft.kept is None else max(self.kept, draft.kept),
+            lean=self.lean and draft.lean,
         )
 
     def on(self, gpus: int) -> "Needs":
@@ -150,10 +153,11 @@ class Budget:
     device: str
     """`cpu`, with a limit of the worker's own, or `cuda`."""
 
-    @property
-    def process(self) -> int:
-        """What is taken before any weight."""
-        return CUDA_CONTEXT if self.device == "cuda" else CPU_PROCESS
+    def process(self, *, lean: bool) -> int:
+        """What is taken before any weight; `lean` as in Needs."""
+        if self.device == "cuda":
+            return CUDA_CONTEXT
+        return LEAN_PROCESS if lean else CPU_PROCESS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +179,11 @@ class MemoryPlan:
         return self.cache is not None
 
     @property
+    def process(self) -> int:
+        """What is taken before any weight."""
+        return self.budget.process(lean=self.needs.lean)
+
+    @property
     def kv(self) -> int:
         """Bytes of the KV cache."""
         return self.cache.nbytes if self.cache is not None else 0
@@ -183,7 +192,7 @@ class MemoryPlan:
     def rest(self) -> int:
         """What is left over: for activations, and as a reserve. Below 0: what is missing."""
         needs = self.needs
-        return self.budget.total - self.budget.process - needs.weights - needs.adapters - self.kv - self.host
+        return self.budget.total - self.process - needs.weights - needs.adapters - self.kv - self.host
 
     @property
     def tokens(self) -> int:
@@ -208,11 +217,11 @@ def divide(
     and engine.kvCacheHostMemory, which is of a GPU worker's other memory.
     """
     host = host if budget.device == "cpu" else 0
-    left = budget.total - budget.process - needs.weights - needs.adapters
+    process = budget.process(lean=needs.lean)
+    left = budget.total - process - needs.weights - needs.adapters
     if left < 0:
         missing = (
-            f"weights of {size(needs.weights)} and {size(budget.process)} for the process are more than "
-            f"{size(budget.total)}"
+            f"weights of {size(needs.weights)} and {size(process)} for the process are more than {size(budget.total)}"
         )
         return MemoryPlan(budget=budget, needs=needs, cache=None, host=host, problem=missing)
     automatic = automatic_cache(left, device=budget.device, limited=True, one_sequence=needs.context * needs.kv_token)

@@ -126,14 +126,16 @@ def test_a_70b_model_needs_several_gpus(planned, gpu, count):
     assert any(near.startswith(f"{count} such GPUs") for near in item.nearest)
 
 
-def test_smollm2_takes_what_the_plan_says(planned, free_port):
+@pytest.mark.parametrize(
+    ("quantization", "engine", "process"),
+    [({}, {}, 160), ({"weights": "int8"}, {"compute": "int8"}, 288)],
+    ids=["native kernels alone", "torch"],
+)
+def test_smollm2_takes_what_the_plan_says(planned, free_port, quantization, engine, process):
     """The memory that a real worker has to itself, within 5 %. Beside it are pages of libraries, of which the kernel maps
-    as many as it likes (114 to 196 MiB were seen for one and the same worker), and takes back when memory is short.
-    Of one that needs torch: one on native kernels alone takes less."""
-    spec = {
-        "model": {"uri": SMOL, "servedName": "m"}, "quantization": {"weights": "int8"},
-        "engine": {"compute": "int8", "kvCacheMemory": "256Mi", "threads": 1},
-    }  # fmt: skip
+    as many as it likes (114 to 196 MiB were seen for one and the same worker), and takes back when memory is short."""
+    engine = {**engine, "kvCacheMemory": "256Mi", "threads": 1}
+    spec = {"model": {"uri": SMOL, "servedName": "m"}, "quantization": quantization, "engine": engine}
     pages = free_port()
     worker = subprocess.Popen(
         [sys.executable, "-m", "argosy_worker", f"--spec={json.dumps(spec)}"],
@@ -149,10 +151,9 @@ def test_smollm2_takes_what_the_plan_says(planned, free_port):
     finally:
         worker.terminate()
         worker.wait(30)
-    plan = planned(
-        "smol", memory="2Gi", quantization={"weights": "int8"}, engine={"compute": "int8", "kvCacheMemory": "256Mi"}
-    ).plan
-    own = plan.budget.process - LIBRARY_PAGES
+    plan = planned("smol", memory="2Gi", quantization=quantization, engine=engine).plan
+    assert plan.process == process << 20
+    own = plan.process - LIBRARY_PAGES
     assert own + plan.needs.weights + plan.kv == pytest.approx(taken, rel=0.05)
 
 
@@ -166,6 +167,21 @@ def _phase(port):
             return json.load(answer)["phase"]
     except OSError:
         return ""
+
+
+def test_who_needs_torch_takes_more(planned):
+    """Safetensors are read by it, the ranks of a group and some caches computed; a draft model counts, too."""
+    process = {
+        name: planned(model, memory="64Gi", **spec).plan.process >> 20
+        for name, model, spec in (
+            ("alone", "smol", {}),
+            ("draft", "smol", {"engine": {"speculative": {"method": "draft", "model": SMOL}}}),
+            ("folder", "qwen3-8b", {}),
+            ("ranks", "smol", {"parallelism": {"pipeline": 2}}),
+            ("cache", "smol", {"quantization": {"kvCache": "fp8"}}),
+        )
+    }
+    assert process == {"alone": 160, "draft": 160, "folder": 288, "ranks": 288, "cache": 288}
 
 
 def test_what_does_not_fit_is_told_with_the_nearest_that_would(planned):

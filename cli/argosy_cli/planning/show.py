@@ -40,7 +40,7 @@ def bar(plan: MemoryPlan, width: int = WIDTH) -> str:
     """
     parts = (
         ("#", plan.needs.weights),
-        ("o", plan.budget.process),
+        ("o", plan.process),
         ("=", plan.kv),
         ("h", plan.host),
         ("a", plan.needs.adapters),
@@ -88,7 +88,7 @@ def show(console: Console, item: Planned) -> None:
         drawn.append(mark, _STYLES.get(mark, ""))
     console.print(drawn, soft_wrap=True)
     legend = (
-        f"  # weights {size(plan.needs.weights)}, {item.weights}   o process {size(plan.budget.process)}   "
+        f"  # weights {size(plan.needs.weights)}, {item.weights}   o process {size(plan.process)}   "
         f"= KV cache {size(plan.kv)}, {item.kv_cache}, {size(plan.needs.kv_token)} a token   "
         + (f"h evicted blocks {size(plan.host)}   " if plan.host else "")
         + (f"a adapters {size(plan.needs.adapters)}   " if plan.needs.adapters else "")
@@ -111,7 +111,7 @@ def document(item: Planned) -> dict[str, object]:
         "problem": plan.problem,
         "nearest": item.nearest,
         "totalBytes": plan.budget.total,
-        "processBytes": plan.budget.process,
+        "processBytes": plan.process,
         "weightsBytes": plan.needs.weights,
         "kvCacheBytes": plan.kv,
         "kvBytesPerToken": plan.needs.kv_token,

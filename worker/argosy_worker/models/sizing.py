@@ -10,6 +10,7 @@ from argosy_api.memory import Needs, kv_token_bytes
 from argosy_api.pipeline import layers_of
 from argosy_api.resource import EngineSpec, QuantizationSpec
 from argosy_worker.compute.config import DecoderConfig, Experts, LayerSpec, window_of
+from argosy_worker.compute.native import able
 from argosy_worker.compute.quant.precision import Precision, of_head, of_shape, own_form, own_kv, resolve
 from argosy_worker.compute.quant.sizes import embedding_bytes, linear_bytes
 from argosy_worker.core.blocks import blocks_of_window
@@ -45,6 +46,8 @@ class Header:
     """Of the matrices, for people."""
     held: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Storage formats of linears (roles, as `Linear` has them), where they are known one by one."""
+    gguf: bool = False
+    """Whether its files are read without torch."""
 
 
 class Linear(NamedTuple):
@@ -66,7 +69,7 @@ def read_gguf(file: Path | Opened) -> Header:
         embedding = found.tensors["token_embd.weight"].format
         held.setdefault("head", {embedding})
         formats = {role: frozenset(names) for role, names in held.items()}
-        return Header(config, embedding, storage(found.tensors.values()), formats)
+        return Header(config, embedding, storage(found.tensors.values()), formats, gguf=True)
 
 
 def read_hf(raw: dict[str, Any]) -> Header:
@@ -136,6 +139,9 @@ def needs(
         heads=config.heads,
         kv_heads=config.kv_heads,
         kept=blocks_of_window(window_of(config.layer_specs()), engine.block_size),
+        lean=header.gguf
+        and (device, ranks, native) == ("cpu", 1, True)
+        and able.whole(config, precision, kv, engine.block_size),
     )
 
 
