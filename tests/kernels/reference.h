@@ -6,6 +6,19 @@
 
 using Doubles = std::vector<double>;
 
+constexpr float EPS = 1e-5f;
+
+struct Shape {
+  int heads, kv_heads, head_dim, rotary, window, cache_bits, block_size, bits;
+  int hidden = 64, ffn = 64, layers = 2;
+  bool before = true, behind = false;  // where norms are
+  int qk = 0;                          // norms of queries and keys: 1 of each head, 2 of all together
+  int activation = argosy::SILU;
+  float softcap = 0, residual = 1;
+  int width() const { return heads * head_dim; }
+  int kv_width() const { return kv_heads * head_dim; }
+};
+
 inline Doubles rounded(const Doubles& x) {
   Doubles of(x.size());
   for (size_t begin = 0; begin < x.size(); begin += GROUP) {
@@ -54,6 +67,17 @@ inline Doubles normed(const Doubles& x, const Floats& weight, float eps) {
   return of;
 }
 
+// What a part adds to the rows.
+inline void add(const Shape& s, const Doubles& made, const Floats& norm, Doubles& x) {
+  const Doubles of = norm.empty() ? made : normed(made, norm, EPS);
+  for (int i = 0; i < s.hidden; i++) x[i] += double(s.residual) * of[i];
+}
+
+inline double activated(int activation, double g) {
+  if (activation == argosy::SILU) return g / (1 + std::exp(-g));
+  return 0.5 * g * (1 + std::tanh(std::sqrt(2 / 3.14159265358979323846) * (g + 0.044715 * g * g * g)));
+}
+
 inline double to_half_and_back(double x) {
   x = std::clamp(x, -65504.0, 65504.0);
   int exponent;
@@ -82,19 +106,10 @@ inline void to_code_and_back(double* x, int dim) {
   for (int i = 0; i < dim; i++) x[i] = std::nearbyint(x[i] / scale) * scale;
 }
 
-struct Shape {
-  int heads, kv_heads, head_dim, rotary, window, cache_bits, block_size, bits;
-  int hidden = 64, ffn = 64, layers = 2;
-  int width() const { return heads * head_dim; }
-  int kv_width() const { return kv_heads * head_dim; }
-};
-
 struct LayerOf {
   Weights qkv, o, gate_up, down;
-  Floats attn_norm, mlp_norm;
+  Floats attn_norm, mlp_norm, post_attn_norm, post_mlp_norm, q_norm, k_norm;  // empty: none
 };
-
-constexpr float EPS = 1e-5f;
 
 inline float scale_of(const Shape& shape) { return 2.0f / float(shape.head_dim); }
 
@@ -110,12 +125,23 @@ inline std::pair<Floats, Floats> turns(int positions, int half) {
   return of;
 }
 
+inline void norm_queries_and_keys(const Shape& s, const LayerOf& l, Doubles& qkv) {
+  auto part = [&](int first, int count, const Floats& norm) {
+    const Doubles of = normed(Doubles(qkv.begin() + first, qkv.begin() + first + count), norm, EPS);
+    std::copy(of.begin(), of.end(), qkv.begin() + first);
+  };
+  if (s.qk == 2) part(0, s.width(), l.q_norm), part(s.width(), s.kv_width(), l.k_norm);
+  for (int head = 0; s.qk == 1 && head < s.heads + s.kv_heads; head++)
+    part(head * s.head_dim, s.head_dim, head < s.heads ? l.q_norm : l.k_norm);
+}
+
 // All rows of one sequence through one layer, in place: x [rows][hidden].
 inline void layer_of(const Shape& s, const LayerOf& l, const Floats& cos, const Floats& sin, std::vector<Doubles>& x) {
   const int dim = s.head_dim, half = s.rotary / 2, rows = int(x.size());
   std::vector<Doubles> all;
   for (int row = 0; row < rows; row++) {
-    Doubles qkv = product_of_two(l.qkv, normed(x[row], l.attn_norm, EPS));
+    Doubles qkv = product_of_two(l.qkv, s.before ? normed(x[row], l.attn_norm, EPS) : x[row]);
+    norm_queries_and_keys(s, l, qkv);
     for (int head = 0; head < s.heads + s.kv_heads; head++)
       for (int i = 0; i < half; i++) {
         double &a = qkv[head * dim + i], &b = qkv[head * dim + half + i];
@@ -139,7 +165,8 @@ inline void layer_of(const Shape& s, const LayerOf& l, const Floats& cos, const 
       for (int at = first; at <= row; at++) {
         double sum = 0;
         for (int i = 0; i < dim; i++) sum += all[row][head * dim + i] * all[at][s.width() + kv * dim + i];
-        score.push_back(sum * double(scale_of(s)));
+        sum *= double(scale_of(s));
+        score.push_back(s.softcap != 0 ? double(s.softcap) * std::tanh(sum / double(s.softcap)) : sum);
       }
       const double most = *std::max_element(score.begin(), score.end());
       double total = 0;
@@ -147,12 +174,10 @@ inline void layer_of(const Shape& s, const LayerOf& l, const Floats& cos, const 
       for (int at = first; at <= row; at++)
         for (int i = 0; i < dim; i++) heads[head * dim + i] += score[at - first] / total * all[at][s.width() + s.kv_width() + kv * dim + i];
     }
-    const Doubles out = product(l.o, heads);
-    for (int i = 0; i < s.hidden; i++) x[row][i] += out[i];
-    const Doubles both = product(l.gate_up, normed(x[row], l.mlp_norm, EPS));
+    add(s, product(l.o, heads), l.post_attn_norm, x[row]);
+    const Doubles both = product(l.gate_up, s.before ? normed(x[row], l.mlp_norm, EPS) : x[row]);
     Doubles gated(s.ffn);
-    for (int i = 0; i < s.ffn; i++) gated[i] = both[i] / (1 + std::exp(-both[i])) * both[s.ffn + i];
-    const Doubles down = product(l.down, gated);
-    for (int i = 0; i < s.hidden; i++) x[row][i] += down[i];
+    for (int i = 0; i < s.ffn; i++) gated[i] = activated(s.activation, both[i]) * both[s.ffn + i];
+    add(s, product(l.down, gated), l.post_mlp_norm, x[row]);
   }
 }

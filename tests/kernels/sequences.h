@@ -4,11 +4,15 @@
 
 struct Model {
   Model(Random& random, const Shape& s, float norm = 1.0f) : shape(s) {
+    auto some = [&](bool there, int n) { return there ? numbers(random, n, norm) : Floats(); };
+    const int heads = s.qk == 2 ? s.heads : 1, kv_heads = s.qk == 2 ? s.kv_heads : 1;
     for (int i = 0; i < s.layers; i++)
       layers.push_back({weights(random, s.hidden, s.width() + 2 * s.kv_width(), s.bits, i == 0),
                         weights(random, s.width(), s.hidden, s.bits, false),
                         weights(random, s.hidden, 2 * s.ffn, s.bits, false),
-                        weights(random, s.ffn, s.hidden, s.bits, i == 0), numbers(random, s.hidden, norm), numbers(random, s.hidden, norm)});
+                        weights(random, s.ffn, s.hidden, s.bits, i == 0),
+                        some(s.before, s.hidden), some(s.before, s.hidden), some(s.behind, s.hidden), some(s.behind, s.hidden),
+                        some(s.qk, heads * s.head_dim), some(s.qk, kv_heads * s.head_dim)});
   }
   Shape shape;
   std::vector<LayerOf> layers;
@@ -45,8 +49,11 @@ inline Floats run(const Engine& engine, const Model& model, Cache& cache, Floats
   std::vector<Layer> layers;
   for (size_t i = 0; i < model.layers.size(); i++) {
     const LayerOf& l = model.layers[i];
-    layers.push_back({l.qkv.linear(), l.o.linear(), l.gate_up.linear(), l.down.linear(), l.attn_norm.data(), l.mlp_norm.data(),
-                      cache.of(int(i)), cache.scales(int(i)), s.hidden, s.heads, s.kv_heads, s.head_dim, s.ffn, s.rotary, s.window, s.cache_bits, EPS, scale_of(s)});
+    auto at = [](const Floats& norm) { return norm.empty() ? nullptr : norm.data(); };
+    layers.push_back({l.qkv.linear(), l.o.linear(), l.gate_up.linear(), l.down.linear(), at(l.attn_norm), at(l.mlp_norm),
+                      at(l.post_attn_norm), at(l.post_mlp_norm), at(l.q_norm), at(l.k_norm), cache.of(int(i)), cache.scales(int(i)),
+                      s.hidden, s.heads, s.kv_heads, s.head_dim, s.ffn, s.rotary, s.window, s.cache_bits, s.activation, s.qk == 2,
+                      EPS, scale_of(s), s.softcap, s.residual});
   }
   std::vector<int32_t> positions, cu_rows{0}, lengths, table, slots;
   size_t width = 0;

@@ -17,6 +17,7 @@ ROPE = {"rope_theta": 10000.0}
 LLAMA3 = {**ROPE, "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}  # fmt: skip
 YARN = {**ROPE, "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 LONG = {**ROPE, "rope_type": "longrope", "short_factor": [1.0 + 0.1 * i for i in range(6)], "long_factor": [2.0 + i for i in range(6)], "partial_rotary_factor": 0.75}  # fmt: skip
+WIDE = {**SHAPE, "hidden_size": 128}
 FOUR = {**SHAPE, "num_hidden_layers": 4}
 EXPERTS = {"num_experts_per_tok": 2}
 
@@ -29,7 +30,7 @@ FAMILIES = {
     "llama-yarn": ("llama", t.LlamaConfig, {**SHAPE, "rope_parameters": YARN}),
     "mistral": ("llama", t.MistralConfig, {**SHAPE, "sliding_window": 48}),
     "mixtral": ("llama", t.MixtralConfig, {**SHAPE, **EXPERTS, "num_local_experts": 5, "sliding_window": None}),
-    "smollm3": ("smollm3", t.SmolLM3Config, FOUR),
+    "smollm3": ("smollm3", t.SmolLM3Config, {**WIDE, "num_hidden_layers": 4}),
     "qwen2": ("qwen2", t.Qwen2Config, SHAPE),
     "qwen3": ("qwen3", t.Qwen3Config, {**SHAPE, "head_dim": 32, "rope_parameters": YARN}),
     "qwen3-moe": ("qwen3moe", t.Qwen3MoeConfig, {**SHAPE, **EXPERTS, "num_experts": 6, "moe_intermediate_size": 32, "head_dim": 32, "norm_topk_prob": True}),
@@ -37,8 +38,8 @@ FAMILIES = {
     "gemma3": ("gemma3", t.Gemma3TextConfig, {**SHAPE, "num_hidden_layers": 6, "head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 48}),
     "phi3": ("phi3", t.Phi3Config, {**SHAPE, "rope_parameters": {**LONG}, "original_max_position_embeddings": 128, "sliding_window": 100, "pad_token_id": 0}),
     "phi3-plain": ("phi3", t.Phi3Config, {**SHAPE, "pad_token_id": 0}),
-    "granite": ("granite", t.GraniteConfig, {**SHAPE, "embedding_multiplier": 12.0, "attention_multiplier": 0.3, "residual_multiplier": 0.22, "logits_scaling": 8.0}),
-    "olmo2": ("olmo2", t.Olmo2Config, SHAPE),
+    "granite": ("granite", t.GraniteConfig, {**WIDE, "embedding_multiplier": 12.0, "attention_multiplier": 0.3, "residual_multiplier": 0.22, "logits_scaling": 8.0}),
+    "olmo2": ("olmo2", t.Olmo2Config, WIDE),
     "gpt-oss": ("gpt-oss", t.GptOssConfig, {**FOUR, **EXPERTS, "num_local_experts": 5, "head_dim": 16, "sliding_window": 48, "rope_parameters": {**YARN, "truncate": False}}),
 }  # fmt: skip
 """Name -> architecture of its GGUF, transformers' configuration, its fields."""

@@ -73,11 +73,15 @@ struct Step {
   const LowRank* const* adapters;  // of each: [layers, LINEARS]
 };
 
-// One decoder layer: norm, attention with rotary positions over a paged cache, norm, gated feed-forward part.
+enum Activation { SILU, GELU };  // x sigmoid(x); x Phi(x), by tanh
+
+// One decoder layer: attention with rotary positions over a paged cache, and a gated feed-forward part. Norms (RMSNorm) may
+// be on what goes into a part, on what it adds, and on queries and keys before they are turned; null where there is none.
 struct Layer {
   Linear qkv, o, gate_up, down;
-  const float* attn_norm;  // [hidden]
-  const float* mlp_norm;   // [hidden]
+  const float *attn_norm, *mlp_norm;            // [hidden]
+  const float *post_attn_norm, *post_mlp_norm;  // [hidden]
+  const float *q_norm, *k_norm;  // [head_dim]: of each head; or, `together`, [heads, head_dim] and [kv_heads, head_dim]
   // fp32, fp16 or int8 [blocks, 2, kv_heads, block_size, head_dim], where TILE keys that follow one another lie as
   // [head_dim, TILE]: all their products with a query are then made side by side.
   void* cache;
@@ -85,7 +89,11 @@ struct Layer {
   int32_t hidden, heads, kv_heads, head_dim, ffn, rotary;
   int32_t window;      // positions that a row sees, or 0 for all
   int32_t cache_bits;  // 32, 16 or 8
+  int32_t activation;  // of the gate
+  int32_t together;    // whether all queries have one norm, and all keys another
   float eps, scale;
+  float softcap;   // bound of the scores: c tanh(s / c); 0 for none
+  float residual;  // factor of what each part adds
 };
 
 // How a token is drawn from its logits: sampling/draw.py says it in torch.
@@ -127,7 +135,7 @@ struct Kernels {
   void (*rotate)(float* x, const float* cos, const float* sin, int half);
   void (*add)(float* x, const float* y, int n);
   // GROUP numbers of a gate, then GROUP of what it lets through, for each row: quantized as the block `block` of `blocks`
-  void (*gate)(const float* both, int rows, int block, int blocks, Quantized to);
+  void (*gate)(const float* both, int rows, int block, int blocks, int activation, Quantized to);
   void (*held)(int n, Quantized from, float* out);  // what a row was quantized to: q d
   void (*narrow)(const float* down, int rank, const float* x, int n, float* out);  // down [rank, n] x -> out [rank]
   // out += t up, where a row of `up` lies `stride` behind the one before

@@ -10,7 +10,7 @@ import torch
 from argosy_api.errors import ModelUnsupportedError
 from argosy_worker.compute.attention.cache import PagedKvCache
 from argosy_worker.compute.attention.kv_types import KV_TYPES
-from argosy_worker.compute.config import Dense, Experts, Full, LayerSpec, Window
+from argosy_worker.compute.config import Clamp, Dense, Experts, Full, LayerSpec, Window
 from argosy_worker.compute.layer import LayerWeights, Step, TorchLayer
 from argosy_worker.compute.mlp import DenseMlp
 from argosy_worker.compute.native import library
@@ -355,15 +355,22 @@ def test_a_library_from_other_sources_is_left_alone(monkeypatch, tmp_path, caplo
 
 def test_what_layers_are_not_for():
     kinds = {
-        "soft-cap": {"softcap": 30.0}, "sinks": {"sinks": True}, "queries": {"qk_norm": "head"}, "behind": {"norms": "both"},
-        "experts": {"mlp": Experts(4, 2)}, "gelu": {"activation": "gelu_tanh"}, "residuals": {"residual_scale": 0.5},
-        "heads of 48": {"head_dim": 48}, "no positions": {"rope": None},
+        "sinks": {"sinks": True}, "experts": {"mlp": Experts(4, 2)}, "alpha=1.7": {"activation": Clamp(1.7, 7.0)},
+        "heads of 48": {"head_dim": 48}, "rotary positions": {"rope": Rope(10000.0, 16)},
     }  # fmt: skip
     for word, change in kinds.items():
         verdict = NativeLayers().can_run(LayerSpec(**{**dict(_fields(SPEC)), **change}))
         assert not verdict.ok
         assert word in verdict.reason
-    assert NativeLayers().can_run(SPEC).ok
+    for change in (
+        {},
+        {"qk_norm": "head"},
+        {"norms": "both"},
+        {"softcap": 30.0},
+        {"residual_scale": 0.5},
+        {"rope": None},
+    ):
+        assert NativeLayers().can_run(LayerSpec(**{**dict(_fields(SPEC)), **change})).ok
 
 
 def test_numbers_too_large_for_fp16_become_its_largest():

@@ -8,7 +8,7 @@ import numpy as np
 
 from argosy_api.blocks import DEFAULT_BLOCK_SIZE
 from argosy_worker.compute.angles import Turns
-from argosy_worker.compute.config import DecoderConfig
+from argosy_worker.compute.config import DecoderConfig, LayerSpec
 from argosy_worker.compute.native import able, library
 from argosy_worker.compute.native.crew import Crew
 from argosy_worker.compute.native.decoder import NativeDecoder
@@ -23,7 +23,7 @@ from argosy_worker.compute.quant.sizes import WIDE, embedding_bytes, linear_byte
 from argosy_worker.compute.rowcheck import RowCheck
 from argosy_worker.models.facts import Progress, facts_of
 from argosy_worker.models.open_model import OpenModel
-from argosy_worker.models.weights import WeightSource
+from argosy_worker.models.weights import WeightSource, layer_roles
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +96,8 @@ class _Builder:
         """All weights, packed and checked."""
         config, source = self._config, self._source
         layers = []
-        for i in range(config.layers):
-            layers.append(self._layer(f"layers.{i}."))
+        for i, spec in enumerate(config.layer_specs()):
+            layers.append(self._layer(f"layers.{i}.", spec))
             progress("weights", 0.05 + 0.8 * (i + 1) / config.layers)
         embed = source.held("embed")
         head = self._linear("head", ["head"], [embed if config.tied else source.held("head")])
@@ -114,14 +114,14 @@ class _Builder:
             head=head,
         )
 
-    def _layer(self, at: str) -> Parts:
+    def _layer(self, at: str, spec: LayerSpec) -> Parts:
+        norms = [role for role in layer_roles(spec) if role.endswith("norm")]
         return Parts(
             qkv=self._linear("qkv", [f"{at}{n}" for n in "qkv"]),
             o=self._linear("o", [f"{at}o"]),
             gate_up=self._linear("gate_up", [f"{at}gate", f"{at}up"]),
             down=self._linear("down", [f"{at}down"]),
-            attn_norm=self._source.floats(f"{at}attn_norm"),
-            mlp_norm=self._source.floats(f"{at}mlp_norm"),
+            **{role: self._source.floats(f"{at}{role}") for role in norms},
         )
 
     def _linear(self, name: str, roles: Sequence[str], matrices: Sequence[QuantTensor] = ()) -> NativeLinear:

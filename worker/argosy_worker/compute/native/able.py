@@ -8,6 +8,8 @@ TILE = 16
 HEAD_DIMS = (32, 64, 80, 96, 128, 256)
 KV_BITS = {"fp32": 32, "fp16": 16, "int8": 8}
 """Caches that they read and write."""
+ACTIVATIONS: dict[object, int] = {"silu": 0, "gelu_tanh": 1}
+"""Of the gate, as the kernels number them."""
 
 
 def cannot(spec: LayerSpec) -> str | None:
@@ -15,16 +17,11 @@ def cannot(spec: LayerSpec) -> str | None:
     lacks = [
         what
         for what, there in {
-            "norms behind its parts": spec.norms != "before",
-            "norms of queries and keys": bool(spec.qk_norm),
-            "no positions": spec.rope is None,
             "rotary positions of such a width": spec.rope is not None and spec.rope.dims % 32 != 0,
             f"heads of {spec.head_dim}": spec.head_dim not in HEAD_DIMS,
-            "a soft-cap": spec.softcap != 0,
             "sinks": spec.sinks,
             "experts": not isinstance(spec.mlp, Dense),
-            f"activation {spec.activation}": spec.activation != "silu",
-            "scaled residuals": spec.residual_scale != 1,
+            f"activation {spec.activation}": spec.activation not in ACTIVATIONS,
             "widths that are no multiples of 32": bool(spec.hidden % 32 or spec.ffn % 32),
         }.items()
         if there

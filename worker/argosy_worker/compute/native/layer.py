@@ -10,6 +10,7 @@ from argosy_worker.compute.config import LayerSpec
 from argosy_worker.compute.layer import Layer, LayerWeights, Step, TorchLayer
 from argosy_worker.compute.mlp import DenseMlp
 from argosy_worker.compute.native.able import KV_BITS, TILE, cannot
+from argosy_worker.compute.native.library import NORMS
 from argosy_worker.compute.native.linear import NativeLinear
 from argosy_worker.compute.native.stack import Parts, Stack
 from argosy_worker.compute.quant.linear import Verdict
@@ -46,7 +47,7 @@ class NativeLayer:
 
 
 class NativeLayers:
-    """Makes native layers of Llama's kind, over a cache of floats or of int8."""
+    """Makes native layers with one feed-forward part, over a cache of floats or of int8."""
 
     name = "layer-native"
 
@@ -81,12 +82,12 @@ def parts_of(weights: LayerWeights) -> Parts:
     mlp = weights.mlp
     linears = [weights.qkv, weights.o, *([mlp.gate_up, mlp.down] if isinstance(mlp, DenseMlp) else [])]
     native = [linear for linear in linears if isinstance(linear, NativeLinear)]
-    norms = [norm for norm in (weights.attn_norm, weights.mlp_norm) if norm is not None and norm.dtype == torch.float32]
-    if len(native) < 4 or len(norms) < 2:
-        raise RuntimeError("a native layer without its linears or its norms")
+    norms = {name: norm for name in NORMS if (norm := getattr(weights, name)) is not None}
+    if len(native) < 4 or any(norm.dtype != torch.float32 for norm in norms.values()):
+        raise RuntimeError("a native layer without its linears, or with norms in other numbers")
     qkv, o, gate_up, down = native
-    attn_norm, mlp_norm = (norm.contiguous().numpy() for norm in norms)
-    return Parts(qkv=qkv, o=o, gate_up=gate_up, down=down, attn_norm=attn_norm, mlp_norm=mlp_norm)
+    held = {name: norm.contiguous().numpy() for name, norm in norms.items()}
+    return Parts(qkv=qkv, o=o, gate_up=gate_up, down=down, **held)
 
 
 def _halves(turned: Rotation) -> tuple[Tensor, Tensor]:

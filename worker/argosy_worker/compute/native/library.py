@@ -18,10 +18,12 @@ log = logging.getLogger(__name__)
 FILE = Path(__file__).with_name("libargosy_cpu.so")
 SOURCES = Path(__file__).parents[3] / "kernels"
 """What it was built from, where the package is used from a checkout."""
-VERSION = 8
+VERSION = 9
 """Of the interface; that of a library from another build is refused."""
 ISA = "ARGOSY_CPU_KERNELS"
 """Environment: the kernels to use, or `none`. Unset: the best of the processor."""
+NORMS = ("attn_norm", "mlp_norm", "post_attn_norm", "post_mlp_norm", "q_norm", "k_norm")
+"""Of a layer, in the order of the struct."""
 NAMES = ("avx512-vnni", "avx-vnni", "avx2", "neon-i8mm", "neon-dotprod", "portable")
 
 
@@ -77,8 +79,7 @@ class Layer(ctypes.Structure):
         ("o", Linear),
         ("gate_up", Linear),
         ("down", Linear),
-        ("attn_norm", ctypes.c_void_p),
-        ("mlp_norm", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in NORMS),
         ("cache", ctypes.c_void_p),
         ("scales", ctypes.c_void_p),
         ("hidden", ctypes.c_int32),
@@ -89,8 +90,12 @@ class Layer(ctypes.Structure):
         ("rotary", ctypes.c_int32),
         ("window", ctypes.c_int32),
         ("cache_bits", ctypes.c_int32),
+        ("activation", ctypes.c_int32),
+        ("together", ctypes.c_int32),
         ("eps", ctypes.c_float),
         ("scale", ctypes.c_float),
+        ("softcap", ctypes.c_float),
+        ("residual", ctypes.c_float),
     ]
 
 

@@ -21,10 +21,8 @@ class Probe:
     """Fixed rows through one layer, over a cache of this type."""
 
     def __init__(self, spec: LayerSpec, parts: Parts, kv: str, block_size: int) -> None:
-        if spec.rope is None:
-            raise RuntimeError("a native layer has positions")
         self._spec, self._stack, self._kv, self._block_size = spec, Stack([spec], [parts]), kv, block_size
-        self._rope, self._turns = spec.rope, Turns(spec.rope)
+        self._turns = {} if spec.rope is None else {spec.rope: Turns(spec.rope)}
 
     def __call__(self, parts: Sequence[tuple[int, int]]) -> Floats:
         """[ROWS, hidden] of one sequence, computed in these parts, first to last."""
@@ -43,4 +41,4 @@ class Probe:
             request_id="", tokens=[0] * len(x), start=start, table=table, sample_rows=range(0), params=SamplingParams()
         )
         layout = make_layout([one], self._block_size)
-        self._stack(address(x), len(x), layout, {self._rope: self._turns(layout.positions)})
+        self._stack(address(x), len(x), layout, {rope: turns(layout.positions) for rope, turns in self._turns.items()})

@@ -11,7 +11,7 @@ from argosy_worker.arrays import address
 from argosy_worker.compute.adapter import StepAdapters
 from argosy_worker.compute.config import LayerSpec
 from argosy_worker.compute.native import library
-from argosy_worker.compute.native.able import KV_BITS
+from argosy_worker.compute.native.able import ACTIVATIONS, KV_BITS
 from argosy_worker.compute.native.adapters import table
 from argosy_worker.compute.native.linear import NativeLinear
 from argosy_worker.compute.rope_spec import Rope
@@ -22,14 +22,18 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What a layer is made of. Norms are fp32 [hidden]."""
+    """What a layer is made of. Norms are fp32 [hidden], or of queries and keys as `LayerSpec.qk_norm` says."""
 
     qkv: NativeLinear
     o: NativeLinear
     gate_up: NativeLinear
     down: NativeLinear
-    attn_norm: Floats
-    mlp_norm: Floats
+    attn_norm: Floats | None = None
+    mlp_norm: Floats | None = None
+    post_attn_norm: Floats | None = None
+    post_mlp_norm: Floats | None = None
+    q_norm: Floats | None = None
+    k_norm: Floats | None = None
 
 
 class Stack:
@@ -44,10 +48,9 @@ class Stack:
         self._layers: ctypes.Array[library.Layer] = (library.Layer * len(specs))(
             *(_struct(spec, of) for spec, of in zip(specs, parts, strict=True))
         )
-        ropes = [spec.rope for spec in specs if spec.rope is not None]
-        self._ropes = list(dict.fromkeys(ropes))
-        self._rope_of = [self._ropes.index(rope) for rope in ropes]
-        self._pointers = ctypes.c_void_p * len(ropes)
+        self._ropes = list(dict.fromkeys(spec.rope for spec in specs if spec.rope is not None))
+        self._rope_of = [self._ropes.index(spec.rope) if spec.rope is not None else None for spec in specs]
+        self._pointers = ctypes.c_void_p * len(specs)
         self._turned: tuple[object, ...] = ()
         self._cosines, self._sines = self._pointers(), self._pointers()
 
@@ -70,7 +73,9 @@ class Stack:
         """
         places = tuple(turned[rope] for rope in self._ropes)
         if places != self._turned:
-            self._cosines, self._sines = (self._pointers(*(places[i][side] for i in self._rope_of)) for side in (0, 1))
+            self._cosines, self._sines = (
+                self._pointers(*(0 if i is None else places[i][side] for i in self._rope_of)) for side in (0, 1)
+            )
             self._turned = places
         where = library.Step(
             rows, len(layout.context_lens), address(layout.positions), address(layout.cu_rows),
@@ -85,10 +90,11 @@ class Stack:
 
 
 def _struct(spec: LayerSpec, of: Parts) -> library.Layer:
-    if spec.rope is None:
-        raise RuntimeError("a native layer without positions")
+    norms = (getattr(of, name) for name in library.NORMS)
     return library.Layer(
-        of.qkv.struct, of.o.struct, of.gate_up.struct, of.down.struct, address(of.attn_norm), address(of.mlp_norm),
-        None, None, spec.hidden, spec.heads, spec.kv_heads, spec.head_dim, spec.ffn, spec.rope.dims, spec.window, 0,
-        spec.rms_eps, spec.scale,
+        of.qkv.struct, of.o.struct, of.gate_up.struct, of.down.struct,
+        *(None if norm is None else address(norm) for norm in norms),
+        None, None, spec.hidden, spec.heads, spec.kv_heads, spec.head_dim, spec.ffn,
+        0 if spec.rope is None else spec.rope.dims, spec.window, 0, ACTIVATIONS[spec.activation],
+        spec.qk_norm == "width", spec.rms_eps, spec.scale, spec.softcap, spec.residual_scale,
     )  # fmt: skip
