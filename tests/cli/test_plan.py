@@ -202,8 +202,10 @@ def test_other_numbers_are_proposed_only_where_the_device_can_compute_them(plann
     on_cpu = planned("llama-3.1-8b", memory="6Gi").nearest
     assert "spec.quantization.weights int4" in on_cpu
     on_gpu = planned("llama-3.1-8b", gpu="t4").nearest
-    assert not any("weights" in near for near in on_gpu)
+    assert "spec.quantization.weights int8" in on_gpu
     assert "a larger GPU: a10" in on_gpu
+    in_fp32 = planned("llama-3.1-8b", gpu="t4", engine={"compute": "fp32"}).nearest
+    assert not any("weights" in near for near in in_fp32)
 
 
 def test_of_a_group_each_pod_takes_its_part(planned):
