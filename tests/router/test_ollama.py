@@ -275,7 +275,7 @@ def said(**message):
         ("chat", {"top_logprobs": 21}, "top_logprobs"), ("generate", {"prompt": 5}, "prompt"), ("generate", {"suffix": "x"}, "suffix"),
         ("generate", {"template": "x"}, "template"), ("generate", {"context": [1]}, "context"), ("generate", {"images": ["x"]}, "images"),
         ("generate", {"raw": True, "system": "x"}, "system"), ("generate", {"raw": True, "think": True}, "think"),
-        ("show", {"what": 1}, "what"),
+        ("generate", {"system": "\ud800"}, "system"), ("show", {"what": 1}, "what"),
     ],
     ids=lambda v: str(v)[:60],
 )  # fmt: skip

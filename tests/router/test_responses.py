@@ -224,7 +224,7 @@ IMAGE = {"type": "input_image", "image_url": "http://x"}
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
-        ({"input": None}, "input"), ({"input": 5}, "input"), ({"input": []}, "input"), ({"input": ["hi"]}, "input[0]"),
+        ({"instructions": "\ud800"}, "instructions"), ({"input": None}, "input"), ({"input": 5}, "input"), ({"input": []}, "input"), ({"input": ["hi"]}, "input[0]"),
         (item(role="function", content="x"), "input[1].role"), (item(role="user", content=5), "input[1].content"),
         (item(role="user", content=[IMAGE]), "input[1].content[0].type"), (item(role="user", content=["x"]), "input[1].content[0]"),
         (item(role="user", content=[{"type": "input_text"}]), "input[1].content[0].text"), (item(role="user", content="x", y=1), "input[1].y"),
@@ -241,7 +241,7 @@ IMAGE = {"type": "input_image", "image_url": "http://x"}
         ({"text": {"format": {"type": "xml"}}}, "text.format.type"), ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
         ({"tools": [TOOL], "text": FORMAT}, "text.format"), ({"metadata": 5}, "metadata"), ({"metadata": {"k": "\ud800"}}, "metadata"),
         ({"metadata": {"k": 10**30}}, "metadata"), ({"tools": [{**TOOL, "parameters": {"maximum": 10**400}}]}, "tools"),
-        ({"text": {"format": {"type": "text", "name": "\ud800"}}}, "text.format"), ({"messages": []}, "messages"),
+        ({"text": {"format": {"type": "text", "name": "\ud800"}}}, "text.format.name"), ({"messages": []}, "messages"),
         ({"top_logprobs": 2}, "top_logprobs"), ({"temprature": 1}, "temprature"),
     ],
     ids=lambda v: str(v)[:60],

@@ -161,7 +161,15 @@ class Fields:
             raise self.wrong(name, value, "a string")
         if len(value) > limit:
             raise InvalidArgumentError(self.path(name), f"has {len(value)} characters; at most {limit}")
+        self.check_unicode(name, value)
         return value
+
+    def check_unicode(self, name: str, text: str) -> None:
+        """Refuse half of a surrogate pair, which JSON can say and UTF-8 cannot."""
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InvalidArgumentError(self.path(name), "is not valid Unicode text") from None
 
     def array(self, name: str) -> list[Any] | None:
         """A list of anything."""

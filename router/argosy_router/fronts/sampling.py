@@ -61,7 +61,7 @@ def take_stop(fields: Fields, name: str) -> tuple[str, ...]:
     for i, text in enumerate(value[: limits.MAX_STOP_STRINGS + 1]):
         if not isinstance(text, str):
             raise fields.wrong(f"{name}[{i}]", text, "a string")
-        _check_unicode(fields, f"{name}[{i}]", text)
+        fields.check_unicode(f"{name}[{i}]", text)
     return tuple(value)
 
 
@@ -110,15 +110,8 @@ def take_bad_words(fields: Fields) -> tuple[str, ...]:
         if not 0 < size <= limits.MAX_BAD_WORD_BYTES:
             problem = f"has {size} bytes; must have 1 to {limits.MAX_BAD_WORD_BYTES}"
             raise InvalidArgumentError(fields.path(path), problem)
-        _check_unicode(fields, path, word)
+        fields.check_unicode(path, word)
     return tuple(value)
-
-
-def _check_unicode(fields: Fields, path: str, text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InvalidArgumentError(fields.path(path), "is not valid Unicode text") from None
 
 
 def _allowed(fields: Fields) -> tuple[int, ...]:
