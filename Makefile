@@ -7,7 +7,7 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check generate format smoke bench-operator bench-autoscaling bench-routing bench-storm bench-chaos bench-index test-rollouts test-operator test-hostile test-structured test-kernels arm-tools tradeoffs images test-cluster test-peers clean
+.PHONY: page-tools pictures help setup demo test check generate format smoke bench-operator bench-autoscaling bench-routing bench-storm bench-chaos bench-index test-rollouts test-operator test-hostile test-structured test-kernels arm-tools tradeoffs images test-cluster test-peers clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -69,6 +69,15 @@ arm-tools:  ## what compiles the kernels for Arm and runs them here (Debian, as 
 	command -v aarch64-linux-gnu-g++ > /dev/null && command -v qemu-aarch64 > /dev/null || \
 	  { apt-get update -q && apt-get install -yq --no-install-recommends g++-aarch64-linux-gnu qemu-user; } > /dev/null
 
+page-tools: setup  ## what tests the page (Debian, as root): Chromium and its driver, and axe-core; its tests are skipped without
+	command -v chromium > /dev/null && command -v chromedriver > /dev/null || \
+	  { apt-get update -q && apt-get install -yq --no-install-recommends chromium chromium-driver; } > /dev/null
+	@# Only the script of axe-core in this package is wanted; what it depends on is another browser's driver.
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps axe-playwright-python==0.1.8
+
+pictures: setup  ## the pictures of the page in docs/, made anew by the page's own tests
+	ARGOSY_PICTURES=docs/pictures $(BIN)/pytest -q tests/cli/test_page.py -k pictures
+
 test-structured: setup  ## SmolLM2 answers each of some hundred schemas, and every answer validates (minutes)
 	ARGOSY_WHOLE=1 $(BIN)/pytest -q -s tests/worker/test_schemas.py
 
@@ -108,4 +117,4 @@ bench-routing: setup  ## replay of a trace through a router: make bench-routing 
 	$(BIN)/python benchmarks/routing.py $(TRACE) --pace $(PACE)
 
 clean:  ## remove the virtual environment and what was built
-	rm -rf $(VENV) build dist .argosy
+	rm -rf $(VENV) build dist

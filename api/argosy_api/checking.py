@@ -22,7 +22,19 @@ def first_problem(error: ValidationError, root: type[BaseModel], what: str) -> I
         what: name of the whole document, for a problem that is not in a field.
 
     """
-    problem = min(error.errors(include_url=False), key=lambda e: e["type"] == "extra_forbidden")
+    return all_problems(error, root, what)[0]
+
+
+def all_problems(error: ValidationError, root: type[BaseModel], what: str) -> list[InvalidArgumentError]:
+    """One problem for each field, in the same order."""
+    found: dict[str, InvalidArgumentError] = {}
+    for problem in sorted(error.errors(include_url=False), key=lambda e: e["type"] == "extra_forbidden"):
+        told = _problem(problem, root, what)
+        found.setdefault(told.field, told)
+    return list(found.values())
+
+
+def _problem(problem: Any, root: type[BaseModel], what: str) -> InvalidArgumentError:
     parts = [p for p in problem["loc"] if p not in ("str", "int", "constrained-str", "constrained-int")]
     path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts).lstrip(".")
     if problem["type"] == "extra_forbidden":

@@ -4,7 +4,7 @@ Source: https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/q
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 
 from argosy_api.errors import InvalidArgumentError
@@ -42,9 +42,15 @@ def check(quantities: Mapping[str, str | int | None]) -> None:
         InvalidArgumentError: with the path of the first that is wrong.
 
     """
+    for wrong in faults(quantities):
+        raise wrong
+
+
+def faults(quantities: Mapping[str, str | int | None]) -> Iterator[InvalidArgumentError]:
+    """All that are no quantities."""
     for path, value in quantities.items():
         try:
             if value is not None:
                 parse(value)
         except ValueError as error:
-            raise InvalidArgumentError(path, str(error)) from None
+            yield InvalidArgumentError(path, str(error))

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from argosy_api import limits, quantity, rules
-from argosy_api.checking import first_problem
+from argosy_api.checking import all_problems
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.model_uri import ModelUri
 from argosy_api.spec.adapters import AdapterSpec
@@ -186,25 +186,31 @@ def parse(document: Any) -> InferenceDeployment:
         InvalidArgumentError: with the path of the first wrong field and what would be right.
 
     """
+    found = examine(document)
+    if isinstance(found, InferenceDeployment):
+        return found
+    raise found[0]
+
+
+def examine(document: Any) -> InferenceDeployment | list[InvalidArgumentError]:
+    """The same, or all that is wrong: fields first, and rules about several once each alone is right."""
     if not isinstance(document, dict):
-        raise InvalidArgumentError(
-            "resource", f"is {type(document).__name__}; must be a mapping with apiVersion, kind, metadata and spec"
-        )
+        what = f"is {type(document).__name__}; must be a mapping with apiVersion, kind, metadata and spec"
+        return [InvalidArgumentError("resource", what)]
     known = {k: v for k, v in document.items() if k != "status"}
     try:
         resource = InferenceDeployment.model_validate(known)
     except ValidationError as error:
-        raise first_problem(error, InferenceDeployment, "resource") from None
+        return all_problems(error, InferenceDeployment, "resource")
     spec = resource.spec
-    quantity.check(
-        {
-            "spec.engine.kvCacheMemory": spec.engine.kv_cache_memory,
-            "spec.engine.kvCacheHostMemory": spec.engine.kv_cache_host_memory,
-            "spec.engine.adapterMemory": spec.engine.adapter_memory,
-            "spec.resources.cpu": spec.resources.cpu,
-            "spec.resources.memory": spec.resources.memory,
-            "spec.modelCache.size": spec.model_cache.size if spec.model_cache else None,
-        }
-    )
-    rules.check(resource.model_dump(by_alias=True, exclude_none=True))
-    return resource
+    quantities = {
+        "spec.engine.kvCacheMemory": spec.engine.kv_cache_memory,
+        "spec.engine.kvCacheHostMemory": spec.engine.kv_cache_host_memory,
+        "spec.engine.adapterMemory": spec.engine.adapter_memory,
+        "spec.resources.cpu": spec.resources.cpu,
+        "spec.resources.memory": spec.resources.memory,
+        "spec.modelCache.size": spec.model_cache.size if spec.model_cache else None,
+    }
+    wrong = list(quantity.faults(quantities))
+    # rules reckon with quantities, which must be right for that
+    return wrong or list(rules.violations(resource.model_dump(by_alias=True, exclude_none=True))) or resource

@@ -6,6 +6,7 @@ on a real API server holds the two against each other.
 
 import itertools
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from argosy_api import adapter_rules, engine_rules, group_rules, quantity
@@ -224,15 +225,13 @@ RULES: tuple[Rule, ...] = (
 )  # fmt: skip
 
 
-def check(document: Document) -> None:
-    """Refuse a resource (as written in YAML, defaults filled in, nothing that is unset) that breaks a rule.
-
-    Raises:
-        InvalidArgumentError: with the path of the field to blame.
-
-    """
+def violations(document: Document) -> Iterator[InvalidArgumentError]:
+    """Every rule that a resource breaks, with the path of the field to blame. It is as in YAML, defaults filled in."""
     for rule in RULES:
-        _hold(rule, document, rule.at, rule.at)
+        try:
+            _hold(rule, document, rule.at, rule.at)
+        except InvalidArgumentError as error:
+            yield error
 
 
 def check_part(at: str, part: Document, *, as_path: str) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TextIO
 
 from argosy_api.convert import params_to_proto
@@ -11,14 +10,9 @@ from argosy_api.params import SamplingParams
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_cli.client import Answer, Client
 from argosy_cli.errors import RequestError
+from argosy_cli.talk import LeaveError, Talk, Turn
 
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One message of a conversation."""
-
-    role: str
-    content: str
+_QUOTES = '"""'
 
 
 def chat_request(model: str, turns: Sequence[Turn], sampling: SamplingParams) -> pb.InferenceRequest:
@@ -53,16 +47,23 @@ def generate(client: Client, request: pb.InferenceRequest, *, out: TextIO) -> An
 
 def chat(client: Client, model: str, sampling: SamplingParams, *, system: str | None, source: TextIO) -> None:
     """Turn by turn until the end of the input. A turn that fails is reported and forgotten."""
-    turns = [Turn("system", system)] if system else []
+    talk = Talk(model, sampling, system)
+    interactive = source.isatty()
     for question in _questions(source):
+        if interactive and question.startswith("/"):
+            try:
+                print(talk.command(question))
+            except LeaveError:
+                return
+            continue
         if not question.strip():
             continue
-        turns.append(Turn("user", question))
-        answer = _answer(client, chat_request(model, turns, sampling), interactive=source.isatty())
+        talk.said.append(Turn("user", question.strip() if interactive else question))
+        answer = _answer(client, chat_request(model, talk.turns, talk.sampling), interactive=interactive)
         if answer is None:
-            turns.pop()
+            talk.said.pop()
         else:
-            turns.append(Turn("assistant", answer.text))
+            talk.said.append(Turn("assistant", answer.text))
 
 
 def _answer(client: Client, request: pb.InferenceRequest, *, interactive: bool) -> Answer | None:
@@ -93,9 +94,12 @@ def _questions(source: TextIO) -> Iterator[str]:
         import readline  # noqa: F401, PLC0415 - gives input() line editing and history
     while True:
         try:
-            yield input("> ")
+            line = input("> ")
+            while line.startswith(_QUOTES) and (line == _QUOTES or not line.endswith(_QUOTES)):
+                line += "\n" + input(". ")
+            yield line.removeprefix(_QUOTES).removesuffix(_QUOTES) if line.startswith(_QUOTES) else line
         except EOFError:
             print()
             return
         except KeyboardInterrupt:  # at the prompt it only drops the line
-            print("\n(Ctrl-D leaves)")
+            print("\n(/bye or Ctrl-D leaves; /help says what else there is)")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -15,7 +16,8 @@ from argosy_api import limits
 from argosy_api.errors import UnauthenticatedError
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc
-from argosy_cli.embedded import run
+from argosy_cli.embedded import run, states
+from argosy_cli.embedded.states import RunState
 from argosy_cli.errors import RequestError
 
 DEFAULT_ADDRESS = "127.0.0.1:8001"
@@ -23,6 +25,9 @@ DEFAULT_HTTP_PORT = 8000
 API_KEY = "ARGOSY_API_KEY"
 """Environment variable with the credential for routers that ask for one."""
 _OPTIONS = [("grpc.max_receive_message_length", limits.MAX_GRPC_MESSAGE), ("grpc.enable_http_proxy", 0)]
+
+
+_COMING = frozenset({states.STARTING, "Downloading", "Loading", states.CONNECTING})
 
 
 @dataclass(slots=True)
@@ -104,7 +109,7 @@ class Client:
 
 
 def find_address(given: str | None) -> str:
-    """The router to ask: as given, the newest run of this folder, or the default."""
+    """The router to ask: as given, the newest run of this user, or the default."""
     if given:
         return given.removeprefix("grpc://").removeprefix("http://")
     runs = run.live(run.home(os.environ))
@@ -112,21 +117,59 @@ def find_address(given: str | None) -> str:
 
 
 def find_model(given: str | None, address: str) -> str:
-    """The model to ask for: as given, or the only one that is served.
+    """The model to ask for: as given, or the only one that is served. Waits for a run of ours that still starts.
 
     Raises:
         RequestError: there are none or several, or the router cannot be asked.
 
     """
+    local = run_at(address)
+    if local is not None:
+        _wait(local, given)
     if given:
         return given
-    local = next((r for r in run.live(run.home(os.environ)) if r.grpc == address), None)
     names = [r.served_name for r in local.resources] if local else _ask_models(address)
     if len(names) == 1:
         return names[0]
     if not names:
         raise RequestError("no model is served there")
     raise RequestError(f"several models are served; choose one with --model: {', '.join(sorted(names))}")
+
+
+def run_at(address: str) -> RunState | None:
+    """The run of ours whose gRPC address that is, however this machine is called in it."""
+    return next((r for r in run.live(run.home(os.environ)) if _plain(r.grpc) == _plain(address)), None)
+
+
+def uri_of(model: str, address: str) -> str:
+    """Where a served model comes from, as far as a run of ours says; else empty."""
+    local = run_at(address)
+    served = local.resources if local is not None else ()
+    return next((r.uri for r in served if r.served_name == model), "")
+
+
+def _plain(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    return f"{'127.0.0.1' if host in {'localhost', '[::1]', ''} else host}:{port}"
+
+
+def _wait(state: RunState, model: str | None) -> None:
+    """Until one replica of the model serves, or nothing of it is on its way any more; what goes on is told."""
+    told = ""
+    while True:
+        asked = [r for r in state.resources if model in (None, r.served_name)]
+        coming = [p for r in asked for p in r.replicas if p.phase in _COMING and not p.restarts]
+        if any(r.ready for r in asked) or not coming:
+            return
+        now = f"waiting: {asked[0].name} is {coming[0].phase.lower()}"
+        if now != told:
+            print(now, file=sys.stderr)
+            told = now
+        time.sleep(0.2)
+        found = run_at(state.grpc)
+        if found is None:
+            return
+        state = found
 
 
 def _ask_models(address: str) -> list[str]:

@@ -20,6 +20,7 @@ from argosy_cli.embedded import ports, run
 from argosy_cli.embedded.assembly import Options
 from argosy_cli.embedded.states import FAILED, RunState
 from argosy_cli.errors import CommandError
+from argosy_cli.talk import Turn
 
 READY_S = 180.0
 END_S = 60.0
@@ -79,7 +80,7 @@ def _check(first: Answer, second: Answer) -> None:
 
 
 def _ask(state: RunState, question: str) -> Answer:
-    turns = [ask.Turn("system", SYSTEM), ask.Turn("user", question)]
+    turns = [Turn("system", SYSTEM), Turn("user", question)]
     _say(f"> {question}")
     with Client(state.grpc) as client:
         request = ask.chat_request(MODEL, turns, SamplingParams(max_tokens=80, temperature=0.0))

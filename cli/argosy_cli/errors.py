@@ -33,3 +33,7 @@ class RequestError(CommandError):
     """The router cannot be reached, or refused the request."""
 
     exit_code = 5
+
+
+class NothingServesError(CommandError):
+    """No replica of a run can ever serve: its models cannot be loaded, and no other try changes that."""

@@ -11,11 +11,12 @@ import typer
 
 from argosy_api.errors import ArgosyError
 from argosy_api.params import SamplingParams
-from argosy_cli import keys, model_tools
+from argosy_cli import daily, keys, model_tools
 from argosy_cli.errors import CommandError
 from argosy_cli.options import (
     Address,
     Context,
+    Detach,
     Everywhere,
     Files,
     GrpcPort,
@@ -35,7 +36,6 @@ app = typer.Typer(
     help="Serve language models from one resource: here on this machine, or in a Kubernetes cluster.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -73,6 +73,7 @@ def up(
     cors_origins: Annotated[
         str, typer.Option(help="Web pages that browsers let ask, as https://chat.example.org,…; * for any.")
     ] = "",
+    detach: Detach = False,
 ) -> None:
     """Run resources on this machine until Ctrl-C: workers, router and Valkey as local processes."""
     from argosy_cli.embedded.assembly import Options
@@ -84,7 +85,8 @@ def up(
         parse_origins(cors_origins)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--cors-origins") from None
-    run_up(files, Options(host=host, **ports, access=access, api_keys=api_keys, cors_origins=cors_origins))
+    options = Options(host=host, **ports, access=access, api_keys=api_keys, cors_origins=cors_origins)
+    run_up(files, options, detach=detach)
 
 
 @app.command()
@@ -175,7 +177,7 @@ def manifests(files: Files) -> None:
 def generate(
     prompt: Annotated[str, typer.Argument(help="The question; - reads stdin.")],
     model: Model = None,
-    max_tokens: Annotated[int, typer.Option(help="Most tokens to generate.")] = 256,
+    max_tokens: Annotated[int, typer.Option(metavar="N", help="Most tokens to generate.")] = 256,
     temperature: Temperature = 0.0,
     seed: Seed = None,
     stop: Stop = None,
@@ -187,15 +189,16 @@ def generate(
 ) -> None:
     """Stream an answer to the terminal; its figures go to stderr."""
     from argosy_cli import ask, client
+    from argosy_cli.talk import Turn
 
     text = sys.stdin.read() if prompt == "-" else prompt
+    if not text.strip():
+        raise CommandError("PROMPT is empty: there is nothing to ask")
     sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed, stop=tuple(stop or ()))
     where = client.find_address(address)
     served = client.find_model(model, where)
     request = (
-        ask.chat_request(served, [ask.Turn("user", text)], sampling)
-        if chat
-        else ask.raw_request(served, text, sampling)
+        ask.chat_request(served, [Turn("user", text)], sampling) if chat else ask.raw_request(served, text, sampling)
     )
     with client.Client(where) as connection:
         answer = ask.generate(connection, request, out=sys.stdout)
@@ -205,18 +208,22 @@ def generate(
 @app.command()
 def chat(
     model: Model = None,
-    max_tokens: Annotated[int, typer.Option(help="Most tokens of one answer.")] = 512,
-    temperature: Temperature = 0.0,
+    max_tokens: Annotated[int, typer.Option(metavar="N", help="Most tokens of one answer.")] = 512,
+    temperature: Annotated[
+        float | None, typer.Option(metavar="T", help="0 always takes the most likely token. Default: the model's own.")
+    ] = None,
     seed: Seed = None,
     system: Annotated[str | None, typer.Option(help="What the model is told first.")] = None,
     address: Address = None,
 ) -> None:
     """Talk to a model. Ctrl-C ends an answer, Ctrl-D leaves; without a terminal each line of stdin is a question."""
     from argosy_cli import ask, client
+    from argosy_cli.run_model import sampling_of
 
-    sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed)
     where = client.find_address(address)
     served = client.find_model(model, where)
+    wanted = {"temperature": temperature, "seed": seed}
+    sampling = sampling_of(client.uri_of(served, where), wanted, max_tokens=max_tokens)
     with client.Client(where) as connection:
         ask.chat(connection, served, sampling, system=system, source=sys.stdin)
 
@@ -248,6 +255,15 @@ def demo(http_port: HttpPort = 8000, grpc_port: GrpcPort = 8001, metrics_port: M
     run_demo(Options(http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port))
 
 
+app.command()(daily.run)
+app.command()(daily.serve)
+app.command()(daily.pull)
+app.command("list")(daily.list_models)
+app.command()(daily.show)
+app.command()(daily.rm)
+app.command()(daily.ps)
+app.command()(daily.down)
+app.command()(daily.logs)
 app.command()(keys.key)
 app.command()(model_tools.quantize)
 app.command()(model_tools.tradeoffs)

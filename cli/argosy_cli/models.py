@@ -10,7 +10,7 @@ from rich.table import Table
 
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.model_uri import ModelUri
-from argosy_api.process import MODEL_CACHE
+from argosy_cli.embedded import run
 from argosy_cli.errors import CommandError
 from argosy_cli.progress import Told, bar
 
@@ -39,8 +39,7 @@ def resolve(model: str, progress: Told) -> Path:
     uri = ModelUri.parse(model)
     if uri.scheme == "sim":
         raise InvalidArgumentError("MODEL", "a simulated model has no weights")
-    cache = Path(os.environ.get(MODEL_CACHE) or Path.home() / ".cache" / "argosy")
-    return sources.resolve(uri, cache_dir=cache, progress=progress)
+    return sources.resolve(uri, cache_dir=run.cache(os.environ), progress=progress)
 
 
 def quantize(model: str, console: Console, make_job: Callable[[Path], command.Job]) -> None:

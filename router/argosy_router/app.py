@@ -36,6 +36,7 @@ from argosy_router.fronts.oip import OipFront
 from argosy_router.fronts.picker import PickerFront
 from argosy_router.fronts.picker_server import PickerServer
 from argosy_router.metrics import Metrics
+from argosy_router.page.front import Page
 from argosy_router.picking.picker import Picker
 from argosy_router.picking.picks import Picks
 from argosy_router.picking.routers import Routers
@@ -126,7 +127,9 @@ class Router:
         self.grpc_port = await self._listen_grpc()
         # a client that goes away cancels its handler, and so the worker's call
         front = HttpFront(self.service, self._bodies, self.connections, settings.cors_origins)
-        self.http_port = await self._listen(front.application(), "HTTP", settings.http_port, self.connections)
+        application = front.application()
+        Page(self.service, grpc_port=self.grpc_port, orders=settings.orders).add_to(application)
+        self.http_port = await self._listen(application, "HTTP", settings.http_port, self.connections)
         if self._picker is not None:
             self.picker_port = await self._picker.start(settings.host, settings.picker_port or 0)
         self._tasks = [

@@ -71,6 +71,11 @@ class Flight:
         return self._course.decision
 
     @property
+    def finished(self) -> bool:
+        """Whether a worker has said that the answer is at its end."""
+        return self._course.finished
+
+    @property
     def cached_tokens(self) -> int:
         """Prompt tokens that the first worker that gave a token found in its cache."""
         return self._course.cached_tokens

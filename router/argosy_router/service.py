@@ -30,6 +30,7 @@ from argosy_router.metrics import UNKNOWN_MODEL, Metrics
 from argosy_router.picked import NO_PICK
 from argosy_router.picking.picks import Picks
 from argosy_router.prompts import encoded
+from argosy_router.recent import Recent
 from argosy_router.relay import Flight
 from argosy_router.request import Request
 from argosy_router.routing.dispatch import Decision, Dispatcher, no_worker
@@ -79,6 +80,7 @@ class Service:
         self._attempts = attempts
         self._picks = picks
         self._tell_decisions = tell_decisions
+        self.recent = Recent()
 
     @property
     def ready(self) -> bool:
@@ -226,9 +228,13 @@ class Service:
 
     # --- fly
 
+    def tells(self, tenant: Tenant) -> bool:
+        """Whether he may see what tells of others' requests, too."""
+        return self._tell_decisions or tenant.admin
+
     def headers(self, decision: Decision, tenant: Tenant) -> list[tuple[str, str]]:
         """What a client is told about where its request went."""
-        return decision.headers(reasons=self._tell_decisions or tenant.admin)
+        return decision.headers(reasons=self.tells(tenant))
 
     @contextlib.asynccontextmanager
     async def flying(
@@ -243,20 +249,28 @@ class Service:
         job.deployment.retries.came(now())
         passage, flight = None, None
         try:
-            passage = await self.gate.turn(job)
-            if self._picks is not None:
-                self._picks.came(job.pick.token)
-            flight = Flight(
-                job, self._dispatcher, self.metrics, attempts=self._attempts, taken=taken, hold=request.hold,
-                told=passage.tokens if job.tenant.name else None,
-            )  # fmt: skip
-            await flight.start()
-            passage.first_token(flight.cached_tokens)
-            compare(job, flight.decision, flight.cached_tokens, self.metrics)
-            if job.received_at and job.resumption is None:
-                self.metrics.ttft.labels(name).observe(now() - job.received_at)
-                demand.first_token(now() - job.received_at, now())
-            yield flight
+            with self.recent.passing(job) as passing:
+
+                def went(decision: Decision) -> None:
+                    passing.went(decision)
+                    taken(decision)
+
+                passage = await self.gate.turn(job)
+                if self._picks is not None:
+                    self._picks.came(job.pick.token)
+                flight = Flight(
+                    job, self._dispatcher, self.metrics, attempts=self._attempts, taken=went, hold=request.hold,
+                    told=passage.tokens if job.tenant.name else None,
+                )  # fmt: skip
+                passing.flies(flight)
+                await flight.start()
+                passage.first_token(flight.cached_tokens)
+                passing.first_token(flight.cached_tokens)
+                compare(job, flight.decision, flight.cached_tokens, self.metrics)
+                if job.received_at and job.resumption is None:
+                    self.metrics.ttft.labels(name).observe(now() - job.received_at)
+                    demand.first_token(now() - job.received_at, now())
+                yield flight
         finally:
             demand.went(now())
             inflight.dec()

@@ -32,6 +32,8 @@ class Settings:
     """The document that says who may ask (`argosy_api.access`). None: anybody may."""
     api_keys: str | None = None
     """A directory with what is kept of API keys."""
+    orders: str | None = None
+    """A directory where orders for whoever runs the workers are left (`argosy up`): then the page may kill one."""
     decision_headers: bool = False
     """Whether clients are told why a worker was chosen: it tells of others' requests, too."""
     picker_port: int | None = None
@@ -63,6 +65,7 @@ def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str]
     )
     add("--attempts", type=_count, default=Settings.attempts, help="workers tried before a request's first token")
     add("--decision-headers", type=_boolean, default=False, help="true: clients are told why a worker was chosen")
+    add("--orders", metavar="DIRECTORY", help="where `argosy up` takes orders from, as to kill a worker")
     add("--access", metavar="FILE", help="who may ask, and how much; without it anybody may")
     add("--api-keys", metavar="DIRECTORY", help="API keys, one small file each, as a mounted Secret")
     add("--picker-port", type=_port, help="gateways ask here which router a request should go to (default: nowhere)")

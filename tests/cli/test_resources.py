@@ -1,6 +1,7 @@
 """Resource files: what is accepted, and that each refusal names file, document, field and what would be right."""
 
 import io
+import re
 import sys
 from pathlib import Path
 
@@ -131,7 +132,7 @@ def test_the_demo_runs_the_example():
         ("spec.engine.prefixCaching", "yes", "spec.engine.prefixCaching"),
         ("spec.resources.gpu", {"count": 2}, "spec.resources.gpu.count"),
         ("spec.resources.gpu", {}, "spec.resources.gpu: is set, but sim:// models use no GPU"),
-        ("spec.modelCache", {"type": "pvc"}, "spec.modelCache"),
+        ("spec.modelCache", {"type": "pvc", "claimName": "c"}, "spec.modelCache"),
         ("spec.routing.policy", "random", "spec.routing.policy"),
         ("spec.rollout", {"maxSurge": 0, "maxUnavailable": 0}, "spec.rollout.maxSurge"),
         ("spec.drain.timeoutSeconds", 1e9, "spec.drain.timeoutSeconds"),
@@ -141,14 +142,14 @@ def test_the_demo_runs_the_example():
 )
 def test_a_bad_field_is_refused_by_its_path(load, path, value, says):
     message = refusal(load, yaml.safe_dump(changed(path, value)))
-    assert "file0.yaml: " in message
+    assert re.match(r"\S*file0.yaml, line [0-9]+: ", message)
     assert says in message
     assert "\n" not in message
 
 
 def test_the_bad_document_is_counted(load):
     message = refusal(load, f"{GOOD}---\n{yaml.safe_dump(changed('spec.replicas', -1))}")
-    assert "file0.yaml, document 2: spec.replicas" in message
+    assert "file0.yaml, document 2, line 16: spec.replicas" in message
 
 
 @pytest.mark.parametrize(
@@ -185,16 +186,68 @@ def test_missing_file_and_folder(tmp_path):
 def test_two_resources_with_one_served_name(load):
     other = changed("metadata.name", "n") | {"spec": {"model": {"uri": "sim://x", "servedName": "m"}}}
     message = refusal(load, GOOD, yaml.safe_dump(other))
-    assert "file1.yaml: spec.model.servedName: 'm' is also served by the resource in" in message
+    assert "file1.yaml, line 7: spec.model.servedName: 'm' is also served by the resource in" in message
     assert "file0.yaml" in message
 
 
 def test_two_resources_with_one_name(load):
     message = refusal(load, GOOD, yaml.safe_dump(changed("spec.model.servedName", "other")))
-    assert "file1.yaml: metadata.name: 'm' is also the name of the resource in" in message
+    assert "file1.yaml, line 4: metadata.name: 'm' is also the name of the resource in" in message
 
 
 def test_the_same_name_in_two_namespaces_is_fine(load):
     other = changed("metadata.namespace", "team")
     other["spec"]["model"]["servedName"] = "other"
     assert [i.resource.metadata.namespace for i in load(GOOD, yaml.safe_dump(other))] == ["default", "team"]
+
+
+def test_all_faults_are_told_at_once_with_their_lines(load):
+    bad = GOOD.replace("sim://m", "s3://x") + "  replicas: -1\n  adapters:\n  - name: a\n    uri: 7\n  colour: red\n"
+    message = refusal(load, bad, f"{GOOD}---\n{GOOD}  replicas: x\n")
+    lines = message.splitlines()
+    assert lines[0] == "5 faults:"
+    assert sorted(re.sub(r"^.*(file[01])", r"\1", line).split(": ")[0] for line in lines[1:]) == [
+        "file0.yaml, line 11",
+        "file0.yaml, line 12",
+        "file0.yaml, line 7",
+        "file0.yaml, line 8",
+        "file1.yaml, document 2, line 16",
+    ]
+    fields = [line.split(": ")[1] for line in lines[1:]]
+    assert fields == ["spec.model.uri", "spec.replicas", "spec.adapters[0].uri", "spec.colour", "spec.replicas"]
+
+
+def test_broken_rules_are_all_told(load):
+    engine = {"maxBatchTokens": 8, "kvCacheMemory": "1Gi"}
+    message = refusal(load, yaml.safe_dump(good(engine=engine, modelCache={"type": "pvc"})))
+    assert "spec.engine.maxBatchTokens: must be at least maxRunning" in message
+    assert "spec.modelCache" in message
+
+
+def test_objects_of_other_kinds_are_passed_over_with_a_note(capsys):
+    """Files that kubectl takes: claims, Jobs and Secrets beside the resource."""
+    (item,) = resources.load([EXAMPLES / "pvc.yaml"])
+    assert item.resource.kind == "InferenceDeployment"
+    assert "document" in item.origin
+    said = capsys.readouterr().err
+    assert all(f"{kind} is passed over" in said for kind in ("PersistentVolumeClaim", "Job"))
+    with pytest.raises(ResourceError, match="no InferenceDeployment in"):
+        resources.load([EXAMPLES / "hf-token.yaml"])
+    assert "Secret is passed over" in capsys.readouterr().err
+
+
+def test_a_folder_is_all_its_yaml_files(tmp_path):
+    (tmp_path / "b.yaml").write_text(GOOD.replace("name: m", "name: b"))
+    (tmp_path / "a.yml").write_text(GOOD)
+    (tmp_path / "notes.txt").write_text("no YAML")
+    assert [i.resource.metadata.name for i in resources.load([tmp_path])] == ["m", "b"]
+
+
+def test_what_is_a_model_and_no_resource_is_told_how_to_be_served(tmp_path):
+    model = tmp_path / "m.gguf"
+    model.write_bytes(b"GGUF")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "config.json").write_text("{}")
+    for path in (model, tmp_path / "folder", Path("smollm2")):
+        with pytest.raises(ResourceError, match=f"`argosy serve {path}`"):
+            resources.load([path])

@@ -304,7 +304,7 @@ def test_a_taken_port_is_said_before_anything_starts(up):
 def test_a_wrong_resource_is_said_before_anything_starts(up):
     one = up(sim(), sim("b", replicas=-1))
     assert one.process.wait(LIMIT_S) == 2
-    assert "resource1.yaml: spec.replicas: " in one.output
+    assert "resource1.yaml, line 8: spec.replicas: " in one.output
     assert len(one.output.splitlines()) == 1
 
 

@@ -19,7 +19,7 @@ from argosy_cli.embedded.machine import Machine
 from argosy_cli.embedded.pods import Pod
 from argosy_cli.embedded.replica import Replica, Surroundings
 from argosy_cli.embedded.resources import Loaded
-from argosy_cli.embedded.run import RunFolder
+from argosy_cli.embedded.run import RunFolder, cache
 from argosy_cli.embedded.states import ProcessState, ResourceState, RunState
 from argosy_cli.errors import ResourceError
 from argosy_operator.autoscaling import pilot, schedule
@@ -49,6 +49,19 @@ class Options:
     def reachable(self, port: int) -> str:
         """host:port as a client on this machine writes it."""
         return net.address(_WILDCARDS.get(self.host, self.host), port)
+
+    def arguments(self) -> list[str]:
+        """The options of `argosy up` that say the same."""
+        told = {
+            "host": self.host,
+            "http-port": self.http_port,
+            "grpc-port": self.grpc_port,
+            "metrics-port": self.metrics_port,
+            "access": None if self.access is None else self.access.resolve(),
+            "api-keys": None if self.api_keys is None else self.api_keys.resolve(),
+            "cors-origins": self.cors_origins or None,
+        }
+        return [f"--{name}={value}" for name, value in told.items() if value is not None]
 
 
 @dataclass(slots=True)
@@ -102,6 +115,8 @@ class Parts(NamedTuple):
     """None where there is no server for this platform; everything works, with fewer cache hits."""
     router: Keeper
     workers: list[Workers]
+    build: Callable[[InferenceDeployment], Workers]
+    """Makes the workers of one more resource, or of another state of one; none of it is in the run yet."""
 
 
 def assemble(
@@ -121,8 +136,6 @@ def assemble(
     taken = {options.http_port, options.grpc_port, options.metrics_port}
     valkey, url = _valkey(taken, folder, state, changed)
     router = _router(resources, options, folder, environment=inherited | _redis(url), run=state, changed=changed)
-    for resource in resources:
-        _adapters_file(folder, resource).write_text(lists.to_json(resource.spec.adapters))
     busy = sum(r.spec.most_workers for r in resources if ModelUri.parse(r.spec.model.uri).scheme != "sim")
     around = Surroundings(
         folder=folder.path,
@@ -134,8 +147,13 @@ def assemble(
         taken=taken,
     )
     gpus = _devices(machine, environment)
-    workers = [_workers(r, around, _assign(r, machine, gpus), state, changed=changed, folder=folder) for r in resources]
-    return Parts(valkey, router, workers)
+
+    def build(resource: InferenceDeployment) -> Workers:
+        return _workers(resource, around, _assign(resource, machine, gpus), changed=changed, folder=folder)
+
+    workers = [build(resource) for resource in resources]
+    state.resources += [w.state for w in workers]
+    return Parts(valkey, router, workers, build)
 
 
 def _valkey(
@@ -168,6 +186,7 @@ def _router(
         "grpc-port": options.grpc_port,
         "decision-headers": "true",  # one user's machine: nobody to hide other requests from
         "metrics-port": options.metrics_port,
+        "orders": str(folder.orders),
         "membership": f"file:{folder.membership}",
         "drain-seconds": drain,
     }
@@ -188,11 +207,11 @@ def _workers(
     resource: InferenceDeployment,
     around: Surroundings,
     gpus: Iterator[str | None],
-    run: RunState,
     *,
     changed: Callable[[], None],
     folder: RunFolder,
 ) -> Workers:
+    _adapters_file(folder, resource).write_text(lists.to_json(resource.spec.adapters))
     made = plan(pilot.with_replicas(resource, resource.spec.most_workers), Observed(), PlanSettings())
     workloads = {workload.ref for workload in made.workloads}
     manifests = [manifest for manifest in made.apply if child_ref(manifest) in workloads]
@@ -203,7 +222,6 @@ def _workers(
         served_name=resource.served_name,
         uri=str(ModelUri.parse(resource.spec.model.uri)),
     )
-    run.resources.append(state)
     all_pods = [pod for manifest in manifests for pod in pods.pods(manifest)]
     devices = {pod.name: next(gpus) for pod in all_pods}
 
@@ -227,9 +245,8 @@ def _adapters_file(folder: RunFolder, resource: InferenceDeployment) -> Path:
 
 def _overrides(environment: Mapping[str, str]) -> dict[str, str]:
     """What the manifest says about the pod's own file system, put right for this one."""
-    cache = environment.get(MODEL_CACHE) or str(Path.home() / ".cache" / "argosy")
     overrides = {
-        MODEL_CACHE: str(Path(cache).resolve()),
+        MODEL_CACHE: str(cache(environment)),
         "HOME": environment.get("HOME") or str(Path.home()),  # in a pod it is an empty volume
     }
     for name in (PVC_ROOT, IMAGE_ROOT):

@@ -95,6 +95,11 @@ class Keeper:
         if self._process is not None:
             self._process.signal(signal.SIGKILL)
 
+    def crash(self) -> None:
+        """Kill it as a fault would; it is started again."""
+        if self._process is not None:
+            self._process.signal(signal.SIGKILL)
+
     async def end(self) -> None:
         """`terminate` unless that was done already, and `kill` after the grace period; returns when it is gone."""
         if not self._ending.is_set():

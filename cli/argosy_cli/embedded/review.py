@@ -27,11 +27,13 @@ def review(loaded: Sequence[Loaded], machine: Machine, environment: Mapping[str,
         ResourceError: for what a worker cannot do without (a GPU, a claim, a token).
 
     """
-    lines = []
+    lines, wrong = [], []
     for item in loaded:
-        for path, problem in _refusals(item.resource, machine, environment):
-            raise ResourceError(f"{item.origin}: {path}: {problem}")
+        refused = _refusals(item.resource, machine, environment)
+        wrong += [f"{item.at(path)}: {path}: {problem}" for path, problem in refused]
         lines += [f"{item.resource.metadata.name}: {path} {effect}" for path, effect in _notices(item.resource)]
+    if wrong:
+        raise ResourceError(wrong[0] if len(wrong) == 1 else "\n  ".join((f"{len(wrong)} faults:", *wrong)))
     _refuse_too_many_gpus(loaded, machine)
     if machine.gpus and not any(_gpus(i.resource) for i in loaded) and any(_could_use_gpu(i.resource) for i in loaded):
         lines.append("this machine has a GPU that no resource asks for; spec.resources.gpu gives one to each worker")

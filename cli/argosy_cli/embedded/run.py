@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from argosy_api.orders import FOLDER
+from argosy_api.process import MODEL_CACHE
 from argosy_cli.embedded.states import RunState
 from argosy_cli.errors import StartError
 
@@ -30,14 +32,31 @@ class RunFolder:
         return self.path / "membership.json"
 
     @property
+    def orders(self) -> Path:
+        """Where orders for it are left."""
+        return self.path / FOLDER
+
+    @property
     def state(self) -> Path:
         """What `argosy status` reads."""
         return self.path / "state.json"
 
 
 def home(environment: Mapping[str, str]) -> Path:
-    """Where runs are kept: $ARGOSY_HOME, or .argosy in the current folder."""
-    return Path(environment.get(HOME_VARIABLE) or ".argosy").resolve()
+    """Where a user's runs are kept, whatever folder he is in: $ARGOSY_HOME, or `argosy` in the XDG state folder."""
+    if chosen := environment.get(HOME_VARIABLE):
+        return Path(chosen).resolve()
+    states = environment.get("XDG_STATE_HOME", "")
+    # the standard: a relative path is no setting
+    return (Path(states) if Path(states).is_absolute() else Path.home() / ".local" / "state") / "argosy"
+
+
+def cache(environment: Mapping[str, str]) -> Path:
+    """Where downloaded models are kept: $ARGOSY_MODEL_CACHE, or `argosy` in the XDG cache folder."""
+    if chosen := environment.get(MODEL_CACHE):
+        return Path(chosen).resolve()
+    caches = environment.get("XDG_CACHE_HOME", "")
+    return (Path(caches) if Path(caches).is_absolute() else Path.home() / ".cache") / "argosy"
 
 
 def create(root: Path) -> RunFolder:
@@ -64,7 +83,7 @@ def write(path: Path, text: str) -> None:
 def live(root: Path) -> list[RunState]:
     """The states of all runs that go on, newest first. A process id may be reused, a lock cannot."""
     states = []
-    for path in _folders(root):
+    for path in folders(root):
         if not _locked(path):
             continue
         try:
@@ -74,7 +93,8 @@ def live(root: Path) -> list[RunState]:
     return states
 
 
-def _folders(root: Path) -> list[Path]:
+def folders(root: Path) -> list[Path]:
+    """Of all runs that there are traces of, newest first."""
     return sorted((p.parent for p in root.glob("*/lock")), key=lambda p: p.name, reverse=True)
 
 
@@ -90,6 +110,6 @@ def _locked(path: Path) -> bool:
 
 
 def _prune(root: Path) -> None:
-    ended = [path for path in _folders(root) if not _locked(path)]
+    ended = [path for path in folders(root) if not _locked(path)]
     for path in ended[KEPT_RUNS:]:
         shutil.rmtree(path, ignore_errors=True)

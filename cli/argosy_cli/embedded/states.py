@@ -81,6 +81,8 @@ class RunState:
     services: list[ProcessState] = field(default_factory=list)
     """The router, and Valkey."""
     resources: list[ResourceState] = field(default_factory=list)
+    answers: dict[str, str] = field(default_factory=dict)
+    """What became of the latest orders, by their keys: empty where it was done, else why not."""
 
     def to_json(self) -> str:
         """One JSON document."""
@@ -104,3 +106,17 @@ class RunState:
             return cls(**document, services=services, resources=resources)
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"not the state of a run: {error}") from error
+
+
+PERMANENT = frozenset({"ModelNotFound", "ModelInvalid", "ModelUnsupported", "ModelDoesNotFit", "ModelError"})
+"""Reasons of a worker's end that no other try changes: somebody must change the resource, or the model's files."""
+
+
+def hopeless(state: RunState) -> str:
+    """Why nothing of this run will ever serve; empty as long as something may."""
+    replicas = [(r.name, replica) for r in state.resources for replica in r.replicas]
+    lost = [p for _, p in replicas if p.phase == FAILED and p.retry_s and p.reason in PERMANENT]
+    if not replicas or len(lost) < len(replicas):
+        return ""
+    told = dict.fromkeys(f"{name}: {p.reason}: {p.message}" for name, p in replicas)
+    return "nothing can be served: " + ("\n  ".join(("", *told)) if len(told) > 1 else next(iter(told)))

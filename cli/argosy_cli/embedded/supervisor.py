@@ -1,14 +1,19 @@
 """Embedded mode as a whole: Valkey, the router and all replicas, who is told of whom, and how it all ends."""
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from argosy_api.ending import end
+from argosy_api.errors import ArgosyError
 from argosy_api.membership import Deployment, Membership, RoutingPolicy
-from argosy_cli.embedded import assembly, run, services, states
+from argosy_api.orders import take
+from argosy_api.resource import InferenceDeployment
+from argosy_cli.embedded import assembly, orders, review, run, services, states
+from argosy_cli.embedded.applying import Applier
 from argosy_cli.embedded.assembly import Kept, Options, Workers
 from argosy_cli.embedded.keeper import Keeper
 from argosy_cli.embedded.machine import Machine
@@ -18,7 +23,7 @@ from argosy_cli.embedded.resources import Loaded
 from argosy_cli.embedded.run import RunFolder
 from argosy_cli.embedded.scaling import Scaler
 from argosy_cli.embedded.states import ResourceState, RunState
-from argosy_cli.errors import StartError
+from argosy_cli.errors import NothingServesError, StartError
 
 ROUTER_START_S = 60.0
 
@@ -56,12 +61,14 @@ class Supervisor:
             state=self.state,
             changed=self._changed,
         )
-        self._valkey, self._router, self._workers = parts
+        self._valkey, self._router, self._workers, self._build = parts
+        self._machine, self._environment = machine, environment
 
     async def run(self, stop: asyncio.Event, kill: asyncio.Event) -> None:
         """Run until `stop`; then end everything in order, or at once when `kill` is set as well.
 
         Raises:
+            NothingServesError: no replica can ever serve; the message says why.
             StartError: the router does not come up at all.
 
         """
@@ -72,22 +79,48 @@ class Supervisor:
             def start(one: Kept) -> None:
                 kept[one.keeper] = group.create_task(one.keeper.run())
 
-            scaled = [w for w in self._workers if w.resource.spec.autoscaling is not None]
-            scalers = [group.create_task(Scaler(w, routes, start, changed=self._changed).run()) for w in scaled]
-            killer = group.create_task(self._kill_when(kill))
-            router_view = group.create_task(self._follow_router())
+            def scale(workers: Workers) -> asyncio.Task[None]:
+                return group.create_task(Scaler(workers, routes, start, changed=self._changed).run())
+
+            applier = Applier(
+                self.state, self._workers, self._build, self._check, start=start, scale=scale, changed=self._changed
+            )
+            applier.begin()
+            watches = [group.create_task(w) for w in (self._kill_when(kill), self._follow_router())]
+            mail = group.create_task(self._take_orders(applier))
             try:
                 await self._router_comes_up(stop)
-                await stop.wait()
-                await end(*scalers)
+                await self._until(stop)
+                await end(mail)
+                await applier.stop()
                 await self._end(kept)
             finally:
-                for scaler in scalers:
-                    scaler.cancel()
+                mail.cancel()
+                applier.cancel()
                 for keeper in self._keepers:  # nothing is left over, whatever went wrong
                     keeper.kill()
-                killer.cancel()
-                router_view.cancel()
+                for watch in watches:
+                    watch.cancel()
+
+    async def _take_orders(self, applier: Applier) -> None:
+        """What is asked of the run while it goes on."""
+        while True:
+            for order in take(self._folder.orders):
+                answer = ""
+                try:
+                    await applier.carry_out(order)
+                except ArgosyError as error:
+                    answer = error.message
+                except OSError as error:
+                    answer = f"cannot be done: {error}"
+                self.state.answers[order.key] = answer
+                for old in list(self.state.answers)[: -orders.KEPT_ANSWERS]:
+                    del self.state.answers[old]
+                self._changed()
+            await asyncio.sleep(orders.LOOK_S)
+
+    def _check(self, wanted: Sequence[InferenceDeployment]) -> None:
+        review.review([Loaded(r, r.metadata.name) for r in wanted], self._machine, self._environment)
 
     async def _router_comes_up(self, stop: asyncio.Event) -> None:
         """A router that ends before it was ever ready has a fault that no restart repairs."""
@@ -98,6 +131,15 @@ class Supervisor:
                 said = "\n  ".join(tail(Path(state.log)))
                 raise StartError(f"the router does not start: {state.message or 'no answer'}\n  {said}")
             await asyncio.sleep(services.POLL_S)
+
+    async def _until(self, stop: asyncio.Event) -> None:
+        """Until somebody ends it; or nothing of it can ever serve, and nobody would notice."""
+        while not stop.is_set():
+            if why := states.hopeless(self.state):
+                raise NothingServesError(why)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(services.POLL_S):
+                    await stop.wait()
 
     async def _follow_router(self) -> None:
         """A replica is ready when the router says that it routes to it, not when it says so itself."""

@@ -26,7 +26,9 @@ OPEN_METHODS = frozenset(
     }
 )
 """They tell only that the router runs: for probes and load balancers."""
-OPEN_PATHS = frozenset({"/health", "/ready"})
+OPEN_PATHS = frozenset({"/health", "/ready", "/"})
+PAGE = "/page/"
+"""Static files, which say nothing of what is served; what they show they ask for with a credential."""
 TENANT = web.RequestKey("tenant", Tenant)
 HEADER = "authorization"
 KEY_HEADER = "x-api-key"
@@ -83,7 +85,7 @@ def asks_for_credentials(identity: Identity, metrics: Metrics) -> Middleware:
     @web.middleware
     async def ask(request: web.Request, handler: Handler) -> web.StreamResponse:
         request[TENANT] = ANYBODY
-        if identity.required and request.path not in OPEN_PATHS:
+        if identity.required and not (request.path in OPEN_PATHS or request.path.startswith(PAGE)):
             try:
                 given = request.headers.getall(HEADER, [])
                 given = [*given, *(f"Bearer {key}" for key in request.headers.getall(KEY_HEADER, []))]

@@ -6,15 +6,13 @@ where it was (`download`), and each file's checksum is held against the hub's. T
 client. What was once complete is used again when the hub cannot be reached.
 """
 
-import json
 import logging
 import os
 import re
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -24,13 +22,15 @@ from argosy_api import process
 from argosy_api.backoff import Backoff
 from argosy_api.errors import ModelDownloadError, ModelError, ModelNotFoundError
 from argosy_api.model_uri import ModelUri
+from argosy_worker.fetch import borrowed, cached
 from argosy_worker.fetch import download as http
+from argosy_worker.fetch.cached import DEFAULT_REVISION
+from argosy_worker.fetch.meter import Meter, Progress
 from argosy_worker.fetch.turns import turn
 
 log = logging.getLogger(__name__)
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
-DEFAULT_REVISION = "main"
 ATTEMPTS = 3
 RETRY = Backoff(first=1.0, cap=10.0)
 """Between attempts. What still fails is the supervisor's to try again."""
@@ -43,8 +43,6 @@ _WANTED = re.compile(
 )
 
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
-
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,22 +87,28 @@ def wanted_adapter(files: Sequence[RemoteFile], source: ModelUri) -> list[Remote
     return found
 
 
-def download(source: ModelUri, *, cache_dir: Path, progress: Progress, adapter: bool = False) -> Path:
-    """The GGUF file, or the folder with the safetensors, below `cache_dir`.
+def download(
+    source: ModelUri,
+    *,
+    cache_dir: Path,
+    progress: Progress,
+    adapter: bool = False,
+    moved: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Path:
+    """The GGUF file, or the folder with the safetensors, below `cache_dir`. `moved` hears of bytes, also of how many.
 
     Raises:
         ModelNotFoundError: no such repository, revision or file.
         ModelDownloadError: no network, no space, or no access; says what to do.
 
     """
-    name = f"{source}@{source.revision or DEFAULT_REVISION}".removeprefix("hf://") + ("#adapter" if adapter else "")
     choose = wanted_adapter if adapter else wanted
-    record = cache_dir / "complete" / f"{quote(name, safe='')}.json"
-    known = _complete(record, cache_dir)
+    record = cached.record_of(source, cache_dir, adapter=adapter)
+    known = cached.known(record, cache_dir)
     if known is not None and _COMMIT.fullmatch(source.revision):
         return known  # a commit never changes
     try:
-        return _download(source, cache_dir, record, progress, choose)
+        return _download(source, cache_dir, record, choose, progress=progress, moved=moved)
     except ModelNotFoundError:
         raise
     except ModelDownloadError as error:
@@ -114,22 +118,40 @@ def download(source: ModelUri, *, cache_dir: Path, progress: Progress, adapter: 
         return known
 
 
-def _download(source: ModelUri, cache_dir: Path, record: Path, progress: Progress, choose: Choose) -> Path:
+def names(source: ModelUri) -> list[str]:
+    """Paths of all files that a repository has. Raises as `download`."""
+    return [sibling.rfilename for sibling in _ask(source).siblings or ()]
+
+
+def _ask(source: ModelUri) -> Any:
+    """What the hub says of a repository."""
     import huggingface_hub  # noqa: PLC0415 - heavy, and only for this kind of source
 
-    endpoint = os.environ.get(process.HF_ENDPOINT) or DEFAULT_ENDPOINT
     # False: never a token that happens to lie in somebody's home folder
-    token = os.environ.get(process.HF_TOKEN)
-    api = huggingface_hub.HfApi(endpoint=endpoint, token=token or False)
+    api = huggingface_hub.HfApi(endpoint=_endpoint(), token=os.environ.get(process.HF_TOKEN) or False)
+    revision = source.revision or DEFAULT_REVISION
+    return _attempts(source, _endpoint(), lambda: api.model_info(source.place, revision=revision, files_metadata=True))
+
+
+def _endpoint() -> str:
+    return os.environ.get(process.HF_ENDPOINT) or DEFAULT_ENDPOINT
+
+
+def _download(
+    source: ModelUri,
+    cache_dir: Path,
+    record: Path,
+    choose: Choose,
+    *,
+    progress: Progress,
+    moved: Callable[[int, int], None],
+) -> Path:
+    endpoint, token = _endpoint(), os.environ.get(process.HF_TOKEN)
     progress(f"asking {endpoint} for {source.place}", 0.0)
-    info = _attempts(
-        source,
-        endpoint,
-        lambda: api.model_info(source.place, revision=source.revision or DEFAULT_REVISION, files_metadata=True),
-    )
+    info = _ask(source)
     files = choose([_remote(s) for s in info.siblings or ()], source)
     commit = str(info.sha)
-    meter = _Meter(progress, source.place, sum(f.size for f in files))
+    meter = Meter(progress, source.place, sum(f.size for f in files), moved)
     home = cache_dir / "hub" / f"models--{source.place.replace('/', '--')}"
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     with (
@@ -141,19 +163,17 @@ def _download(source: ModelUri, cache_dir: Path, record: Path, progress: Progres
             url = f"{endpoint.rstrip('/')}/{source.place}/resolve/{quote(commit, safe='')}/{quote(file.name)}"
             remote = http.Remote(url, file.size, file.digest)
             place = _Place.of(home, commit, file)
+            meter.begin(place.there)
             _attempts(
                 source,
                 endpoint,
                 lambda remote=remote, place=place: place.fill(client, remote, meter.report),  # type: ignore[misc]
                 lambda: meter.done,
             )
-            meter.next(file)
+            meter.next(file.size)
     folder = home / "snapshots" / commit
     result = folder / source.path if source.path else folder
-    record.parent.mkdir(parents=True, exist_ok=True)
-    fresh = record.with_suffix(f".{uuid.uuid4().hex}")  # no process number: in containers all have the same
-    fresh.write_text(json.dumps({"path": str(result.relative_to(cache_dir)), "files": [f.name for f in files]}))
-    fresh.replace(record)
+    cached.write(record, cache_dir, result, [f.name for f in files])
     return result
 
 
@@ -175,13 +195,19 @@ class _Place:
         blob = file.digest or f"{commit}-{quote(file.name, safe='')}"
         return cls(home / "snapshots" / commit / file.name, home / "blobs" / blob)
 
+    @property
+    def there(self) -> int:
+        """Bytes of it that are here already."""
+        partial = self.blob.with_name(self.blob.name + http.PARTIAL)
+        return next((path.stat().st_size for path in (self.link, self.blob, partial) if path.exists()), 0)
+
     def fill(self, client: httpx.Client, remote: http.Remote, progress: Callable[[int], None]) -> None:
         """See that the file is there."""
         if self.link.exists():
             return
         for path in (self.blob, self.link):
             path.parent.mkdir(parents=True, exist_ok=True)
-        if not self.blob.exists():
+        if not self.blob.exists() and not borrowed.take(self.blob, remote.digest):
             http.get(client, remote, self.blob, progress)
         if self.link.is_symlink() and not self.link.exists():
             self.link.unlink()  # it leads nowhere
@@ -244,43 +270,6 @@ def _explain(source: ModelUri, endpoint: str, error: Exception) -> tuple[ModelEr
     return ModelDownloadError(
         f"{source}: {endpoint} cannot be reached ({reason}); check the network and HF_ENDPOINT"
     ), True
-
-
-class _Meter:
-    """Bytes of several files as one progress."""
-
-    def __init__(self, progress: Progress, repo: str, total: int) -> None:
-        self._progress, self._repo, self._total = progress, repo, total
-        self._before = 0
-        self.done = 0
-
-    def next(self, file: RemoteFile) -> None:
-        """A file is there."""
-        self._before += file.size
-        self.report(0)
-
-    def report(self, done: int) -> None:
-        """Of the file that is under way so many bytes are there."""
-        self.done = self._before + done
-        share = min(1.0, self.done / self._total) if self._total else 0.0
-        mb = f"{self.done / 1e6:.0f} of {self._total / 1e6:.0f} MB"
-        self._progress(f"downloading {self._repo} ({mb})", share)
-
-    def wait(self) -> None:
-        """Another worker is at it."""
-        self._progress(f"waiting: another worker that shares this cache downloads {self._repo}", 0.0)
-
-
-def _complete(record: Path, cache_dir: Path) -> Path | None:
-    """What was downloaded completely before, if all of it is still there."""
-    try:
-        document = json.loads(record.read_text())
-        path = cache_dir / document["path"]
-        folder = path.parent if path.is_file() else path
-        names = [PurePosixPath(name).name for name in document["files"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return path if path.exists() and all((folder / name).is_file() for name in names) else None
 
 
 def _ggufs(files: Sequence[RemoteFile]) -> str:

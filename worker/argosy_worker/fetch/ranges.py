@@ -17,7 +17,8 @@ import httpx
 from argosy_api import limits, process
 from argosy_api.errors import ModelDownloadError, ModelNotFoundError
 from argosy_api.model_uri import ModelUri
-from argosy_worker.fetch.hub import DEFAULT_ENDPOINT, DEFAULT_REVISION
+from argosy_worker.fetch.cached import DEFAULT_REVISION
+from argosy_worker.fetch.hub import DEFAULT_ENDPOINT
 
 _RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 _TIMEOUT = httpx.Timeout(10.0)

@@ -1,0 +1,127 @@
+"""The latest requests: which workers they went to and why, for those who may see it. Nothing of what was asked."""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from argosy_api.errors import ArgosyError, CancelledError, InternalError
+from argosy_router.clock import now
+from argosy_router.relay import Flight
+from argosy_router.routing.dispatch import Decision
+from argosy_router.routing.job import Job
+
+KEPT = 100
+RUNNING, DONE = "running", "done"
+
+
+@dataclass(slots=True, kw_only=True)
+class Passing:
+    """One choice of a request, on its way or ended."""
+
+    number: int
+    """Counts up, so that a reader tells it from others."""
+    request_id: str
+    model: str
+    tenant: str
+    at: float
+    """When it came, in Unix time."""
+    prompt_tokens: int
+    workers: list[str] = field(default_factory=list)
+    """Those that took it, one after another: more than one where a worker was lost."""
+    why: str = ""
+    """Of the last one."""
+    cached_tokens: int = 0
+    first_token_s: float | None = None
+    seconds: float = 0.0
+    """From its coming to its end."""
+    tokens: int = 0
+    outcome: str = RUNNING
+    _began: float = 0.0
+    _flight: Flight | None = None
+
+    def went(self, decision: Decision) -> None:
+        """A worker has taken it."""
+        if self.workers[-1:] != [decision.worker]:
+            self.workers.append(decision.worker)
+        self.why = decision.describe()
+
+    def flies(self, flight: Flight) -> None:
+        """From now on this says how many tokens were handed on, and whether that was all."""
+        self._flight = flight
+
+    def first_token(self, cached: int) -> None:
+        """It came; so many tokens of the prompt had been cached."""
+        self.cached_tokens, self.first_token_s = cached, now() - self._began
+
+    def end(self, outcome: str) -> None:
+        """It ended, well or not."""
+        self.tokens = self._count()
+        if outcome == DONE and (self._flight is None or not self._flight.finished):
+            outcome = CancelledError.status  # its reader left, which ends it without an error
+        self.seconds, self.outcome, self._flight = now() - self._began, outcome, None
+
+    def told(self) -> dict[str, Any]:
+        """For `/fleet`."""
+        running = self.outcome == RUNNING
+        return {
+            "number": self.number,
+            "request_id": self.request_id,
+            "model": self.model,
+            "tenant": self.tenant,
+            "at": self.at,
+            "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
+            "workers": list(self.workers),
+            "why": self.why,
+            "first_token_s": self.first_token_s,
+            "seconds": now() - self._began if running else self.seconds,
+            "tokens": self._count(),
+            "outcome": self.outcome,
+        }
+
+    def _count(self) -> int:
+        return self.tokens if self._flight is None else self._flight.delivered
+
+
+class Recent:
+    """Of one router. Holds the latest only."""
+
+    def __init__(self) -> None:
+        self._passed: deque[Passing] = deque(maxlen=KEPT)
+        self._count = 0
+
+    @contextmanager
+    def passing(self, job: Job) -> Iterator[Passing]:
+        """A job on its way, until the block is left."""
+        self._count += 1
+        one = Passing(
+            number=self._count,
+            request_id=job.request_id,
+            model=job.deployment.name,
+            tenant=job.tenant.name,
+            at=time.time(),
+            prompt_tokens=len(job.tokens),
+            _began=job.received_at or now(),
+        )
+        self._passed.append(one)
+        outcome = InternalError.status
+        try:
+            yield one
+            outcome = DONE
+        except ArgosyError as error:
+            outcome = error.status
+            raise
+        except Exception:
+            raise
+        except BaseException:  # cancelled: the client is gone
+            outcome = CancelledError.status
+            raise
+        finally:
+            one.end(outcome)
+
+    def told(self) -> list[dict[str, Any]]:
+        """All of them, the latest first."""
+        return [one.told() for one in reversed(self._passed)]

@@ -1,0 +1,153 @@
+"""The page's files and what they ask for: who may, what is told, and that other sites' pages can do nothing."""
+
+import json
+from importlib.resources import files
+
+import pytest
+from access_kit import Access, bearer
+from hypothesis import given
+from hypothesis import strategies as st
+from router_kit import FakeWorker
+from waiting import eventually
+
+from argosy_api.orders import take
+from argosy_router.page import origin
+
+STATIC = files("argosy_router.page").joinpath("static")
+MAX_BYTES = 300_000
+
+
+async def get(rig, path, **more):
+    async with rig.http.get(rig.base + path, **more) as answer:
+        return answer, await answer.read()
+
+
+def test_the_page_is_small_and_asks_no_other_host():
+    texts = {path.name: path.read_text() for path in STATIC.iterdir()}
+    assert sum(len(text.encode()) for text in texts.values()) <= MAX_BYTES
+    for name, text in texts.items():
+        assert "https://" not in text, name
+        assert text.replace("http://www.w3.org/2000/svg", "").count("http://") == 0, name
+    for forbidden in ("<style", "style=", "onclick=", "innerHTML"):  # what the policy would stop anyway
+        assert not any(forbidden in text for text in texts.values()), forbidden
+
+
+async def test_files_come_with_a_strict_policy_and_without_a_credential(make_rig, tmp_path):
+    rig = await make_rig(**Access(tmp_path, required=True).settings)
+    for path, kind in (("/", "text/html"), ("/page/app.js", "text/javascript"), ("/page/style.css", "text/css")):
+        answer, body = await get(rig, path)
+        assert (answer.status, answer.content_type) == (200, kind)
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        again, nothing = await get(rig, path, headers={"if-none-match": answer.headers["etag"]})
+        assert (again.status, nothing) == (304, b"")
+        assert body
+    for path in ("/page/none.js", "/page/../settings.py", "/page/%2e%2e%2fsettings.py", "/page/__init__.py"):
+        assert (await get(rig, path))[0].status in {401, 404}
+    here = json.loads((await get(rig, "/page/here.json"))[1])
+    assert here == {"grpc_port": rig.router.grpc_port}
+
+
+async def test_the_fleet_is_for_admins_where_credentials_are_asked_for(make_rig, tmp_path):
+    access = Access(tmp_path, required=True)
+    keys = {name: access.key(name, admin=name == "root") for name in ("root", "a")}
+    rig = await make_rig(decision_headers=False, orders=str(tmp_path / "orders"), **access.settings)
+    await rig.add(FakeWorker(worker_id="w0"))
+    for headers, status in (({}, 401), (bearer(keys["a"]), 401), (bearer(keys["root"]), 200)):
+        answer, _ = await get(rig, "/fleet", headers=headers)
+        assert answer.status == status
+    own = {"content-type": "application/json"}
+    for headers, status in ((own, 401), (own | bearer(keys["a"]), 401), (own | bearer(keys["root"]), 202)):
+        answer, _ = await rig.post("/fleet/kill", json={"worker": "w0"}, headers=headers)
+        assert answer.status == status
+    assert [order.kill for order in take(tmp_path / "orders")] == ["w0"]
+
+
+async def test_without_credentials_it_is_for_everybody_only_where_decisions_are_told(make_rig):
+    rig = await make_rig(decision_headers=False)
+    assert (await get(rig, "/fleet"))[0].status == 401
+
+
+async def test_it_tells_where_the_last_requests_went_and_why(rig):
+    answer, body = await rig.post("/v1/completions", {"model": "m", "prompt": "hello there", "max_tokens": 5})
+    assert answer.status == 200
+    refused, _ = await rig.post("/v1/completions", {"model": "m", "prompt": "x", "max_tokens": -1})
+    assert refused.status == 400
+    told = json.loads((await get(rig, "/fleet"))[1])
+    (one,) = told["recent"]
+    assert one["request_id"] == answer.headers["x-request-id"]
+    assert one["workers"] == [answer.headers["x-argosy-worker"]]
+    assert one["why"] == answer.headers["x-argosy-decision"]
+    usage = json.loads(body)["usage"]
+    assert (one["prompt_tokens"], one["tokens"]) == (usage["prompt_tokens"], usage["completion_tokens"])
+    assert (one["model"], one["outcome"], one["first_token_s"] is not None) == ("m", "done", True)
+    assert "hello" not in json.dumps(told)  # nothing of what was asked
+    assert {w["worker_id"] for w in told["deployments"][0]["workers"]} == {"w0", "w1"}
+    assert told["kill"] is False
+    assert (await rig.post("/fleet/kill", json={"worker": "w0"}))[0].status == 404
+
+
+@pytest.mark.parametrize("how", ["die_after", "close_after"])
+async def test_a_stream_that_went_on_elsewhere_names_both_workers(make_rig, how):
+    rig = await make_rig()
+    workers = FakeWorker(worker_id="w0"), FakeWorker(worker_id="w1")
+    script = workers[1].script = workers[0].script
+    script.faults_left = 1
+    setattr(script, how, 3)
+    await rig.add(*workers)
+    answer, _ = await rig.post("/v1/completions", {"model": "m", "prompt": "hello", "max_tokens": 9})
+    assert answer.status == 200
+    (one,) = json.loads((await get(rig, "/fleet"))[1])["recent"]
+    assert sorted(one["workers"]) == ["w0", "w1"]
+    assert (one["tokens"], one["outcome"]) == (9, "done")
+
+
+async def test_a_client_that_goes_away_is_told_as_cancelled(rig):
+    for worker in rig.workers:
+        worker.script.step_s = 0.05
+    async with rig.http.post(
+        rig.base + "/v1/completions", json={"model": "m", "prompt": "hello", "max_tokens": 500, "stream": True}
+    ) as answer:
+        await answer.content.readany()
+
+    async def ended():
+        (one,) = json.loads((await get(rig, "/fleet"))[1])["recent"]
+        return one["outcome"] == "CANCELLED"
+
+    await eventually(ended)
+
+
+async def test_only_the_own_page_kills_a_worker(make_rig, tmp_path):
+    rig = await make_rig(orders=str(tmp_path / "orders"))
+    await rig.add(FakeWorker(worker_id="w0"))
+    port = rig.router.http_port
+    body = json.dumps({"worker": "w0"})
+    good = {"content-type": "application/json", "origin": rig.base, "sec-fetch-site": "same-origin"}
+    for wrong in (
+        {"origin": "http://evil.example"},
+        {"sec-fetch-site": "cross-site"},
+        {"content-type": "text/plain"},
+        {"host": f"evil.example:{port}", "origin": f"http://evil.example:{port}"},
+    ):
+        answer, _ = await rig.post("/fleet/kill", data=body, headers=good | wrong)
+        assert answer.status == 400, wrong
+    for text, status in (("{}", 400), ('{"worker": 7}', 400), ("[", 400), ('{"worker": "w9"}', 404), ("x" * 2000, 413)):
+        assert (await rig.post("/fleet/kill", data=text, headers=good))[0].status == status
+    assert take(tmp_path / "orders") == []
+    assert (await rig.post("/fleet/kill", data=body, headers=good))[0].status == 202
+    assert [order.kill for order in take(tmp_path / "orders")] == ["w0"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8000", "localhost:8000", "[::1]:8000", "10.0.0.7", "localhost"])
+def test_own_hosts(host):
+    assert origin.is_own({"host": host, "origin": f"http://{host}", "content-type": "application/json; charset=utf-8"})
+    assert not origin.is_own({"host": host, "origin": "null", "content-type": "application/json"})
+
+
+@given(st.text(max_size=60))
+def test_no_name_that_somebody_can_have_resolved_is_ours(host):
+    headers = {"host": host, "content-type": "application/json"}
+    if origin.is_own(headers):
+        name = host.rpartition("@")[2].partition("]")[0].lstrip("[").partition("%")[0]
+        assert name.lower().startswith("localhost") or not any(c.isalpha() and c not in "abcdefABCDEF" for c in name)
