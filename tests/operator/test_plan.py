@@ -9,44 +9,18 @@ from engine_fields import single_fields
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from operator_kit import document, paths
+from plan_kit import INSTALLED, make_resource, manifests_of, pod_of
 
 from argosy_api import labels
 from argosy_api.measures import Measures, Trial, bucket
 from argosy_api.resource import InferenceDeploymentSpec, parse
 from argosy_api.worker_spec import WorkerSpec
-from argosy_cli.embedded import pods as embedded
 from argosy_operator.manifests import PlanSettings
 from argosy_operator.network import Egress
 from argosy_operator.plan import ChildRef, Observed, child_ref, plan
-from argosy_operator.pods import literal
 from argosy_operator.revisions import GOOD, Revision
 from argosy_operator.rollout import Worker
 from argosy_router.fleet.membership_kubernetes import DeploymentView
-
-INSTALLED = PlanSettings(worker_image="argosy-worker:test", redis_url="redis://:pw@valkey:6379/0")
-
-
-def _resource(name="m", *, uid="uid-1", **spec):
-    made = document(name, **spec)
-    made["metadata"]["uid"] = uid
-    return parse(made)
-
-
-def _manifests(resource, installed=INSTALLED):
-    return {m["kind"]: m for m in plan(resource, Observed(), installed).apply}
-
-
-def _pod(resource, installed=INSTALLED):
-    return _manifests(resource, installed)["Deployment"]["spec"]["template"]["spec"]
-
-
-def _container(resource, installed=INSTALLED):
-    return _pod(resource, installed)["containers"][0]
-
-
-def _env(resource, installed=INSTALLED):
-    return {e["name"]: e.get("value", e.get("valueFrom")) for e in _container(resource, installed)["env"]}
-
 
 # ------------------------------------------------------------------ any resource that is accepted
 
@@ -167,7 +141,7 @@ def test_every_manifest_is_what_kubernetes_defines(made, ingress):
 
 @pytest.mark.parametrize(("path", "value"), [(("replica",), 1), (("replicas",), "two"), (("template", "spec", "x"), 1)])
 def test_the_models_find_what_is_not_defined(path, value):
-    manifest = copy.deepcopy(_manifests(_resource())["Deployment"])
+    manifest = copy.deepcopy(manifests_of(make_resource())["Deployment"])
     holder = manifest["spec"]
     for part in path[:-1]:
         holder = holder[part]
@@ -212,7 +186,7 @@ def test_names_labels_owner_and_selector(made):
 def test_disaggregation_makes_a_workload_for_each_role():
     """One revision for both; each pod is told what it is for; Service, budget and policy are about all of them."""
     roles = {"prefill": {"replicas": 2}, "decode": {"replicas": 3}}
-    result = plan(_resource(disaggregation=roles), Observed(), replace(INSTALLED, worker_ingress=()))
+    result = plan(make_resource(disaggregation=roles), Observed(), replace(INSTALLED, worker_ingress=()))
     found = {m["metadata"]["name"]: m for m in result.apply if m["kind"] == "Deployment"}
     assert list(found) == ["m-prefill", "m-decode"]
     assert [(w.role, w.replicas, w.ref.name) for w in result.workloads] == [
@@ -231,13 +205,13 @@ def test_disaggregation_makes_a_workload_for_each_role():
     kinds = [m["kind"] for m in result.apply]
     assert all(kinds.count(kind) == 1 for kind in ("Service", "PodDisruptionBudget", "NetworkPolicy"))
     scaled = {"prefill": {"replicas": 4}, "decode": {"replicas": 1}}
-    assert plan(_resource(disaggregation=scaled), Observed(), INSTALLED).revision == result.revision
-    assert plan(_resource(), Observed(), INSTALLED).revision != result.revision
+    assert plan(make_resource(disaggregation=scaled), Observed(), INSTALLED).revision == result.revision
+    assert plan(make_resource(), Observed(), INSTALLED).revision != result.revision
 
 
 def test_equal_workers_serve_until_those_with_roles_can():
     former = ChildRef("apps/v1", "Deployment", "m-leader")
-    resource = _resource(disaggregation={"prefill": {"replicas": 2}, "decode": {"replicas": 1}})
+    resource = make_resource(disaggregation={"prefill": {"replicas": 2}, "decode": {"replicas": 1}})
     revision = plan(resource, Observed(), INSTALLED).revision
     for routable, goes in ((2, False), (3, True)):
         workers = tuple(Worker(revision=revision, routable=n < routable) for n in range(3))
@@ -268,7 +242,7 @@ def test_the_revision_says_whether_pods_differ(first, second):
 @settings(max_examples=60, deadline=None)
 @given(resources())
 def test_pods_are_restricted(made):
-    pod = _pod(parse(made))
+    pod = pod_of(parse(made))
     assert pod["automountServiceAccountToken"] is False
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -390,180 +364,3 @@ def test_no_field_is_ignored(path):
     former = tuple(Revision(hash=f"r{n}", number=n, templates=TEMPLATES, state=GOOD) for n in range(1, 5))
 
     assert effect(base) != effect(changed)
-
-
-# ------------------------------------------------------------------ particular decisions
-
-
-@pytest.mark.parametrize(
-    ("model", "draft", "mounts"),
-    [
-        ("sim://m", "sim://d", []),
-        ("pvc://a/m.gguf", "pvc://b/d.gguf", ["/models/a", "/models/b"]),
-        ("pvc://a/m.gguf", "pvc://a/d.gguf", ["/models/a"]),
-        (
-            "oci://r.io/m:v1/m.gguf",
-            "oci://d@sha256:" + "0" * 64,
-            ["/images/r.io%2Fm%3Av1", "/images/d%40sha256%3A" + "0" * 64],
-        ),
-        ("oci://m:v1/m.gguf", "oci://m:v1/d.gguf", ["/images/m%3Av1"]),
-        ("pvc://a/m.gguf", "hf://o/r", ["/models/a", "/var/cache/argosy"]),
-        ("file:///m.gguf", "hf://o/r", ["/var/cache/argosy"]),
-        ("hf://o/m", "hf://o/d", ["/var/cache/argosy"]),
-    ],
-)
-def test_the_model_that_guesses_ahead_is_where_the_worker_looks_for_it(model, draft, mounts):
-    resource = _resource(model={"uri": model}, engine={"speculative": {"model": draft}})
-    container, pod = _container(resource), _pod(resource)
-    assert [m["mountPath"] for m in container["volumeMounts"]] == ["/tmp", "/etc/argosy/adapters", *mounts]
-    assert [m["name"] for m in container["volumeMounts"]] == [v["name"] for v in pod["volumes"]]
-    assert ("ARGOSY_MODEL_CACHE" in _env(resource)) == ("/var/cache/argosy" in mounts)
-    told = WorkerSpec.parse(container["args"][0].partition("=")[2])
-    assert told.engine.speculative.model == draft
-
-
-def test_what_belongs_to_a_resource():
-    assert [m["kind"] for m in plan(_resource(), Observed(), INSTALLED).apply] == [
-        "ServiceAccount", "Secret", "Service", "PodDisruptionBudget", "ControllerRevision",
-        "Deployment",
-    ]  # fmt: skip
-
-
-def test_without_an_api_server_nobody_owns_the_children():
-    assert all("ownerReferences" not in m["metadata"] for m in plan(_resource(uid=""), Observed(), INSTALLED).apply)
-
-
-def test_only_a_url_with_a_password_needs_a_secret():
-    secret = ChildRef("v1", "Secret", "m-argosy-redis")
-    plain = replace(INSTALLED, redis_url="redis://valkey:6379/0", redis_access="shared")
-    assert "Secret" not in _manifests(_resource(), plain)
-    assert _env(_resource(), plain)["ARGOSY_REDIS_URL"] == "redis://valkey:6379/0"
-    assert plan(_resource(), Observed(frozenset({secret})), plain).delete == (secret,)
-    assert _env(_resource())["ARGOSY_REDIS_URL"] == {"secretKeyRef": {"name": "m-argosy-redis", "key": "url"}}
-    assert "pw" not in str(_pod(_resource()))
-    assert "ARGOSY_REDIS_URL" not in _env(_resource(), PlanSettings())
-
-
-def test_who_may_reach_workers_is_what_the_installation_says():
-    rules = ({"ports": [{"port": "grpc"}], "from": [{"podSelector": {}}]},)
-    assert "NetworkPolicy" not in _manifests(_resource())
-    policy = _manifests(_resource(), replace(INSTALLED, worker_ingress=rules))["NetworkPolicy"]
-    assert policy["metadata"]["namespace"] == _resource().metadata.namespace
-    labels = _manifests(_resource())["Deployment"]["spec"]["template"]["metadata"]["labels"]
-    assert policy["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
-    assert policy["spec"]["policyTypes"] == ["Ingress"]
-    assert policy["spec"]["ingress"][:-1] == list(rules)
-    peers = policy["spec"]["ingress"][-1]  # and workers fetch blocks of the cache from each other
-    assert peers["from"] == [{"podSelector": policy["spec"]["podSelector"]}]
-    assert peers["ports"] == [{"port": 9000, "protocol": "TCP"}]
-    nobody = _manifests(_resource(), replace(INSTALLED, worker_ingress=()))["NetworkPolicy"]
-    assert nobody["spec"]["ingress"] == [peers]
-    closed = plan(_resource(), Observed(), replace(INSTALLED, worker_ingress=rules)).revision
-    assert closed == plan(_resource(), Observed(), INSTALLED).revision  # no pod is replaced for it
-
-
-def test_a_new_password_replaces_the_pods():
-    other = replace(INSTALLED, redis_url="redis://:new@valkey:6379/0")
-    assert plan(_resource(), Observed(), INSTALLED).revision != plan(_resource(), Observed(), other).revision
-
-
-def test_the_worker_is_told_who_it_is():
-    env = _env(_resource())
-    assert env["ARGOSY_WORKER_ID"] == {"fieldRef": {"fieldPath": "metadata.name"}}
-    assert env["ARGOSY_NAMESPACE"] == {"fieldRef": {"fieldPath": "metadata.namespace"}}
-    assert (env["ARGOSY_GRPC_PORT"], env["ARGOSY_METRICS_PORT"]) == ("9000", "9001")
-
-
-def test_an_installation_cannot_override_a_workers_identity():
-    installed = PlanSettings(worker_env=(("ARGOSY_WORKER_ID", "x"), ("HF_ENDPOINT", "http://mirror")))
-    env = _env(_resource(), installed)
-    assert env["ARGOSY_WORKER_ID"] == {"fieldRef": {"fieldPath": "metadata.name"}}
-    assert env["HF_ENDPOINT"] == "http://mirror"
-
-
-def test_a_claim_is_mounted_read_only():
-    resource = _resource(uri="pvc://models/llama/model.gguf")
-    assert {"name": "model", "persistentVolumeClaim": {"claimName": "models", "readOnly": True}} in _pod(resource)[
-        "volumes"
-    ]
-    assert {"name": "model", "mountPath": "/models/models", "readOnly": True} in _container(resource)["volumeMounts"]
-
-
-def test_downloads_have_a_cache_with_a_limit():
-    resource = _resource(uri="hf://org/repo")
-    assert {"name": "cache", "emptyDir": {"sizeLimit": "20Gi"}} in _pod(resource)["volumes"]
-    assert _env(resource)["ARGOSY_MODEL_CACHE"] == "/var/cache/argosy"
-    shared = _resource(uri="hf://org/repo", modelCache={"type": "pvc", "claimName": "c"})
-    assert {"name": "cache", "persistentVolumeClaim": {"claimName": "c"}} in _pod(shared)["volumes"]
-
-
-def test_a_gpu_is_a_limit_and_a_request():
-    found = _container(_resource(uri="hf://o/r", resources={"gpu": {}}))["resources"]
-    assert found["limits"]["nvidia.com/gpu"] == found["requests"]["nvidia.com/gpu"] == "1"
-
-
-def test_the_cpu_has_no_limit():
-    assert _container(_resource())["resources"] == {
-        "requests": {"cpu": "1", "memory": "2Gi"},
-        "limits": {"memory": "2Gi"},
-    }
-
-
-def test_the_kubelet_waits_longer_than_the_drain():
-    pod = _pod(_resource(drain={"timeoutSeconds": 100}))
-    pause = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert pod["terminationGracePeriodSeconds"] > 100 + pause
-
-
-def test_a_value_is_never_an_option():
-    args = _container(_resource(uri="sim://x?a=--help"))["args"]
-    [argument] = args
-    assert WorkerSpec.parse(argument.removeprefix("--spec=")).model.uri == "sim://x?a=--help"
-
-
-# ------------------------------------------------------------------ what a kubelet makes of it
-
-_awkward = st.text(alphabet="$()ABC_x.\\ {}", max_size=30)
-
-
-@settings(max_examples=300, deadline=None)
-@given(_awkward, st.dictionaries(st.sampled_from(["A", "ABC", "HF_TOKEN"]), st.just("secret")))
-def test_a_kubelet_gives_back_what_was_written(text, environment):
-    assert embedded.expand(literal(text), environment) == text
-
-
-def test_nothing_that_a_user_writes_is_expanded():
-    made = document()
-    made["spec"]["model"] = {"uri": "file:///$(ARGOSY_REDIS_URL)/$$(HOME)/m"}
-    installed = replace(INSTALLED, worker_env=(("HTTP_PROXY", "http://$(ARGOSY_REDIS_URL)"),))
-    (pod,) = embedded.pods(_manifests(parse(made), installed)["Deployment"])
-    started = embedded.start(pod, python="python", overrides={}, secret=lambda *_: "hunter2")
-    assert started.env["ARGOSY_REDIS_URL"] == "hunter2"
-    assert WorkerSpec.parse(started.argv[-1].removeprefix("--spec=")).model.uri == made["spec"]["model"]["uri"]
-    assert started.env["HTTP_PROXY"] == "http://$(ARGOSY_REDIS_URL)"
-    assert (
-        _env(_resource(), PlanSettings(redis_url="redis://v/$(X)", redis_access="shared"))["ARGOSY_REDIS_URL"]
-        == "redis://v/$$(X)"
-    )
-
-
-# ------------------------------------------------------------------ a workload that takes another one's place
-
-FORMER = ChildRef("apps/v1", "Deployment", "m-worker")
-
-
-@pytest.mark.parametrize(
-    ("routable", "replicas", "goes"),
-    [({}, 2, False), ({"this": 1}, 2, False), ({"former": 2}, 2, False), ({"this": 2}, 2, True), ({}, 0, True)],
-)
-def test_a_workload_that_is_not_wanted_serves_until_those_that_are_can(routable, replicas, goes):
-    resource = _resource(replicas=replicas)
-    this = plan(resource, Observed(), INSTALLED).revision
-    workers = tuple(
-        Worker(revision=this if name == "this" else name, routable=True)
-        for name, number in routable.items()
-        for _ in range(number)
-    )
-    stray = ChildRef("v1", "Service", "m-old")
-    made = plan(resource, Observed(frozenset({FORMER, stray}), workers=workers), INSTALLED)
-    assert made.delete == ((FORMER, stray) if goes else (stray,))
