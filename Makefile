@@ -7,7 +7,7 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: page-tools pictures help setup demo test check generate format smoke bench-operator bench-autoscaling bench-routing bench-storm bench-chaos bench-index test-rollouts test-operator test-hostile test-structured test-kernels arm-tools tradeoffs images test-cluster test-peers clean
+.PHONY: page-tools pictures help setup demo test check generate format smoke bench-operator bench-autoscaling bench-routing bench-storm bench-chaos bench-index test-rollouts test-operator test-hostile test-structured test-kernels test-gpu-kernels arm-tools tradeoffs images test-cluster test-peers clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -77,6 +77,11 @@ page-tools: setup  ## what tests the page (Debian, as root): Chromium and its dr
 
 pictures: setup  ## the pictures of the page in docs/, made anew by the page's own tests
 	ARGOSY_PICTURES=docs/pictures $(BIN)/pytest -q tests/cli/test_page.py -k pictures
+
+test-gpu-kernels: setup  ## the GPU's kernels in the interpreter, and compiled in all configurations for all targets (minutes); TRITON=3.6.0: another Triton
+	@# Triton 3.6 interprets with numpy below 2.4 only
+	$(if $(TRITON),$(BIN)/pip install --quiet --disable-pip-version-check --upgrade --no-deps --target build/triton-$(TRITON) triton==$(TRITON) numpy==2.3.5)
+	PYTHONPATH=$(if $(TRITON),$(CURDIR)/build/triton-$(TRITON)) ARGOSY_WHOLE=1 $(BIN)/pytest -q -n 2 tests/worker/gpu
 
 test-structured: setup  ## SmolLM2 answers each of some hundred schemas, and every answer validates (minutes)
 	ARGOSY_WHOLE=1 $(BIN)/pytest -q -s tests/worker/test_schemas.py

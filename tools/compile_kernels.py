@@ -58,6 +58,7 @@ def compiled(case: Case, capability: int) -> dict[str, object]:
         return {"error": f"{type(error).__name__}: {error}"[-600:] + said.getvalue()[-600:]}
     usage, sass = _inspect(found.asm["cubin"])
     return {
+        "warps": case.warps,
         "registers": int(re.search(r"REG:(\d+)", usage)[1]),
         "stack": int(re.search(r"STACK:(\d+)", usage)[1]),
         "shared": found.metadata.shared,

@@ -15,8 +15,12 @@ from argosy_worker.compute.decoder import Decoder
 from argosy_worker.compute.loaded import LoadedModel, LoadedPart
 from argosy_worker.compute.stack import Stack
 from argosy_worker.compute.torch_runner import TorchRunner
+from argosy_worker.compute.warm import warm
 from argosy_worker.sampling.contract import Sampler
 from argosy_worker.sampling.sampler import TORCH
+
+_WARMED_TOKENS = 512
+"""That a step has before the worker is ready; a step of more is computed by the same kernels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +77,10 @@ class TorchModel(TorchPart, LoadedModel):
     ) -> TorchRunner:
         """As its base says."""
         attention = self.make_attention(num_blocks, block_size, touch=touch, host_blocks=host_blocks)
-        return TorchRunner(self.decoder, attention, threads=self.threads, sampler=self.sampler)
+        runner = TorchRunner(self.decoder, attention, threads=self.threads, sampler=self.sampler)
+        if self.stack.device.type == "cuda":
+            warm(runner, block_size=block_size, longest=self.config.context_length, tokens=_WARMED_TOKENS)
+        return runner
 
 
 def attention_shape(config: DecoderConfig, block_size: int) -> rows.Shape:

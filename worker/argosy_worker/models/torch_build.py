@@ -23,6 +23,7 @@ from argosy_worker.compute.quant.linear import LinearKernel
 from argosy_worker.compute.quant.packer import KERNELS
 from argosy_worker.compute.quant.precision import NATIVE, own_kv, resolve
 from argosy_worker.compute.torch_model import TorchModel, TorchPart, attention_shape
+from argosy_worker.compute.triton import machine
 from argosy_worker.models.builder import Builder, activations, integers
 from argosy_worker.models.facts import Progress, facts_of
 from argosy_worker.models.native_build import Asked
@@ -110,4 +111,5 @@ def build(
 
 def _gpu_arithmetic() -> bytes:
     """What decides the bits of products on a GPU: its kind, and the libraries."""
-    return f"{torch.cuda.get_device_name()} {torch.__version__} {torch.version.cuda}".encode()
+    kernels = machine.arithmetic() if isinstance(machine.present(), machine.Gpu) else ""
+    return f"{torch.cuda.get_device_name()} {torch.__version__} {torch.version.cuda} {kernels}".encode()

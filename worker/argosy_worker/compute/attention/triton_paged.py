@@ -24,7 +24,11 @@ class PagedTriton:
         self.cache = cache
         self._specs, self._multiprocessors, self._invariant = specs, multiprocessors, invariant
         self._shape = tiles.Heads(
-            heads=specs[0].heads, kv_heads=specs[0].kv_heads, head_dim=specs[0].head_dim, width=cache.dtype.itemsize
+            heads=specs[0].heads,
+            kv_heads=specs[0].kv_heads,
+            head_dim=specs[0].head_dim,
+            width=cache.dtype.itemsize,
+            coded=cache.coded,
         )
         self._pages = [
             Pages(elements=cache.elements(i), scales=cache.scales(i), code=_CODES.get(cache.spec.dtype, PLAIN))

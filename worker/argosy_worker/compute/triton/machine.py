@@ -1,8 +1,11 @@
 """The GPU that kernels are launched on. Asked once, where there may be one; loads torch and Triton then."""
 
 import functools
+import hashlib
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
 
 LEAST = (8, 0)
 """Compute capability from which on the kernels run: asynchronous copies, and tensor cores for bf16."""
@@ -30,6 +33,15 @@ def present() -> Gpu | str:
     return refused((found.major, found.minor)) or Gpu(
         name=found.name, capability=(found.major, found.minor), multiprocessors=found.multi_processor_count
     )
+
+
+@functools.cache
+def arithmetic() -> str:
+    """What decides the bits that the kernels compute, besides the GPU: their text, and the compiler."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(file.name.encode() + file.read_bytes())
+    return f"triton {version('triton')} {digest.hexdigest()[:16]}"
 
 
 def refused(capability: tuple[int, int]) -> str | None:

@@ -1,15 +1,16 @@
 """How a linear with weights of 4 or 8 bits is computed for so many rows. Pure: no torch, no Triton.
 
 Few rows wait for the weights to be read, so these are read as they are held. Many rows wait for the tensor cores, which
-cuBLAS keeps busier: there the weights are made floats first. Where the one ends and the other begins is in
-`_FLOATS_FROM`, by arithmetic: at 64 rows a product of 4-bit weights takes the tensor cores as long as reading them
-takes the memory. benchmarks/gpu.py measures both sides of it.
+cuBLAS keeps busier: there the weights are made floats first. Where the one ends and the other begins is arithmetic.
+Writing and reading the floats costs 4 bytes a weight, at 3 TB/s 1.3 ps; a row costs 2 operations a weight, at 800
+TFLOP/s 2.5 fs, and on kernels that are half as good as cuBLAS as much again: 533 rows. benchmarks/gpu.py measures both
+sides of it.
 """
 
 from dataclasses import dataclass
 
-_FLOATS_FROM = {4: 65, 8: 129}
-"""Bits of a weight -> rows from which on weights are made floats first."""
+_FLOATS_FROM = 513
+"""Rows from which on weights are made floats first."""
 _LEAST_BLOCKS = 4
 """Blocks of the inputs that a split has at least."""
 _WAVES = 2
@@ -43,7 +44,7 @@ def half_of(group: int) -> int:
 
 def path(*, rows: int, outputs: int, inputs: int, bits: int, group: int, multiprocessors: int) -> Path:
     """For x [rows, inputs] and weights [outputs, inputs]; `group` 0: a scale for each output."""
-    if rows >= _FLOATS_FROM[bits]:
+    if rows >= _FLOATS_FROM:
         return Path(None)
     tile = tile_for(rows, bits, group)
     programs = -(-outputs // tile.outputs) * -(-rows // tile.rows)
@@ -54,7 +55,7 @@ def path(*, rows: int, outputs: int, inputs: int, bits: int, group: int, multipr
 
 def tile_for(rows: int, bits: int, group: int) -> LinearTile:
     """The tile for so many rows."""
-    columns = 16 if rows <= 16 else 32 if rows <= 32 else 64
+    columns = 16 if rows <= 16 else 32 if rows <= 32 and (bits == 4 or group in (0, 128)) else 64
     if bits == 4:
         return LinearTile(columns, 64, 2 * half_of(group), 4, 4)
     return LinearTile(columns, 64, min(group or 128, 128), 4, 4 if columns < 64 else 3)

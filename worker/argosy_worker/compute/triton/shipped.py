@@ -5,7 +5,7 @@ instructions it counts on.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from argosy_worker.compute.triton import paths, tiles
 from argosy_worker.compute.triton.tiles import Heads, Tile
@@ -39,7 +39,6 @@ MODELS: Mapping[str, Heads] = {
     "SmolLM2-135M": Heads(heads=9, kv_heads=3, head_dim=64, width=2),
     "Llama-3.2-1B": Heads(heads=32, kv_heads=8, head_dim=64, width=2),
     "Llama-3.1-8B": Heads(heads=32, kv_heads=8, head_dim=128, width=2),
-    "Qwen3-0.6B": Heads(heads=16, kv_heads=8, head_dim=128, width=2),
     "Phi-3-mini": Heads(heads=32, kv_heads=32, head_dim=96, width=2),
     "Gemma-3-4B": Heads(heads=8, kv_heads=4, head_dim=256, width=2),
     "gpt-oss-20b": Heads(heads=64, kv_heads=8, head_dim=64, width=2),
@@ -56,7 +55,9 @@ def attention(
     softcap: bool = False, sinks: bool = False, invariant: bool = False,
 ) -> Case:  # fmt: skip
     """`paged_attention` for sequences of so many tokens in a step."""
-    tile, floats = tiles.tile_for(shape, 1 if invariant else tokens), "fp32" if shape.width == 4 else "bf16"
+    shape = replace(shape, coded=bool(_CODES[kv]))
+    tile = tiles.invariant_tile(shape) if invariant else tiles.tile_for(shape, tokens)
+    floats = "fp32" if shape.width == 4 else "bf16"
     modes = {"split": split, "window": window, "softcap": softcap, "sinks": sinks, "invariant": invariant}
     return Case(
         name=" ".join((name, "attention", f"{tokens} tokens", f"kv {kv}", *(mode for mode, on in modes.items() if on))),
@@ -115,6 +116,7 @@ def turning(name: str, shape: Heads, *, kv: str, norm: bool, rotated: bool = Tru
     return Case(
         name=f"{name} queries and keys, kv {kv}{' normed' * norm}{' rotated' * rotated}",
         kernel=f"{_KERNELS}cache:turn_and_store",
+        unaligned=frozenset({"SLOTS"}),
         types={
             **dict.fromkeys(("Q", "K", "V", "TURNED"), "*bf16"), "KV": f"*{_HELD.get(kv, kv)}", "SCALES": "*fp32",
             "SLOTS": "*i32", **dict.fromkeys(("COS", "SIN", "Q_WEIGHT", "K_WEIGHT"), "*bf16"),
@@ -235,7 +237,7 @@ def every() -> Iterator[Case]:
         yield joining(name, shape, many=True, invariant=True)
         for kv in ("bf16", "int8", "fp8"):
             yield turning(name, shape, kv=kv, norm=name.startswith("Qwen"))
-        whole = Heads(heads=shape.heads, kv_heads=shape.kv_heads, head_dim=shape.head_dim, width=4)
+        whole = replace(shape, width=4)
         yield attention(name, whole, 1, kv="fp32")
         yield attention(name, whole, 512, kv="fp32")
     gpt, gemma = MODELS["gpt-oss-20b"], MODELS["Gemma-3-4B"]

@@ -1,6 +1,6 @@
 """Which tiles attention's kernel gets, and into how many ranges it cuts the keys. Pure: no torch, no Triton.
 
-The sizes are those that compile without spilled registers for sm_80, sm_89 and sm_90 (tools/compile_kernels.py); which
+The sizes are those that compile without spilled registers for sm_80, sm_89 and sm_90 (`make test-gpu-kernels`); which
 of them are fastest is for a GPU to say (benchmarks/gpu.py).
 """
 
@@ -43,6 +43,8 @@ class Heads:
     head_dim: int
     width: int
     """Bytes of a number of the activations: 4 (fp32) or 2."""
+    coded: bool = False
+    """Whether keys and values are held in 8 bits: they take registers on their way to 16."""
 
     @property
     def queries(self) -> int:
@@ -65,14 +67,20 @@ def tile_for(shape: Heads, tokens: int) -> Tile:
     least, dim = least_rows(shape.queries), shape.padded_dim
     if shape.width == 4:
         return Tile(least, 16 if dim > 64 else 32, 4, 2)
-    if tokens * shape.queries <= least:
+    if tokens * shape.queries <= least < 64:
         return Tile(least, 16 if dim > 128 else 32 if dim > 64 else 64, 4, 3)
-    if tokens * shape.queries <= 64 or least >= 64:
-        rows = max(least, 32)
-        return Tile(rows, 32 if dim > 128 else 64, 4, 2)
+    if tokens * shape.queries <= 64 and least <= 32:
+        return Tile(32, 32, 4, 2 if dim > 128 else 3)
     if dim > 128:
         return Tile(64, 32, 8, 2)
-    return Tile(128, 64, 8, 2)
+    return Tile(64, 32, 4, 3) if shape.coded and dim > 64 else Tile(128, 64, 8, 2)
+
+
+def invariant_tile(shape: Heads) -> Tile:
+    """The one tile of all sequences, where sums must not depend on the step."""
+    if shape.padded_dim > 64 and shape.width == 2:  # it holds its sums twice
+        return Tile(least_rows(shape.queries), 16, *((8, 1) if shape.padded_dim > 128 else (4, 3)))
+    return tile_for(shape, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +126,7 @@ def plan(shape: Heads, cu_rows: Ints, context_lens: Ints, *, invariant: bool = F
         if not len(group):
             continue
         most = int(counts[group].max())
-        tile = tile_for(shape, 1 if invariant else most)
+        tile = invariant_tile(shape) if invariant else tile_for(shape, most)
         tokens = tile.rows // shape.queries
         tiles = -(-counts[group] // tokens)
         sequences.append(np.repeat(group, tiles))

@@ -92,7 +92,9 @@ def _over(
     return m, l, acc
 
 
-@triton.jit(do_not_specialize=["table_stride", "splits"])
+# What changes from step to step must not make another variant, which would be compiled while requests wait: neither
+# where a step's arrays begin, nor how many ranges there are.
+@triton.jit(do_not_specialize=["TABLE", "CU_ROWS", "CONTEXT", "TILE_SEQ", "TILE_BLOCK", "table_stride", "splits"])
 def paged_attention(
     Q,
     KV,
@@ -201,7 +203,7 @@ def paged_attention(
         tl.store(OUT + (at * (H * D) + h * D)[:, None] + rd[None, :], out.to(OUT.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["splits"])
+@triton.jit(do_not_specialize=["CU_ROWS", "TILE_SEQ", "TILE_BLOCK", "splits"])
 def join_splits(
     PARTS,
     SUMS,

@@ -15,7 +15,7 @@ import triton.language as tl
 _OFFSET = tl.constexpr(136.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["m"])
 def int4_linear(
     X,
     W,
@@ -72,7 +72,7 @@ def int4_linear(
     _store(acc, OUT, BIAS, rn, rm, m, n, split, SPLIT, HAS_BIAS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["m"])
 def int8_linear(
     X,
     W,
@@ -129,7 +129,7 @@ def _store(acc, OUT, BIAS, rn, rm, m, n, split, SPLIT: tl.constexpr, HAS_BIAS: t
         tl.store(OUT + at, acc.to(OUT.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["m", "splits"])
 def add_splits(PARTS, BIAS, OUT, m, n, splits, BLOCK: tl.constexpr, HAS_BIAS: tl.constexpr):
     """Add up fp32 PARTS [splits, m, n], in order: no sum depends on which program was first. Grid (blocks of n, m)."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

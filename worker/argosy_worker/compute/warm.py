@@ -1,0 +1,46 @@
+"""Steps that a worker with a GPU computes before it is ready, so that no request waits for a kernel to be compiled.
+
+They are of all kinds that make a difference to kernels: prompts, drafts and single tokens, of one sequence and of many,
+with keys that are cut and that are not, drawn and greedy. Keys and values go to the null block, which nobody sees.
+"""
+
+from collections.abc import Iterator
+
+from argosy_api.params import SamplingParams
+from argosy_worker.core.batch import Runner, SequenceSlice, StepBatch
+from argosy_worker.core.blocks import NULL_BLOCK
+
+_TOKENS = (1, 4, 16, 200)
+_LONG = 4096
+_MANY = 96
+"""Sequences that fill a GPU without cut keys."""
+_WAYS = (SamplingParams(temperature=0), SamplingParams(), SamplingParams(temperature=0.8, top_p=0.9, top_k=40))
+
+
+def warm(runner: Runner, *, block_size: int, longest: int, tokens: int) -> None:
+    """Compute them; `longest` is the model's context, `tokens` what a step may have."""
+    for batch in steps(block_size=block_size, longest=longest, tokens=tokens):
+        runner.launch(batch).result()
+
+
+def steps(*, block_size: int, longest: int, tokens: int) -> Iterator[StepBatch]:
+    """Of all kinds, within these limits."""
+    for count in _TOKENS:
+        if count > min(longest, tokens):
+            continue
+        for start in sorted({0, min(_LONG, longest) - count}):
+            for sequences in sorted({1, max(1, min(_MANY, tokens // count))}):
+                table = [NULL_BLOCK] * -(-(start + count) // block_size)
+                yield StepBatch(
+                    [
+                        SequenceSlice(
+                            request_id="",
+                            tokens=[0] * count,
+                            start=start,
+                            table=table,
+                            sample_rows=range(count - 1, count),
+                            params=_WAYS[i % len(_WAYS)],
+                        )
+                        for i in range(sequences)
+                    ]
+                )
