@@ -215,6 +215,7 @@ class Router:
     async def stop(self) -> None:
         """Ends everything at once."""
         await end(*self._tasks)
+        self.service.recent.write()
         if self._server is not None:
             await self._server.stop(0)
         if self._picker is not None:
@@ -247,6 +248,7 @@ class Router:
             for name in shown - names:
                 self.metrics.forget(name)
             shown = names
+            self.service.recent.write()
             self.metrics.membership_up.set(not self._source.problem)
             self.metrics.tasks.set(len(asyncio.all_tasks()))
             self.metrics.held.set(self.service.admission.held)

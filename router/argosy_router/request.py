@@ -6,6 +6,7 @@ from argosy_router.admission import Account
 from argosy_router.clock import now
 from argosy_router.gate import Taken
 from argosy_router.metrics import UNKNOWN_MODEL
+from argosy_router.recent import Passing
 
 COLLECTED_FACTOR = 4
 """What a chunk takes as objects, as a multiple of its message."""
@@ -23,6 +24,8 @@ class Request:
         self.account = account
         self.taken: Taken | None = None
         """Of its tenant's limits."""
+        self.flown: list[Passing] = []
+        """Its choices that were sent to workers, in the order in which they were."""
 
     def hold(self, count: int) -> bool:
         """Takes so many bytes, or gives them back (less than zero), and says whether there was room."""

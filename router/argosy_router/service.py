@@ -30,7 +30,7 @@ from argosy_router.metrics import UNKNOWN_MODEL, Metrics
 from argosy_router.picked import NO_PICK
 from argosy_router.picking.picks import Picks
 from argosy_router.prompts import encoded
-from argosy_router.recent import Recent
+from argosy_router.recent import Line, Recent
 from argosy_router.relay import Flight
 from argosy_router.request import Request
 from argosy_router.routing.dispatch import Decision, Dispatcher, no_worker
@@ -126,8 +126,10 @@ class Service:
                     self.metrics.tenants.shown(request.taken.tenant.name), request.code
                 ).inc()
             self.metrics.requests.labels(request.model, api, request.code).inc()
+            seconds = now() - request.started
             if request.model != UNKNOWN_MODEL:
-                self.metrics.duration.labels(request.model).observe(now() - request.started)
+                self.metrics.duration.labels(request.model).observe(seconds)
+            self.recent.ended(Line(api, request.model, request.code, seconds, request.flown))
 
     def _check_open(self) -> None:
         if self.draining:
@@ -250,6 +252,7 @@ class Service:
         passage, flight = None, None
         try:
             with self.recent.passing(job) as passing:
+                request.flown.append(passing)
 
                 def went(decision: Decision) -> None:
                     passing.went(decision)

@@ -112,6 +112,22 @@ def test_the_table_shows_every_process():
     assert [line.split()[0] for line in out.getvalue().splitlines()] == ["RESOURCE", "valkey", "router", "m", "m"]
 
 
+@pytest.mark.parametrize(("width", "columns"), [(160, 5), (100, 3), (60, 3), (40, 3)])
+def test_a_narrow_terminal_keeps_what_matters(width, columns):
+    state = fresh(2)
+    for i, replica in enumerate(state.resources[0].replicas):
+        replica.name = f"smollm2-worker-sgdlsmgmk-sdkb{i}"
+        replica.phase, replica.progress = "Loading", 0.5
+    out = io.StringIO()
+    Console(file=out, width=width).print(table(state, width))
+    head, *lines = out.getvalue().splitlines()
+    assert len(head.split()) == columns
+    assert len(lines) == 4  # none is broken over several
+    assert all(len(line) <= width for line in (head, *lines))
+    assert [line.split()[1][-5:] for line in lines[2:]] == ["sdkb0", "sdkb1"]
+    assert all("Loading 50%" in line for line in lines[2:])
+
+
 def test_both_displays_say_the_same():
     plain, out = [], io.StringIO()
     state = fresh()

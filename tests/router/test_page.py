@@ -151,3 +151,36 @@ def test_no_name_that_somebody_can_have_resolved_is_ours(host):
     if origin.is_own(headers):
         name = host.rpartition("@")[2].partition("]")[0].lstrip("[").partition("%")[0]
         assert name.lower().startswith("localhost") or not any(c.isalpha() and c not in "abcdefABCDEF" for c in name)
+
+
+async def test_each_request_is_one_line_of_the_log_without_what_was_asked(rig, caplog):
+    caplog.set_level("INFO", "argosy_router.requests")
+    body = {"model": "m", "prompt": ["a secret", "another secret"], "max_tokens": 5}
+    answer, _ = await rig.post("/v1/completions", body, headers={"x-request-id": "mine"})
+    assert answer.status == 200
+    assert (await rig.post("/v1/completions", {"model": "none", "prompt": "a secret"}))[0].status == 404
+    assert (await rig.post("/v1/completions", {"model": "m", "prompt": "a secret", "top_p": 7}))[0].status == 400
+
+    def lines():
+        return [r.getMessage() for r in caplog.records if r.name == "argosy_router.requests"]
+
+    await eventually(lambda: len(lines()) == 3)
+    first, second, third = lines()
+    assert first.startswith("http m OK ")
+    assert " prompt tokens (" in first
+    assert ", 10 generated, first after " in first
+    assert any(w in first for w in ("w0", "w1"))
+    assert first.endswith("; id 'mine'")
+    assert " NOT_FOUND " in second
+    assert " INVALID_ARGUMENT " in third
+    assert "secret" not in caplog.text
+
+
+async def test_a_line_can_forge_no_other(rig, caplog):
+    """A client names its requests as it likes."""
+    from argosy_router.recent import Line, Passing
+
+    one = Passing(number=1, request_id="a\nhttp m OK", model="m", tenant="", at=0.0, prompt_tokens=3)
+    line = str(Line("http", "m", "OK", 1.0, [one]))
+    assert "\n" not in line
+    assert str(Line("grpc", "m", "CANCELLED", 0.5, [])) == "grpc m CANCELLED 0.500 s"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from argosy_api import adapters as lists
-from argosy_api import net
+from argosy_api import logs, net
 from argosy_api.model_uri import ModelUri
 from argosy_api.process import ADAPTERS, HF_TOKEN, IMAGE_ROOT, MODEL_CACHE, PVC_ROOT, REDIS_URL
 from argosy_api.resource import InferenceDeployment
@@ -132,7 +132,8 @@ def assemble(
     """Build all parts and enter their states into `state`; nothing is started."""
     resources = [item.resource for item in loaded]
     # our own settings are not the children's: ARGOSY_GRPC_PORT, for one, means the router's port here
-    inherited = {k: v for k, v in environment.items() if not k.startswith("ARGOSY_")} | {"PYTHONUNBUFFERED": "1"}
+    inherited = {k: v for k, v in environment.items() if not k.startswith("ARGOSY_") or k in (logs.LEVEL, logs.FORMAT)}
+    inherited["PYTHONUNBUFFERED"] = "1"
     taken = {options.http_port, options.grpc_port, options.metrics_port}
     valkey, url = _valkey(taken, folder, state, changed)
     router = _router(resources, options, folder, environment=inherited | _redis(url), run=state, changed=changed)

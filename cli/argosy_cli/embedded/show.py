@@ -131,7 +131,7 @@ class TerminalDisplay:
     def update(self, state: RunState) -> None:
         """Print what changed, and draw the table anew."""
         self._lines.update(state)
-        self._live.update(table(state), refresh=True)
+        self._live.update(table(state, self._live.console.width), refresh=True)
 
 
 def describe(process: ProcessState) -> str:
@@ -154,20 +154,22 @@ def describe(process: ProcessState) -> str:
     return f"{text}: {process.message}" if process.message else text
 
 
-def table(state: RunState) -> Table:
-    """All processes of a run."""
+_NARROW, _NARROWER = 110, 80
+_END = 11
+"""Of a long name: what tells replicas apart."""
+
+
+def table(state: RunState, width: int = 200) -> Table:
+    """All processes of a run; in a narrow terminal without what matters less, and with the ends of long names."""
     out = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("RESOURCE", "PROCESS", "STATE", "RESTARTS", "PID"):
+    columns = ("RESOURCE", "PROCESS", "STATE", "RESTARTS", "PID")[: 5 if width >= _NARROW else 3]
+    for column in columns:
         out.add_column(column, overflow="fold", no_wrap=column == "PROCESS")
     rows = [("", s) for s in state.services]
     rows += [(r.name, replica) for r in state.resources for replica in r.replicas]
     for owner, process in rows:
+        name = process.name if width >= _NARROWER or len(process.name) <= _END else f"…{process.name[-_END:]}"
         style = _COLOURS.get(process.phase, "")
-        out.add_row(
-            Text(owner),
-            Text(process.name),
-            Text(describe(process), style),
-            str(process.restarts),
-            str(process.pid or ""),
-        )
+        cells = (Text(owner), Text(name), Text(describe(process), style), str(process.restarts), str(process.pid or ""))
+        out.add_row(*cells[: len(columns)])
     return out
