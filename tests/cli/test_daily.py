@@ -245,3 +245,16 @@ def test_the_state_folder_is_the_users_whatever_folder_he_is_in(tmp_path, monkey
         assert run.home(environment) == tmp_path / ".local" / "state" / "argosy"
         assert run.cache(environment) == tmp_path / ".cache" / "argosy"
     assert run.cache({"XDG_CACHE_HOME": "/c"}).as_posix() == "/c/argosy"
+
+
+def test_the_shell_completes_commands_and_models(here):
+    def completed(words):
+        asked = {"_ARGOSY_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+        code = "import sys; sys.argv = ['argosy']; from argosy_cli.main import app; app(prog_name='argosy')"
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=here.environment | asked, capture_output=True, text=True, check=True
+        )
+        return set(done.stdout.split())
+
+    assert completed("argosy run s") == {"smollm2", "sim"}
+    assert {"serve", "show", "status"} <= completed("argosy s")
