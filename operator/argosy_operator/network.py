@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from argosy_api import labels, process
 from argosy_api.model_uri import ModelUri
+from argosy_api.redis_urls import sentinels_of
 from argosy_api.resource import InferenceDeployment
 
 Manifest = dict[str, Any]
@@ -39,7 +40,8 @@ def rules_out(
     """What the workers may reach: names, Redis, each other, and the hub where a model or an adapter is downloaded."""
     rules = [_rule(allowed.dns, {53}, "UDP", "TCP"), _each_other(resource, "to", grouped=grouped)]
     if redis_url:
-        rules.append(_rule(allowed.redis, {_port(redis_url)}))
+        sentinels = {port for _, port in sentinels_of(redis_url)}
+        rules.append(_rule(allowed.redis, {_port(redis_url), *sentinels}))
     adapters = (ModelUri.parse(adapter.uri) for adapter in resource.spec.adapters)
     if any(uri.scheme == "hf" for uri in (*resource.model_uris, *adapters)):
         rules.append(_rule(allowed.downloads, _download_ports(env)))

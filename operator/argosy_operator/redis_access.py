@@ -13,6 +13,7 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from argosy_api import redis_acl
 from argosy_api.errors import InvalidArgumentError
+from argosy_api.redis_urls import sentinels_of
 
 Access = Literal["perNamespace", "shared"]
 """`shared`: whoever installed it wants everybody to use one URL as it is."""
@@ -36,6 +37,10 @@ def check_url(url: str, variable: str) -> str:
         raise InvalidArgumentError(
             variable, "must be redis:// or rediss://, with user and password as needed, and a host"
         )
+    try:
+        sentinels_of(url)
+    except ValueError:
+        raise InvalidArgumentError(variable, "has sentinels that are not HOST:PORT, with commas between them") from None
     if query & {"username", "password"}:
         raise InvalidArgumentError(variable, "must have user and password in front of the host, not behind a '?'")
     return url

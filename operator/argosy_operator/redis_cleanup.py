@@ -8,6 +8,7 @@ import redis.asyncio as redis
 from redis.exceptions import RedisError
 
 from argosy_api.keys import Keys
+from argosy_api.sentinel import through
 
 log = logging.getLogger(__name__)
 _SPECIAL = str.maketrans({c: f"\\{c}" for c in "\\*?[]^-"})
@@ -40,7 +41,8 @@ class RedisCleanup:
     async def _remove(self, prefix: str) -> int:
         # no socket_timeout: with one the client sends through asyncio.wait_for, which before Python 3.12 loses the
         # cancel that the caller's limit is made of
-        client = redis.Redis.from_url(self._url, socket_connect_timeout=2.0, socket_timeout=None)
+        url, way = through(self._url)
+        client = redis.Redis.from_url(url, **way, socket_connect_timeout=2.0, socket_timeout=None)
         removed = 0
         try:
             pattern = prefix.translate(_SPECIAL) + "*"

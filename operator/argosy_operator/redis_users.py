@@ -16,6 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from argosy_api import redis_acl
+from argosy_api.sentinel import through
 from argosy_operator.redis_access import Access, password_of, user_of, without_secrets, worker_password
 
 log = logging.getLogger(__name__)
@@ -86,8 +87,9 @@ class RedisUsers:
             )
             return
         # no socket_timeout: with one the client sends through asyncio.wait_for, which before Python 3.12 loses cancels
+        url, way = through(self._admin_url)
         client = redis.Redis.from_url(
-            self._admin_url, socket_connect_timeout=CALL_S, socket_timeout=None, single_connection_client=True
+            url, **way, socket_connect_timeout=CALL_S, socket_timeout=None, single_connection_client=True
         )
         try:
             while True:

@@ -26,9 +26,13 @@ class Admission:
             OverloadedError: there are not so many.
 
         """
+        self.check(count)
+        self.running += count
+
+    def check(self, count: int = 1) -> None:
+        """Whether there are so many places. Raises OverloadedError."""
         if self.running + count > self._places:
             raise OverloadedError("the router carries as many requests as it may")
-        self.running += count
 
     def take(self, count: int) -> None:
         """Takes bytes. Raises OverloadedError."""

@@ -1,5 +1,6 @@
 """Between a request that was understood and the workers: what its tenant may have, and whose turn it is."""
 
+from collections.abc import Collection
 from typing import NamedTuple
 from weakref import WeakKeyDictionary, ref
 
@@ -7,7 +8,7 @@ from argosy_api.errors import OverloadedError
 from argosy_router.clock import now
 from argosy_router.fleet.deployment import DeploymentState
 from argosy_router.fleet.strength import strength
-from argosy_router.metrics import Metrics
+from argosy_router.metrics import UNKNOWN_MODEL, Metrics
 from argosy_router.routing.job import Job
 from argosy_router.tenants.identity import Identity
 from argosy_router.tenants.quotas import Quotas
@@ -36,6 +37,37 @@ class Gate:
         self._longest_s = longest_s
         self._turns: WeakKeyDictionary[DeploymentState, Turns] = WeakKeyDictionary()
         self._closed = ""
+
+    def glance(self, states: Collection[DeploymentState], tenant: Tenant) -> None:
+        """Before a request is read: refuses what would be refused whatever it asks for.
+
+        Raises:
+            OverloadedError: its tenant has what he may have, or nothing could begin in time at any deployment.
+
+        """
+        why, least = "quota", None
+        try:
+            if tenant.name:
+                self.quotas.check(tenant, 1, now())
+            why = "contended"
+            for state in states:
+                turns = self._turns.get(state)
+                if turns is None:
+                    return  # nobody has asked for it yet
+                try:
+                    turns.check(tenant, tenant.limits.max_priority, 1, None)
+                except OverloadedError as error:
+                    least = error if least is None else min(least, error, key=lambda e: e.retry_after_s)
+                else:
+                    return
+            if least is not None:
+                raise least
+        except OverloadedError:
+            shown = (
+                next(iter(states)).name if len(states) == 1 else UNKNOWN_MODEL
+            )  # else it is not known which is meant
+            self._metrics.shed.labels(shown, why).inc()
+            raise
 
     def enter(
         self, state: DeploymentState, tenant: Tenant, answers: int, *, priority: int, deadline: float | None

@@ -135,6 +135,11 @@ class Service:
         if self.draining:
             raise UnavailableError("the router is shutting down; try again elsewhere")
 
+    def glance(self, tenant: Tenant) -> None:
+        """Before a request's body is read. Raises OverloadedError where nothing that may be in it could be served."""
+        self.admission.check()
+        self.gate.glance(self.fleet.states, tenant)
+
     # --- prepare
 
     async def prepare(self, request: Request, ask: Ask, caller: Caller) -> Prepared:

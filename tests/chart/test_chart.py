@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import kube_models
 import pytest
@@ -11,11 +11,14 @@ from rendered import POD_KINDS, env_of, one
 
 from argosy_api import redis_acl
 from argosy_api.crd import crd
+from argosy_api.redis_urls import sentinels_of
+from argosy_operator.redis_access import check_url, worker_url
 from argosy_operator.settings import from_environment
 
 CHART = Path(__file__).resolve().parents[2] / "charts/argosy"
 MATRIX = [(), *((path.name,) for path in sorted((CHART / "ci").glob("*-values.yaml")))]
 IDS = [values[0].removesuffix("-values.yaml") if values else "defaults" for values in MATRIX]
+CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMIIB+x/y==\n-----END CERTIFICATE-----"
 API_KEYS = {"argosy-admin-key", "argosy-api-keys"}
 
 
@@ -316,6 +319,24 @@ def test_the_routers_url_is_of_a_user_of_their_own(render, values, host):
     assert router.password not in (None, "", admin.password)
     assert router.geturl().endswith("@" + host)
     assert admin.geturl().endswith("@" + host)
+
+
+def test_sentinels_and_the_certificate_are_in_every_url(render):
+    """Also in those that the operator derives for workers."""
+    objects = render("sentinel-values.yaml")
+    (secret,) = [i for i in objects if i["kind"] == "Secret" and i["metadata"]["name"] not in API_KEYS]
+    hosts = tuple((f"sentinel-{i}.example", 26379) for i in range(3))
+    for key in ("url", "router-url"):
+        url = secret["stringData"][key]
+        assert urlsplit(url).hostname == "mymaster"
+        assert sentinels_of(url) == hosts
+        assert check_url(url, key) == url
+        assert sentinels_of(worker_url(url, "perNamespace", "default")) == hosts
+    with_authority = render("sentinel-values.yaml", "redis.url=rediss://:p@m/0", "redis.ca=" + CERTIFICATE)
+    (secret,) = [i for i in with_authority if i["kind"] == "Secret" and i["metadata"]["name"] not in API_KEYS]
+    query = parse_qs(urlsplit(secret["stringData"]["url"]).query)
+    assert query["ssl_ca_data"] == [CERTIFICATE]
+    assert sentinels_of(secret["stringData"]["router-url"]) == hosts
 
 
 def test_a_new_redis_url_replaces_the_pods_that_read_it(render):

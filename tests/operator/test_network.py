@@ -93,3 +93,11 @@ def test_what_is_no_list_of_peers_is_refused(text):
     with pytest.raises(InvalidArgumentError) as refusal:
         from_environment({"ARGOSY_WORKER_EGRESS": text})
     assert refusal.value.field == "ARGOSY_WORKER_EGRESS"
+
+
+def test_sentinels_may_be_reached_beside_the_redis_that_they_name():
+    def ports(url):
+        return reached(policy(replace(INSTALLED, redis_url=url))["egress"])[str(REDIS)]
+
+    assert ports("redis://:pw@mymaster/0?sentinels=a:26379,b:26380") == {6379, 26379, 26380}
+    assert ports("redis://:pw@mymaster:6380/0?sentinels=a") == {6380, 26379}

@@ -150,6 +150,17 @@ async def test_a_bad_request_is_refused_in_the_routers_words(make_site, mode, re
         assert site.served() == [0, 1], "no router was bothered with it by the gateway"
 
 
+async def test_other_dialects_are_picked_for_too_and_refused_in_their_words(make_site):
+    async with make_site() as site:
+        response, body = await site.post({"model": "m", "input": "hello", "max_output_tokens": 4}, path="/v1/responses")
+        assert response.status == 200, body
+        assert response.headers["x-argosy-decision"].startswith("picker:picked")
+        wrong = {"model": "m", "input": "x" * 5000}
+        response, body = await site.post(wrong, path="/v1/responses")
+        direct, said = await site.rigs[1].post("/v1/responses", wrong)
+        assert (response.status, json.loads(body)) == (direct.status, json.loads(said)) == (400, json.loads(said))
+
+
 async def test_too_much_is_refused_before_it_is_all_there(make_site):
     async with make_site() as site:
         response, body = await site.post(None, data=b" " * 11_000_000, headers={"content-type": "application/json"})

@@ -124,7 +124,7 @@ router-url
 {{/* Of pods that read redis.url when they start: a new one must replace them. */}}
 {{- define "argosy.redisChecksum" -}}
 {{- if and (not .Values.valkey.enabled) .Values.redis.url -}}
-checksum/redis: {{ sha256sum (print .Values.redis.url .Values.redis.ca) }}
+checksum/redis: {{ sha256sum (include "argosy.redisUrl" .) }}
 {{- end -}}
 {{- end -}}
 
@@ -133,12 +133,13 @@ checksum/redis: {{ sha256sum (print .Values.redis.url .Values.redis.ca) }}
 {{- printf "redis://%s@%s-valkey.%s.svc:6379/0" .login (include "argosy.fullname" .root) .root.Release.Namespace -}}
 {{- end -}}
 
-{{/* redis.url, and in it the certificates to trust: so they come wherever the URL comes, without a file. */}}
+{{/* redis.url, and in it Sentinels and the certificates to trust: so they come wherever the URL comes, without a file. */}}
 {{- define "argosy.redisUrl" -}}
+{{- $more := list -}}
+{{- with .Values.redis.sentinels }}{{ $more = append $more (printf "sentinels=%s" (join "," .)) }}{{ end -}}
+{{- with .Values.redis.ca }}{{ $more = append $more (printf "ssl_ca_data=%s" (urlquery .)) }}{{ end -}}
 {{- .Values.redis.url -}}
-{{- with .Values.redis.ca -}}
-{{- ternary "&" "?" (contains "?" $.Values.redis.url) -}}ssl_ca_data={{ urlquery . }}
-{{- end -}}
+{{- with $more }}{{ ternary "&" "?" (contains "?" $.Values.redis.url) }}{{ join "&" . }}{{ end -}}
 {{- end -}}
 
 {{/* The URL that routers use of a Redis of one's own: the operator makes this user, who may only read. */}}
@@ -202,6 +203,9 @@ downloads: {{ toJson (default list $to.downloads) }}
 {{- end -}}
 {{- if and .Values.valkey.enabled (or .Values.redis.url .Values.redis.existingSecret.name) -}}
 {{- fail "redis.url or redis.existingSecret is set, but valkey.enabled is true: set valkey.enabled=false to use your own Redis" -}}
+{{- end -}}
+{{- if and .Values.redis.sentinels (not .Values.redis.url) -}}
+{{- fail "redis.sentinels is set without redis.url: set valkey.enabled=false and redis.url=redis://user:password@MASTER/0; the URL in a Secret of your own has its Sentinels in it" -}}
 {{- end -}}
 {{- if and .Values.redis.url .Values.redis.existingSecret.name -}}
 {{- fail "redis.url and redis.existingSecret.name are both set: remove one of them" -}}

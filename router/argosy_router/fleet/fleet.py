@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
 import grpc
@@ -51,6 +51,11 @@ class Fleet:
     def deployments(self) -> list[DeploymentState]:
         """All of them, in the order of their names."""
         return sorted(self._deployments.values(), key=lambda d: d.name)
+
+    @property
+    def states(self) -> Collection[DeploymentState]:
+        """All of them, in no order: for what is done with every request."""
+        return self._deployments.values()
 
     def resolve(self, model: str) -> DeploymentState:
         """The deployment that a request's `model` picks. Raises like `named`."""

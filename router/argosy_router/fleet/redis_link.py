@@ -10,6 +10,7 @@ import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from argosy_api.sentinel import through
 from argosy_router.fleet.redis_bounds import BoundedParser
 from argosy_router.metrics import Metrics
 
@@ -25,13 +26,14 @@ class RedisLink:
     """Shared by all feeds. Without a URL `client` is None, and events come from the workers."""
 
     def __init__(self, url: str | None, metrics: Metrics) -> None:
-        self._url = url
+        self._url, self._way = ("", {}) if url is None else through(url)
         self._metrics = metrics
         self._up: bool | None = None
         self.client: redis.Redis | None = None
         if url is not None:
             pool = redis.BlockingConnectionPool.from_url(
-                url, max_connections=16, timeout=CALL_S, socket_timeout=None, socket_connect_timeout=CALL_S,
+                self._url, **self._way, max_connections=16, timeout=CALL_S, socket_timeout=None,
+                socket_connect_timeout=CALL_S,
                 retry=Retry(NoBackoff(), 0), decode_responses=False,
                 parser_class=BoundedParser, client_name="argosy-router", health_check_interval=15,
             )  # fmt: skip
@@ -40,10 +42,10 @@ class RedisLink:
 
     def reader(self) -> "redis.Redis | None":
         """A client with a connection of its own, for blocking reads; the caller closes it."""
-        if self._url is None:
+        if self.client is None:
             return None
         return redis.Redis.from_url(
-            self._url, single_connection_client=True, socket_timeout=None, socket_connect_timeout=CALL_S,
+            self._url, **self._way, single_connection_client=True, socket_timeout=None, socket_connect_timeout=CALL_S,
             retry=Retry(NoBackoff(), 0), decode_responses=False,
             parser_class=BoundedParser, client_name="argosy-router-events",
         )  # fmt: skip

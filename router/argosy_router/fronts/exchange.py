@@ -102,6 +102,7 @@ class Exchange:
     ) -> web.StreamResponse:
         """The whole way of a request that wants text; `made` speaks its protocol."""
         with self.service.request("http") as taken:
+            self.service.glance(http[TENANT])
             request, headers = await self.read(http, taken, kind)
             return await self.fly(http, taken, request, headers, made)
 
@@ -117,7 +118,7 @@ class Exchange:
         try:
             prepared = await self.service.prepare(taken, request.ask(), caller(http))
         except InvalidArgumentError as error:
-            raise _in_its_words(error, request.names) from None
+            raise in_its_words(error, request.names) from None
         answer = made(request, prepared)
         if request.stream:
             return await self._stream(http, taken, answer, prepared.jobs, headers)
@@ -185,7 +186,7 @@ class Exchange:
         await _write(response, opening + answer.ending(flights.cached_tokens, flights.delivered))
 
 
-def _in_its_words(error: InvalidArgumentError, names: Mapping[str, str]) -> InvalidArgumentError:
+def in_its_words(error: InvalidArgumentError, names: Mapping[str, str]) -> InvalidArgumentError:
     """The error with its field as the protocol calls it."""
     ours = re.split(r"[.\[]", error.field, maxsplit=1)[0]
     if ours not in names:

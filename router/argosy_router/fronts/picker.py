@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from argosy_api import limits
-from argosy_api.errors import ArgosyError, TooLargeError
+from argosy_api.errors import ArgosyError, InvalidArgumentError, TooLargeError
 from argosy_api.extproc import extproc_pb2 as pb
 from argosy_api.faults import is_fault
 from argosy_router.ask import Caller
 from argosy_router.fronts.bodies import PATHS, Bodies
+from argosy_router.fronts.exchange import in_its_words
 from argosy_router.fronts.grpc_common import Context
 from argosy_router.fronts.picker_messages import METHOD, destination, headers_of, parts, refusal, subset_of
 from argosy_router.fronts.request_ids import request_id
@@ -176,7 +177,10 @@ class _Exchange:
             return None
         try:
             request = await self._front.bodies.parse(self._kind, body)
-            return await self._front.picker.pick(self._account, request.ask(), self._caller)
+            try:
+                return await self._front.picker.pick(self._account, request.ask(), self._caller)
+            except InvalidArgumentError as error:
+                raise in_its_words(error, request.names) from None
         except BaseException as error:
             if isinstance(error, ArgosyError) or not is_fault(error):
                 raise

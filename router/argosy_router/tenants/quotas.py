@@ -45,7 +45,15 @@ class Quotas:
         """Part of each limit that this router gives out: 1 while it hears what the others use."""
 
     def begin(self, tenant: Tenant, answers: int, now: float) -> None:
-        """A request with so many answers begins; it ends with `end`.
+        """A request with so many answers begins; it ends with `end`. Raises as `check`."""
+        account = self.check(tenant, answers, now)
+        account.own.requests += 1
+        account.own.running += answers
+        if account.requests is not None:
+            account.requests.take(1, now)
+
+    def check(self, tenant: Tenant, answers: int, now: float) -> _Account:
+        """Whether a request with so many answers may begin.
 
         Raises:
             OverloadedError: the tenant has what he may have; tells when another try makes sense.
@@ -63,10 +71,7 @@ class Quotas:
         for bucket, what in ((account.requests, "requests"), (account.tokens, "tokens")):
             if bucket is not None and (wait := bucket.wait(now)) > 0:
                 raise OverloadedError(f"this tenant has used its {what} per minute", retry_after_s=wait)
-        account.own.requests += 1
-        account.own.running += answers
-        if account.requests is not None:
-            account.requests.take(1, now)
+        return account
 
     def end(self, tenant: Tenant, answers: int) -> None:
         """It has ended, in whatever way."""

@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 from argosy_api import limits
 from argosy_api.backoff import Backoff
 from argosy_api.keys import BATCH_FIELD, BEAT_S, LEASE_TTL_S, LOAD_TTL_S, Keys
+from argosy_api.sentinel import through
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_worker.engine.metrics import WorkerMetrics
 from argosy_worker.kv_events.log import NOTHING, KvEventLog
@@ -46,8 +47,10 @@ class RedisPublisher:
         load: Callable[[], pb.Load],
         metrics: WorkerMetrics,
     ) -> None:
+        url, way = through(url)
         self._redis = Redis.from_url(
             url,
+            **way,
             retry=Retry(NoBackoff(), 0),  # the defaults would hide an outage for seconds, and with it the wipe
             # With a socket_timeout the client sends through asyncio.wait_for, which before Python 3.12 loses a cancel
             # that comes as the sending ends: the task would never end. `_execute` has the limit instead.
