@@ -69,6 +69,10 @@ MAX_DOCUMENTS = 256
 """Documents of one chat."""
 MAX_PROMPTS = 64
 """Prompts of one /v1/completions call."""
+MAX_INPUTS = 2048
+"""Texts of one request for embeddings."""
+MAX_EMBEDDING = 1 << 20
+"""Numbers of one embedding."""
 MAX_MESSAGES = 2048
 MAX_REQUEST_ID = 128
 MAX_CACHE_SALT = 64

@@ -59,6 +59,8 @@ class Ask:
     """Whether a plain prompt gets what the model's tokenizer puts around a text."""
     offsets: bool = False
     """And where each of their tokens begins in them."""
+    embeds: bool = False
+    """The prompts' embeddings are wanted, and no answers."""
     whole: bool = False
     """The answer is collected before it is sent, so all of it is held at once."""
     return_token_ids: bool = False

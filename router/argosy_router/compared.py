@@ -8,7 +8,7 @@ from argosy_router.routing.job import Job
 
 def compare(job: Job, decision: Decision, found: int, metrics: Metrics) -> None:
     """`found`: prompt tokens that the worker had cached. Counts nothing where they say nothing of the index."""
-    computed_anew = job.params.prompt_logprobs is not None or job.resumption is not None
+    computed_anew = job.params.prompt_logprobs is not None or job.resumption is not None or job.embeds
     if decision.policy != "kvAware" or decision.source or computed_anew:
         return
     job.deployment.truth.compared(predicted=decision.cached, found=found, now=now())

@@ -65,6 +65,7 @@ class Course:
             adapter=job.adapter,
             priority=job.priority,
             constraint=job.constraint,
+            embed=job.embeds,
         )
         if job.resumption is not None:
             self._take_over(job.resumption)

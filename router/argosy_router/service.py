@@ -160,6 +160,8 @@ class Service:
         if ask.resumption is None:
             request.taken = self.gate.enter(state, tenant, ask.choices, priority=ask.priority, deadline=caller.deadline)
         ask.params.check(vocab_size=card.facts.vocab_size)
+        if ask.embeds and not card.facts.embedding_size:
+            raise InvalidArgumentError("model", f"{named.name!r} gives no embeddings")
         ask = await worded(ask, card)
         prompts = await encoded(request.account, ask, card, adapter)
         params = budgeted(ask, card, prompts)
@@ -190,6 +192,7 @@ class Service:
                     deadline=caller.deadline,
                     received_at=request.started,
                     key=key,
+                    embeds=ask.embeds,
                     pick=caller.pick if self._picks is not None and len(jobs) < ask.n else NO_PICK,  # of one prompt
                     resumption=ask.resumption,
                 )

@@ -61,6 +61,11 @@ def answer_of(prompt: list[int], count: int) -> list[int]:
     return [ids[i % len(ids)] for i in range(count)]
 
 
+def embedding_of(prompt: list[int]) -> list[float]:
+    """What a fake worker gives for a prompt: numbers that single precision has."""
+    return [len(prompt) / 8, prompt[0] / 4, prompt[-1] / 4, -0.5]
+
+
 @dataclass
 class Script:
     """What a fake worker does with the requests that it gets."""
@@ -122,6 +127,7 @@ class FakeWorker(rpc.WorkerServicer):
     kv_layout: str = ""
     kv_block_bytes: int = 0
     transfer: float = 0.0
+    embedding_size: int = 4
     adapters: dict[str, str] = field(default_factory=dict)
     script: Script = field(default_factory=Script)
 
@@ -220,7 +226,7 @@ class FakeWorker(rpc.WorkerServicer):
             worker_id=self.worker_id, epoch=self.epoch, served_name=self.served_name, fingerprint=self.fingerprint,
             block_hash_version=self.hash_version, block_size=BLOCK, total_blocks=self.total_blocks,
             host_blocks=self.host_blocks,
-            max_model_len=self.max_model_len, vocab_size=VOCAB, architecture="fake", quantization="none", compute="none",
+            max_model_len=self.max_model_len, vocab_size=VOCAB, embedding_size=self.embedding_size, architecture="fake", quantization="none", compute="none",
             tokenizer_json=self.tokenizer_json, chat_template=self.template, eos_token_ids=[eos],
             bos_token_id=_TOKENIZER.token_to_id("<|endoftext|>"),
             special_tokens={"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>"},
@@ -324,6 +330,8 @@ class FakeWorker(rpc.WorkerServicer):
                 chunk.logprobs.extend(_logprob(t, sampling.logprobs) for t in piece)
             if index == begin == 0 and sampling.HasField("prompt_logprobs"):
                 chunk.prompt_logprobs.extend(_logprob(t, sampling.prompt_logprobs) for t in prompt[1:])
+            if index == begin == 0 and request.embed:
+                chunk.embedding.extend(embedding_of(prompt))
             if index == begin == 0 and script.usage_first:
                 chunk.usage.CopyFrom(usage)
             if last:

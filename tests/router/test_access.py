@@ -142,7 +142,10 @@ BODIES = {
     "/detokenize": {"model": "m", "tokens": [1, 2]},
     "/v1/messages": {"model": "m", "messages": HI, "max_tokens": 2},
     "/v1/messages/count_tokens": {"model": "m", "messages": HI},
+    "/v1/embeddings": {"model": "m", "input": "hi"},
     "/api/show": {"model": "m"},
+    "/api/embed": {"model": "m", "input": "hi"},
+    "/api/embeddings": {"model": "m", "prompt": "hi"},
     "/api/chat": {"model": "m", "messages": HI, "options": {"num_predict": 2}},
     "/api/generate": {"model": "m", "prompt": "hi", "options": {"num_predict": 2}},
 }

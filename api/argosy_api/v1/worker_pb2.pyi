@@ -209,6 +209,7 @@ class GenerateRequest(_message.Message):
     CONSTRAINT_FIELD_NUMBER: _builtins.int
     KV_SOURCE_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
+    EMBED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     attempt: _builtins.int
     """counts from 1; a retry of the same request has the next number"""
@@ -233,6 +234,8 @@ class GenerateRequest(_message.Message):
     """host:port of a worker that holds blocks of this prompt"""
     tenant: _builtins.str
     """whose request it is"""
+    embed: _builtins.bool
+    """The first chunk brings the prompt's embedding, pooled as ModelInfo says. Of the answer one token is enough."""
     @_builtins.property
     def prompt_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -259,10 +262,11 @@ class GenerateRequest(_message.Message):
         constraint: _builtins.str = ...,
         kv_source: _builtins.str = ...,
         tenant: _builtins.str = ...,
+        embed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "attempt", b"attempt", "cache_salt", b"cache_salt", "constraint", b"constraint", "kv_source", b"kv_source", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "resumed_text_bytes", b"resumed_text_bytes", "resumed_tokens", b"resumed_tokens", "sampling", b"sampling", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "attempt", b"attempt", "cache_salt", b"cache_salt", "constraint", b"constraint", "embed", b"embed", "kv_source", b"kv_source", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "resumed_text_bytes", b"resumed_text_bytes", "resumed_tokens", b"resumed_tokens", "sampling", b"sampling", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -481,6 +485,7 @@ class GenerateChunk(_message.Message):
     STOP_REASON_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    EMBEDDING_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     attempt: _builtins.int
     index: _builtins.int
@@ -506,6 +511,10 @@ class GenerateChunk(_message.Message):
     def usage(self) -> Global___Usage:
         """first chunk (cached tokens are known then; not with resumed_tokens) and last chunk"""
 
+    @_builtins.property
+    def embedding(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """first chunk only, when asked for: of the length 1"""
+
     def __init__(
         self,
         *,
@@ -520,10 +529,11 @@ class GenerateChunk(_message.Message):
         stop_reason: _builtins.str = ...,
         usage: Global___Usage | None = ...,
         resume_token: _builtins.bytes = ...,
+        embedding: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_usage", b"_usage", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_usage", b"_usage", "attempt", b"attempt", "finish_reason", b"finish_reason", "index", b"index", "logprobs", b"logprobs", "prompt_logprobs", b"prompt_logprobs", "request_id", b"request_id", "resume_token", b"resume_token", "stop_reason", b"stop_reason", "text", b"text", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_usage", b"_usage", "attempt", b"attempt", "embedding", b"embedding", "finish_reason", b"finish_reason", "index", b"index", "logprobs", b"logprobs", "prompt_logprobs", b"prompt_logprobs", "request_id", b"request_id", "resume_token", b"resume_token", "stop_reason", b"stop_reason", "text", b"text", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__usage: _TypeAlias = _typing.Literal["usage"]  # noqa: Y015
     _WhichOneofArgType__usage: _TypeAlias = _typing.Literal["_usage", b"_usage"]  # noqa: Y015
@@ -861,6 +871,8 @@ class ModelInfo(_message.Message):
     SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
     KV_LAYOUT_FIELD_NUMBER: _builtins.int
     KV_BLOCK_BYTES_FIELD_NUMBER: _builtins.int
+    EMBEDDING_SIZE_FIELD_NUMBER: _builtins.int
+    POOLING_FIELD_NUMBER: _builtins.int
     HOST_BLOCKS_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     INSTRUCTION_SET_FIELD_NUMBER: _builtins.int
@@ -902,6 +914,10 @@ class ModelInfo(_message.Message):
     """what an exported block's bytes mean; they move between equal ones only"""
     kv_block_bytes: _builtins.int
     """of one block, exported"""
+    embedding_size: _builtins.int
+    """numbers of an embedding; 0: this model gives none"""
+    pooling: _builtins.str
+    """of hidden states into an embedding: "mean", "last" or "cls", as the model's files say"""
     host_blocks: _builtins.int
     """evicted blocks that host memory has room for: KV events may tell of so many more"""
     role: _builtins.str
@@ -950,13 +966,15 @@ class ModelInfo(_message.Message):
         special_tokens: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         kv_layout: _builtins.str = ...,
         kv_block_bytes: _builtins.int = ...,
+        embedding_size: _builtins.int = ...,
+        pooling: _builtins.str = ...,
         host_blocks: _builtins.int = ...,
         role: _builtins.str = ...,
         instruction_set: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id", "_queue_ageing", b"_queue_ageing", "bos_token_id", b"bos_token_id", "queue_ageing", b"queue_ageing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id", "_queue_ageing", b"_queue_ageing", "add_bos", b"add_bos", "architecture", b"architecture", "block_hash_version", b"block_hash_version", "block_size", b"block_size", "bos_token_id", b"bos_token_id", "chat_template", b"chat_template", "compute", b"compute", "device", b"device", "eos_token_ids", b"eos_token_ids", "epoch", b"epoch", "exactness", b"exactness", "fingerprint", b"fingerprint", "host_blocks", b"host_blocks", "instruction_set", b"instruction_set", "kernels", b"kernels", "kv_block_bytes", b"kv_block_bytes", "kv_dtype", b"kv_dtype", "kv_layout", b"kv_layout", "max_model_len", b"max_model_len", "quantization", b"quantization", "queue_ageing", b"queue_ageing", "queue_order", b"queue_order", "revision", b"revision", "role", b"role", "served_name", b"served_name", "special_tokens", b"special_tokens", "tokenizer_json", b"tokenizer_json", "total_blocks", b"total_blocks", "vocab_size", b"vocab_size", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id", "_queue_ageing", b"_queue_ageing", "add_bos", b"add_bos", "architecture", b"architecture", "block_hash_version", b"block_hash_version", "block_size", b"block_size", "bos_token_id", b"bos_token_id", "chat_template", b"chat_template", "compute", b"compute", "device", b"device", "embedding_size", b"embedding_size", "eos_token_ids", b"eos_token_ids", "epoch", b"epoch", "exactness", b"exactness", "fingerprint", b"fingerprint", "host_blocks", b"host_blocks", "instruction_set", b"instruction_set", "kernels", b"kernels", "kv_block_bytes", b"kv_block_bytes", "kv_dtype", b"kv_dtype", "kv_layout", b"kv_layout", "max_model_len", b"max_model_len", "pooling", b"pooling", "quantization", b"quantization", "queue_ageing", b"queue_ageing", "queue_order", b"queue_order", "revision", b"revision", "role", b"role", "served_name", b"served_name", "special_tokens", b"special_tokens", "tokenizer_json", b"tokenizer_json", "total_blocks", b"total_blocks", "vocab_size", b"vocab_size", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bos_token_id: _TypeAlias = _typing.Literal["bos_token_id"]  # noqa: Y015
     _WhichOneofArgType__bos_token_id: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id"]  # noqa: Y015

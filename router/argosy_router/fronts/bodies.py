@@ -13,7 +13,14 @@ from typing import Any
 from argosy_api import limits
 from argosy_api.errors import InternalError, InvalidArgumentError, TooLargeError
 from argosy_router.children.child import Child, JobFailedError, JobKilledError, JobRefusedError
-from argosy_router.fronts import anthropic_parse, oai_parse, ollama_parse, responses_parse, tokens_parse
+from argosy_router.fronts import (
+    anthropic_parse,
+    embeddings_parse,
+    oai_parse,
+    ollama_parse,
+    responses_parse,
+    tokens_parse,
+)
 from argosy_router.fronts.fields import parse_json
 from argosy_router.fronts.text_request import TextRequest
 
@@ -28,6 +35,9 @@ PARSERS: dict[str, Callable[[dict[str, Any]], TextRequest]] = {
     "ollama_chat": ollama_parse.chat,
     "ollama_generate": ollama_parse.generate,
     "ollama_show": ollama_parse.show,
+    "embeddings": embeddings_parse.embeddings,
+    "ollama_embed": embeddings_parse.ollama_embed,
+    "ollama_embeddings": embeddings_parse.ollama_embeddings,
 }
 PATHS = {
     "/v1/completions": "completions",

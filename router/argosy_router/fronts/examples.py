@@ -68,5 +68,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "ollama_generate": {"model": "smollm2", "prompt": "Why do ships float?", "options": {"num_predict": 60}},
     "ollama_show": {"model": "smollm2"},
+    "embeddings": {"model": "smollm2", "input": ["Why do ships float?", "Hulls push water aside."]},
+    "ollama_embed": {"model": "smollm2", "input": ["Why do ships float?"]},
+    "ollama_embeddings": {"model": "smollm2", "prompt": "Why do ships float?"},
 }
 """By the keys of `bodies.PARSERS`."""

@@ -32,16 +32,21 @@ IGNORED_HEADER, STRICT_HEADER = "x-argosy-ignored", "x-argosy-strict"
 REQUEST_ID = web.RequestKey("request_id", str)
 
 
-class Answering(Protocol):
-    """Makes the documents of one answer, in the shapes of one protocol."""
+class Whole(Protocol):
+    """Makes the document of one answer, in the shape of one protocol."""
 
     request: TextRequest
-    content_type: str
-    """Of a stream."""
 
     async def whole(self, gathered: Sequence[Gathered]) -> dict[str, Any]:
         """The answer that is not streamed; one entry for each choice."""
         ...
+
+
+class Answering(Whole, Protocol):
+    """The same, and what a stream is made of."""
+
+    content_type: str
+    """Of a stream."""
 
     def opening(self, cached: Sequence[int], /) -> bytes:
         """What a stream begins with. `cached`: tokens of the first choices' prompts that were in a cache."""
@@ -115,19 +120,34 @@ class Exchange:
         made: Callable[[TextRequest, Prepared], Answering],
     ) -> web.StreamResponse:
         """The same from where it was read."""
-        try:
-            prepared = await self.service.prepare(taken, request.ask(), caller(http))
-        except InvalidArgumentError as error:
-            raise in_its_words(error, request.names) from None
+        prepared = await self._prepared(http, taken, request)
         answer = made(request, prepared)
         if request.stream:
             return await self._stream(http, taken, answer, prepared.jobs, headers)
         return await self._whole(http, taken, answer, prepared.jobs, headers)
 
+    async def fly_whole(
+        self,
+        http: web.Request,
+        taken: Request,
+        request: TextRequest,
+        headers: dict[str, str],
+        made: Callable[[TextRequest, Prepared], Whole],
+    ) -> web.StreamResponse:
+        """The same, of answers that are never streamed."""
+        prepared = await self._prepared(http, taken, request)
+        return await self._whole(http, taken, made(request, prepared), prepared.jobs, headers)
+
+    async def _prepared(self, http: web.Request, taken: Request, request: TextRequest) -> Prepared:
+        try:
+            return await self.service.prepare(taken, request.ask(), caller(http))
+        except InvalidArgumentError as error:
+            raise in_its_words(error, request.names) from None
+
     # --- whole answers
 
     async def _whole(
-        self, http: web.Request, taken: Request, answer: Answering, jobs: Sequence[Job], headers: dict[str, str]
+        self, http: web.Request, taken: Request, answer: Whole, jobs: Sequence[Job], headers: dict[str, str]
     ) -> web.Response:
         keep_ids = answer.request.return_token_ids
         if len(jobs) == 1:

@@ -24,6 +24,8 @@ class Gathered:
     count: int = 0
     logprobs: list[pb.TokenLogprob] = field(default_factory=list)
     prompt_logprobs: list[pb.TokenLogprob] = field(default_factory=list)
+    embedding: list[float] = field(default_factory=list)
+    """Of its prompt."""
     finish: str | None = None
     stop_reason: int | str | None = None
     cached: int = 0
@@ -39,6 +41,7 @@ class Gathered:
             self.token_ids.extend(chunk.token_ids)
         self.logprobs.extend(chunk.logprobs)
         self.prompt_logprobs.extend(chunk.prompt_logprobs)
+        self.embedding.extend(chunk.embedding)
         self.finish = finish_reason(chunk) or self.finish
         self.stop_reason = stop_reason(chunk) if self.finish else None
 

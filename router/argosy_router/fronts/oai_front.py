@@ -1,4 +1,4 @@
-"""OpenAI's paths: completions, chat, responses, and which models there are."""
+"""OpenAI's paths: completions, chat, responses, embeddings, and which models there are."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -7,6 +7,7 @@ from aiohttp import web
 
 from argosy_router.fleet.deployment import Named
 from argosy_router.fronts.dialects import is_anthropics
+from argosy_router.fronts.embeddings_answer import Embeddings
 from argosy_router.fronts.exchange import Exchange
 from argosy_router.fronts.oai_answer import Answer
 from argosy_router.fronts.responses_answer import ResponseAnswer
@@ -27,6 +28,7 @@ class OaiFront:
             post("/v1/completions", self.completions, "completions"),
             post("/v1/chat/completions", self.chat, "chat"),
             post("/v1/responses", self.responses, "responses"),
+            post("/v1/embeddings", self.embeddings, "embeddings"),
         ]
 
     async def models(self, http: web.Request) -> web.Response:
@@ -56,6 +58,12 @@ class OaiFront:
     async def responses(self, http: web.Request) -> web.StreamResponse:
         """A response to an input, of which nothing is kept."""
         return await self._exchange.answer(http, "responses", ResponseAnswer)
+
+    async def embeddings(self, http: web.Request) -> web.StreamResponse:
+        """Texts as vectors of the length 1."""
+        with self._exchange.service.request("http") as taken:
+            request, headers = await self._exchange.read(http, taken, "embeddings")
+            return await self._exchange.fly_whole(http, taken, request, headers, Embeddings)
 
 
 def _model_object(http: web.Request, named: Named, name: str) -> dict[str, Any]:

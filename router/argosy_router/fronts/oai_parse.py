@@ -28,7 +28,7 @@ def completions(document: dict[str, Any]) -> TextRequest:
     """
     fields = Fields(document)
     model = take_model(fields)
-    prompts = _prompts(fields)
+    prompts = take_prompts(fields, "prompt", limits.MAX_PROMPTS)
     echo = fields.boolean("echo") or False
     max_tokens, logprobs = fields.integer("max_tokens"), fields.integer("logprobs")
     only_prompt = echo and max_tokens == 0
@@ -180,30 +180,31 @@ def _stream_options(fields: Fields, *, stream: bool) -> tuple[bool, bool]:
     return include, always and include
 
 
-def _prompts(fields: Fields) -> list[Prompt]:
-    value = fields.raw("prompt")
+def take_prompts(fields: Fields, name: str, most: int) -> list[Prompt]:
+    """A field of one or up to `most` prompts, each a text or token ids. Raises InvalidArgumentError."""
+    value = fields.raw(name)
     if value is None:
-        raise InvalidArgumentError("prompt", "is missing")
+        raise InvalidArgumentError(name, "is missing")
     if isinstance(value, str):
         return [value]
     if not isinstance(value, list):
-        raise fields.wrong("prompt", value, "a string, an array of strings, of token ids, or of arrays of token ids")
+        raise fields.wrong(name, value, "a string, an array of strings, of token ids, or of arrays of token ids")
     if not value:
-        raise InvalidArgumentError("prompt", "is an empty array")
+        raise InvalidArgumentError(name, "is an empty array")
     if isinstance(value[0], int):
-        check_count(len(value))
-        return [token_ids(value, "prompt")]
-    if len(value) > limits.MAX_PROMPTS:
-        raise InvalidArgumentError("prompt", f"has {len(value)} prompts; at most {limits.MAX_PROMPTS}")
+        check_count(len(value), name)
+        return [token_ids(value, name)]
+    if len(value) > most:
+        raise InvalidArgumentError(name, f"has {len(value)} entries; at most {most}")
     first = type(value[0])
     prompts: list[Prompt] = []
     for i, item in enumerate(value):
         if not isinstance(item, str | list) or type(item) is not first:
             raise InvalidArgumentError(
-                f"prompt[{i}]", f"is {kind(item)}; all must be strings, or all arrays of token ids"
+                f"{name}[{i}]", f"is {kind(item)}; all must be strings, or all arrays of token ids"
             )
-        prompts.append(item if isinstance(item, str) else token_ids(item, f"prompt[{i}]"))
-    check_count(sum(len(p) for p in prompts if not isinstance(p, str)))
+        prompts.append(item if isinstance(item, str) else token_ids(item, f"{name}[{i}]"))
+    check_count(sum(len(p) for p in prompts if not isinstance(p, str)), name)
     return prompts
 
 

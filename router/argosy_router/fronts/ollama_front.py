@@ -10,6 +10,7 @@ from aiohttp import web
 from argosy_api.errors import NotFoundError
 from argosy_router.clock import now
 from argosy_router.fleet.deployment import Named
+from argosy_router.fronts.embeddings_answer import Embeddings, OllamaEmbedding, OllamaEmbeddings
 from argosy_router.fronts.exchange import Exchange, caller, send
 from argosy_router.fronts.ollama_answer import OllamaAnswer, stamp
 from argosy_router.fronts.routes import Route, get, post
@@ -35,6 +36,8 @@ class OllamaFront:
             post("/api/show", self.show, "ollama_show"),
             post("/api/chat", self.chat, "ollama_chat"),
             post("/api/generate", self.generate, "ollama_generate"),
+            post("/api/embed", self.embed, "ollama_embed"),
+            post("/api/embeddings", self.embeddings, "ollama_embeddings"),
         ]
 
     async def version(self, _: web.Request) -> web.Response:
@@ -80,6 +83,19 @@ class OllamaFront:
     async def generate(self, http: web.Request) -> web.StreamResponse:
         """An answer to a prompt."""
         return await self._answer(http, "ollama_generate")
+
+    async def embed(self, http: web.Request) -> web.StreamResponse:
+        """Texts as vectors of the length 1."""
+        return await self._embedded(http, "ollama_embed", OllamaEmbeddings)
+
+    async def embeddings(self, http: web.Request) -> web.StreamResponse:
+        """One text as a vector of the length 1, as clients asked before."""
+        return await self._embedded(http, "ollama_embeddings", OllamaEmbedding)
+
+    async def _embedded(self, http: web.Request, kind: str, made: type[Embeddings]) -> web.StreamResponse:
+        with self._exchange.service.request("http") as taken:
+            request, headers = await self._read(http, taken, kind)
+            return await self._exchange.fly_whole(http, taken, request, headers, made)
 
     async def _answer(self, http: web.Request, kind: str) -> web.StreamResponse:
         service = self._exchange.service

@@ -45,6 +45,8 @@ class TextRequest:
     constraint_field: str = "constraint"
     fills: bool = False
     """Without max_tokens an answer to `prompts`, too, goes on as far as the context reaches."""
+    embeds: bool = False
+    """Embeddings of `prompts` are wanted."""
     special: bool = True
     """Whether a plain prompt gets what the tokenizer puts around a text."""
     names: Mapping[str, str] = field(default_factory=dict)
@@ -84,4 +86,5 @@ class TextRequest:
             whole=not self.stream,
             return_token_ids=self.return_token_ids,
             special=self.special,
+            embeds=self.embeds,
         )

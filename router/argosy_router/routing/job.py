@@ -36,6 +36,8 @@ class Job:
     pick: Picked = NO_PICK
     constraint: str = ""
     """What the answer must look like (`argosy_api.structured.constraint`)."""
+    embeds: bool = False
+    """Its prompt's embedding is wanted, which comes with the first token."""
     resumption: Resumption | None = None
     """The answer began at another router."""
 

@@ -51,6 +51,8 @@ class ServedModel:
     revision: str
     role: str = ""
     """`prefill` or `decode`; empty: it does everything."""
+    embedding_size: int = 0
+    """Numbers of an embedding; 0: it gives none."""
     kv_layout: str = ""
     """What the bytes of its blocks mean; empty: it does not exchange any."""
     kv_block_bytes: int = 0
@@ -150,6 +152,7 @@ class ModelLibrary:
             compute=info.compute,
             revision=info.revision,
             role=info.role,
+            embedding_size=info.embedding_size,
             kv_layout=info.kv_layout,
             kv_block_bytes=info.kv_block_bytes,
             discipline=_discipline(info),

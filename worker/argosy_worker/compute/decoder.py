@@ -14,6 +14,7 @@ from argosy_worker.compute.attention.backend import AttentionBackend
 from argosy_worker.compute.config import DecoderConfig
 from argosy_worker.compute.elementwise import aligned
 from argosy_worker.compute.native.linear import NativeLinear
+from argosy_worker.compute.pooling import Floats, normed
 from argosy_worker.compute.quant.formats import QuantTensor
 from argosy_worker.compute.quant.linear import Linear
 from argosy_worker.compute.stack import Stack
@@ -50,6 +51,10 @@ class Decoder:
         if self.config.embed_scale != 1:
             x = x * self.config.embed_scale
         return self.stack(x, positions, attention, adapted)
+
+    def normed(self, hidden: Tensor) -> Floats:
+        """After the final norm: [n, hidden] -> fp32 [n, hidden], of numpy."""
+        return normed(hidden.float().cpu().numpy(), self._final_norm.float().cpu().numpy(), self.config.rms_eps)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Final norm and LM head: [n, hidden] -> fp32 [n, vocab]."""

@@ -7,6 +7,7 @@ from itertools import accumulate, pairwise
 import numpy as np
 
 from argosy_worker.arrays import Array, like
+from argosy_worker.compute.pooling import Floats
 from argosy_worker.core.batch import (
     BlockStore,
     Finished,
@@ -41,6 +42,10 @@ class StepRunner(ABC):
         """Whether each row is finite: bool [rows], on their device."""
 
     @abstractmethod
+    def _normed(self, hidden: Array) -> Floats:
+        """Some rows [n, hidden] after the final norm: fp32 [n, hidden], of numpy."""
+
+    @abstractmethod
     def _logits(self, hidden: Array) -> Array:
         """Of some rows [n, hidden]: fp32 [n, vocab], valid until the next call."""
 
@@ -57,7 +62,8 @@ class StepRunner(ABC):
             places += [first + row for row in s.sample_rows]
             first += len(s.tokens)
         # where all rows become logits, these tell: RMSNorm makes no finite row of one that is none
-        marks = None if len(places) == first else self._sound(hidden)
+        pooled = any(s.pool is not None for s in slices)
+        marks = None if len(places) == first and not pooled else self._sound(hidden)
         if not places:
             return Finished(self._answers(hidden, None, slices, [], Picked([], [], told(marks))))
         logits = self._logits(hidden if len(places) == first else hidden[like(hidden, np.array(places))])
@@ -76,6 +82,7 @@ class StepRunner(ABC):
             fine = [ok and sound for ok, sound in zip(fine, whole, strict=True)]
         scores = self._sampled_logprobs(logits, slices, fine, picked.tokens)
         prompts = self._prompt_logprobs(hidden, slices, fine)  # logits are valid until now
+        self._pool(hidden, slices, fine)
         outputs: list[StepOutput] = []
         for i, (s, begin, end) in enumerate(zip(slices, bounds, bounds[1:], strict=False)):
             if not fine[i]:
@@ -91,6 +98,16 @@ class StepRunner(ABC):
             found = [score for score in scores[begin : begin + count] if score is not None]
             outputs.append(StepOutput(tokens[:count], found, prompts[i]))
         return outputs
+
+    def _pool(self, hidden: Array, slices: Sequence[SequenceSlice], fine: Sequence[bool]) -> None:
+        """Hand over the rows that make embeddings."""
+        first = 0
+        for s, ok in zip(slices, fine, strict=True):
+            if s.pool is not None and ok:
+                rows = s.pool.wanted(s.start, len(s.tokens))
+                if rows:
+                    s.pool.add(s.start + rows.start, self._normed(hidden[first + rows.start : first + rows.stop]))
+            first += len(s.tokens)
 
     def _prompt_logprobs(
         self, hidden: Array, slices: Sequence[SequenceSlice], fine: Sequence[bool]

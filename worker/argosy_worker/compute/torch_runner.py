@@ -13,6 +13,7 @@ from argosy_worker.compute.adapter import StepAdapters
 from argosy_worker.compute.attention.backend import AttentionBackend
 from argosy_worker.compute.config import DecoderConfig
 from argosy_worker.compute.decoder import Decoder
+from argosy_worker.compute.pooling import Floats
 from argosy_worker.compute.runner import StepRunner
 from argosy_worker.core.batch import Finished, SequenceSlice, StepBatch
 from argosy_worker.core.layout import make_layout
@@ -54,6 +55,9 @@ class TorchRunner(StepRunner):
 
     def _sound(self, hidden: Tensor) -> Tensor:
         return hidden.float().sum(-1).isfinite()
+
+    def _normed(self, hidden: Tensor) -> Floats:
+        return self._decoder.normed(hidden)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return self._decoder.logits(hidden)

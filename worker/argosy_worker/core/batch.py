@@ -10,6 +10,7 @@ from typing import Protocol
 
 from argosy_api.params import SamplingParams
 from argosy_worker.core.host import Move
+from argosy_worker.core.pool import Pool
 from argosy_worker.core.rules import Counts, TokenRules
 
 PLACEHOLDER = -1
@@ -58,6 +59,8 @@ class SequenceSlice:
     """What the parameters say about single tokens; None where that is nothing. Of the sampler alone."""
     adapter: Adapter | None = None
     """Computes the rows together with the model."""
+    pool: Pool | None = None
+    """Takes the rows that make the prompt's embedding. A step that is computed again hands them over again."""
     prompt_targets: Sequence[int] = ()
     """For prompt log-probabilities: the token that follows each row, for the first len(prompt_targets) rows."""
 

@@ -51,6 +51,10 @@ class ModelFacts(TokenizerFacts):
     """Positions up to its own that a row sees in any layer; 0: all of them. Blocks that lie before are let go."""
     weights_bytes: int = 0
     """What the weights take, packed; 0 for a simulated model."""
+    embedding_size: int = 0
+    """Numbers of an embedding; 0: the model gives none."""
+    pooling: str = ""
+    """How hidden states become one (`core.pool.Pooling`); empty: it gives none."""
     exactness: str = EXACT
     """EXACT, or why answers may depend on a request's company on this machine."""
     instruction_set: str = ""

@@ -18,6 +18,7 @@ from argosy_api.blocks import BlockId, block_ids, next_id
 from argosy_api.params import SamplingParams
 from argosy_worker.core.batch import PLACEHOLDER, Adapter, SequenceSlice, TokenLogprob
 from argosy_worker.core.blocks import NULL_BLOCK
+from argosy_worker.core.pool import Pool
 from argosy_worker.core.rules import Grammar, TokenRules
 
 
@@ -56,6 +57,8 @@ class Request:
     """UTF-8 bytes of their text that the reader has."""
     grammar: Grammar | None = None
     """What the answer is constrained to."""
+    pool: Pool | None = None
+    """Makes the prompt's embedding, which comes with the first token."""
 
     tokens: list[int] = field(init=False)
     """Known tokens: prompt, then output. Only ever appended to."""
@@ -148,10 +151,15 @@ class Request:
 
     @property
     def wants_prompt_rows(self) -> bool:
-        """Whether every prompt row must still be computed, so that a prefix hit would lose log-probabilities.
+        """Whether every prompt row must still be computed, so that a prefix hit would lose log-probabilities, or a part
+        of the embedding.
 
         They came with the first token, so whoever goes on with an answer has them.
         """
+        return self._wants_prompt_logprobs or (self.pool is not None and self.pool.missing)
+
+    @property
+    def _wants_prompt_logprobs(self) -> bool:
         if self.params.prompt_logprobs is None or self.resumed:
             return False
         return len(self.prompt_logprobs) < len(self.prompt) - 1
@@ -186,7 +194,7 @@ class Request:
         end = begin + count
         tokens = (*self.tokens[begin:end], *([PLACEHOLDER] * (end - max(begin, known))), *draft)
         targets: Sequence[int] = ()
-        if self.wants_prompt_rows:
+        if self._wants_prompt_logprobs:
             targets = tuple(self.prompt[begin + 1 : end + 1])
         reaches_end = end == known + self.awaited
         barred = max(0, self.params.min_tokens - self.generated - self.awaited) if reaches_end else 0
@@ -206,6 +214,7 @@ class Request:
             rules=self.rules,
             adapter=self.adapter,
             prompt_targets=targets,
+            pool=self.pool,
         )
 
     def landed(self, piece: SequenceSlice) -> None:
@@ -262,7 +271,7 @@ class Request:
         self.stored = 0
         self.likely_hit = 0
         self.preemptions += 1
-        if self.wants_prompt_rows:  # only whole sets are delivered, so start the rows anew too
+        if self._wants_prompt_logprobs:  # only whole sets are delivered, so start the rows anew too
             self.prompt_logprobs.clear()
 
     def finish_after_last_token(self) -> tuple[Finish, str] | None:

@@ -29,6 +29,7 @@ from argosy_worker.core.batch import Adapter, BlockStore, Runner
 from argosy_worker.core.blocks import CacheChange
 from argosy_worker.core.exchange import Exchange
 from argosy_worker.core.facts import ModelFacts
+from argosy_worker.core.pool import Pool
 from argosy_worker.core.request import Request
 from argosy_worker.core.rules import Grammar
 from argosy_worker.core.tables import check_fits
@@ -115,13 +116,15 @@ class Engine:
         resumed_text_bytes: int = 0,
         prepare: Prepare | None = None,
         grammar: Grammar | None = None,
+        pool: Pool | None = None,
     ) -> Stream:
         """Take a request whose fields are checked. Its stream must be read, or given to `cancel`.
 
         A higher attempt of a request that is still here replaces it. With `prepare` it begins once that has ended.
         `deadline`: in monotonic seconds. `resumed`: the answer's first tokens, which are there already, with so many
         bytes of their text; the stream begins after them. It ends with InvalidArgumentError where no attempt can have
-        got so far. `grammar`: what the answer is constrained to; of this request alone.
+        got so far. `grammar`: what the answer is constrained to, and `pool`: what makes its prompt's embedding; of this
+        request alone.
 
         Raises:
             UnavailableError: draining, or the engine thread is dead.
@@ -148,6 +151,7 @@ class Engine:
             resumed=resumed,
             resumed_text_bytes=resumed_text_bytes,
             grammar=grammar,
+            pool=pool,
         )
         check_fits(request, total=self.config.num_blocks, window_blocks=self.config.window_blocks)
         former = self._active.get(request_id)

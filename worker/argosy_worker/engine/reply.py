@@ -65,6 +65,7 @@ class Reply:
         first = self._last_token_at is None
         if first:
             chunk.prompt_logprobs = list(self.request.prompt_logprobs)
+            chunk.embedding = [] if self.request.pool is None else list(self.request.pool.vector())
         self._add_tokens(chunk, progress)
         self._sent += len(chunk.tokens)
         self._observe(now, len(chunk.tokens))

@@ -28,6 +28,7 @@ class Piece:
     text: str = ""
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    embedding: list[float] = field(default_factory=list)
     finish: Finish | None = None
     stop_reason: str = ""
     usage: Usage | None = None

@@ -42,6 +42,8 @@ _WANTED = re.compile(
     r"|special_tokens_map\.json|added_tokens\.json|chat_template\.(jinja|json)|vocab\.json|merges\.txt"
 )
 
+_POOLING = ("modules.json", "1_Pooling/config.json")
+"""How a model's hidden states become embeddings."""
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -59,7 +61,8 @@ Choose = Callable[[Sequence[RemoteFile], ModelUri], list[RemoteFile]]
 
 
 def wanted(files: Sequence[RemoteFile], source: ModelUri) -> list[RemoteFile]:
-    """Which of a repository's files are downloaded. Only names at its root that are plain file names count.
+    """Which of a repository's files are downloaded. Only names at its root that are plain file names count, and the
+    one below it that says how embeddings are made.
 
     Raises:
         ModelNotFoundError: the repository has not what the source names.
@@ -70,7 +73,7 @@ def wanted(files: Sequence[RemoteFile], source: ModelUri) -> list[RemoteFile]:
         if not found:
             raise ModelNotFoundError(f"{source}: the repository has no {source.path}{_ggufs(files)}")
         return found
-    chosen = [f for f in files if _FILE.fullmatch(f.name) and _WANTED.fullmatch(f.name)]
+    chosen = [f for f in files if (_FILE.fullmatch(f.name) and _WANTED.fullmatch(f.name)) or f.name in _POOLING]
     weights = [f for f in chosen if f.name.endswith(".safetensors")]
     if not weights:
         raise ModelNotFoundError(f"{source}: the repository has no safetensors{_ggufs(files)}")

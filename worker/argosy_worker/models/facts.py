@@ -51,6 +51,8 @@ def facts_of(
         window=window_of(config.layer_specs()),
         **{field.name: getattr(tokenizer, field.name) for field in fields(tokenizer)},
         fingerprint=digest.hexdigest()[:32],
+        embedding_size=config.hidden if model.pooling else 0,
+        pooling=model.pooling,
         exactness=exactness,
         instruction_set=instruction_set,
         weights_bytes=weights_bytes,

@@ -16,6 +16,7 @@ from argosy_worker.models.hf_config import read_config
 from argosy_worker.models.hf_quantized import read_settings
 from argosy_worker.models.hf_weights import SafetensorsWeights
 from argosy_worker.models.open_model import SAMPLE_BYTES, OpenModel, parse_tokenizer
+from argosy_worker.models.pooling import of_folder
 
 _MAX_JSON = 16 * 1024 * 1024
 
@@ -30,6 +31,7 @@ def open_safetensors(folder: Path, stack: ExitStack) -> OpenModel:
         weights=weights,
         tokenizer=_tokenizer(folder, raw, config.vocab_size),
         samples=lambda: weights.samples(SAMPLE_BYTES),
+        pooling=of_folder(folder),
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tokenizers import Tokenizer
 
@@ -11,9 +12,12 @@ from argosy_api import limits
 from argosy_api.errors import ModelInvalidError
 from argosy_worker import tokenizer
 from argosy_worker.core.facts import TokenizerFacts
+from argosy_worker.core.pool import Pooling
 from argosy_worker.models.gguf import GgufFile
+from argosy_worker.models.gguf_meta import Metadata
 from argosy_worker.models.gguf_tokenizer import read_tokenizer
 from argosy_worker.models.gguf_weights import GgufWeights
+from argosy_worker.models.pooling import of_gguf
 from argosy_worker.models.weights import WeightSource
 
 SAMPLE_BYTES = 4096
@@ -28,6 +32,8 @@ class OpenModel:
     tokenizer: TokenizerFacts
     samples: Callable[[], Iterable[bytes]]
     """The tensor table and sampled contents, in a fixed order."""
+    pooling: Pooling | Literal[""] = Pooling.LAST
+    """How hidden states become embeddings; empty where the files ask for what is not done here."""
 
 
 def parse_tokenizer(document: bytes) -> Tokenizer:
@@ -56,4 +62,4 @@ def open_gguf(path: Path, stack: ExitStack) -> OpenModel:
             yield f"{name} {info.format} {info.shape}".encode()
             yield file.sample(name, SAMPLE_BYTES)
 
-    return OpenModel(weights=weights, tokenizer=found, samples=samples)
+    return OpenModel(weights=weights, tokenizer=found, samples=samples, pooling=of_gguf(Metadata(file.metadata)))

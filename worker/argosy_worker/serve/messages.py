@@ -35,6 +35,7 @@ def to_proto(chunk: Piece, stream: Stream) -> pb.GenerateChunk:
         text=chunk.text,
         logprobs=[_logprob(entry) for entry in chunk.logprobs],
         prompt_logprobs=[_logprob(entry) for entry in chunk.prompt_logprobs],
+        embedding=chunk.embedding,
         finish_reason=_FINISH[chunk.finish] if chunk.finish else pb.FINISH_REASON_UNSPECIFIED,
         stop_reason=chunk.stop_reason,
         usage=usage,

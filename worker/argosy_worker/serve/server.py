@@ -19,7 +19,9 @@ from argosy_api.grpc_status import errors_to_status
 from argosy_api.params import check_ending, check_priority, check_prompt, check_resumed
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc
+from argosy_worker.compute.pooling import HiddenPool
 from argosy_worker.core.batch import Adapter
+from argosy_worker.core.pool import Pooling
 from argosy_worker.engine.client import Engine
 from argosy_worker.engine.metrics import WorkerMetrics
 from argosy_worker.engine.preparing import Prepare
@@ -273,6 +275,7 @@ def start(
         vocab_size=engine.facts.vocab_size,
         most=min(params.max_tokens, engine.config.max_model_len - len(prompt)),
     )
+    pool = _pool(engine, message) if message.embed else None
     params.check_drawable(vocab_size=engine.facts.vocab_size, eos_token_ids=engine.facts.eos_token_ids)
     check_address(message.kv_source)
     check_priority(message.priority)
@@ -289,7 +292,17 @@ def start(
         resumed_text_bytes=message.resumed_text_bytes,
         prepare=prepare,
         grammar=grammar,
+        pool=pool,
     )
+
+
+def _pool(engine: Engine, message: pb.GenerateRequest) -> HiddenPool:
+    """What makes the prompt's embedding, as the model's files say."""
+    if not engine.facts.pooling:
+        raise InvalidArgumentError("embed", "this model gives no embeddings")
+    if message.resumed_tokens:
+        raise InvalidArgumentError("resumed_tokens", "go with no embedding: it came with the first of them")
+    return HiddenPool(Pooling(engine.facts.pooling), len(message.prompt_tokens))
 
 
 def _deadline(context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateChunk]) -> float:

@@ -12,6 +12,7 @@ from argosy_worker.compute.native.cache import NativeKvCache
 from argosy_worker.compute.native.decoder import NativeDecoder
 from argosy_worker.compute.native.picking import sampler
 from argosy_worker.compute.native.stack import Floats, Stack
+from argosy_worker.compute.pooling import normed
 from argosy_worker.compute.runner import StepRunner
 from argosy_worker.core.batch import SequenceSlice
 from argosy_worker.core.layout import make_layout
@@ -41,6 +42,9 @@ class NativeRunner(StepRunner):
 
     def _sound(self, hidden: Floats) -> npt.NDArray[np.bool_]:
         return np.array(self._sampler.healthy(hidden))
+
+    def _normed(self, hidden: Floats) -> Floats:
+        return normed(hidden, self._decoder.final_norm, self._config.rms_eps)
 
     def _logits(self, hidden: Floats) -> Floats:
         count, decoder, config = len(hidden), self._decoder, self._config
