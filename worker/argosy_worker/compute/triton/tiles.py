@@ -73,7 +73,9 @@ def tile_for(shape: Heads, tokens: int) -> Tile:
         return Tile(32, 32, 4, 2 if dim > 128 else 3)
     if dim > 128:
         return Tile(64, 32, 8, 2)
-    return Tile(64, 32, 4, 3) if shape.coded else Tile(128, 64, 8, 2)
+    if shape.coded:
+        return Tile(64, 32, 4, 3) if dim > 64 else Tile(64, 64, 8, 2)
+    return Tile(128, 64, 8, 2)
 
 
 def invariant_tile(shape: Heads) -> Tile:
