@@ -76,7 +76,7 @@ def drive(
                 if part.sample_rows:
                     job.outputs.append(output)
                 else:
-                    assert output.tokens == ()
+                    assert not output.tokens
     return [job.outputs for job in jobs]
 
 
