@@ -202,7 +202,7 @@ def test_a_conversation_in_a_terminal(here):
         until(lambda: "max_tokens is 800" in "".join(seen))
         os.write(ours, b"tell me\n")
         # the terminal shows the question up to twice, and readline may add its codes: what comes behind is the answer
-        until(lambda: len("".join(seen).rpartition("tell me")[2]) > 30)
+        until(lambda: len("".join(seen).partition("max_tokens is 800")[2]) > 80)
         talk.send_signal(signal.SIGINT)
         until(lambda: "generated" in "".join(seen))
         generated = int("".join(seen).partition(" generated")[0].rpartition(" ")[2])
