@@ -106,8 +106,10 @@ void layers(const Tests& tests, const Shape& s) {
   for (const LayerOf& layer : model.layers) layer_of(s, layer, turned.first, turned.second, rows);
   Doubles expected;
   for (const Doubles& row : rows) expected.insert(expected.end(), row.begin(), row.end());
-  // a code of a cache of 8 bits that the last bit of a sum rounds the other way is a 127th off
-  check(distance(first, expected, x) < (s.cache_bits == 8 ? 2e-2 : 1e-2), name, "not what the reference has");
+  // A code of a cache of 8 bits that the last bit of a sum rounds the other way is a 127th off; a norm behind the part makes
+  // that larger, and a factor makes what it is compared with smaller.
+  const bool magnified = s.cache_bits == 8 && (s.behind || s.residual != 1);
+  check(distance(first, expected, x) < (magnified ? 2e-2 : 1e-2), name, "not what the reference has");
   digest(name, first);
 }
 

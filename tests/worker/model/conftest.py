@@ -76,7 +76,7 @@ def drive(
                 if part.sample_rows:
                     job.outputs.append(output)
                 else:
-                    assert not output.tokens
+                    assert list(output.tokens) == []
     return [job.outputs for job in jobs]
 
 
