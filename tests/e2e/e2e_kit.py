@@ -185,6 +185,8 @@ class Load:
     per_second: float = 5.0
     max_tokens: int = 64
     timeout: float = 90.0
+    prompts: int = 7
+    """Different ones. With few, a worker that answered them all is where they go for as long as it is idle enough."""
     outcomes: list[Outcome] = field(default_factory=list)
 
     def __enter__(self) -> Self:
@@ -233,7 +235,7 @@ class Load:
         outcome = Outcome(time.monotonic())
         self.outcomes.append(outcome)
         try:
-            await self._stream(session, f"Request {number % 7}: tell me about ships.", outcome)
+            await self._stream(session, f"Request {number % self.prompts}: tell me about ships.", outcome)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             outcome.failure = f"{type(error).__name__}: {error}"
         outcome.seconds = time.monotonic() - outcome.at

