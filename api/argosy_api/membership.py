@@ -31,6 +31,8 @@ class Worker:
     """False while it is not ready, or once it is terminating: no new requests; running streams go on."""
     terminating: bool = False
     """It will not come back."""
+    metrics: str = ""
+    """host:port of its metrics, where the router is to show them with its own; empty: others look after them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ WORKER_REQUESTS_WAITING = "argosy_worker_requests_waiting"
 WORKER_REQUESTS = "argosy_worker_requests"  # counter: reason=stop|length|abort|error
 WORKER_PROMPT_TOKENS = "argosy_worker_prompt_tokens"  # counter
 WORKER_CACHED_TOKENS = "argosy_worker_cached_prompt_tokens"  # counter
+WORKER_COMPUTED_TOKENS = "argosy_worker_computed_prompt_tokens"  # counter
 WORKER_GENERATED_TOKENS = "argosy_worker_generated_tokens"  # counter
 WORKER_PREEMPTIONS = "argosy_worker_preemptions"  # counter
 WORKER_BLOCKS = "argosy_worker_kv_blocks"  # gauge: state=free|cached|used
@@ -20,6 +21,14 @@ WORKER_STEP_TOKENS = "argosy_worker_step_tokens"  # histogram
 WORKER_TTFT_SECONDS = "argosy_worker_time_to_first_token_seconds"  # histogram
 WORKER_ITL_SECONDS = "argosy_worker_inter_token_latency_seconds"  # histogram
 WORKER_QUEUE_SECONDS = "argosy_worker_queue_seconds"  # histogram
+WORKER_REQUEST_SECONDS = "argosy_worker_request_seconds"  # histogram, as the next five; of requests that ended well
+WORKER_PREFILL_SECONDS = "argosy_worker_prefill_seconds"  # from admission to the first token
+WORKER_DECODE_SECONDS = "argosy_worker_decode_seconds"  # from the first token to the last one
+WORKER_TOKEN_SECONDS = "argosy_worker_time_per_output_token_seconds"  # mean of a request, after its first token
+WORKER_PROMPT_LENGTH = "argosy_worker_request_prompt_tokens"
+WORKER_ANSWER_LENGTH = "argosy_worker_request_generated_tokens"
+WORKER_KV_USED = "argosy_worker_kv_used_ratio"  # gauge, 0 to 1: blocks that running requests hold
+WORKER_KV_INFO = "argosy_worker_kv_cache_info"  # gauge, 1: block_size in tokens, blocks
 WORKER_PREFILL_RATE = "argosy_worker_prefill_tokens_per_second"  # gauge
 WORKER_DRAFTS = "argosy_worker_drafts"  # counter: guesses ahead, one for each request and step that had one
 WORKER_DRAFTED_TOKENS = "argosy_worker_drafted_tokens"  # counter
@@ -67,6 +76,8 @@ ROUTER_LOOP_BURST = "argosy_router_loop_burst_seconds"  # histogram: processor t
 ROUTER_TASKS = "argosy_router_tasks"  # gauge: of the event loop; grows with requests, and shrinks with them
 ROUTER_HELD_BYTES = "argosy_router_held_bytes"  # gauge: of requests' bodies, prompts and collected answers
 ROUTER_WORKERS = "argosy_router_workers"  # gauge: model, state=ready|standby|ejected|terminating
+HTTP_REQUESTS = "http_requests"  # counter: method, handler (the path's pattern), status=2xx|4xx|5xx; no probes
+HTTP_SECONDS = "http_request_duration_seconds"  # histogram: method, handler; the streamed answer included
 
 # --- operator
 OPERATOR_PASSES = "argosy_operator_reconcile_passes"  # counter: result
@@ -79,3 +90,15 @@ OPERATOR_WANTED_REPLICAS = "argosy_operator_wanted_replicas"  # gauge: namespace
 OPERATOR_SCALING_SIGNALS = "argosy_operator_scaling_signals"  # gauge: namespace, name, signal
 OPERATOR_SCALING_DECISIONS = "argosy_operator_scaling_decisions"  # counter: reason
 OPERATOR_LAST_PASS_AGE = "argosy_operator_last_pass_age_seconds"  # gauge
+
+# --- bounds of histograms: router and worker have the same, so that panels can lay one over the other. The bounds that
+# vLLM's dashboards choose from (0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 10) are among them.
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 10, 30, 60, 120, 300)
+GAPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.5, 0.75, 1, 2.5, 5)
+LENGTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+
+# --- vLLM's names for what an engine tells, which public dashboards and the Inference Extension's picker ask for; the
+# label is model_name. Workers have all of them (argosy_worker.serve.vllm_names), routers these, for a whole deployment.
+VLLM_RUNNING = "vllm:num_requests_running"
+VLLM_WAITING = "vllm:num_requests_waiting"
+VLLM_KV_USED = "vllm:kv_cache_usage_perc"

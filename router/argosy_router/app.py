@@ -19,6 +19,7 @@ from argosy_api.ending import end
 from argosy_api.inference import inference_pb2, inference_pb2_grpc
 from argosy_api.v1 import worker_pb2, worker_pb2_grpc
 from argosy_router import pages
+from argosy_router.all_metrics import AllMetrics
 from argosy_router.clock import now
 from argosy_router.fleet import monitor, silence
 from argosy_router.fleet.deployment import DeploymentState
@@ -127,9 +128,9 @@ class Router:
         )
         self.grpc_port = await self._listen_grpc()
         # a client that goes away cancels its handler, and so the worker's call
-        front = HttpFront(self.service, self._bodies, self.connections, settings.cors_origins)
-        application = front.application()
+        application = HttpFront(self.service, self._bodies, self.connections, settings.cors_origins).application()
         Page(self.service, grpc_port=self.grpc_port, orders=settings.orders).add_to(application)
+        application.router.add_get("/metrics", AllMetrics(self.service, self.metrics).for_admins)
         self.http_port = await self._listen(application, "HTTP", settings.http_port, self.connections)
         if self._picker is not None:
             self.picker_port = await self._picker.start(settings.host, settings.picker_port or 0)

@@ -1,11 +1,13 @@
 """The router's Prometheus metrics: names from the contract, labels kept few (`model` is always a known served name)."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
 
 from argosy_api import metric_names as names
 from argosy_router.tenants.shown import Shown
 
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 ADDED = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1)
 BURSTS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 UNKNOWN_MODEL = "-"
@@ -16,9 +18,19 @@ class Metrics:
     """All series of one router, in a registry of its own."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a third of the page, which nobody asks for
         self.registry = registry = CollectorRegistry()
+        GCCollector(registry)
+        PlatformCollector(registry)
+        ProcessCollector(registry=registry)
         model = ["model"]
         self.requests = Counter(names.ROUTER_REQUESTS, "Requests ended", ["model", "api", "code"], registry=registry)
+        http = ["method", "handler"]
+        self.http = Counter(names.HTTP_REQUESTS, "HTTP requests, without probes", [*http, "status"], registry=registry)
+        self.http_seconds = Histogram(
+            names.HTTP_SECONDS, "HTTP requests to the end of their answers", http,
+            registry=registry, buckets=names.SECONDS,
+        )  # fmt: skip
         self.refused = Counter(
             names.ROUTER_UNAUTHENTICATED, "Calls without a credential that counts", ["api"], registry=registry
         )
@@ -36,10 +48,10 @@ class Metrics:
         self.line = Gauge(names.ROUTER_LINE, "Answers that wait for their turn", model, registry=registry)
         self.inflight = Gauge(names.ROUTER_INFLIGHT, "Requests in flight", model, registry=registry)
         self.ttft = Histogram(
-            names.ROUTER_TTFT_SECONDS, "Until the first token", model, registry=registry, buckets=SECONDS
+            names.ROUTER_TTFT_SECONDS, "Until the first token", model, registry=registry, buckets=names.SECONDS
         )
         self.duration = Histogram(
-            names.ROUTER_DURATION_SECONDS, "Whole requests", model, registry=registry, buckets=SECONDS
+            names.ROUTER_DURATION_SECONDS, "Whole requests", model, registry=registry, buckets=names.SECONDS
         )
         self.added = Histogram(
             names.ROUTER_ADDED_SECONDS, "In the router, before a worker is called", registry=registry, buckets=ADDED
@@ -50,7 +62,7 @@ class Metrics:
         )
         self.gap = Histogram(
             names.ROUTER_RESUME_GAP_SECONDS, "Between the last token of a lost worker and the next one", model,
-            registry=registry, buckets=SECONDS,
+            registry=registry, buckets=names.SECONDS,
         )  # fmt: skip
         self.hung = Counter(names.ROUTER_HUNG, "Attempts taken from workers that hang", model, registry=registry)
         self.quarantined = Counter(

@@ -3,6 +3,7 @@
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from argosy_router.all_metrics import AllMetrics
 from argosy_router.clock import now
 from argosy_router.metrics import Metrics
 from argosy_router.routes import routes
@@ -26,6 +27,7 @@ def application(service: Service, metrics: Metrics) -> web.Application:
 
     app = web.Application()
     app.router.add_get("/metrics", series)
+    app.router.add_get("/metrics/all", AllMetrics(service, metrics).for_anybody)
     app.router.add_get("/routes", reachable)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/ready", ready)

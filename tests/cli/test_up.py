@@ -10,6 +10,7 @@ import threading
 
 import psutil
 import pytest
+import vllm_dashboard
 from embedded_kit import Up
 from waiting import LIMIT_S, until
 
@@ -49,6 +50,28 @@ def test_both_families_are_listened_on(up, has_ipv6):
             socket.create_connection((host, port), timeout=LIMIT_S).close()
     assert one.complete("sim", PREFIX).status == 200
     assert one.end() == 0, one.output
+
+
+def test_vllms_dashboards_find_all_their_series_in_one_place(running):
+    for _ in range(2):
+        for model in ("sim", "other"):
+            assert running.complete(model, PREFIX + PREFIX, max_tokens=4).status == 200
+    families = {}
+
+    def complete():
+        """All three workers are in the page, and have counted what was asked of them."""
+        families.update(vllm_dashboard.scraped(running.text("/metrics")))
+        ended = sum(sample.value for sample in families.get("vllm:request_success", []))
+        return ended >= 4 and len(families["vllm:kv_cache_usage_perc"]) == 3
+
+    until(complete, "the workers' series")
+    for name, plausible in vllm_dashboard.FACTS.items():
+        values = [sample.value for sample in vllm_dashboard.of(families, name)]
+        assert values, name
+        assert plausible(values), (name, values)
+    assert {s.labels["block_size"] for s in families["vllm:cache_config_info"]} == {"16"}
+    assert {s.labels["handler"] for s in families["http_requests"]} >= {"/v1/completions"}
+    assert len({s.labels.get("worker") for s in families["process_resident_memory_bytes"]}) == 4  # the router's too
 
 
 def test_it_says_where_to_ask_and_how(running):

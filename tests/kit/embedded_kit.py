@@ -115,6 +115,10 @@ class Up:
         except urllib.error.HTTPError as error:
             return Reply(error.code, dict(error.headers), json.loads(error.read()))
 
+    def text(self, path):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=LIMIT_S) as answer:
+            return answer.read().decode()
+
     def complete(self, model, prompt, timeout=LIMIT_S, **fields):
         body = {"model": model, "prompt": prompt, "max_tokens": 4, "temperature": 0, **fields}
         return self.request("/v1/completions", body, timeout)

@@ -195,7 +195,7 @@ async def test_restored_answers_as_cold_and_warm_ones(make_rig, oracle):
         assert counted(rig, "argosy_worker_kv_host_moved_blocks_total", to="host") >= 8 * 6 - 16
         assert counted(rig, "argosy_worker_kv_host_moved_blocks_total", to="device") >= 2 * (8 * 6 - 16)
         assert counted(rig, "argosy_worker_kv_host_seconds_total") > 0
-        rig.metrics.watch(rig.engine)
+        rig.metrics.watch(rig.engine, block_size=rig.engine.config.block_size)
         cached = counted(rig, "argosy_worker_kv_host_blocks", state="cached")
         assert cached == 100 - counted(rig, "argosy_worker_kv_host_blocks", state="free") >= 8 * 6 - 16
         await balanced(rig)

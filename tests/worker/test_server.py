@@ -389,7 +389,7 @@ def test_a_report_tells_the_time_between_tokens_while_something_generates():
     metrics = WorkerMetrics(model="m", worker="w")
     assert metrics.latest_gap() == 0
     for i in range(1000):
-        metrics.next_token(0.5 if i < 488 else (i - 488) / 1000)  # the older ones do not count
+        metrics.next_tokens(0.5 if i < 488 else (i - 488) / 1000, 1)  # the older ones do not count
     assert metrics.latest_gap() == 0.46
 
     def told(decode_tokens: int) -> float:
@@ -404,7 +404,7 @@ def test_a_report_counts_tokens_since_the_process_began():
     metrics = WorkerMetrics(model="m", worker="w")
     for _ in range(2):
         metrics.first_token(queued_s=0.0, ttft_s=0.1, prompt_tokens=10, cached_tokens=8)
-    metrics.next_token(0.1)
+    metrics.next_tokens(0.1, 1)
     report = LoadView().to_proto(
         worker_id="w", epoch=1, sequence=1, accepted=0, now=0.0, unseen=(), age=0.0, draining=False,
         tokens=metrics.tokens,

@@ -72,6 +72,7 @@ class Replica:
             address=self.state.address,
             revision=self.pod.revision,
             serving=self.state.phase in (states.CONNECTING, states.READY),
+            metrics=f"127.0.0.1:{self._ports[1]}",
         )
 
     def routed(self) -> None:

@@ -7,6 +7,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from argosy_api.errors import UnavailableError
+from argosy_router.clock import now
 from argosy_router.fronts.anthropic_front import AnthropicFront
 from argosy_router.fronts.bodies import Bodies
 from argosy_router.fronts.connections import Connections
@@ -22,6 +23,10 @@ from argosy_router.fronts.routes import Route, get
 from argosy_router.fronts.tokens_front import TokensFront
 from argosy_router.fronts.versions import installed_version
 from argosy_router.service import Service
+
+PROBES = frozenset({"/health", "/ready", "/metrics"})
+GONE = "4xx"
+"""Of a client that went away: proxies call it 499."""
 
 
 class HttpFront:
@@ -63,10 +68,22 @@ class HttpFront:
     @web.middleware
     async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         self._connections.begin(request.protocol)
+        began, status = now(), GONE
         try:
-            return await handler(request)
+            response = await handler(request)
+            status = f"{response.status // 100}xx"
+            return response
         finally:
             self._connections.end(request.protocol)
+            self._count(request, now() - began, status)
+
+    def _count(self, request: web.Request, seconds: float, status: str) -> None:
+        resource = request.match_info.route.resource
+        handler = resource.canonical if resource is not None else "-"  # a path that is not served names no series
+        if handler not in PROBES:
+            method = request.method if resource is not None else "-"
+            self._service.metrics.http.labels(method, handler, status).inc()
+            self._service.metrics.http_seconds.labels(method, handler).observe(seconds)
 
     async def health(self, _: web.Request) -> web.Response:
         """Whether the router runs."""

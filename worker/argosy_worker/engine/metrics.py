@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -14,13 +14,10 @@ from argosy_worker.core.request import Finish
 from argosy_worker.engine.report import LoadView, Tokens
 from argosy_worker.speculation.speculator import Counts
 
-_LATENCY = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
-_GAPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _KEPT_GAPS = 512
 _KEPT_STEPS = 512
 _ODD_STEPS = 3
 """So many of the slowest steps may be accidents: the first one, one in which the process was stopped."""
-_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 _M = TypeVar("_M", Counter, Gauge)
 
@@ -53,6 +50,7 @@ class WorkerMetrics:
     """All metrics of one worker, in a registry of their own."""
 
     def __init__(self, *, model: str, worker: str) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a third of the page, which nobody asks for
         self.registry = CollectorRegistry()
         GCCollector(self.registry)
         PlatformCollector(self.registry)
@@ -62,17 +60,30 @@ class WorkerMetrics:
         self._requests = self._make(Counter, names.WORKER_REQUESTS, "Requests that ended", ("reason",))
         self._prompt_tokens = self._counter(names.WORKER_PROMPT_TOKENS, "Prompt tokens of requests that got a token")
         self._cached_tokens = self._counter(names.WORKER_CACHED_TOKENS, "Of these, found in the prefix cache")
+        self._computed_tokens = self._counter(names.WORKER_COMPUTED_TOKENS, "Of these, not found there")
         self._generated = self._counter(names.WORKER_GENERATED_TOKENS, "Generated tokens")
         self._preemptions = self._counter(
             names.WORKER_PREEMPTIONS, "Requests that lost their blocks and are recomputed"
         )
-        self._step_seconds = self._histogram(names.WORKER_STEP_SECONDS, "Time of a step", _GAPS)
-        self._step_tokens = self._histogram(names.WORKER_STEP_TOKENS, "Tokens of a step", _SIZES)
-        self._ttft = self._histogram(names.WORKER_TTFT_SECONDS, "From arrival to the first token", _LATENCY)
-        self._itl = self._histogram(names.WORKER_ITL_SECONDS, "Between two tokens of a request", _GAPS)
+        self._step_seconds = self._histogram(names.WORKER_STEP_SECONDS, "Time of a step", names.GAPS)
+        self._step_tokens = self._histogram(names.WORKER_STEP_TOKENS, "Tokens of a step", names.LENGTHS)
+        self._ttft = self._histogram(names.WORKER_TTFT_SECONDS, "From arrival to the first token", names.SECONDS)
+        self._itl = self._histogram(names.WORKER_ITL_SECONDS, "Between two tokens of a request", names.GAPS)
         self._gaps: deque[float] = deque(maxlen=_KEPT_GAPS)
         self._steps: deque[float] = deque(maxlen=_KEPT_STEPS)
-        self._queue = self._histogram(names.WORKER_QUEUE_SECONDS, "From arrival to admission", _LATENCY)
+        self._queue = self._histogram(names.WORKER_QUEUE_SECONDS, "From arrival to admission", names.SECONDS)
+        self._whole = self._histogram(names.WORKER_REQUEST_SECONDS, "From arrival to the last token", names.SECONDS)
+        self._prefill = self._histogram(
+            names.WORKER_PREFILL_SECONDS, "From admission to the first token", names.SECONDS
+        )
+        self._decode = self._histogram(
+            names.WORKER_DECODE_SECONDS, "From the first token to the last one", names.SECONDS
+        )
+        self._pace = self._histogram(
+            names.WORKER_TOKEN_SECONDS, "Between tokens of a request, its mean; 0 of one token", names.GAPS
+        )
+        self._prompt_length = self._histogram(names.WORKER_PROMPT_LENGTH, "Tokens of a prompt", names.LENGTHS)
+        self._answer_length = self._histogram(names.WORKER_ANSWER_LENGTH, "Tokens of an answer", names.LENGTHS)
         self._drafts = self._counter(names.WORKER_DRAFTS, "Guesses ahead, one for each request and step that had one")
         self._drafted = self._counter(names.WORKER_DRAFTED_TOKENS, "Tokens guessed ahead")
         self._accepted = self._counter(names.WORKER_ACCEPTED_TOKENS, "Of these, right")
@@ -119,17 +130,28 @@ class WorkerMetrics:
         self._ttft.observe(ttft_s)
         self._prompt_tokens.inc(prompt_tokens)
         self._cached_tokens.inc(cached_tokens)
+        self._computed_tokens.inc(prompt_tokens - cached_tokens)
         self._generated.inc()
         self.tokens.prompt += prompt_tokens
         self.tokens.cached += cached_tokens
         self.tokens.generated += 1
 
-    def next_token(self, gap_s: float) -> None:
-        """A request got another token."""
-        self._itl.observe(gap_s)
-        self._gaps.append(gap_s)
-        self._generated.inc()
-        self.tokens.generated += 1
+    def next_tokens(self, gap_s: float, count: int) -> None:
+        """A request got more tokens, which share the time since the last one."""
+        for _ in range(count):
+            self._itl.observe(gap_s)
+            self._gaps.append(gap_s)
+        self._generated.inc(count)
+        self.tokens.generated += count
+
+    def whole(self, *, took_s: float, prefill_s: float, decode_s: float, prompt_tokens: int, tokens: int) -> None:
+        """A request ended by itself, after `tokens` of its own."""
+        self._whole.observe(took_s)
+        self._prefill.observe(prefill_s)
+        self._decode.observe(decode_s)
+        self._pace.observe(decode_s / (tokens - 1) if tokens > 1 else 0.0)
+        self._prompt_length.observe(prompt_tokens)
+        self._answer_length.observe(tokens)
 
     def latest_gap(self) -> float:
         """The 90th percentile of the latest gaps between tokens, in seconds; 0 before there is one. Any thread."""
@@ -157,12 +179,13 @@ class WorkerMetrics:
         self._imports.labels(**self._labels, result=result).inc()
         self._imported.inc(blocks)
 
-    def watch(self, engine: Pulse) -> None:
-        """Gauges that look at the engine when they are scraped."""
+    def watch(self, engine: Pulse, *, block_size: int) -> None:
+        """Gauges that look at the engine when they are scraped. `block_size` in tokens."""
         reads: list[tuple[str, str, Callable[[], float]]] = [
             (names.WORKER_REQUESTS_RUNNING, "Requests that hold blocks", lambda: engine.view.running),
             (names.WORKER_REQUESTS_WAITING, "Requests that wait for admission", lambda: engine.view.waiting),
             (names.WORKER_PREFILL_RATE, "Measured speed of prompts", lambda: engine.view.prefill_rate),
+            (names.WORKER_KV_USED, "Of the KV cache's blocks, held by running requests", lambda: engine.view.kv_used),
             (names.WORKER_LAST_STEP_AGE, "Heartbeat of the engine's loop", lambda: engine.last_step_age),
         ]
         for name, text, read in reads:
@@ -175,6 +198,8 @@ class WorkerMetrics:
         }
         for state, read in states.items():
             blocks.labels(**self._labels, state=state).set_function(read)
+        told = {"block_size": str(block_size), "blocks": str(engine.view.total_blocks)}
+        self._make(Gauge, names.WORKER_KV_INFO, "The KV cache", tuple(told)).labels(**self._labels, **told).set(1)
         host = self._make(Gauge, names.WORKER_HOST_BLOCKS, "Room for evicted KV blocks in host memory", ("state",))
         host.labels(**self._labels, state="free").set_function(lambda: engine.view.host_free_blocks)
         host.labels(**self._labels, state="cached").set_function(lambda: engine.view.host_cached_blocks)

@@ -20,6 +20,7 @@ class Reply:
         self._text = Detokenizer(vocabulary, params.stop, min_tokens=params.min_tokens, prompt=request.prompt)
         self._sent = len(request.resumed)
         self._ahead = ""  # text of the resumed tokens that the reader lacks
+        self._first_token_at = 0.0
         self._last_token_at: float | None = None
 
     def resume(self) -> Piece | None:
@@ -74,6 +75,13 @@ class Reply:
             chunk.usage = self._usage()
         if chunk.finish is not None:
             self._metrics.finished(chunk.finish)
+            self._metrics.whole(
+                took_s=now - self.request.arrival,
+                prefill_s=self._first_token_at - self._admitted,
+                decode_s=now - self._first_token_at,
+                prompt_tokens=len(self.request.prompt),
+                tokens=self._sent - len(self.request.resumed),
+            )
         return chunk
 
     def aborted(self) -> Piece:
@@ -103,9 +111,9 @@ class Reply:
     def _observe(self, now: float, count: int) -> None:
         request, gap = self.request, 0.0
         if self._last_token_at is None:
-            admitted = request.arrival if request.admitted_at is None else request.admitted_at
+            self._first_token_at = now
             self._metrics.first_token(
-                queued_s=admitted - request.arrival,
+                queued_s=self._admitted - request.arrival,
                 ttft_s=now - request.arrival,
                 prompt_tokens=len(request.prompt),
                 cached_tokens=request.cached_tokens,
@@ -113,8 +121,12 @@ class Reply:
             count -= 1
         else:  # tokens of one step share the time since the last
             gap = (now - self._last_token_at) / count
-        for _ in range(count):
-            self._metrics.next_token(gap)
+        if count:
+            self._metrics.next_tokens(gap, count)
+
+    @property
+    def _admitted(self) -> float:
+        return self.request.arrival if self.request.admitted_at is None else self.request.admitted_at
 
     def _usage(self) -> Usage:
         return Usage(len(self.request.prompt), self.request.cached_tokens, self._sent)

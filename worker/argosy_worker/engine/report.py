@@ -54,6 +54,11 @@ class LoadView:
     uncached_tokens: int = 0
     decode_tokens: int = 0
 
+    @property
+    def kv_used(self) -> float:
+        """Of all blocks those that requests hold, 0 to 1: what is cached for nobody counts as free."""
+        return self.used_blocks / self.total_blocks if self.total_blocks else 0.0
+
     def to_proto(
         self,
         *,

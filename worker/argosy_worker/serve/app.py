@@ -78,7 +78,7 @@ async def _serve(settings: Settings, state: Lifecycle, metrics: WorkerMetrics, p
             return EXIT_OK
         engine = thread.engine.result()
         lost.add_done_callback(lambda _: engine.give_up(UnavailableError("this worker's group has lost a process")))
-        pages.attach(engine)
+        pages.attach(engine, block_size=engine.config.block_size)
         info = model_info(
             engine,
             worker_id=settings.worker_id,

@@ -6,12 +6,13 @@ for.
 
 from typing import Protocol
 
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from argosy_api import step_trace
 from argosy_api.net import Page, PageServer
 from argosy_worker.engine.metrics import Pulse, WorkerMetrics
 from argosy_worker.engine.trace import StepTrace
+from argosy_worker.serve import vllm_names
 from argosy_worker.serve.lifecycle import Lifecycle
 
 STUCK_AFTER_S = 60.0
@@ -43,10 +44,10 @@ class MetricsServer:
         self._server = PageServer(host, port, self._page)
         self.port = self._server.port
 
-    def attach(self, engine: Watched) -> None:
-        """From now on health is the engine's."""
+    def attach(self, engine: Watched, *, block_size: int) -> None:
+        """From now on health is the engine's, whose KV blocks have so many tokens."""
         self._engine = engine
-        self._metrics.watch(engine)
+        self._metrics.watch(engine, block_size=block_size)
 
     def close(self) -> None:
         """End the server."""
@@ -54,7 +55,7 @@ class MetricsServer:
 
     def _page(self, path: str) -> Page:
         if path == "/metrics":
-            return 200, CONTENT_TYPE_LATEST, generate_latest(self._metrics.registry)
+            return 200, CONTENT_TYPE_LATEST, vllm_names.exposition(self._metrics.registry)
         if path == "/state":
             return 200, "application/json", self._state.now.to_json().encode()
         if path == "/healthz":
