@@ -12,6 +12,7 @@ import typer
 from argosy_api.errors import ArgosyError
 from argosy_api.params import SamplingParams
 from argosy_cli import daily, keys, model_tools
+from argosy_cli.bench.command import bench
 from argosy_cli.errors import CommandError
 from argosy_cli.options import (
     Address,
@@ -264,6 +265,7 @@ app.command()(daily.rm)
 app.command()(daily.ps)
 app.command()(daily.down)
 app.command()(daily.logs)
+app.command()(bench)
 app.command()(keys.key)
 app.command()(model_tools.quantize)
 app.command()(model_tools.tradeoffs)
