@@ -69,6 +69,15 @@ class Page:
         self.driver, self.base = driver, base
 
     def open(self, view="chat", size=DESKTOP, dark=False):
+        self._go(f"{self.base}/#{view}" if view else self.base, size, dark)
+        until(lambda: self("#model option") or self("#key[open]"))
+        return self
+
+    def docs(self, size=DESKTOP, dark=False):
+        self._go(f"{self.base}/docs", size, dark)
+        until(lambda: self("#operations details"))
+
+    def _go(self, address, size, dark):
         self.driver.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
             {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE},
@@ -76,9 +85,7 @@ class Page:
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
         self.driver.get("about:blank")
-        self.driver.get(f"{self.base}/#{view}" if view else self.base)
-        until(lambda: self("#model option") or self("#key[open]"))
-        return self
+        self.driver.get(address)
 
     def __call__(self, selector):
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
@@ -237,6 +244,28 @@ def test_a_stream_goes_on_when_its_replica_is_killed_from_the_page(page, running
     assert next(r for r in running.replicas() if r.name == victim).restarts >= 1
 
 
+def test_the_api_is_told_path_by_path(page, running):
+    page.docs()
+    paths = set(running.request("/openapi.json").body["paths"])
+    assert {text.split()[1] for text in page.text("#operations summary strong").splitlines()} == paths
+    page.one("#find").send_keys("messages[].role")
+    until(lambda: "of" in page.text("#found"))
+    there = [one for one in page("#operations > details") if one.is_displayed()]
+    assert 0 < len(there) < len(paths)
+    page.one("#find").clear()
+    page.one("#find").send_keys("/v1/chat/completions")
+    summary = until(lambda: [one for one in page("#operations summary") if one.is_displayed()])[0]
+    summary.send_keys(Keys.ENTER)
+    until(lambda: page.one("#operations details[open] table").is_displayed())
+    assert f"http://127.0.0.1:{running.http_port}/v1/chat/completions" in page.text("details[open] pre")
+    rows = page.text("details[open] th").splitlines()
+    assert {"model", "messages[].content", "stream_options.include_usage"} <= set(rows)
+    page.one('nav a[href="/#models"]').click()
+    until(lambda: page("#model-list article"))
+    page.one('nav a[href="/docs"]').click()
+    until(lambda: page("#operations details"))
+
+
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_axe_finds_no_serious_fault_and_nothing_overflows(page, running, size, dark):
@@ -258,6 +287,14 @@ def test_axe_finds_no_serious_fault_and_nothing_overflows(page, running, size, d
         assert wide <= there
     page.one("#key-open").click()
     assert page.faults() == []
+    page.docs(size, dark)
+    for summary in page("#operations summary")[:12]:
+        summary.click()
+    assert page.faults() == []
+    wide, there = page.driver.execute_script(
+        "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+    )
+    assert wide <= there
 
 
 def test_it_asks_this_server_only(page, browser):

@@ -34,7 +34,12 @@ def test_the_page_is_small_and_asks_no_other_host():
 
 async def test_files_come_with_a_strict_policy_and_without_a_credential(make_rig, tmp_path):
     rig = await make_rig(**Access(tmp_path, required=True).settings)
-    for path, kind in (("/", "text/html"), ("/page/app.js", "text/javascript"), ("/page/style.css", "text/css")):
+    for path, kind in (
+        ("/", "text/html"),
+        ("/docs", "text/html"),
+        ("/page/app.js", "text/javascript"),
+        ("/page/style.css", "text/css"),
+    ):
         answer, body = await get(rig, path)
         assert (answer.status, answer.content_type) == (200, kind)
         policy = answer.headers["content-security-policy"]

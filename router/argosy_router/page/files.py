@@ -21,7 +21,7 @@ HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cache-control": "no-cache",
 }
-INDEX = "index.html"
+INDEX, DOCS = "index.html", "docs.html"
 
 
 @dataclass(frozen=True, slots=True)

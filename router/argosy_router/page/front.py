@@ -34,6 +34,7 @@ class Page:
     def add_to(self, app: web.Application) -> None:
         """Serve it beside the protocols."""
         app.router.add_get("/", self._index)
+        app.router.add_get("/docs", self._docs)
         app.router.add_get(PAGE + "here.json", self._here)
         app.router.add_get(PAGE + "{name}", self._file)
         app.router.add_get("/fleet", self._fleet)
@@ -41,6 +42,10 @@ class Page:
 
     async def _index(self, request: web.Request) -> web.Response:
         return self._files[files.INDEX].answer(request)
+
+    async def _docs(self, request: web.Request) -> web.Response:
+        """What can be asked over HTTP, of `/openapi.json`."""
+        return self._files[files.DOCS].answer(request)
 
     async def _file(self, request: web.Request) -> web.Response:
         found = self._files.get(request.match_info["name"])
