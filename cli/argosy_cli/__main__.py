@@ -1,6 +1,6 @@
-"""`python -m argosy_cli`: the same as `argosy`."""
+"""`python -m argosy_cli` is the same as `argosy`."""
 
-from argosy_cli.main import main
+from argosy_cli.entry import main
 
 if __name__ == "__main__":
     main()
