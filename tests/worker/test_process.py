@@ -379,7 +379,7 @@ def test_pages():
         state.progress("half", 0.5)
         assert json.loads(get("/state")) == {"phase": "Loading", "reason": "", "message": "half", "progress": 0.5}
         engine = FakeEngine()
-        server.attach(engine)
+        server.attach(engine, block_size=16)
         assert 'argosy_worker_kv_blocks{model="m",state="used",worker="w"} 2.0' in get("/metrics")
         assert get("/healthz") == "ok\n"
         engine.alive = False
