@@ -9,8 +9,9 @@ code, free text at 1, 4 and 16 streams, and the model as its own draft model, wh
 neither the prefix cache nor earlier answers help. Two processes of the same worker differ by up to a tenth for as long
 as they live (where their memory lies), so each figure is of several pairs; "off beside off" shows what is left of that.
 
-Printed are medians of the rounds: tokens per second of both, their ratio, the ratio of the tokens per second of
-processor time (steadier where a machine has other work), and how many guessed tokens were right.
+Printed are medians of the rounds: tokens per second of both while all streams run, their ratio, the ratio up to the
+last end of a group that nothing follows, the ratio of the tokens per second of processor time (steadier where a machine
+has other work), and how many guessed tokens were right.
 """
 
 import argparse
@@ -60,15 +61,18 @@ class Speed:
     """Of one run."""
 
     per_second: float
+    """While all streams run: between the last first token and the first end."""
+    to_the_end: float
+    """Tokens per second from the first token to the last end, after which nothing comes."""
     per_cpu_second: float
     tokens: list[list[int]]
 
 
 async def measure(worker: processes.Running, prompts: Sequence[list[int]], new: int) -> Speed:
-    """All prompts at once; tokens per second while all streams run: between the last first token and the first end.
+    """All prompts at once.
 
-    Until the last end would be a question of how many requests are waiting: an answer that is complete sooner makes
-    room for another, and where none is there, the last streams have steps for few.
+    Two rates, since they differ where there are many streams: an answer that is complete sooner makes room for another,
+    and where none is waiting, the last streams have steps for few.
     """
     came: list[list[tuple[float, int]]] = [[] for _ in prompts]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{worker.port}") as channel:
@@ -93,7 +97,9 @@ async def measure(worker: processes.Running, prompts: Sequence[list[int]], new: 
         cpu = worker.cpu_seconds - cpu
     begin, end = max(times[0][0] for times in came), min(times[-1][0] for times in came)
     count = sum(tokens for times in came for when, tokens in times if begin < when <= end)
-    return Speed(count / (end - begin), (sum(map(len, answers)) - len(answers)) / max(cpu, 0.01), answers)
+    whole = sum(map(len, answers)) - len(answers)
+    first, last = min(times[0][0] for times in came), max(times[-1][0] for times in came)
+    return Speed(count / (end - begin), whole / (last - first), whole / max(cpu, 0.01), answers)
 
 
 async def compare(case: Case, pairs: int, rounds: int, new: int) -> list[str]:
@@ -122,12 +128,14 @@ async def compare(case: Case, pairs: int, rounds: int, new: int) -> list[str]:
                 grown[key.partition("{")[0]] += int(value - before.get(key, 0))
     both = list(zip(plain, fast, strict=True))
     ratios = [b.per_second / a.per_second for a, b in both]
+    closed = [b.to_the_end / a.to_the_end for a, b in both]
     cpu = [b.per_cpu_second / a.per_cpu_second for a, b in both]
     return [
         case.name,
         f"{statistics.median(a.per_second for a in plain):.1f}",
         f"{statistics.median(b.per_second for b in fast):.1f}",
         f"{statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f})",
+        f"{statistics.median(closed):.2f} ({min(closed):.2f} - {max(closed):.2f})",
         f"{statistics.median(cpu):.2f}" if case.uri == MODEL else "",
         f"{grown[f'{names.WORKER_ACCEPTED_TOKENS}_total']} of {grown[f'{names.WORKER_DRAFTED_TOKENS}_total']}",
     ]
@@ -171,7 +179,7 @@ async def main() -> None:
     parser.add_argument("--tokens", type=int, default=128, help="of each answer")
     parser.add_argument("--only", nargs="*", default=[], help="figures whose names begin so")
     options = parser.parse_args()
-    table = Table("figure", "off, tokens/s", "on, tokens/s", "on / off (least - most)", "by CPU time", "right guesses")
+    table = Table("figure", "off, tok/s", "on, tok/s", "on / off (least - most)", "to the last end", "by CPU", "right")
     for case in cases():
         if options.only and not any(case.name.startswith(name) for name in options.only):
             continue

@@ -4,11 +4,12 @@ The unit of the purse is a plain step: one of the same requests without drafts. 
 little, tokens that were right pay what they saved, and the cost of drafts is taken out. An empty purse ends all drafts
 until it has recovered, so all losses together stay within INCOME of the time and a few steps, however wrong the
 estimates are. Where drafts do not seem to pay, what the purse holds buys probes: short drafts that show whether that
-has changed.
+has changed. They become rarer, each time twice as rare, until some drafts seem to pay again: where many share a step,
+the most promising guesses are right more often than not, and lose a little all the same.
 
 A draft model is asked for nothing, not even for its share of a prompt, where it could not pay if it were always right:
 by what its steps were measured to take beside the model's own, the first time when the worker starts. Where it could
-and does not, its probes become rarer, each time twice as rare, and it is not even considered in every step.
+and does not, its probes become rarer still, and it is not even considered in every step.
 """
 
 from collections.abc import Sequence
@@ -29,6 +30,28 @@ _LOOK_AGAIN, _COSTS_HOLD = 16, 64
 """Steps after which a draft model that does not pay, or could not, is considered again."""
 _PROBE_GAP, _LONGEST_GAP = 16, 1024
 """Steps between two probes of the draft model: at first, and at most."""
+_LONGEST_LOOK_UP = 32
+"""Likewise of looked-up tokens, which begin with 1."""
+
+
+class _Gap:
+    """Steps between two probes."""
+
+    def __init__(self, first: int, longest: int) -> None:
+        self._first, self._longest = first, longest
+        self._steps, self._next = first, 0
+
+    def over(self, now: int) -> bool:
+        """Whether there may be one."""
+        return now >= self._next
+
+    def begin(self, now: int) -> None:
+        """There was one."""
+        self._next, self._steps = now + self._steps, min(2 * self._steps, self._longest)
+
+    def reset(self) -> None:
+        """Drafts seem to pay."""
+        self._steps = self._first
 
 
 class Controller:
@@ -46,7 +69,7 @@ class Controller:
         self._owed = 0.0  # what catching up has cost, and is paid for over the steps that follow
         self._learnt = 0  # steps
         self._rests: dict[int, int] = {}  # size of a step -> when the draft model is to be considered again
-        self._gap, self._next_probe = _PROBE_GAP, 0
+        self._gaps = {True: _Gap(_PROBE_GAP, _LONGEST_GAP), False: _Gap(1, _LONGEST_LOOK_UP)}  # by model, or looked up
         self._share = model_share
 
     def open_to(self, requests: int) -> bool:
@@ -64,8 +87,8 @@ class Controller:
         costs = self._costs(len(offers))
         found = best_lengths(offers, costs, budget)
         if any(found):
-            if any(length and offer.by_model for length, offer in zip(found, offers, strict=True)):
-                self._gap = _PROBE_GAP
+            for by_model in {offer.by_model for length, offer in zip(found, offers, strict=True) if length}:
+                self._gaps[by_model].reset()
             return found
         if any(offer.by_model for offer in offers):
             self._rests[len(offers).bit_length()] = self._learnt + _LOOK_AGAIN
@@ -126,8 +149,8 @@ class Controller:
     def _probe(self, offers: Sequence[Offer], costs: Costs, budget: int) -> list[int]:
         """A short draft of the most promising request, if it could pay at all and the purse has what it costs."""
         lengths = [0] * len(offers)
-        due = self._learnt >= self._next_probe
-        found = [i for i, offer in enumerate(offers) if offer.survival and (due or not offer.by_model)]
+        due = {by_model: gap.over(self._learnt) for by_model, gap in self._gaps.items()}
+        found = [i for i, offer in enumerate(offers) if offer.survival and due[offer.by_model]]
         if not found or budget < 1:
             return lengths
         i = max(found, key=lambda i: offers[i].survival[0])
@@ -141,6 +164,5 @@ class Controller:
             seconds += count * costs.model_step(1) + offer.behind
         if self.purse * costs.plain >= seconds:
             lengths[i] = count
-            if offer.by_model:
-                self._next_probe, self._gap = self._learnt + self._gap, min(2 * self._gap, _LONGEST_GAP)
+            self._gaps[offer.by_model].begin(self._learnt)
         return lengths

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 REFRESH = 64
 """Steps after which a mean of plain steps is too old: contexts have grown, requests have changed."""
+_OF_A_REQUEST, _OF_ITS_WORTH = 0.9, 0.9
 
 
 class Mean:
@@ -104,10 +105,20 @@ class StepCost:
     def added(self, requests: int, plain: float) -> Callable[[int], float]:
         """What so many rows of drafts add to a step of so many requests, which takes `plain` without."""
         size = requests.bit_length()
-        # believed until it is measured; less than a token is worth, plain / requests, so that it will be measured
-        slope = plain / max(8, 2 * requests)
+        slope = self._believed(requests, plain)
         near = min(self._lines, key=lambda other: abs(other - size), default=None)
         if near is not None and near != size:
-            slope = self._lines[near].fit(slope)[1]
+            other = self._lines[near].fit(slope)[1]
+            slope = other if near > size else max(slope, other)  # rows may be cheap only where they are few
         a, b = self._lines[size].fit(slope) if near == size else (0.0, slope)
         return lambda drafted: a + b * drafted if drafted else 0.0
+
+    def _believed(self, requests: int, plain: float) -> float:
+        """What a row of drafts is taken to add until it is measured: a little less than one more request does.
+
+        And less than a token is worth, plain / requests, so that it will be measured.
+        """
+        worth = plain / requests
+        fewer = max((n for n in self._plain if 2 * n <= requests), default=None)
+        request = 0.0 if fewer is None else (plain - self._plain[fewer].value) / (requests - fewer)
+        return max(plain / max(8, 2 * requests), min(_OF_A_REQUEST * request, _OF_ITS_WORTH * worth))
