@@ -197,8 +197,12 @@ async def test_who_cannot_be_measured_is_told_why(answer, word):
             await server.meet(WANTED, "hello")
 
 
+async def no_answer(_):
+    return web.Response(status=404)
+
+
 async def test_what_is_no_such_server_is_told_so(free_port):
-    async with serving(lambda _: web.Response(), models="<html>") as server:
+    async with serving(no_answer, models="<html>") as server:
         with pytest.raises(RequestError, match=r"does not answer as an OpenAI-compatible server \(200\): <html>"):
             await server.meet(WANTED, "hello")
     async with Server(f"http://127.0.0.1:{free_port()}") as server:

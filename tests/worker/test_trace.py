@@ -13,6 +13,7 @@ from argosy_api.errors import ModelUnsupportedError
 from argosy_api.params import SamplingParams
 from argosy_worker.core.batch import Finished, StepOutput
 from argosy_worker.engine.metrics import WorkerMetrics
+from argosy_worker.engine.report import LoadView
 from argosy_worker.engine.trace import StepTrace
 from argosy_worker.serve.lifecycle import Lifecycle
 from argosy_worker.serve.pages import MetricsServer
@@ -153,7 +154,7 @@ def test_the_page(tmp_path):
         return urllib.request.urlopen(f"http://127.0.0.1:{server.port}/trace", timeout=5)
 
     class Engine:
-        trace = StepTrace()
+        trace, view = StepTrace(), LoadView()
         alive = busy = True
         last_step_age = 0.0
 
@@ -163,7 +164,7 @@ def test_the_page(tmp_path):
         assert caught.value.code == 404
         assert b"engine.stepTrace" in caught.value.read()
         caught.value.close()
-        server.attach(Engine())
+        server.attach(Engine(), block_size=16)
         with get() as answer:
             assert answer.headers["Content-Type"] == "application/x-ndjson"
             assert answer.read() == b""
