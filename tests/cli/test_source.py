@@ -2,6 +2,8 @@
 
 import json
 
+import gguf
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
@@ -16,7 +18,7 @@ from argosy_cli.embedded.states import ProcessState, ResourceState, RunState
 from argosy_cli.run_model import running, sampling_of
 from argosy_cli.source import names
 from argosy_cli.source.catalog import CATALOG
-from argosy_cli.source.sampling import advised, of_folder, with_advice
+from argosy_cli.source.sampling import advised, of_file, of_folder, with_advice
 
 
 def test_names_of_the_catalog_are_sound():
@@ -122,6 +124,25 @@ def test_the_models_own_advice_is_taken(tmp_path):
         write(text)
         assert of_folder(tmp_path) == {}
     assert of_folder(tmp_path / "none") == {}
+
+
+def test_a_gguf_files_own_advice_is_taken_but_for_the_catalogs(tmp_path):
+    path = tmp_path / "m.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_float32("general.sampling.temp", 0.5)
+    writer.add_int32("general.sampling.top_k", 20)
+    writer.add_string("general.sampling.min_p", "much")
+    writer.add_tensor("token_embd.weight", np.zeros((4, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert of_file(path) == {"temperature": 0.5, "top_k": 20}
+    assert advised(f"file://{path}", path) == SamplingParams(temperature=0.5, top_k=20)
+    assert advised(CATALOG["smollm2"].uri, path).temperature == 0.2
+    path.write_text("none")
+    assert of_file(path) == of_file(tmp_path / "none.gguf") == {}
+    assert advised("", path).temperature == 0.7
 
 
 def test_advice_that_is_out_of_bounds_is_passed_over():

@@ -5,11 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from argosy_api.errors import InvalidArgumentError
+from argosy_api.errors import InvalidArgumentError, ModelError
 from argosy_api.params import SamplingParams
 from argosy_cli.source.catalog import CATALOG
 
 _KEYS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+_GGUF = dict(zip(_KEYS, ("temp", "top_p", "top_k", "min_p", "penalty_repeat"), strict=True))
+"""Ours to those of a GGUF file, below `general.sampling.`"""
 _MAX_BYTES = 1 << 20
 
 
@@ -25,9 +27,26 @@ def advised(uri: str, path: Path | None) -> SamplingParams:
         path: the model's file or folder on this machine; None: not known.
 
     """
-    found = of_folder(path) if path is not None and path.is_dir() else {}
     listed = next((entry.sampling for entry in CATALOG.values() if entry.uri == uri), {})
-    return with_advice(SamplingParams(), found or listed or UNKNOWN)
+    if path is None:
+        found = listed
+    elif path.is_dir():
+        found = of_folder(path) or listed
+    else:  # a file of the catalog has no advice, or we had no need to list it
+        found = listed or of_file(path)
+    return with_advice(SamplingParams(), found or UNKNOWN)
+
+
+def of_file(file: Path) -> dict[str, Any]:
+    """What a GGUF file says of sampling; nothing where it says nothing, or is none."""
+    from argosy_worker.models.gguf import GgufFile  # noqa: PLC0415 - numpy takes a while to load
+
+    try:
+        with GgufFile(file) as found:
+            told = {ours: found.metadata.get(f"general.sampling.{theirs}") for ours, theirs in _GGUF.items()}
+    except ModelError:
+        return {}
+    return {key: value for key, value in told.items() if isinstance(value, int | float)}
 
 
 def of_folder(folder: Path) -> dict[str, Any]:

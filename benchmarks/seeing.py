@@ -1,0 +1,111 @@
+"""What request log and metrics cost: processor time of router and worker with them, and without, in one run.
+
+    python benchmarks/seeing.py [--rounds 5] [--requests 1000] [--tokens 64]
+
+Without: the log at WARNING, and counting, setting and observing of prometheus_client made to do nothing, before either
+process imports it. Nothing in Argosy turns metrics off; the benchmark does it from outside. Streams over HTTP, 16 at a
+time, of a `sim://` worker that computes nothing and takes 2 ms for a step: so what is measured is all overhead, and the
+share is larger than with a real model, whose steps cost the worker a hundred times as much.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import statistics
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import processes
+from rich.console import Console
+from rich.table import Table
+
+URI = "sim://bench?prefill_tps=10000000&decode_ms=2&kv_blocks=16384"
+AT_ONCE, WARM = 16, 100
+WITHOUT = """
+from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
+
+def nothing(*_, **__):
+    pass
+
+for kind, names in ((Counter, ["inc"]), (Gauge, ["inc", "dec", "set", "set_function"]), (Histogram, ["observe"])):
+    for name in names:
+        setattr(kind, name, nothing)
+MetricWrapperBase.labels = lambda self, *_, **__: self
+"""
+
+
+@contextlib.contextmanager
+def blind() -> Iterator[None]:
+    """Processes that begin meanwhile see and say nothing."""
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "sitecustomize.py").write_text(WITHOUT)
+        os.environ["PYTHONPATH"] = os.pathsep.join([folder, *filter(None, [before.get("PYTHONPATH")])])
+        os.environ["ARGOSY_LOG_LEVEL"] = "WARNING"
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+async def ask(port: int, requests: int, tokens: int) -> None:
+    """So many streams, each with a prompt of its own."""
+    left = list(range(requests))
+
+    async def connection(session: aiohttp.ClientSession) -> None:
+        while left:
+            body = {
+                "model": "bench", "prompt": f"{left.pop()}: " + "lorem ipsum dolor sit amet " * 8,
+                "max_tokens": tokens, "ignore_eos": True, "stream": True,
+            }  # fmt: skip
+            async with session.post(f"http://127.0.0.1:{port}/v1/completions", json=body) as answer:
+                if answer.status != 200:
+                    raise SystemExit(await answer.text())
+                async for _ in answer.content.iter_any():
+                    pass
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        await asyncio.gather(*(connection(session) for _ in range(AT_ONCE)))
+
+
+def cost(requests: int, tokens: int) -> tuple[float, float]:
+    """Processor seconds of router and worker for 1,000 requests."""
+    with processes.worker(URI) as worker, processes.router([worker]) as router:
+        asyncio.run(ask(router.http_port, WARM, tokens))
+        before = router.cpu_seconds, worker.cpu_seconds
+        asyncio.run(ask(router.http_port, requests, tokens))
+        after = router.cpu_seconds, worker.cpu_seconds
+    return tuple((b - a) * 1000 / requests for a, b in zip(before, after, strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--tokens", type=int, default=64)
+    options = parser.parse_args()
+    pairs = []
+    for number in range(options.rounds):
+        both = {}
+        for seeing in (True, False) if number % 2 else (False, True):
+            with contextlib.nullcontext() if seeing else blind():
+                both[seeing] = cost(options.requests, options.tokens)
+        pairs.append((both[True], both[False]))
+    table = Table("processor seconds for 1,000 requests", "with", "without", "more, median (least to most)")
+    for index, name in enumerate(("router", "worker")):
+        seen, unseen = ([pair[side][index] for pair in pairs] for side in (0, 1))
+        more = [a / b - 1 for a, b in zip(seen, unseen, strict=True)]
+        table.add_row(
+            name, f"{statistics.median(seen):.2f}", f"{statistics.median(unseen):.2f}",
+            f"{statistics.median(more):+.1%} ({min(more):+.1%} to {max(more):+.1%})",
+        )  # fmt: skip
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()
