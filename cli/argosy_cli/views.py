@@ -83,5 +83,5 @@ def _print_run(console: Console, state: RunState, root: Path) -> None:
         model = f"model {resource.served_name} ({resource.uri})"
         say(f"{resource.name}: {resource.ready} of {len(resource.replicas)} replicas ready; {model}")
     console.print(table(state, console.width))
-    say(f"HTTP http://{state.http}/v1   gRPC {state.grpc}   metrics http://{state.metrics}/metrics")
+    say(f"HTTP http://{state.http}/v1   gRPC {state.grpc}   metrics http://{state.metrics}/metrics/all")
     say(f"logs {root / state.run}")

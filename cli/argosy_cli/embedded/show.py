@@ -88,7 +88,7 @@ class Lines:
         self._say(f"page               http://{state.http}/")
         self._say(f"HTTP (OpenAI API)  http://{state.http}/v1")
         self._say(f"gRPC               {state.grpc}")
-        self._say(f"metrics            http://{state.metrics}/metrics")
+        self._say(f"metrics            http://{state.metrics}/metrics/all")
         self._say("Try it:")
         self._say(f"  curl http://{state.http}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'")
         model = f" --model {served[0].served_name}" if len(state.resources) > 1 else ""
