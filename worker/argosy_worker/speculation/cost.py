@@ -116,9 +116,14 @@ class StepCost:
     def _believed(self, requests: int, plain: float) -> float:
         """What a row of drafts is taken to add until it is measured: a little less than one more request does.
 
-        And less than a token is worth, plain / requests, so that it will be measured.
+        And less than a token is worth, plain / requests, so that it will be measured: much less where what a request
+        adds is not known, or nothing.
         """
+        if requests == 1:
+            return plain / 8
         worth = plain / requests
         fewer = max((n for n in self._plain if 2 * n <= requests), default=None)
-        request = 0.0 if fewer is None else (plain - self._plain[fewer].value) / (requests - fewer)
-        return max(plain / max(8, 2 * requests), min(_OF_A_REQUEST * request, _OF_ITS_WORTH * worth))
+        if fewer is None:
+            return worth / 4
+        request = (plain - self._plain[fewer].value) / (requests - fewer)
+        return max(worth / 8, min(_OF_A_REQUEST * request, _OF_ITS_WORTH * worth))

@@ -8,8 +8,10 @@ all (compare Liu et al.: Optimizing Speculative Decoding for Serving Large Langu
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-MARGIN = 1.02
-"""Drafts must promise so many times the tokens per second of a step without any."""
+ALONE, IN_COMPANY = 1.02, 1.08
+"""Drafts must promise so many times the tokens per second of a step without any. In company more: what they cost all
+requests pay, and what they save is the tokens per second's only where the room of who ends sooner is taken by another.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +44,17 @@ class Costs:
     """What one token of the draft model takes, for so many requests at once."""
 
 
-def best_lengths(offers: Sequence[Offer], costs: Costs, budget: int, *, margin: float = MARGIN) -> list[int]:
+def margin(requests: int) -> float:
+    """For so many requests in a step."""
+    return ALONE if requests == 1 else IN_COMPANY
+
+
+def best_lengths(offers: Sequence[Offer], costs: Costs, budget: int) -> list[int]:
     """How many tokens of each offer to try, at most `budget` together; zeros where none promises enough."""
     order = sorted((-s, j, i) for i, offer in enumerate(offers) for j, s in enumerate(offer.survival))[: max(0, budget)]
     gain = spent = 0.0
     depths: dict[int, int] = {}  # place in the draft -> requests that the draft model guesses it for
-    best, most = 0, margin * costs.requests / costs.plain
+    best, most = 0, margin(costs.requests) * costs.requests / costs.plain
     for count, (chance, j, i) in enumerate(order, 1):
         gain -= chance
         if offers[i].by_model:
