@@ -23,7 +23,7 @@ EXPERTS = {"num_experts_per_tok": 2}
 
 FAMILIES = {
     "llama": ("llama", t.LlamaConfig, {**SHAPE, "tie_word_embeddings": True}),
-    "llama-biases": ("llama", t.LlamaConfig, {**SHAPE, "attention_bias": True, "mlp_bias": True}),
+    "llama-biases": ("llama", t.LlamaConfig, {**SHAPE, "head_dim": 32, "attention_bias": True, "mlp_bias": True}),
     "llama-llama3": ("llama", t.LlamaConfig, {**SHAPE, "head_dim": 32, "rope_parameters": LLAMA3}),
     "llama-linear": ("llama", t.LlamaConfig, {**SHAPE, "rope_parameters": {**ROPE, "rope_type": "linear", "factor": 4.0}}),
     "llama-dynamic": ("llama", t.LlamaConfig, {**SHAPE, "rope_parameters": {**ROPE, "rope_type": "dynamic", "factor": 4.0}}),

@@ -134,6 +134,31 @@ def test_a_text_without_a_chance_is_not_tokenized_whole():
     assert not TEXT.surely_longer("x" * 60_000, 10)
 
 
+class OnlyBatches:
+    """A tokenizer without the forms for one text: those hold the GIL for as long as a prompt takes."""
+
+    def __init__(self, tokenizer):
+        self._tokenizer = tokenizer
+
+    def __getattr__(self, name):
+        assert name not in ("encode", "decode"), f"{name} holds the GIL"
+        return getattr(self._tokenizer, name)
+
+
+def test_others_run_while_a_text_is_tokenized():
+    """Every job takes the forms for several texts, which release the GIL, of a batch of one, too."""
+    text = Text(TOKENIZER_JSON)
+    text._tokenizer = OnlyBatches(text._tokenizer)
+    assert text.encode("ab") == text.encode_prompt("ab") == encode("ab")
+    assert text.offsets("ab", encode("ab")) == [0, 1]
+    assert text.words("a") == [encode("a")]
+    assert text.surely_longer("x" * 1_000_000, 8192)
+    assert text.decode(encode("<|im_end|>a")) == "<|im_end|>a"
+    assert text.vocabulary() == TEXT.vocabulary()
+    with pytest.raises(AssertionError, match="encode holds the GIL"):
+        text._tokenizer.encode("ab")
+
+
 @pytest.mark.parametrize("raw", [b"", b"{}", b"\xff", b"[]", b'{"model": 5}'])
 def test_broken_tokenizer(raw):
     """A worker's broken tokenizer is an error of that model, not of the router."""

@@ -5,7 +5,7 @@ import time
 
 import anthropic
 import pytest
-from router_kit import FakeWorker, byte_tokenizer, encode
+from router_kit import FakeWorker, answer_of, byte_tokenizer, decode, encode, events_of
 
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.fronts.gathered import Gathered, best
@@ -120,3 +120,17 @@ def test_the_best_has_the_likeliest_tokens():
     other = [choice("e", -1.0), choice("f", -0.5), choice("g", -9.0), choice("h", -0.1, -0.1, -0.1)]
     found = best([*first, *other], of=4, n=2)
     assert [one.text[0] for one in found] == ["b", "c", "h", "f"]
+
+
+async def test_a_text_is_the_same_with_and_without_a_stream(rig):
+    """Whichever token it ends with: those that leave a character unfinished, too, which is told at the end."""
+    seen = []
+    for count in range(20, 36):
+        body = {"prompt": "hello", "max_tokens": count}
+        _, plain = await asked(rig, "/v1/completions", **body)
+        _, raw = await rig.post("/v1/completions", {"model": "m", **body, "stream": True})
+        streamed = "".join(choice["text"] for event in events_of(raw) for choice in event["choices"])
+        assert streamed == plain["choices"][0]["text"] == decode(answer_of(encode("hello"), count))
+        seen.append(streamed.endswith("\ufffd"))
+    assert any(seen)
+    assert not all(seen)

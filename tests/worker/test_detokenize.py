@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from argosy_worker import sim
 from argosy_worker.engine.detokenize import Detokenizer, StopFinder, TextVocabulary
+from argosy_worker.models import sentencepiece
 
 BYTES = TextVocabulary(sim.tokenizer_json())
 REFERENCE = Tokenizer.from_buffer(sim.tokenizer_json())
@@ -157,3 +158,82 @@ def test_a_decoder_that_treats_the_first_token_differently(sentencepiece_like, t
 def test_the_space_between_prompt_and_answer_is_kept(sentencepiece_like):
     detokenizer = Detokenizer(sentencepiece_like, [], prompt=[1])
     assert detokenizer.push(2)[0] + detokenizer.push(3)[0] == " worlds"
+
+
+# --- vocabularies that fall back to bytes, as those of Llama 2, Mistral and Gemma
+
+PIECES = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "▁b", "é", "▁漢"]
+BYTE, WORDS, UNKNOWN_ID = 2, range(258, 263), 4000
+TYPES = [sentencepiece.UNKNOWN, sentencepiece.CONTROL, *[sentencepiece.BYTE] * 256, *[sentencepiece.NORMAL] * 5]
+FALLBACK_JSON = json.dumps(
+    sentencepiece.document(
+        sentencepiece.Model(
+            kind="bpe", pieces=[sentencepiece.Piece(t, 0.0, kind) for t, kind in zip(PIECES, TYPES, strict=True)]
+        ),
+        vocab={text: i for i, text in enumerate(PIECES)}, added={1: True}, post_processor=None,
+    )
+).encode()  # fmt: skip
+FALLBACK = TextVocabulary(FALLBACK_JSON)
+
+runs = st.one_of(
+    st.lists(st.sampled_from(WORDS), min_size=1, max_size=3),
+    st.text(st.sampled_from("a é漢😀\n▁�"), min_size=1, max_size=3).map(lambda s: [BYTE + b for b in s.encode()]),
+    st.binary(min_size=1, max_size=3).map(lambda raw: [BYTE + b for b in raw]),
+    st.sampled_from([[1], [1, 1], [UNKNOWN_ID]]),
+)
+
+
+def bytes_of(token):
+    if token in (1, UNKNOWN_ID):
+        return b""
+    return bytes([token - BYTE]) if BYTE <= token < BYTE + 256 else PIECES[token].replace("▁", " ").encode()
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(runs, max_size=8).map(lambda parts: list(itertools.chain.from_iterable(parts))))
+def test_bytes_that_are_no_characters_change_nothing_beside_them(tokens):
+    """Of the text that their bytes are; the first space of a text is no part of it. The library takes a whole run back."""
+    expected = b"".join(map(bytes_of, tokens)).decode(errors="replace").removeprefix(" ")
+    assert feed(tokens, vocabulary=FALLBACK)[0] == expected
+    library = Tokenizer.from_buffer(FALLBACK_JSON).decode(tokens, skip_special_tokens=True)
+    if "�" not in expected:
+        assert library == expected
+
+
+class Counting:
+    """A vocabulary that counts the tokens it is asked to decode."""
+
+    def __init__(self, vocabulary):
+        self._vocabulary, self.silent, self.decoded = vocabulary, vocabulary.silent, 0
+
+    def decode(self, tokens):
+        self.decoded += len(tokens)
+        return self._vocabulary.decode(tokens)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "byte", "special"), [(BYTES, 0, sim.IM_END), (FALLBACK, BYTE, 1)], ids=["byte-level", "fallback"]
+)
+@pytest.mark.parametrize(
+    "run", [[0x61], [0xFF], [0x80, 0xF0, 0x9F], [0xE4], ["special"], ["none"], ["none", "special", 0xC3]], ids=str
+)
+@pytest.mark.parametrize("first", [[], [0xC3], [0xF0, 0x9F, 0x98]], ids=["", "after 1 of 2", "after 3 of 4"])
+def test_the_work_is_in_proportion_to_the_tokens(vocabulary, byte, special, run, first):
+    """Of text, undecodable bytes, special tokens and ids that there are not, also behind an unfinished character."""
+    ids = {"special": special, "none": UNKNOWN_ID}
+    work = []
+    for count in (100, 200, 400):
+        counting = Counting(vocabulary)
+        detokenizer = Detokenizer(counting, [])
+        tokens = [ids[t] if t in ids else byte + t for t in [*first, *run * count]]
+        text = "".join(detokenizer.push(t)[0] for t in tokens) + detokenizer.finish()[0]
+        assert text == bytes(t for t in [*first, *run * count] if t not in ids).decode(errors="replace")
+        work.append(counting.decoded)
+    assert work[2] - work[1] <= 2 * (work[1] - work[0]) + 100
+    assert work[2] <= 40 * len(tokens)
+
+
+@pytest.mark.parametrize(("vocabulary", "byte", "special"), [(BYTES, 0, sim.IM_END), (FALLBACK, BYTE, 1)])
+def test_bytes_on_both_sides_of_what_has_no_text_are_one_character(vocabulary, byte, special):
+    for between in (special, UNKNOWN_ID):
+        assert feed([byte + 0xC3, *[between] * 500, byte + 0xA9], vocabulary=vocabulary)[0] == "é"

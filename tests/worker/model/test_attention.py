@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from argosy_api.errors import ModelUnsupportedError
 from argosy_api.params import SamplingParams
+from argosy_worker.compute.attention import softmax
 from argosy_worker.compute.attention.cache import PagedKvCache
 from argosy_worker.compute.attention.kernels import KERNELS, AttentionSpec, choose_attention
 from argosy_worker.compute.attention.kv_types import KV_TYPES
@@ -223,8 +224,9 @@ def test_a_chunk_is_aligned_with_the_end_of_its_context_not_with_its_beginning()
     assert not torch.allclose(found.double(), upper_left[0].transpose(0, 1), atol=0.1)
 
 
+@pytest.mark.parametrize("left", [1e30, torch.nan, torch.inf])
 @pytest.mark.parametrize("kind", KV_TYPES)
-def test_positions_that_a_row_does_not_see_may_hold_anything(kind):
+def test_positions_that_a_row_does_not_see_may_hold_anything(kind, left):
     """A score of minus infinity times no number would be none: what is hidden is left out, not multiplied by nothing."""
     specs = [
         layer_spec(heads=4, kv_heads=2, head_dim=DIM),
@@ -235,12 +237,28 @@ def test_positions_that_a_row_does_not_see_may_hold_anything(kind):
         world = World((40, 40), specs, stripe=2, kind=kind)
         if spoilt:  # whoever had the blocks before left what is beyond 20 in them
             for t in (world.k, world.v):
-                t[0][20:] = 1e30
+                t[0][20:] = left
             world.step((0, 20, 40))
         world.step((1, 0, 40), (0, 0, 19))
         found.append([out[0] for out in world.step((0, 19, 20))])
     assert all(out.isfinite().all() for out in found[1])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_a_row_of_which_all_keys_are_hidden_is_nothing_and_no_nan():
+    """By a stripe that it does not see: the sums stay as they are; with a sink alone the mean is 0."""
+    before = softmax.nothing(torch.empty(2, 3, DIM))
+    hidden = torch.full((2, 3, 16), -torch.inf)
+    highest = torch.maximum(before.highest, hidden.amax(-1, keepdim=True).clamp(min=softmax.LOWEST))
+    weights = softmax.weigh(hidden, highest)
+    assert torch.equal(weights, torch.zeros(2, 3, 16))
+    more = softmax.Sums(highest, weights.sum(-1, keepdim=True), weights @ torch.ones(2, 16, DIM))
+    sums = softmax.add(before, more)
+    assert all(torch.equal(part, old) for part, old in zip(sums, before, strict=True))
+    assert torch.equal(softmax.finish(sums, torch.zeros(2, 3, 1)), torch.zeros(2, 3, DIM))
+    some = softmax.Sums(torch.randn(2, 3, 1), torch.rand(2, 3, 1) + 1, torch.randn(2, 3, DIM))
+    unseen = softmax.Sums(some.highest, torch.zeros(2, 3, 1), torch.zeros(2, 3, DIM))
+    assert all(torch.equal(part, old) for part, old in zip(softmax.add(some, unseen), some, strict=True))
 
 
 class Largest(TorchDispatchMode):
@@ -269,6 +287,14 @@ def test_memory_does_not_grow_with_the_context():
         largest.append(seen.numbers)
     assert largest[0] == largest[1]
     assert largest[0] <= 16 * 128 * 64 * 4  # scores of a stripe for 64 queries of 4 heads
+
+
+def test_heads_that_share_keys_are_not_given_copies_of_them():
+    """Where one head of keys serves 32 of queries, no tensor of a step is larger than the keys of both sequences."""
+    world = World([2048] * 2, [layer_spec(heads=32, kv_heads=1, head_dim=DIM)], seed=3)
+    with Largest() as seen:
+        world.step((0, 2047, 2048), (1, 2047, 2048))
+    assert seen.numbers <= 2 * 2048 * DIM
 
 
 def test_a_window_visits_its_own_tiles_only():

@@ -2,6 +2,7 @@
 
 import io
 import json
+import pathlib
 import shutil
 import struct
 from contextlib import ExitStack
@@ -237,3 +238,42 @@ def test_a_sentencepiece_model_stands_in_for_tokenizer_json(checkpoint):
     found = Tokenizer.from_str(facts.tokenizer_json.decode()).encode("five seven").ids
     assert found == [1, *sentencepiece.SentencePieceProcessor(model_proto=out.getvalue()).encode("five seven")]
     assert (facts.bos_token_id, facts.eos_token_ids, facts.add_bos) == (1, (2,), True)
+
+
+@pytest.mark.parametrize(("unknown", "ids"), [("</s>", []), ("<s>", []), ("<unk>", [0])])
+def test_no_text_becomes_a_token_that_begins_or_ends_texts(checkpoint, unknown, ids):
+    """Where the tokenizer has that one for what it does not know, as converters of GGUF files write it."""
+    folder, _ = checkpoint()
+    path = folder / "tokenizer.json"
+    document = json.loads(path.read_text())
+    document["model"]["unk_token"] = unknown
+    path.write_text(json.dumps(document))
+    with ExitStack() as stack:
+        facts = open_model(folder, stack).tokenizer
+    found = Tokenizer.from_str(facts.tokenizer_json.decode())
+    a, b = found.token_to_id("a"), found.token_to_id("b")
+    assert found.encode("a\x04b").ids == [a, *ids, b]
+
+
+class Trap:
+    """What a pickle does when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model-00001-of-00001.safetensors"])
+def test_a_pickle_is_never_loaded_whatever_its_name(checkpoint, tmp_path, name):
+    """torch.load takes a file of either name."""
+    folder, _ = checkpoint()
+    (folder / "model.safetensors").unlink()
+    torch.save({"model.norm.weight": Trap(tmp_path / "sprung")}, folder / name)
+    if name.startswith("model-"):
+        index = {"weight_map": {"model.norm.weight": name}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises((ModelInvalidError, ModelNotFoundError)):
+        load_model(folder, device="cpu")
+    assert not (tmp_path / "sprung").exists()

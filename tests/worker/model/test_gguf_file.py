@@ -4,12 +4,13 @@ import random
 import struct
 import tracemalloc
 
+import gguf
 import numpy as np
 import pytest
 
 from argosy_api.errors import ModelError, ModelInvalidError, ModelNotFoundError, ModelUnsupportedError
 from argosy_worker.models import load_model
-from argosy_worker.models.gguf import GgufFile
+from argosy_worker.models.gguf import TYPES, GgufFile
 
 
 @pytest.fixture
@@ -159,6 +160,77 @@ def test_other_versions_are_unsupported(sound, read):
     sound.version = int.from_bytes((3).to_bytes(4, "little"), "big")
     with pytest.raises(ModelUnsupportedError, match="big-endian"):
         read(sound.encode())
+
+
+def written(path, tensors, *, alignment=None, endianess=gguf.GGUFEndian.LITTLE):
+    """By the reference's writer: name -> (array, its type where the array does not say it)."""
+    writer = gguf.GGUFWriter(str(path), "llama", endianess=endianess)
+    if alignment:
+        writer.add_custom_alignment(alignment)
+    for name, (array, kind) in tensors.items():
+        writer.add_tensor(name, array.copy(), raw_dtype=kind)  # it swaps bytes in place
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+SMALL = {"a": (np.arange(3, dtype=np.float32), None), "b": (np.arange(6, dtype=np.float32).reshape(2, 3), None)}
+
+
+@pytest.mark.parametrize("alignment", [None, 64, 4096])
+def test_alignment_is_that_of_the_file(tmp_path, alignment):
+    with GgufFile(written(tmp_path / "x.gguf", SMALL, alignment=alignment)) as file:
+        assert file.tensors["b"].offset - file.tensors["a"].offset == (alignment or 32)
+        assert file.tensors["a"].offset % (alignment or 32) == 0
+        assert file.rows("a", 0, 3).view("<f4").tolist() == [0, 1, 2]
+        assert file.rows("b", 1, 2).view("<f4").tolist() == [3, 4, 5]
+
+
+def test_big_endian_files_are_refused_by_name(tmp_path):
+    """The reference's reader takes them, and leaves quantized numbers unswapped."""
+    path = written(tmp_path / "x.gguf", SMALL, endianess=gguf.GGUFEndian.BIG)
+    with pytest.raises(ModelUnsupportedError, match=r"'x\.gguf' is a big-endian GGUF file"):
+        GgufFile(path)
+
+
+def test_bf16_has_its_own_shape(tmp_path):
+    """The reference's reader shows bytes, twice as many in a row."""
+    values = np.array([[1.0, -2.5], [0.15625, 2.0**120], [-0.0, np.inf]], dtype=np.float32)
+    raw = (values.view(np.uint32) >> 16).astype(np.uint16)  # all of them have no more bits
+    path = written(tmp_path / "x.gguf", {"a": (raw.view(np.uint8), gguf.GGMLQuantizationType.BF16)})
+    assert gguf.GGUFReader(path).tensors[0].data.shape == (3, 4)
+    with GgufFile(path) as file:
+        assert (file.tensors["a"].format, file.tensors["a"].shape) == ("BF16", (3, 2))
+        found = file.matrix("a", 1, 3)
+        assert np.asarray(found.dequantize()).view(np.uint32).tolist() == values[1:].copy().view(np.uint32).tolist()
+
+
+def test_other_types_of_tensors_are_refused_by_name(gguf_type, read):
+    """All that the reference knows: its names, where there is no reading them."""
+    for kind in gguf.GGMLQuantizationType:
+        block, width = gguf.GGML_QUANT_SIZES[kind]
+        raw = gguf_type(tensors={"t": ((1, block), int(kind), bytes(width))}).encode()
+        if int(kind) in TYPES:
+            with read(raw) as file:
+                assert (file.tensors["t"].format, file.tensors["t"].nbytes) == (kind.name, width)
+            continue
+        name = kind.name if int(kind) <= 41 else f"of GGML type {int(kind)}"
+        with pytest.raises(ModelUnsupportedError, match=f"tensor 't' is {name}; supported are F32"):
+            read(raw)
+
+
+def test_a_vocabulary_is_read_in_large_pieces(gguf_type, tmp_path, monkeypatch):
+    """A read for each of 49,152 texts would take longer than all weights."""
+    texts = [f"token {i}" for i in range(20_000)]
+    path = tmp_path / "x.gguf"
+    path.write_bytes(gguf_type(metadata={"texts": (9, (8, texts))}).encode())
+    reads, real = [], GgufFile._text
+    monkeypatch.setattr(GgufFile, "_text", lambda self, limit, what: reads.append(what) or real(self, limit, what))
+    with GgufFile(path) as file:
+        assert file.metadata["texts"] == texts
+    assert len(reads) <= 4
 
 
 def test_a_missing_file_is_not_found(tmp_path):

@@ -8,7 +8,9 @@ import pytest
 
 from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
 from argosy_worker.compute.angles import inverse
-from argosy_worker.compute.rope_spec import LinearRope
+from argosy_worker.compute.rope_spec import FactorRope, LinearRope
+from argosy_worker.models.families import BY_ARCHITECTURE
+from argosy_worker.models.gguf import GgufFile
 from argosy_worker.models.gguf_config import read_config
 
 META = {
@@ -49,6 +51,46 @@ def test_linear_scaling_is_read_as_llama_cpp_does(change, scaling):
 def test_linear_scaling_divides_the_angles():
     (plain,), (scaled,) = config({}).ropes, config({"llama.rope.scaling.factor": 4.0}).ropes
     assert np.allclose(inverse(scaled)[0], inverse(plain)[0] / 4)
+
+
+@pytest.fixture
+def with_factors(gguf_type, tmp_path):
+    """The configuration of a file that holds `rope_freqs.weight` and these keys."""
+
+    def make(factors, change):
+        raw = np.asarray(factors, dtype="<f4").tobytes()
+        tensors = {"token_embd.weight": ((300, 64), 0, bytes(300 * 64 * 4)), "rope_freqs.weight": ((8,), 0, raw)}
+        path = tmp_path / "x.gguf"
+        path.write_bytes(gguf_type(tensors=tensors).encode())
+        with GgufFile(path) as file:
+            file.metadata.update({**META, **change})
+            return read_config(file)
+
+    return make
+
+
+FACTORS = [1.0, 1.0, 1.5, 2.0, 4.0, 8.0, 8.0, 8.0]
+
+
+def test_factors_of_rotary_frequencies_are_read(with_factors):
+    """Llama 3's scaling has no key in a GGUF file: its factors are a tensor. A linear factor multiplies them."""
+    (plain,), (scaled,) = config({}).ropes, (found := with_factors(FACTORS, {})).ropes
+    assert found.rope_scaling == FactorRope(factors=tuple(FACTORS))
+    assert np.allclose(inverse(scaled)[0], inverse(plain)[0] / FACTORS)
+    both = with_factors(FACTORS, {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.0})
+    assert both.rope_scaling == FactorRope(factors=tuple(2 * factor for factor in FACTORS))
+    with pytest.raises(ModelUnsupportedError, match=r"rope_freqs\.weight.*yarn"):
+        with_factors(FACTORS, {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 2.0})
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["gemma", "phi2", "deepseek2", "command-r", "glm4", "llama4", "bert", "mamba", "falcon", "t5", "gpt2", "stablelm"],
+)
+def test_other_architectures_are_refused_by_name(name):
+    assert name not in BY_ARCHITECTURE
+    with pytest.raises(ModelUnsupportedError, match=f"architecture '{name}' is not supported; supported are llama"):
+        config({"general.architecture": name})
 
 
 @pytest.mark.parametrize(

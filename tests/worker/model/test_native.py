@@ -234,6 +234,26 @@ def test_layers_are_the_same_on_every_instruction_set_and_however_they_are_cut(a
 
 
 @pytest.mark.parametrize("kv", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("attention", [None, Window(20)])
+def test_what_a_row_does_not_see_may_be_no_number(attention, kv):
+    """Left by whoever had the blocks before: what is hidden is left out, not multiplied by nothing."""
+    x, table = torch.randn(40, HIDDEN, generator=torch.Generator().manual_seed(4)), [3, 1, 4]
+    for name in instruction_sets():
+        found = []
+        for spoilt in (False, True):
+            torch.manual_seed(1)
+            rig = Rig(Crew(2, name), attention, kv=kv)
+            for layer in range(2 if spoilt else 0):
+                elements, scales = rig.cache.elements(layer), rig.cache.scales(layer)
+                elements.fill_(127 if kv == "int8" else torch.nan)
+                if scales is not None:
+                    scales.fill_(torch.nan)
+            found.append(torch.cat([rig.run(x[a:b], (a, b - a, table)) for a, b in ((0, 19), (19, 20), (20, 40))]))
+        assert found[0].isfinite().all()
+        assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("kv", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("attention", [Full(), Window(20)])
 def test_layers_compute_what_torch_does(attention, kv):
     """Around the same linears; activations are rounded at the same places, so only the order of sums is another."""

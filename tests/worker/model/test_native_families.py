@@ -17,7 +17,7 @@ PROMPT = torch.randint(3, small_models.VOCAB, (120,), generator=torch.Generator(
 TOKENIZER = {
     "tokenizer_model": "gpt2", "tokenizer_pre": "gpt-2", "token_list": [*(chr(33 + i) for i in range(90)), "ab"], "token_merges": ["a b"],
 }  # fmt: skip
-NAMES = ["qwen3", "gemma2", "gemma3", "olmo2", "granite", "smollm3", "llama-llama3"]
+NAMES = ["qwen3", "gemma2", "gemma3", "olmo2", "granite", "smollm3", "llama-llama3", "llama-biases"]
 
 
 @pytest.fixture(scope="module", params=NAMES)

@@ -125,3 +125,45 @@ def test_a_tokenizer_that_no_message_could_carry_is_refused(monkeypatch):
 def test_a_text_that_ends_messages_only_is_no_end_of_the_answer():
     assert list(end_texts({"<|end|>", "<|im_end|>", "x"})) == ["<|im_end|>", "<|end|>"]
     assert list(end_texts({"<|end|>", "<|return|>"})) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        (" ½", [216, 16738]),
+        (" ③", [216, 173, 235, 112]),
+        ("½", [16738]),
+        (" ²³", [216, 19133, 39050]),
+        ("x①y", [104, 173, 235, 250, 105]),
+        ("12½34", [33, 34, 16738, 35, 36]),
+    ],
+)
+def test_digits_of_all_kinds_stand_alone(tokenizer, text, ids):
+    """Of `tokenizer.ggml.pre` smollm, which a loader may not pass over; the ids are llama.cpp's (2026.10.11549)."""
+    assert tokenizer.encode(text).ids == ids
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("a\x04b", [81, 82]),
+        ("\x06", []),
+        ("a\x13\x14b", [81, 82]),
+        ("\x16x\x1d", [104]),
+        ("\U00040000", [218, 218, 218]),
+        ("\x04<|im_end|>", [2]),
+    ],
+)
+def test_a_byte_without_a_token_is_left_out(tokenizer, text, ids):
+    """As llama.cpp has it (2026.10.11549), and never the token that `unknown_token_id` names: here 0, <|endoftext|>."""
+    assert tokenizer.encode(text).ids == ids
+
+
+def unknown(document):
+    """What a text of a byte that the vocabulary lacks becomes."""
+    return Tokenizer.from_str(document.decode()).encode("a\x04b", add_special_tokens=False).ids
+
+
+@pytest.mark.parametrize("number", [0, 2, 4])
+def test_no_text_becomes_the_token_for_what_is_unknown(number):
+    assert unknown(read_tokenizer({**META, "tokenizer.ggml.unknown_token_id": number}, 5).tokenizer_json) == [1, 2]

@@ -6,7 +6,8 @@ UTF-8 is incomplete, and a tail that may become a stop string.
 """
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 from argosy_api.errors import InternalError, ModelInvalidError
@@ -20,6 +21,8 @@ _CONTEXT = 4
 """Prompt tokens decoded before the first generated one: some decoders drop the space before a text's first word."""
 _LONG_WINDOW = 8
 """Undecodable tokens after which a shorter window is looked for, so that endless garbage stays cheap."""
+_BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
+"""A token that stands for one byte, where a vocabulary falls back to bytes."""
 
 
 class TextVocabulary:
@@ -40,26 +43,52 @@ class TextVocabulary:
                 raise
             raise ModelInvalidError(f"the model's tokenizer is not sound: {error}") from error
         self._special = frozenset(token for token, info in added.items() if info.special)
+        decoder = self._tokenizer.decoder
+        self._of_bytes = decoder if decoder is not None and b'"ByteFallback"' in decoder.__getstate__() else None
 
     def silent(self, token: int) -> bool:
-        """Whether the token never shows in text."""
-        return token in self._special
+        """Whether the token never shows in text: a special one, or an id that the vocabulary does not have."""
+        return not self._piece(token)
+
+    def _piece(self, token: int) -> str:
+        return "" if token in self._special else self._tokenizer.id_to_token(token) or ""
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text of tokens; special and unknown ones are skipped.
+        """Text of tokens; special and unknown ones are skipped. Each invalid sequence of bytes is one U+FFFD.
 
         Raises:
             InternalError: the library fails on them. Its panics depend on the tokens: other requests may go on.
 
         """
         try:
-            text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
+            if self._of_bytes is None:
+                text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
+            else:
+                text = self._of_bytes.decode(list(_sound(filter(None, map(self._piece, tokens)))))
         except BaseException as error:
             if not is_fault(error):
                 raise
             log.exception("the model's tokenizer failed")
             raise InternalError("the model's tokenizer failed to turn the tokens into text") from error
         return text
+
+
+def _sound(pieces: Iterable[str]) -> Iterator[str]:
+    """The same, with U+FFFD in place of bytes that are no characters.
+
+    Left to the library, one such byte would make a U+FFFD of every byte of its run: of those, too, whose characters
+    have gone out.
+    """
+    run = bytearray()
+    for piece in (*pieces, ""):
+        if byte := _BYTE.fullmatch(piece):
+            run.append(int(byte[1], 16))
+            continue
+        for character in run.decode(errors="replace"):
+            yield from [_REPLACEMENT] if character == _REPLACEMENT else map("<0x{:02X}>".format, character.encode())
+        run.clear()
+        if piece:
+            yield piece
 
 
 @lru_cache(maxsize=2)

@@ -39,6 +39,12 @@ TYPES = {
     12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 20: "IQ4_NL", 30: "BF16", 39: "MXFP4",
 }  # fmt: skip
 """GGML type number -> format. A file with another number is refused, naming the tensor."""
+_OTHERS = {
+    9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S", 22: "IQ2_S",
+    23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0",
+    40: "NVFP4", 41: "Q1_0",
+}  # fmt: skip
+"""Types that are refused by their names."""
 
 
 class GgufFile(TensorFile):
@@ -162,7 +168,8 @@ class GgufFile(TensorFile):
         offset = self._int("<Q", f"offset of {name!r}")
         if number not in TYPES:
             raise ModelUnsupportedError(
-                f"{self.name!r}: tensor {name!r} has GGML type {number}; supported are " + ", ".join(TYPES.values())
+                f"{self.name!r}: tensor {name!r} is {_OTHERS.get(number, f'of GGML type {number}')}; supported are "
+                + ", ".join(TYPES.values())
             )
         known = TYPES[number]
         block, width = BLOCKS[known]

@@ -5,6 +5,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+
 from argosy_api import limits
 from argosy_api.errors import ModelInvalidError
 from argosy_worker.core.facts import TokenizerFacts
@@ -62,13 +65,26 @@ def _tokenizer(folder: Path, config: dict[str, Any], vocab_size: int) -> Tokeniz
     tokenizer.no_padding()  # a length that training left in the file would stand before the text
     first = tokenizer.encode("a").ids[:1]
     return TokenizerFacts(
-        tokenizer_json=document,
+        tokenizer_json=_unknown_dropped(document, tokenizer, {*ends, bos}),
         bos_token_id=bos,
         eos_token_ids=tuple(ends),
         add_bos=bos is not None and first == [bos],
         special_tokens=special,
         chat_template=_template(folder, settings),
     )
+
+
+def _unknown_dropped(document: bytes, tokenizer: Tokenizer, marks: set[int | None]) -> bytes:
+    """The document, without a token for what is unknown where that is one that begins or ends texts.
+
+    Else a user who writes a byte that the vocabulary lacks would write that token. It is left out, as from GGUF files.
+    """
+    model = tokenizer.model
+    if not isinstance(model, BPE) or model.unk_token is None or tokenizer.token_to_id(model.unk_token) not in marks:
+        return document
+    found = json.loads(document)
+    found["model"]["unk_token"] = None
+    return json.dumps(found, ensure_ascii=False).encode()
 
 
 def _document(folder: Path, settings: dict[str, Any]) -> bytes:
