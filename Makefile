@@ -7,7 +7,7 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: page-tools pictures help setup demo test check generate format smoke bench-newcomer bench-operator bench-autoscaling bench-routing bench-storm bench-chaos bench-index test-rollouts test-operator test-hostile test-structured test-kernels test-gpu-kernels arm-tools tradeoffs images test-cluster test-peers clean
+.PHONY: page-tools pictures help setup demo test check generate format smoke bench-newcomer bench-operator bench-autoscaling bench-routing bench-storm bench-chaos bench-index test-rollouts test-operator test-hostile test-structured test-clients test-kernels test-gpu-kernels arm-tools tradeoffs images test-cluster test-peers clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -95,6 +95,19 @@ test-kernels: setup  ## the native kernels under sanitizers, in all shapes (minu
 test-peers: setup  ## what argosy quantize writes, in llama.cpp and transformers; adapters, by peft (minutes)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[bench]"
 	ARGOSY_PEERS=1 $(BIN)/pytest -q -s tests/worker/quantize/test_peers.py tests/worker/model/test_peft.py
+
+# inference-perf needs Python 3.12 or newer; where there is none its test is left out, and says so
+NEWER_PYTHON ?= $(shell for p in python3.14 python3.13 python3.12; do $$p -c '' 2> /dev/null && echo $$p && break; done)
+CLIENTS := sdks triton langchain litellm llama-index guidellm aiperf $(if $(NEWER_PYTHON),inference-perf)
+
+build/clients/%/.ready: tests/clients/requirements/%.txt
+	@echo "an environment for $* ..."
+	$(if $(filter inference-perf,$*),$(NEWER_PYTHON),$(PYTHON)) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+test-clients: setup $(CLIENTS:%=build/clients/%/.ready)  ## real clients in environments of their own: LangChain, LiteLLM, tritonclient, guidellm ... (4 GB, minutes)
+	ARGOSY_CLIENTS=build/clients $(BIN)/pytest -q tests/clients
 
 tradeoffs: setup  ## the tables of number formats in docs/, measured on this machine (about 15 quiet minutes; goes on where it was stopped)
 	rm -f build/tradeoffs/tradeoffs.json build/tradeoffs/tradeoffs.md build/tradeoffs/tradeoffs.svg

@@ -1,11 +1,8 @@
 """A client of the router's native gRPC service, and where a router may be found."""
 
-import json
 import os
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Self
@@ -13,7 +10,8 @@ from typing import Self
 import grpc
 
 from argosy_api import limits
-from argosy_api.errors import UnauthenticatedError
+from argosy_api.inference import inference_pb2 as oip
+from argosy_api.inference import inference_pb2_grpc
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc
 from argosy_cli.embedded import run, states
@@ -21,7 +19,6 @@ from argosy_cli.embedded.states import RunState
 from argosy_cli.errors import RequestError
 
 DEFAULT_ADDRESS = "127.0.0.1:8001"
-DEFAULT_HTTP_PORT = 8000
 API_KEY = "ARGOSY_API_KEY"
 """Environment variable with the credential for routers that ask for one."""
 _OPTIONS = [("grpc.max_receive_message_length", limits.MAX_GRPC_MESSAGE), ("grpc.enable_http_proxy", 0)]
@@ -173,21 +170,15 @@ def _wait(state: RunState, model: str | None) -> None:
 
 
 def _ask_models(address: str) -> list[str]:
-    host = address.rpartition(":")[0]
-    url = f"http://{host}:{DEFAULT_HTTP_PORT}/v1/models"
-    try:
-        asked = urllib.request.Request(url, headers=_credential())
-        with urllib.request.urlopen(asked, timeout=5.0) as answer:  # noqa: S310 - http://
-            return [str(model["id"]) for model in json.load(answer)["data"]]
-    except urllib.error.HTTPError as error:
-        if error.code == UnauthenticatedError.http_status:
-            raise RequestError(f"the router at {address} asks for a credential: set {API_KEY}") from None
-        raise RequestError(f"the router at {address} answers {error.code}; give --model") from None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise RequestError(
-            f"no router answers at {address} (nor {url}); start one with `argosy up FILE.yaml`, "
-            "or give --address, and --model when its HTTP port is another one"
-        ) from None
+    """Over the gRPC address itself: nothing says on which port its router speaks HTTP."""
+    with grpc.insecure_channel(address, options=_OPTIONS) as channel:
+        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        try:
+            metadata = tuple(_credential().items())
+            found = stub.RepositoryIndex(oip.RepositoryIndexRequest(), metadata=metadata, timeout=5.0)
+        except grpc.RpcError as error:
+            raise RequestError(_explain(address, error)) from None
+    return [model.name for model in found.models]
 
 
 def _credential() -> dict[str, str]:

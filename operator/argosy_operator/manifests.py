@@ -23,8 +23,8 @@ REDIS_URL_KEY = "url"
 class PlanSettings:
     """What the installation decides, the same for all resources."""
 
-    worker_image: str = "argosy-worker:0.1.0"
-    """Image of workers whose resource names none."""
+    worker_image: str = "localhost/argosy-worker:0.1.0"
+    """Image of workers whose resource names none. The chart's own default, for `argosy manifests`."""
     image_pull_policy: str = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = ()
     """Names of Secrets in the resource's namespace."""

@@ -6,6 +6,7 @@ A front opens a `request`, parses what came into an `Ask`, has it prepared (`pre
 import asyncio
 import contextlib
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -37,6 +38,7 @@ from argosy_router.routing.dispatch import Decision, Dispatcher, no_worker
 from argosy_router.routing.job import Job
 from argosy_router.routing.trial import conversation
 from argosy_router.settings import Settings
+from argosy_router.tally import Tallies
 from argosy_router.tenants.identity import Identity
 from argosy_router.tenants.tenant import Tenant
 from argosy_router.text.model_text import Encoded
@@ -81,6 +83,7 @@ class Service:
         self._picks = picks
         self._tell_decisions = tell_decisions
         self.recent = Recent()
+        self.tallies = Tallies()
 
     @property
     def ready(self) -> bool:
@@ -129,6 +132,7 @@ class Service:
             seconds = now() - request.started
             if request.model != UNKNOWN_MODEL:
                 self.metrics.duration.labels(request.model).observe(seconds)
+                self.tallies.ended(request.model, request.code, seconds, time.time())
             self.recent.ended(Line(api, request.model, request.code, seconds, request.flown))
 
     def _check_open(self) -> None:

@@ -12,6 +12,7 @@ from rendered import POD_KINDS, env_of, one
 from argosy_api import redis_acl
 from argosy_api.crd import crd
 from argosy_api.redis_urls import sentinels_of
+from argosy_operator.manifests import PlanSettings
 from argosy_operator.redis_access import check_url, worker_url
 from argosy_operator.settings import from_environment
 
@@ -478,3 +479,9 @@ def test_every_value_is_in_the_schema_and_every_object_is_closed(chart):
     assert free == []
     undocumented = set(schema["properties"]) - set(values) - {"global"}
     assert undocumented == set()
+
+
+def test_what_is_printed_without_a_cluster_has_the_image_that_the_chart_gives(render):
+    operator = one(render(), "Deployment", "argosy-operator")
+    (container,) = operator["spec"]["template"]["spec"]["containers"]
+    assert env_of(container)["ARGOSY_WORKER_IMAGE"] == PlanSettings().worker_image

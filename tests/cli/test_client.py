@@ -11,6 +11,8 @@ import grpc
 import pytest
 
 from argosy_api.errors import InvalidArgumentError
+from argosy_api.inference import inference_pb2 as oip
+from argosy_api.inference import inference_pb2_grpc
 from argosy_api.params import SamplingParams
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc
@@ -19,6 +21,19 @@ from argosy_cli.client import Answer, Client
 from argosy_cli.embedded import run
 from argosy_cli.embedded.states import ResourceState, RunState
 from argosy_cli.errors import CommandError, RequestError
+
+
+class FakeIndex(inference_pb2_grpc.GRPCInferenceServiceServicer):
+    """Tells which models there are to whoever has the key."""
+
+    def __init__(self):
+        self.models = []
+
+    def RepositoryIndex(self, request, context):
+        if ("authorization", "Bearer key") not in context.invocation_metadata():
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "no credential")
+        models = [oip.RepositoryIndexResponse.ModelIndex(name=name, state="READY") for name in self.models]
+        return oip.RepositoryIndexResponse(models=models)
 
 
 class FakeInference(worker_pb2_grpc.InferenceServicer):
@@ -54,6 +69,8 @@ def fake():
     server = grpc.server(ThreadPoolExecutor(2))
     service = FakeInference()
     worker_pb2_grpc.add_InferenceServicer_to_server(service, server)
+    service.index = FakeIndex()
+    inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(service.index, server)
     service.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
     yield service
@@ -145,6 +162,21 @@ def test_the_running_router_is_found(home):
     assert client.find_model(None, "h:2") == "one"
     assert client.find_model("given", "h:2") == "given"
     folder.lock.close()
+
+
+def test_a_router_that_is_no_run_of_ours_is_asked_for_its_models_at_the_same_address(fake, home, monkeypatch):
+    """Whatever its HTTP port is."""
+    fake.index.models = ["one"]
+    with pytest.raises(RequestError, match=r"no credential \(set ARGOSY_API_KEY\)"):
+        client.find_model(None, fake.address)
+    monkeypatch.setenv("ARGOSY_API_KEY", "key")
+    assert client.find_model(None, fake.address) == "one"
+    for models, says in (([], "no model is served there"), (["b", "a"], "choose one with --model: a, b")):
+        fake.index.models = models
+        with pytest.raises(RequestError, match=says):
+            client.find_model(None, fake.address)
+    with pytest.raises(RequestError, match="no router answers at"):
+        client.find_model(None, f"127.0.0.1:{_closed_port()}")
 
 
 def test_between_several_models_the_user_chooses(home):

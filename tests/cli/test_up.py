@@ -190,6 +190,12 @@ def test_what_generate_cannot_do_is_one_line(running, arguments, code, says):
     assert re.search(says, err), err
 
 
+def test_an_empty_question_is_not_asked(running):
+    code, out, err = running.command("generate", " ", "--model", "sim")
+    assert (code, out) == (1, "")
+    assert err == "error: PROMPT is empty: there is nothing to ask\n"
+
+
 def test_chat_keeps_the_conversation(running):
     code, out, err = running.command("chat", "--model", "other", "--max-tokens", "4", stdin="first\n\nsecond\n")
     assert code == 0

@@ -9,18 +9,8 @@ import json
 
 import openai
 import pytest
-from embedded_kit import Up
 from jsonschema import Draft202012Validator
-from pydantic import BaseModel
 
-RESOURCE = """\
-apiVersion: serving.argosy.dev/v1alpha1
-kind: InferenceDeployment
-metadata: {name: m}
-spec:
-  replicas: 1
-  model: {uri: "sim://m?decode_ms=0&prefill_tps=0", servedName: m}
-"""
 HI = [{"role": "user", "content": "hi"}]
 SCHEMA = {
     "type": "object",
@@ -135,21 +125,8 @@ REFUSED = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def up(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sdk")
-    (folder / "m.yaml").write_text(RESOURCE)
-    one = Up(folder, [folder / "m.yaml"])
-    one.start()
-    try:
-        yield one.until_ready()
-        assert one.end() == 0, one.output
-    finally:
-        one.clean_up()
-
-
-def clients(up):
-    where = {"base_url": f"http://127.0.0.1:{up.http_port}/v1", "api_key": "none", "max_retries": 0}
+def clients(simulated):
+    where = {"base_url": f"http://127.0.0.1:{simulated.http_port}/v1", "api_key": "none", "max_retries": 0}
     return openai.OpenAI(**where), openai.AsyncOpenAI(**where)
 
 
@@ -172,9 +149,9 @@ def deltas_of(chunks):
     )
 
 
-def all_four(up, kind, asked, check):
+def all_four(simulated, kind, asked, check):
     """Whole and streamed, synchronous and asynchronous."""
-    plain, waiting = clients(up)
+    plain, waiting = clients(simulated)
 
     async def asynchronous():
         async with waiting as client:
@@ -194,21 +171,21 @@ def all_four(up, kind, asked, check):
 
 
 @pytest.mark.parametrize("name", CHATS)
-def test_chats(up, name):
+def test_chats(simulated, name):
     fields, check = CHATS[name]
-    all_four(up, "chat", chat_of(fields), check)
+    all_four(simulated, "chat", chat_of(fields), check)
 
 
 @pytest.mark.parametrize("name", COMPLETIONS)
-def test_completions(up, name):
+def test_completions(simulated, name):
     fields, check = COMPLETIONS[name]
-    all_four(up, "completions", {"model": "m", "prompt": "hello", "max_tokens": 12, **fields}, check)
+    all_four(simulated, "completions", {"model": "m", "prompt": "hello", "max_tokens": 12, **fields}, check)
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_refused_says_why(up, name):
+def test_what_is_refused_says_why(simulated, name):
     fields, why = REFUSED[name]
-    plain, waiting = clients(up)
+    plain, waiting = clients(simulated)
     with plain as client, pytest.raises(openai.BadRequestError, match=why):
         client.chat.completions.create(**chat_of(fields))
 
@@ -218,33 +195,6 @@ def test_what_is_refused_says_why(up, name):
 
     with pytest.raises(openai.BadRequestError, match=why):
         asyncio.run(asynchronous())
-
-
-def test_the_sdks_own_helpers(up):
-    """`parse` makes objects of pydantic types, `stream` joins deltas; usage comes where it is asked for."""
-
-    class Person(BaseModel):
-        name: str
-        age: int
-
-    plain, _ = clients(up)
-    with plain as client:
-        tools = [openai.pydantic_function_tool(Person, name="look_up")]
-        asked = {"model": "m", "messages": HI, "tools": tools, "tool_choice": "required", "parallel_tool_calls": False}
-        with client.chat.completions.stream(**asked, max_completion_tokens=4000) as stream:
-            final = stream.get_final_completion()
-        assert isinstance(final.choices[0].message.tool_calls[0].function.parsed_arguments, Person)
-        options = {"stream": True, "stream_options": {"include_usage": True}}
-        chunks = list(client.chat.completions.create(model="m", messages=HI, max_completion_tokens=5, **options))
-        assert (chunks[-1].choices, chunks[-1].usage.completion_tokens) == ([], 5)
-        options["stream_options"]["continuous_usage_stats"] = True
-        chunks = list(client.chat.completions.create(model="m", messages=HI, max_completion_tokens=5, **options))
-        told = [chunk.usage.completion_tokens for chunk in chunks]
-        assert (told, told[-1]) == (sorted(told), 5)
-        assert [model.id for model in client.models.list()] == ["m"]
-        assert client.models.retrieve("m").id == "m"
-        with pytest.raises(openai.NotFoundError):
-            client.chat.completions.create(model="another", messages=HI)
 
 
 RESPONSES = {
@@ -259,9 +209,9 @@ RESPONSES = {
 
 
 @pytest.mark.parametrize("name", RESPONSES)
-def test_responses(up, name):
+def test_responses(simulated, name):
     fields, check = RESPONSES[name]
-    plain, waiting = clients(up)
+    plain, waiting = clients(simulated)
     asked = {"model": "m", "input": "hi", "max_output_tokens": 12, **fields}
 
     async def asynchronous():
@@ -285,28 +235,6 @@ def test_responses(up, name):
                     Draft202012Validator(SCHEMA).validate(json.loads(item.arguments))
         if "tools" in fields:
             assert [item.type for item in whole.output] == ["function_call"]
-
-
-def test_the_best_of_several(up):
-    plain, _ = clients(up)
-    with plain as client:
-        asked = {"model": "m", "prompt": "hello", "max_tokens": 6, "seed": 1, "logprobs": 0}
-        best = client.completions.create(**asked, n=1, best_of=4)
-        several = client.completions.create(**asked, n=4)
-    assert best.usage.completion_tokens == several.usage.completion_tokens
-    means = [sum(c.logprobs.token_logprobs) / len(c.logprobs.token_logprobs) for c in several.choices]
-    assert best.choices[0].text == several.choices[means.index(max(means))].text
-
-
-def test_fields_without_effect_are_named_or_refused(up):
-    plain, _ = clients(up)
-    with plain as client:
-        create = client.chat.completions.with_raw_response.create
-        answer = create(**chat_of({"user": "u", "store": True, "extra_body": {"keep_alive": "5m"}}))
-        assert answer.headers["x-argosy-ignored"] == "user, store, keep_alive"
-        assert "x-argosy-ignored" not in create(**chat_of({})).headers
-        with pytest.raises(openai.BadRequestError, match="store: has no effect here"):
-            create(**chat_of({"store": True}), extra_headers={"x-argosy-strict": "true"})
 
 
 def test_there_are_forty_calls():

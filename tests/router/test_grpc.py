@@ -354,6 +354,16 @@ async def test_stream_infer_empty_final(rig, channel):
     assert len(responses[-1].outputs) == 0
 
 
+async def test_a_stream_with_its_prompt_begins_with_it(rig, channel):
+    """Triton's sample client asks for the prompt in a stream, too: it comes once, before the answer."""
+    answers = await stream_infer(channel, infer(stream=True, exclude=False, sampling={"max_tokens": 12}))
+    responses = [outputs(a.infer_response) for a in answers]
+    assert [a.error_message for a in answers] == [""] * len(answers)
+    assert responses[0]["text_output"].startswith("hello")
+    assert "".join(r["text_output"] for r in responses) == "hello" + decode(answer_of(encode("hello"), 12))
+    assert [t for r in responses for t in r["output_ids"]] == answer_of(encode("hello"), 12)
+
+
 async def test_stream_infer_many_and_errors_apart(rig, channel):
     """Requests of one stream run side by side; an error of one is its own."""
     bad = infer(identity="bad", sampling={"max_tokens": -1})
@@ -450,6 +460,20 @@ async def test_parameters_are_honoured(rig, channel):
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
+async def test_sampling_may_stand_in_both_places_with_one_value(rig, channel):
+    """Triton's sample client sends its parameters, texts all of them, as a tensor and as parameters."""
+    stub = oip_rpc.GRPCInferenceServiceStub(channel)
+    request = infer(sampling={"max_tokens": "5", "temperature": "0.1", "top_p": "0.95"})
+    for name, value in {"max_tokens": "5", "temperature": "0.1", "top_p": "0.95"}.items():
+        request.parameters[name].string_param = value
+    assert len(outputs(await stub.ModelInfer(request))["output_ids"]) == 5
+    sampling = next(w for w in rig.workers if w.requests).requests[-1].sampling
+    assert (sampling.max_tokens, sampling.temperature, sampling.top_p) == (5, 0.1, 0.95)
+    request.parameters["top_p"].string_param = "0.9"
+    with pytest.raises(grpc.aio.AioRpcError, match=r"parameters\.top_p: has another value in sampling_parameters"):
+        await stub.ModelInfer(request)
+
+
 SHAPED = {
     "min_p": 0.1, "typical_p": 0.9, "repetition_penalty": 1.2, "presence_penalty": -1.0, "frequency_penalty": 0.5,
     "allowed_token_ids": [5, 6], "top_k": 7, "min_tokens": 2, "stop_token_ids": [9], "ignore_eos": True, "seed": 3,
@@ -514,7 +538,8 @@ async def test_metadata_and_readiness(rig, channel):
     assert (await stub.ServerReady(oip.ServerReadyRequest())).ready
     assert (await stub.ModelReady(oip.ModelReadyRequest(name="m"))).ready
     assert not (await stub.ModelReady(oip.ModelReadyRequest(name="nope"))).ready
-    assert "model_streaming" in (await stub.ServerMetadata(oip.ServerMetadataRequest())).extensions
+    extensions = (await stub.ServerMetadata(oip.ServerMetadataRequest())).extensions
+    assert list(extensions) == ["model_streaming", "model_configuration", "statistics"]
     metadata = await stub.ModelMetadata(oip.ModelMetadataRequest(name="m"))
     assert {t.name for t in metadata.inputs} >= {"text_input", "input_ids", "stream", "sampling_parameters"}
     assert [t.name for t in metadata.outputs] == ["text_output", "output_ids"]

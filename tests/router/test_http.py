@@ -2,10 +2,11 @@
 
 import asyncio
 import json
+import logging
 
 import pytest
 from router_kit import FakeWorker, answer_of, byte_tokenizer, decode, encode, events_of
-from waiting import eventually
+from waiting import LIMIT_S, eventually
 
 from argosy_api import limits
 
@@ -327,6 +328,29 @@ async def test_wrong_paths_and_methods(rig):
         response, _ = await rig.post("/v1/completions", HELLO, headers={"x-request-id": given})
         assert response.status == 200
         assert (response.headers["x-request-id"] == given) is kept
+
+
+async def test_what_is_not_there_is_named(rig):
+    """A path in the answer, a model in the words of OpenAI's API, by which clients fall back on another one."""
+    response, body = await rig.post("/v1/chat/completion", {})
+    assert (response.status, json.loads(body)["error"]["message"]) == (404, "POST /v1/chat/completion: Not Found")
+    response, body = await rig.post("/v1/completions", {**HELLO, "model": "another"})
+    error = json.loads(body)["error"]
+    assert (response.status, error["code"], error["param"]) == (404, "model_not_found", "model")
+    assert error["message"] == "model: 'another' is not served here; served are: m"
+
+
+async def test_a_client_of_another_protocol_costs_one_line_of_the_log(rig, caplog):
+    """Such as one of gRPC that was given this port."""
+    with caplog.at_level(logging.INFO):
+        reader, writer = await asyncio.open_connection("127.0.0.1", rig.router.http_port)
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9))
+        answer = await asyncio.wait_for(reader.read(), LIMIT_S)
+        writer.close()
+    assert answer.startswith(b"HTTP/1.")
+    assert b" 400 " in answer.splitlines()[0]
+    assert [r.exc_info for r in caplog.records if r.levelno >= logging.WARNING and r.exc_info] == []
+    assert len([r for r in caplog.records if r.levelno >= logging.WARNING]) <= 1
 
 
 async def test_special_tokens_in_a_plain_prompt(rig):

@@ -198,7 +198,9 @@ KNOWN = {"request_id", "attempt", "prompt_tokens", "sampling", "cache_salt", "ad
 async def test_what_this_worker_cannot_honour_is_refused_by_name(rig, field):
     value = "x" if field.type == field.TYPE_STRING else 1
     request = rig.request(PROMPT)
-    request.MergeFrom(pb.GenerateRequest(**{field.name: [value] if field.is_repeated else value}))
+    request.MergeFrom(
+        pb.GenerateRequest(**{field.name: [value] if hasattr(getattr(request, field.name), "append") else value})
+    )
     code, message = await rig.status_of(request)
     assert (code, message.partition(":")[0]) == (INVALID, field.name)
 

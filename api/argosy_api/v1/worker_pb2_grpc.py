@@ -5,7 +5,7 @@ import warnings
 
 from argosy_api.v1 import worker_pb2 as argosy__api_dot_v1_dot_worker__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.72.2'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,14 +18,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in argosy_api/v1/worker_pb2_grpc.py depends on'
+        + f' but the generated code in argosy_api/v1/worker_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class WorkerStub:
+class WorkerStub(object):
     """One engine. Only routers call it.
     """
 
@@ -62,7 +62,7 @@ class WorkerStub:
                 _registered_method=True)
 
 
-class WorkerServicer:
+class WorkerServicer(object):
     """One engine. Only routers call it.
     """
 
@@ -140,7 +140,7 @@ def add_WorkerServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class Worker:
+class Worker(object):
     """One engine. Only routers call it.
     """
 
@@ -280,7 +280,7 @@ class Worker:
             _registered_method=True)
 
 
-class InferenceStub:
+class InferenceStub(object):
     """The router's native service for clients: one call for text, tokens or chat; the same chunks as the worker's.
     """
 
@@ -297,7 +297,7 @@ class InferenceStub:
                 _registered_method=True)
 
 
-class InferenceServicer:
+class InferenceServicer(object):
     """The router's native service for clients: one call for text, tokens or chat; the same chunks as the worker's.
     """
 
@@ -323,7 +323,7 @@ def add_InferenceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class Inference:
+class Inference(object):
     """The router's native service for clients: one call for text, tokens or chat; the same chunks as the worker's.
     """
 

@@ -4,17 +4,38 @@ aiohttp bounds neither, so a client that sends one byte a minute would hold a co
 """
 
 import asyncio
+import logging
 from typing import Any, cast
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from argosy_api import limits
+
+log = logging.getLogger(__name__)
 
 HEAD_S = 10.0
 """From the first byte of a request's head to its last."""
 IDLE_S = 75.0
 """Without any byte of a next request."""
 LOOK_S = 1.0
+_SHOWN = 100
+
+
+class _OneLine(logging.Filter):
+    """What speaks another protocol, as gRPC on the wrong port, is no fault of ours: one line, without a traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, HttpProcessingError):
+            why = error.message.partition("\n")[0][:_SHOWN]
+            record.levelno, record.levelname = logging.WARNING, "WARNING"
+            record.msg, record.args = "%s: no HTTP: %r", (record.getMessage(), why)
+            record.exc_info = record.exc_text = None
+        return True
+
+
+log.addFilter(_OneLine())
 
 
 class _Guard(asyncio.Protocol):
@@ -109,7 +130,7 @@ class GuardedRunner(web.AppRunner):
     """aiohttp's runner, whose sites give each connection a guard."""
 
     def __init__(self, app: web.Application, connections: Connections, **more: Any) -> None:
-        super().__init__(app, **more)
+        super().__init__(app, logger=log, **more)
         self._connections = connections
 
     @property

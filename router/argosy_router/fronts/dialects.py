@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from argosy_api.errors import ArgosyError, InvalidArgumentError
+from argosy_api.errors import ArgosyError, InvalidArgumentError, NotFoundError
 
 
 class Fault(NamedTuple):
@@ -35,8 +35,10 @@ _ANTHROPIC = {
 
 
 def openai(fault: Fault) -> dict[str, Any]:
-    """`{"error": {message, type, param, code}}`."""
+    """`{"error": {message, type, param, code}}`. Of a model that is not there clients look at its code."""
     kind = _OPENAI.get(fault.status, "server_error")
+    if fault.reason == NotFoundError.reason:
+        fault = fault._replace(field="model", reason="model_not_found")
     return {"error": {"message": fault.message, "type": kind, "param": fault.field, "code": fault.reason}}
 
 

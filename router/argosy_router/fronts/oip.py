@@ -17,7 +17,8 @@ from argosy_api.inference import inference_pb2 as oip
 from argosy_api.inference import inference_pb2_grpc as rpc
 from argosy_router.ask import Ask, Caller
 from argosy_router.clock import now
-from argosy_router.fronts import oip_tensors
+from argosy_router.fleet.deployment import DeploymentState
+from argosy_router.fronts import oip_models, oip_tensors
 from argosy_router.fronts.credentials import tenant_of_call
 from argosy_router.fronts.grpc_common import Context, call_deadline, metadata_request_id
 from argosy_router.fronts.oip_sampling import sampling_parameters
@@ -28,7 +29,6 @@ from argosy_router.service import Service
 
 log = logging.getLogger(__name__)
 
-NAME = "argosy"
 FINAL = "triton_final_response"
 EMPTY_FINAL = "triton_enable_empty_final_response"
 
@@ -60,31 +60,45 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
             state = self._service.fleet.resolve(request.name)
         except ArgosyError:
             return oip.ModelReadyResponse(ready=False)
-        ready = any(w.facts is not None and w.healthy(now()) for w in state.workers.values())
-        return oip.ModelReadyResponse(ready=ready and request.version in ("", "1"))
+        return oip.ModelReadyResponse(ready=_can_be_asked(state) and request.version in ("", "1"))
 
     async def ServerMetadata(self, _: oip.ServerMetadataRequest, __: Context) -> oip.ServerMetadataResponse:  # noqa: N802
         """Name and version."""
-        return oip.ServerMetadataResponse(name=NAME, version="1", extensions=["model_streaming"])
+        return oip.ServerMetadataResponse(name=oip_models.NAME, version="1", extensions=oip_models.EXTENSIONS)
 
     async def ModelMetadata(self, request: oip.ModelMetadataRequest, context: Context) -> oip.ModelMetadataResponse:  # noqa: N802
         """The tensors of a model."""
         async with errors_to_status(context):
             _version(request.version)
             self._service.fleet.resolve(request.name)
-            tensor = oip.ModelMetadataResponse.TensorMetadata
-            inputs = [
-                tensor(name=name, datatype=types[-1], shape=[-1] if name == "input_ids" else [1])
-                for name, types in oip_tensors.DATATYPES.items()
-            ]
-            outputs = [
-                tensor(name="text_output", datatype="BYTES", shape=[-1]),
-                tensor(name="output_ids", datatype="INT64", shape=[-1]),
-            ]
-            return oip.ModelMetadataResponse(
-                name=request.name, versions=["1"], platform=NAME, inputs=inputs, outputs=outputs
-            )
+            return oip_models.metadata(request.name)
         raise InternalError("unreachable: an error has ended the call")
+
+    async def ModelConfig(self, request: oip.ModelConfigRequest, context: Context) -> oip.ModelConfigResponse:  # noqa: N802
+        """The same in the words of Triton's model repository; its tools ask it whether answers are streamed."""
+        async with errors_to_status(context):
+            _version(request.version)
+            self._service.fleet.resolve(request.name)
+            return oip.ModelConfigResponse(config=oip_models.config(request.name))
+        raise InternalError("unreachable: an error has ended the call")
+
+    async def ModelStatistics(  # noqa: N802
+        self, request: oip.ModelStatisticsRequest, context: Context
+    ) -> oip.ModelStatisticsResponse:
+        """How many requests ended here, and how long they took: of one model, or of all."""
+        async with errors_to_status(context):
+            _version(request.version)
+            fleet, tallies = self._service.fleet, self._service.tallies
+            names = [fleet.resolve(request.name).name] if request.name else [d.name for d in fleet.deployments]
+            found = [oip_models.statistics(name, tallies.of(name)) for name in dict.fromkeys(names)]
+            return oip.ModelStatisticsResponse(model_stats=found)
+        raise InternalError("unreachable: an error has ended the call")
+
+    async def RepositoryIndex(self, request: oip.RepositoryIndexRequest, _: Context) -> oip.RepositoryIndexResponse:  # noqa: N802
+        """The models that requests may name, and whether they can be asked now."""
+        fleet = self._service.fleet
+        models = {d.name: _can_be_asked(fleet.resolve(d.name)) for d in fleet.deployments}
+        return oip_models.index(models, ready_only=request.ready)
 
     # --- inference
 
@@ -167,11 +181,8 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
             empty_final = _empty_final(parameters)
             if inputs.stream and not streaming:
                 raise InvalidArgumentError("stream", "needs ModelStreamInfer: ModelInfer has one answer")
-            if inputs.stream and inputs.exclude_input is False:
-                raise InvalidArgumentError("exclude_input_in_output", "must be true or absent when stream is true")
-            echo = (
-                not inputs.stream and not inputs.exclude_input
-            )  # Triton's default: the prompt stands before the answer
+            # Triton's default: the prompt stands before an answer, and not before a stream. Its sample asks for both.
+            echo = not inputs.stream if inputs.exclude_input is None else not inputs.exclude_input
             caller = Caller(
                 request_id=metadata_request_id(context, request.id), deadline=deadline, tenant=tenant_of_call()
             )
@@ -200,7 +211,7 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
                 answer.parameters[FINAL].bool_param = final
             return answer
 
-        texts: list[str] = []
+        texts = [prefix]
         ids: list[int] = []
         async with self._service.flying(taken, job) as flight:
             async for chunk in flight:
@@ -212,12 +223,16 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
                     await send(made("".join(texts), ids, final=False))
                     texts, ids = [], []
             headers = (("x-request-id", job.request_id), *self._service.headers(flight.decision, tenant_of_call()))
-        await send(made(prefix + "".join(texts), ids, final=not empty_final))
+        await send(made("".join(texts), ids, final=not empty_final))
         if empty_final:
             last = oip.ModelInferResponse(model_name=request.model_name, model_version="1", id=request.id)
             last.parameters[FINAL].bool_param = True
             await send(last)
         return headers
+
+
+def _can_be_asked(state: DeploymentState) -> bool:
+    return any(w.facts is not None and w.healthy(now()) for w in state.workers.values())
 
 
 def _ask(model: str, inputs: Inputs, parameters: Mapping[str, Any], *, echo: bool) -> Ask:

@@ -1,5 +1,6 @@
 """Sampling parameters of the Open Inference Protocol."""
 
+import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -28,15 +29,17 @@ class Asked(NamedTuple):
 def sampling_parameters(text: str, parameters: Mapping[str, Any]) -> Asked:
     """Out of the JSON of the `sampling_parameters` tensor, and the request's `parameters`.
 
-    Numbers may be texts there: Triton's clients send them so.
+    Numbers may be texts there: Triton's clients send them so. A name may stand in both with one value: its
+    sample client sends all of them twice.
 
     Raises:
         InvalidArgumentError: with the field's path below `sampling_parameters` or `parameters`.
 
     """
     document = parse_json(text, field="sampling_parameters")
-    if twice := document.keys() & parameters.keys():
-        raise InvalidArgumentError(f"parameters.{min(twice)}", "is given in sampling_parameters, too")
+    both = document.keys() & parameters.keys()
+    if differing := [name for name in both if json.dumps(document[name]) != json.dumps(parameters[name])]:
+        raise InvalidArgumentError(f"parameters.{min(differing)}", "has another value in sampling_parameters")
     fields = Fields(
         {**document, **parameters}, path=_SAMPLING, paths=dict.fromkeys(parameters, "parameters."), texts=True
     )
