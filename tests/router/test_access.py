@@ -27,9 +27,9 @@ OPEN_GRPC = {
 }  # fmt: skip
 UNSERVED = {"/grpc.health.v1.Health/List"}
 """grpcio-health-checking describes it, and serves it in its synchronous server only."""
-OPEN_HTTP = {"/health", "/ready", "/", "/page/here.json"}
-OF_THE_PAGE = {"/page/{name}", "/fleet", "/fleet/kill"}
-"""With rules of their own: test_page.py."""
+OPEN_HTTP = {"/health", "/ready", "/", "/docs", "/page/here.json"}
+OF_THE_PAGE = {"/page/{name}", "/fleet", "/fleet/kill", "/metrics"}
+"""With rules of their own: test_page.py and test_all_metrics.py."""
 
 
 def grpc_methods() -> dict[str, tuple[bool, bool]]:
@@ -62,6 +62,7 @@ def message(method: str) -> bytes:
         "ModelStreamInfer": infer,
         "ModelReady": oip.ModelReadyRequest(name="m"),
         "ModelMetadata": oip.ModelMetadataRequest(name="m"),
+        "ModelConfig": oip.ModelConfigRequest(name="m"),
         "ServerReflectionInfo": reflection_pb2.ServerReflectionRequest(list_services=""),
     }
     return made[name].SerializeToString() if name in made else b""

@@ -7,6 +7,8 @@ from langchain_ollama import ChatOllama, OllamaEmbeddings
 from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
 from pydantic import BaseModel, Field
 
+from typing import Annotated
+
 import kit
 from kit import CITY, HTTP, MODEL, QUESTION
 
@@ -19,7 +21,7 @@ class Person(BaseModel):
 
 
 @tool
-def weather(city: str) -> str:
+def weather(city: Annotated[str, Field(max_length=20)]) -> str:
     """The weather in a city."""
     return f"sunny in {city}"
 
@@ -67,7 +69,7 @@ def check_bind_tools():
     """A call comes where one is asked for, its arguments keep to the function's schema, and its result goes back."""
     for name, chat in {"openai": openai, "anthropic": anthropic}.items():
         for choice in ("any", "weather"):
-            bound = chat.bind_tools([weather], tool_choice=choice)
+            bound = chat.bind_tools([weather], tool_choice=choice, strict=True)
             asked = HumanMessage("What is the weather in Oslo?")
             answer = bound.bind(max_tokens=400).invoke([asked])
             assert answer.tool_calls, (name, answer)
@@ -80,7 +82,7 @@ def check_bind_tools():
 
 def check_tools_streamed():
     for name, chat in {"openai": openai, "anthropic": anthropic}.items():
-        bound = chat.bind_tools([weather], tool_choice="any").bind(max_tokens=400)
+        bound = chat.bind_tools([weather], tool_choice="any", strict=True).bind(max_tokens=400)
         joined = None
         for chunk in bound.stream("What is the weather in Oslo?"):
             joined = chunk if joined is None else joined + chunk
@@ -104,7 +106,7 @@ def check_structured_output():
 
 def check_structured_output_as_any_json():
     raw = ChatOpenAI(base_url=f"{HTTP}/v1", api_key="none", model=MODEL, temperature=0, max_tokens=900)
-    found = raw.with_structured_output(None, method="json_mode").invoke("Bob is 5. Answer in JSON.")
+    found = raw.with_structured_output(None, method="json_mode").invoke('Repeat: {"name": "Bob", "age": 5}')
     assert isinstance(found, dict)
 
 

@@ -11,6 +11,8 @@ import kit
 from kit import CITY, HTTP, MODEL, QUESTION
 
 ASKED = [{"role": "user", "content": QUESTION}]
+COLD = {"temperature": 0}
+"""anthropic 2.14 has no argument for it."""
 V1 = {"base_url": f"{HTTP}/v1", "api_key": "none", "max_retries": 0}
 
 
@@ -64,14 +66,14 @@ def check_openai_embeddings():
 
 def check_anthropic():
     with anthropic.Anthropic(base_url=HTTP, api_key="none", max_retries=0) as client:
-        asked = {"model": MODEL, "messages": ASKED, "max_tokens": 40, "temperature": 0}
+        asked = {"model": MODEL, "messages": ASKED, "max_tokens": 40, "extra_body": COLD}
         whole = client.messages.create(**asked)
         assert CITY in whole.content[0].text
         with client.messages.stream(**asked) as stream:
             assert stream.get_final_text() == whole.content[0].text
         counted = client.messages.count_tokens(model=MODEL, messages=ASKED).input_tokens
         assert counted == whole.usage.input_tokens + (whole.usage.cache_read_input_tokens or 0)
-        tools = [{"name": "weather", "input_schema": {"type": "object", "properties": {"city": {"type": "string"}},
+        tools = [{"name": "weather", "input_schema": {"type": "object", "properties": {"city": {"type": "string", "maxLength": 20}},
                                                       "required": ["city"], "additionalProperties": False}}]  # fmt: skip
         called = client.messages.create(**{**asked, "max_tokens": 400}, tools=tools, tool_choice={"type": "any"})
         assert called.stop_reason == "tool_use"
@@ -82,7 +84,7 @@ def check_anthropic():
 
 async def check_anthropic_asynchronous():
     async with anthropic.AsyncAnthropic(base_url=HTTP, api_key="none", max_retries=0) as client:
-        asked = {"model": MODEL, "messages": ASKED, "max_tokens": 40, "temperature": 0}
+        asked = {"model": MODEL, "messages": ASKED, "max_tokens": 40, "extra_body": COLD}
         async with client.messages.stream(**asked) as stream:
             assert CITY in "".join([text async for text in stream.text_stream])
 
@@ -93,7 +95,8 @@ def check_ollama():
     whole = client.chat(**asked).message.content
     assert CITY in whole
     assert "".join(part.message.content for part in client.chat(**asked, stream=True)) == whole
-    told = client.chat(**asked, format=Person.model_json_schema()).message.content
+    longer = {**asked, "options": {"temperature": 0, "num_predict": 200}}
+    told = client.chat(**longer, format=Person.model_json_schema()).message.content
     assert set(json.loads(told)) == {"name", "age"}
     assert client.generate(MODEL, "The capital of France is", raw=True, options={"num_predict": 8}).response
     assert client.chat(**asked, tools=[weather]).message is not None
