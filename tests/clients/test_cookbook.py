@@ -6,8 +6,8 @@ import pytest
 from clients_kit import pointed_at, run, snippets
 
 SNIPPETS = {
-    ("docs/clients.md", "OpenAI's SDK"): ("sdks", r"(?s)Tokyo.*name='.*year=\d+"),
-    ("docs/clients.md", "LangChain"): ("langchain", r"(?s)Tokyo.*weather \{'city': .*name='.*year=\d+"),
+    ("docs/clients.md", "OpenAI's SDK"): ("sdks", r"(?s)Tokyo.*name=[\'\"].*year=\d+"),
+    ("docs/clients.md", "LangChain"): ("langchain", r"(?s)Tokyo.*weather \{'city': .*name=[\'\"].*year=\d+"),
     ("docs/clients.md", "LiteLLM"): ("litellm", r"Tokyo"),
     ("docs/clients.md", "llama-index"): ("llama-index", r"Tokyo"),
     ("docs/clients.md", "tritonclient"): ("triton", r"(?s)TYPE_STRING.*\w+ \w+"),

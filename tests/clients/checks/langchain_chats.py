@@ -1,13 +1,13 @@
 """LangChain over its three integrations: chats, streams, tools, structured answers, embeddings."""
 
+from typing import Annotated
+
 from langchain_anthropic import ChatAnthropic
 from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_ollama import ChatOllama, OllamaEmbeddings
 from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
 from pydantic import BaseModel, Field
-
-from typing import Annotated
 
 import kit
 from kit import CITY, HTTP, MODEL, QUESTION

@@ -5,7 +5,7 @@ import json
 import anthropic
 import ollama
 import openai
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 import kit
 from kit import CITY, HTTP, MODEL, QUESTION
@@ -17,6 +17,7 @@ V1 = {"base_url": f"{HTTP}/v1", "api_key": "none", "max_retries": 0}
 
 
 class Person(BaseModel):
+    model_config = ConfigDict(extra="forbid")  # a small model goes on with keys of its own
     name: str = Field(max_length=20)
     age: int = Field(ge=0, le=120)
 
