@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 LIST_TIMEOUT_S = 60.0
 CONNECT_TIMEOUT_S = 10.0
 _MAX_ERROR = 500
+IDLE_S = 60.0
+"""So long a connection is kept that nobody uses. API servers keep theirs for 90 s; a new one costs a handshake."""
 _READING = ("GET", "HEAD", "OPTIONS")
 
 
@@ -36,7 +38,7 @@ class _Gate(aiohttp.TCPConnector):
     """
 
     def __init__(self, may_write: Callable[[], bool], tls: ssl.SSLContext | bool) -> None:
-        super().__init__(limit=0, ssl=tls)
+        super().__init__(limit=0, ssl=tls, keepalive_timeout=IDLE_S)
         self._may_write = may_write
 
     async def connect(

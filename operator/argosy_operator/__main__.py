@@ -1,6 +1,7 @@
 """`python -m argosy_operator`: settings from the environment, the cluster from the pod or from KUBECONFIG."""
 
 import asyncio
+import gc
 import logging
 import os
 import sys
@@ -25,6 +26,9 @@ def main() -> int:
     logging.getLogger("kopf").setLevel(max(level, logging.WARNING))
     where = ", ".join(settings.namespaces) or "all namespaces"
     logging.getLogger(__name__).info("operating on %s at %s", where, access.server)
+    # a full collection looks at every object there is, if it is not told to pass over the modules' hundred thousand
+    gc.collect()
+    gc.freeze()
     try:
         asyncio.run(app.run(settings, access))
     except OSError as error:

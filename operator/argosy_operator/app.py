@@ -123,6 +123,7 @@ async def _run(
             probe=HttpWorkerProbe(session),
             autoscaler=Autoscaler(api, routers.told, metrics.scaled),
             name_holder=resources.name_holder,
+            is_new=resources.is_new,
             hurry=routers.hurry,
         )
         controller = Controller(

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -55,7 +55,9 @@ class Made:
 
     applied: dict[ChildRef, _Applied] = field(default_factory=dict)
     absent: set[ChildRef] = field(default_factory=set)
-    """Children that nobody watches and that were found not to exist."""
+    """Children that nobody watches and that do not exist: deleted, or never made."""
+    begun: bool = False
+    """A pass was made that may have made something."""
     progress: bool = False
     """Something was carried out in this pass."""
 
@@ -81,12 +83,20 @@ class _Task:
     """Fingerprint of what this very intent made before; empty: it did not."""
 
 
-def may_exist(wanted: InferenceDeployment, children: Children, made: Made) -> frozenset[ChildRef]:
-    """Nobody watches Secrets and ConfigMaps, so old ones count as there until this process has once deleted them."""
+def may_exist(
+    wanted: InferenceDeployment, children: Children, made: Made, is_new: Callable[[], bool]
+) -> frozenset[ChildRef]:
+    """Nobody watches Secrets and ConfigMaps, so they count as there until it is known that they are not.
+
+    `is_new` is asked once: whether nobody can have made anything for the resource yet.
+    """
     unwatched = {
         ChildRef("v1", "Secret", redis_secret_name(wanted)),
         ChildRef("v1", "ConfigMap", adapters_name(wanted)),
     }
+    if not made.begun:
+        made.begun = True
+        made.absent = unwatched if is_new() else set()
     return frozenset(children.children) | (unwatched - made.absent)
 
 
@@ -165,13 +175,13 @@ def _tasks(intent: Plan, children: Children, made: Made, resync_s: float) -> tup
 
 
 async def _apply(api: KubeApi, owner: Owner, task: _Task, made: Made) -> ApiError | None:
+    made.absent.discard(task.ref)  # a call that fails may have been carried out
     try:
         result = await _make(api, owner, task)
     except ApiError as error:
         made.applied.pop(task.ref, None)
         return _about(task.ref, error)
     made.progress = True
-    made.absent.discard(task.ref)
     content = (result["metadata"]["uid"], fingerprint(result))
     made.applied[task.ref] = _Applied(task.digest, content, time.monotonic(), before=task.shown)
     return None

@@ -12,7 +12,7 @@ import asyncio
 import functools
 import itertools
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -202,6 +202,7 @@ def _connection(access: Access, may_write: Callable[[], bool]) -> kopf.AiohttpSe
 def _settings(*, namespaced: bool) -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.persistence.finalizer = FINALIZER
+    settings.persistence.diffbase_storage = _NoDifferences()
     settings.posting.enabled = False  # what a person should read is posted by `events`
     settings.watching.connect_timeout = 10.0
     settings.networking.request_timeout = 30.0
@@ -211,6 +212,24 @@ def _settings(*, namespaced: bool) -> kopf.OperatorSettings:
     settings.background.instant_exit_timeout = 0.5  # a loop that is told to stop does; no need to cancel it
     settings.scanning.disabled = namespaced  # else rights to list namespaces and definitions would be needed
     return settings
+
+
+class _NoDifferences(kopf.DiffBaseStorage):
+    """Kopf would copy each resource at each event, to find changes of which no handler here wants to know."""
+
+    def build(
+        self,
+        *,
+        body: kopf.Body,  # noqa: ARG002 - as Kopf calls it
+        extra_fields: Iterable[kopf.FieldSpec] | None = None,  # noqa: ARG002
+    ) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:  # noqa: ARG002
+        return None
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        """Nothing is kept."""
 
 
 class _Endless:

@@ -21,7 +21,7 @@ from argosy_operator.autoscaling.pilot import ScalingMemory
 from argosy_operator.carry_out import OWN_ECHO_S, Made, carry_out, may_exist
 from argosy_operator.definition import Definition
 from argosy_operator.diagnose import Reason, diagnose, hopeless_at
-from argosy_operator.errors import ApiError, NameConflictError
+from argosy_operator.errors import ApiError
 from argosy_operator.events import Announcer
 from argosy_operator.facts import Facts, Failure, RouterFacts, is_routable
 from argosy_operator.image_volumes import ImageVolumes
@@ -29,6 +29,7 @@ from argosy_operator.kube import KubeApi
 from argosy_operator.nudge import nudge
 from argosy_operator.observe import Children, PodView
 from argosy_operator.plan import Observed, Owner, plan
+from argosy_operator.refusals import failure_of
 from argosy_operator.revisions import History
 from argosy_operator.rollout import Worker
 from argosy_operator.settings import Settings, image_allowed
@@ -48,6 +49,8 @@ class Memory:
 
     made: Made = field(default_factory=Made)
     status: Mapping[str, Any] | None = None
+    untold: bool = False
+    """The last pass has left the status to the next."""
     told: Told = field(default_factory=Told)
     scaling: ScalingMemory = field(default_factory=ScalingMemory)
     failures: int = 0
@@ -74,12 +77,16 @@ class Reconciler:
         probe: WorkerProbe,
         autoscaler: Autoscaler,
         name_holder: Callable[[str, str, str], str],
+        is_new: Callable[[str], bool],
         hurry: Callable[[], None],
     ) -> None:
-        """`name_holder` says which older resource, if any, has a resource's served name."""
+        """`name_holder` says which older resource, if any, has a resource's served name.
+
+        `is_new` says whether nobody can have made anything for the resource with a uid.
+        """
         self._api, self._settings = api, settings
         self._children, self._routers, self._probe, self._hurry = children, routers, probe, hurry
-        self._name_holder, self._autoscaler = name_holder, autoscaler
+        self._name_holder, self._is_new, self._autoscaler = name_holder, is_new, autoscaler
         self._image_volumes, self._nodes, self._definition = ImageVolumes(api), nodes.Nodes(api), Definition(api)
 
     async def run(self, body: Mapping[str, Any], memory: Memory) -> tuple[float, InferenceDeploymentStatus]:
@@ -98,7 +105,7 @@ class Reconciler:
         try:
             refused = await self._refusal(wanted, body)
         except ApiError as error:
-            _, status = await self._leave_as_it_is(owner, body, _failure(error), memory)
+            _, status = await self._leave_as_it_is(owner, body, failure_of(error), memory)
             memory.failures += 1
             return self._again(owner, error, memory), status
         if refused is not None:
@@ -111,7 +118,7 @@ class Reconciler:
             wanted = pilot.with_replicas(wanted, course.replicas)
         going = await self._autoscaler.choose_who_goes(owner, before.pods, course)
         observed = Observed(
-            may_exist(wanted, before, memory.made),
+            may_exist(wanted, before, memory.made, lambda: self._is_new(owner.uid)),
             history=memory.history if memory.history is not None else before.history,
             workers=tuple(_worker(p, before, router, memory.starting) for p in before.pods if p.active),
             groups=cluster_groups.groups_of(before, lambda pod: is_routable(pod, router), going),
@@ -149,7 +156,7 @@ class Reconciler:
             router=router,
             endpoint=self._settings.router_endpoint,
             name_holder=self._name_holder(owner.namespace, owner.name, wanted.served_name),
-            failure=_failure(refusal) if refusal is not None and told else None,
+            failure=failure_of(refusal) if refusal is not None and told else None,
             course=course,
             adapters=wanted.spec.adapters,
             adapters_said=memory.told.adapters_of(current),
@@ -157,7 +164,9 @@ class Reconciler:
             prefetched=intent.prefetched,
             **former.served(memory.told, current, body, intent.revision),
         )
-        status, unwritten = await self._write_status(body, facts, memory)
+        # what was carried out shows in a moment: that brings a pass, whose status tells of both at once
+        memory.untold = memory.made.progress and refusal is None and not memory.untold
+        status, unwritten = await self._write_status(body, facts, memory, later=memory.untold)
         news, serving_due = await ask_serving(self._probe, current, memory.told, wanted.spec.adapters)
         said = memory.told.adapters_of(current)
         await nudge(self._api, owner.namespace, current, wanted.spec.adapters, said)
@@ -241,15 +250,15 @@ class Reconciler:
         return due
 
     async def _write_status(
-        self, body: Mapping[str, Any], facts: Facts, memory: Memory
+        self, body: Mapping[str, Any], facts: Facts, memory: Memory, *, later: bool = False
     ) -> tuple[InferenceDeploymentStatus, ApiError | None]:
-        """The status, and why it could not be written."""
+        """The status, and why it could not be written. `later`: the next pass is to write it."""
         metadata = body["metadata"]
         before = memory.status if memory.status is not None else body.get("status") or {}
         previous = tuple(Condition.model_validate(c) for c in before.get("conditions") or ())
         status = conditions.status_of(facts, previous, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
         document = status.model_dump(by_alias=True, exclude_none=True, mode="json")
-        if document != before:
+        if document != before and not later:
             try:
                 await self._api.apply_status(metadata, document)
             except ApiError as error:
@@ -281,15 +290,3 @@ def _worker(pod: PodView, children: Children, router: RouterFacts | None, starti
         problem="" if problem is None else problem.message,
         hopeless_at=hopeless_at(sick, problem),
     )
-
-
-def _failure(error: ApiError) -> Failure:
-    if isinstance(error, NameConflictError):
-        advice = "Nothing was changed. Delete or rename what is in the way, or give this resource another name."
-        return Failure(Reason.NAME_CONFLICT, f"{error.message}. {advice}")
-    said = redact(error.message)
-    if error.status == 403:
-        return Failure(Reason.FORBIDDEN, f"The API server refuses: {said}")
-    if error.passing:
-        return Failure(Reason.API_UNAVAILABLE, f"The API server could not do it; trying again: {said}")
-    return Failure(Reason.APPLY_FAILED, f"The API server refuses: {said}")

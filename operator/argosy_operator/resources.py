@@ -39,6 +39,8 @@ class Resources:
         self._claims: dict[str, dict[Key, Claim]] = {}
         """By served name and resource."""
         self._reflectors: list[Reflector[_View]] = []
+        self._old: set[str] = set()
+        """Uids of resources for which somebody may have made something."""
 
     def reflect(self, transport: Transport, namespaces: Iterable[str]) -> None:
         """Make the reflectors, for all namespaces when none is given; the caller runs their `watches`."""
@@ -54,12 +56,25 @@ class Resources:
         """Which have a resource."""
         return {key.namespace for reflector in self._reflectors for key in reflector.objects}
 
+    def is_new(self, uid: str) -> bool:
+        """Whether a resource came while this operator was at work, and this is the first question about it.
+
+        Then there is nobody who can have made anything for it.
+        """
+        if uid in self._old or not self._is_synced():
+            return False
+        self._old.add(uid)
+        return True
+
     def name_holder(self, namespace: str, name: str, served_name: str) -> str:
         """`namespace/name` of the older resource that has this served name; empty: it is this one's."""
         holder = self._holder(served_name)
         if holder is None or (holder.namespace, holder.name) == (namespace, name):
             return ""
         return f"{holder.namespace}/{holder.name}"
+
+    def _is_synced(self) -> bool:
+        return all(reflector.synced.is_set() for reflector in self._reflectors)
 
     def _holder(self, served_name: str) -> Claim | None:
         return holders(self._claims.get(served_name, {}).values()).get(served_name)
@@ -68,8 +83,11 @@ class Resources:
         self._health.expect((key.namespace, key.name), None if after is None else after.version)
         if before is not None and (after is None or after.uid != before.uid):
             self._gone((key.namespace, key.name), before.uid)
+            self._old.discard(before.uid)
         if before is None or after is None:
             self._came_or_went()
+        if after is not None and not self._is_synced():
+            self._old.add(after.uid)
         if before is not None and (after is None or before.claim != after.claim):
             self._claim(before.claim.served_name, key, None)
         if after is not None and (before is None or before.claim != after.claim):

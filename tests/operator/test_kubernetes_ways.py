@@ -23,6 +23,27 @@ def test_a_number_of_replicas_is_always_there_for_the_scale_subresource():
     assert version["subresources"]["scale"]["labelSelectorPath"] == ".status.selector"
 
 
+def test_lists_and_maps_are_bounded_so_that_rules_may_iterate():
+    """The API server refuses a definition whose rules iterate over, or match in, what may be of any size."""
+    (version,) = crd()["spec"]["versions"]
+
+    def unbounded(schema, path):
+        kind, values = schema.get("type"), schema.get("additionalProperties")
+        if kind == "array" and "maxItems" not in schema:
+            yield path
+        if isinstance(values, dict):
+            if "maxProperties" not in schema:
+                yield path
+            yield from unbounded(values, f"{path}.*")
+        for name, inner in schema.get("properties", {}).items():
+            yield from unbounded(inner, f"{path}.{name}")
+        if kind == "array":
+            yield from unbounded(schema["items"], f"{path}.0")
+
+    spec = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    assert list(unbounded(spec, "spec")) == []
+
+
 async def test_the_status_counts_pods_that_exist_not_those_that_are_wanted(world):
     """An autoscaler cuts the spec back to this number where it is less."""
     world.controllers.fate = lambda _pod: fakecluster.unschedulable("0/2 nodes are available: 2 Insufficient cpu.")

@@ -107,6 +107,39 @@ async def test_nothing_is_written_when_nothing_changes(world):
     assert await five_passes_wrote_nothing()
 
 
+async def test_what_a_new_resource_cannot_have_is_not_looked_for(world):
+    """Each call counts where resources come one after another; what an operator finds may have anything."""
+    looked = ("configmaps/m-argosy-adapters", "secrets/m-argosy-redis")
+
+    def asked() -> set[str]:
+        return {path for path in looked for method, url in world.calls("GET") if url.endswith(path)}
+
+    first = await world.operator()
+    world.apply(document())
+    await eventually(lambda: world.is_ready() and world.status().get("currentRevision"))
+    assert asked() == set()
+    await world.stop(first)
+    await world.operator()
+    await eventually(lambda: asked() == set(looked))
+
+
+async def test_what_was_made_without_an_answer_goes_when_it_is_not_wanted(world):
+    """The resource is new, so nothing was there before; what this very operator tried to make may be there."""
+    refused = []
+
+    async def made_and_not_told(request, phase):
+        if phase == "after" and request.method == "PATCH" and request.path.endswith("/m-argosy-adapters"):
+            refused.append(1)
+            raise ApiError(504, "Timeout", "no answer")
+
+    world.server.hooks.append(made_and_not_told)
+    await world.operator()
+    world.apply(document(adapters=[{"name": "a", "uri": "file:///a"}], uri="file:///m.gguf"))
+    await eventually(lambda: refused)
+    world.apply(document(uri="file:///m.gguf"))
+    await eventually(lambda: world.child(fakecluster.CONFIGS, "m-argosy-adapters") is None)
+
+
 def _writes(world) -> int:
     return sum(request[0] != "GET" for request in world.server.requests)
 
