@@ -105,16 +105,19 @@ def plan(resource: InferenceDeployment, observed: Observed, settings: PlanSettin
     # one revision for all roles: a new one replaces them together
     name = manifests.revision(resource, settings, roles=tuple(roles))
     templates = {role: manifests.pod_template(resource, settings, role=role, revision_hash=name) for role in roles}
+    text = revisions.text_of(templates)
     wanted = Wanted(
         revision=name,
-        templates=revisions.text_of(templates),
+        templates=text,
         replicas=resource.spec.workers,
         rollout=resource.spec.rollout,
         trial=observed.trial if observed.trial is not None and observed.trial.revision == name else None,
     )
     decision = rollout.plan_rollout(observed.history, wanted, observed.workers, observed.now)
-    made_of = {r.hash: r.by_role for r in decision.history if r.hash in (decision.stable, decision.canary)}
+    used = {decision.stable, decision.canary} - {name}
+    made_of = {r.hash: r.by_role for r in decision.history if r.hash in used}
     made_of[name] = templates
+    latest = decision.history[-1]
     workloads, stay = _workloads(resource, made_of, roles, decision, observed)
     grouped = observed.groups or any(w.ref.kind != DEPLOYMENT for w in workloads)
     puller = next(iter(templates.values()))["spec"]
@@ -131,7 +134,7 @@ def plan(resource: InferenceDeployment, observed: Observed, settings: PlanSettin
             group_manifests.leaders_service(resource) if grouped else None,
             manifests.disruption_budget(resource),
             manifests.network_policy(resource, settings),
-            decision.history[-1].manifest(manifests.revision_head(resource, name)),
+            latest.manifest(manifests.revision_head(resource, name), templates if latest.templates == text else None),
             *pulling,
             *(_manifest(resource, workload, made_of[workload.revision][workload.role]) for workload in workloads),
         )

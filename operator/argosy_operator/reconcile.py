@@ -49,8 +49,8 @@ class Memory:
 
     made: Made = field(default_factory=Made)
     status: Mapping[str, Any] | None = None
-    untold: bool = False
-    """The last pass has left the status to the next."""
+    told_once: bool = False
+    """A pass has come as far as the status."""
     told: Told = field(default_factory=Told)
     scaling: ScalingMemory = field(default_factory=ScalingMemory)
     failures: int = 0
@@ -164,9 +164,10 @@ class Reconciler:
             prefetched=intent.prefetched,
             **former.served(memory.told, current, body, intent.revision),
         )
-        # what was carried out shows in a moment: that brings a pass, whose status tells of both at once
-        memory.untold = memory.made.progress and refusal is None and not memory.untold
-        status, unwritten = await self._write_status(body, facts, memory, later=memory.untold)
+        # what was made of a new resource shows in a moment: that brings a pass, whose status tells of both at once
+        later = memory.made.progress and refusal is None and not (memory.told_once or body.get("status"))
+        memory.told_once = True
+        status, unwritten = await self._write_status(body, facts, memory, later=later)
         news, serving_due = await ask_serving(self._probe, current, memory.told, wanted.spec.adapters)
         said = memory.told.adapters_of(current)
         await nudge(self._api, owner.namespace, current, wanted.spec.adapters, said)

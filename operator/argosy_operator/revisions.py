@@ -47,8 +47,8 @@ class Revision:
         templates: dict[str, Manifest] = json.loads(self.templates)
         return templates
 
-    def manifest(self, head: Manifest) -> Manifest:
-        """The ControllerRevision; `head` has its name, owner and common labels."""
+    def manifest(self, head: Manifest, by_role: Mapping[str, Manifest] | None = None) -> Manifest:
+        """The ControllerRevision; `head` has its name, owner and common labels. `by_role`: what was read, if it was."""
         metadata = head["metadata"]
         about = {labels.REVISION: self.hash, labels.STATE: self.state}
         told = {_BEGAN: self.began, _STEP: self.step, _SINCE: self.step_since, _WHY: self.why}
@@ -57,7 +57,7 @@ class Revision:
             **head,
             "metadata": {**metadata, "labels": {**metadata["labels"], **about}, "annotations": notes},
             "revision": self.number,
-            "data": {"templates": self.by_role},
+            "data": {"templates": self.by_role if by_role is None else by_role},
         }
 
     @classmethod
@@ -110,8 +110,11 @@ def with_target(history: Iterable[Revision], name: str, templates: str, now: flo
 def base_of(history: History) -> Revision | None:
     """The revision to go back to from the last: the latest good one whose pods have the same roles."""
     *before, target = history
+    proven = [r for r in before if r.state in PROVEN]
+    if not proven:
+        return None  # as with most resources: their templates need not be read
     roles = target.by_role.keys()
-    fit = [r for r in before if r.state in PROVEN and r.by_role.keys() == roles]
+    fit = [r for r in proven if r.by_role.keys() == roles]
     return max(fit, key=lambda r: (r.state == GOOD, r.number), default=None)
 
 
