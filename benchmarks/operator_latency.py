@@ -1,8 +1,8 @@
 """What the operator adds to what the API server takes: `python benchmarks/operator_latency.py [--beside CHECKOUT]`.
 
 An operator in a process of its own on the fake API server of the tests, each of whose calls takes a set time: no
-cluster is needed, and the figures are of our own code. With --beside operators of two checkouts take turns in one run, which is
-the way to learn whether a change made the operator slower: absolute figures are the machine's.
+cluster is needed, and the figures are of our own code. With --beside operators of two checkouts take turns in one run,
+which is the way to learn whether a change made the operator slower: absolute figures are the machine's.
 """
 
 import argparse
