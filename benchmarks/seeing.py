@@ -1,11 +1,12 @@
 """What request log and metrics cost: processor time of router and worker with them, and without, in one run.
 
-    python benchmarks/seeing.py [--rounds 5] [--requests 1000] [--tokens 64]
+    python benchmarks/seeing.py [--rounds 20] [--requests 200] [--tokens 64]
 
 Without: the log at WARNING, and counting, setting and observing of prometheus_client made to do nothing, before either
 process imports it. Nothing in Argosy turns metrics off; the benchmark does it from outside. Streams over HTTP, 16 at a
-time, of a `sim://` worker that computes nothing and takes 2 ms for a step: so what is measured is all overhead, and the
-share is larger than with a real model, whose steps cost the worker a hundred times as much.
+time, of a `sim://` worker that computes nothing and takes 2 ms for a step: all that is measured is overhead, so the
+share is larger than with a real model. Both stacks are up and are asked in turn: the processor time of the same work
+moves by ten per cent and more with what else the machine does.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 URI = "sim://bench?prefill_tps=10000000&decode_ms=2&kv_blocks=16384"
-AT_ONCE, WARM = 16, 100
+AT_ONCE, WARM, TOKENS = 16, 200, 64
 WITHOUT = """
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
@@ -73,29 +74,40 @@ async def ask(port: int, requests: int, tokens: int) -> None:
         await asyncio.gather(*(connection(session) for _ in range(AT_ONCE)))
 
 
-def cost(requests: int, tokens: int) -> tuple[float, float]:
+Stack = tuple[processes.Running, processes.Running]
+"""Router and worker."""
+
+
+@contextlib.contextmanager
+def stack(*, seeing: bool) -> Iterator[Stack]:
+    """Both, warm."""
+    with contextlib.ExitStack() as both:
+        both.enter_context(contextlib.nullcontext() if seeing else blind())
+        worker = both.enter_context(processes.worker(URI))
+        router = both.enter_context(processes.router([worker]))
+        asyncio.run(ask(router.http_port, WARM, TOKENS))
+        yield router, worker
+
+
+def cost(both: Stack, requests: int, tokens: int) -> list[float]:
     """Processor seconds of router and worker for 1,000 requests."""
-    with processes.worker(URI) as worker, processes.router([worker]) as router:
-        asyncio.run(ask(router.http_port, WARM, tokens))
-        before = router.cpu_seconds, worker.cpu_seconds
-        asyncio.run(ask(router.http_port, requests, tokens))
-        after = router.cpu_seconds, worker.cpu_seconds
-    return tuple((b - a) * 1000 / requests for a, b in zip(before, after, strict=True))
+    before = [one.cpu_seconds for one in both]
+    asyncio.run(ask(both[0].http_port, requests, tokens))
+    return [(one.cpu_seconds - was) * 1000 / requests for one, was in zip(both, before, strict=True)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--requests", type=int, default=1000)
-    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--requests", type=int, default=200)
+    parser.add_argument("--tokens", type=int, default=TOKENS)
     options = parser.parse_args()
     pairs = []
-    for number in range(options.rounds):
-        both = {}
-        for seeing in (True, False) if number % 2 else (False, True):
-            with contextlib.nullcontext() if seeing else blind():
-                both[seeing] = cost(options.requests, options.tokens)
-        pairs.append((both[True], both[False]))
+    with stack(seeing=True) as seeing, stack(seeing=False) as unseeing:
+        for number in range(options.rounds):
+            order = (seeing, unseeing) if number % 2 else (unseeing, seeing)
+            found = {id(both): cost(both, options.requests, options.tokens) for both in order}
+            pairs.append((found[id(seeing)], found[id(unseeing)]))
     table = Table("processor seconds for 1,000 requests", "with", "without", "more, median (least to most)")
     for index, name in enumerate(("router", "worker")):
         seen, unseen = ([pair[side][index] for pair in pairs] for side in (0, 1))
