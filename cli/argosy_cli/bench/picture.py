@@ -63,7 +63,7 @@ def _colour(number: int) -> str:
 
 
 def _short(value: float) -> str:
-    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
+    return f"{value:.0f}" if value >= 10 or not value else f"{value:.1f}"
 
 
 def _text(x: float, y: float, text: str, *, anchor: str = "start") -> str:
