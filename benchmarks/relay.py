@@ -8,7 +8,7 @@ HTTP. Two workers each. Counted is the processor time of the router's process an
 
 `requests`: 100 a second at random times, one token, not streamed, with bodies of 1 kB and of 8 kB (8,000 of our
 tokens). Ours tokenizes them; the others look at most at their text. `streams`: 48 at a time, 100 tokens each, a token
-every 20 ms.
+every 20 ms; and 400 at a time, 400 tokens each, which is load enough for our router to have tokens joined.
 """
 
 import argparse
@@ -33,8 +33,10 @@ from argosy_api.resource import EngineSpec
 
 DECODE_MS = 20
 URI = f"sim://bench?prefill_tps=10000000&decode_ms={DECODE_MS}&kv_blocks=16384&max_model_len=65536"
-ENGINE = EngineSpec(max_running=64, max_batch_tokens=65536)
-RATE, STREAMS, ANSWER = 100.0, 48, 100
+ENGINE = EngineSpec(max_running=256, max_batch_tokens=65536)
+RATE = 100.0
+FEW, MANY = (48, 100), (400, 400)
+"""Streams at a time, and tokens of each."""
 BACKEND = Path(__file__).with_name("relay_backend.py")
 
 
@@ -116,20 +118,21 @@ async def requests(http: aiohttp.ClientSession, router: Router, size: int, secon
     return len(tasks)
 
 
-async def streams(http: aiohttp.ClientSession, router: Router, seconds: float) -> int:
+async def streams(http: aiohttp.ClientSession, router: Router, seconds: float, load: tuple[int, int] = FEW) -> int:
     end, tokens = time.perf_counter() + seconds, 0
+    count, answer = load
 
     async def one(i: int) -> None:
         nonlocal tokens
         while time.perf_counter() < end:
-            body = {**_ask(f"tell {i} me", ANSWER), "stream": True}
+            body = {**_ask(f"tell {i} me", answer), "stream": True}
             async with http.post(f"{router.url}/v1/completions", json=body) as response:
                 raw = await response.read()
             if not raw.endswith(b"data: [DONE]\n\n"):
                 raise RuntimeError(raw[-200:])
-            tokens += ANSWER
+            tokens += answer
 
-    await asyncio.gather(*(one(i) for i in range(STREAMS)))
+    await asyncio.gather(*(one(i) for i in range(count)))
     return tokens
 
 
@@ -150,16 +153,17 @@ def _ask(text: str, count: int) -> dict[str, object]:
 
 
 async def measure(router: Router, seconds: float) -> list[float]:
-    """Processor seconds for 1,000 requests of 1 kB, of 8 kB, and for a million tokens."""
+    """Processor seconds for 1,000 requests of 1 kB, of 8 kB, and for a million tokens of few and of many streams."""
     found = []
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
         works: list[Callable[[float], object]] = [
             lambda s: requests(http, router, 1_000, s),
             lambda s: requests(http, router, 8_000, s),
             lambda s: streams(http, router, s),
+            lambda s: streams(http, router, s, MANY),
         ]
         await _knows_the_model(http, router)
-        for work, unit in zip(works, (1e3, 1e3, 1e6), strict=True):
+        for work, unit in zip(works, (1e3, 1e3, 1e6, 1e6), strict=True):
             await work(2.0)  # type: ignore[misc]
             before = router.cpu()
             count = await work(seconds)  # type: ignore[misc]
@@ -180,7 +184,7 @@ def main() -> None:
             with ours() if name == "argosy" else theirs(name, options.peers) as router:
                 found.setdefault(name, []).append(asyncio.run(measure(router, options.seconds)))
     least = {name: [min(column) for column in zip(*rows, strict=True)] for name, rows in found.items()}
-    table = Table("router", "1,000 requests of 1 kB", "1,000 of 8 kB", "a million streamed tokens")
+    table = Table("router", "1,000 requests of 1 kB", "1,000 of 8 kB", "a million tokens, 48 streams", "400 streams")
     for name, row in least.items():
         cells = [f"{value:.2f} s" for value in row]
         if name != "argosy":

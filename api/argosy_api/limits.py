@@ -152,6 +152,8 @@ MAX_LOAD_BYTES = 64 * 1024
 """A worker's load as it stands in Redis: room for the MAX_REPORTED, and more."""
 MAX_STREAM_CHUNKS = 8192
 """Chunks buffered for one slow reader before its request is aborted."""
+MAX_MESSAGE_INTERVAL_MS = 1000
+"""For which a router may have tokens of a stream wait for each other."""
 MAX_SUBSCRIBERS = 64
 """Streams of KV events that a worker serves at a time: one for each router that has no Redis."""
 MAX_TRANSFERS = 4

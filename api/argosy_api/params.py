@@ -156,8 +156,10 @@ def check_priority(priority: int) -> None:
     _integer("priority", priority, -limits.MAX_PRIORITY, limits.MAX_PRIORITY)
 
 
-def check_prompt(tokens: Sequence[int], *, vocab_size: int, max_model_len: int) -> None:
+def check_prompt(tokens: Sequence[int], *, vocab_size: int, max_model_len: int, largest: int | None = None) -> None:
     """Refuse an empty prompt, ids outside the vocabulary, and a prompt that leaves no room for one token.
+
+    `largest`: of the ids, of which none is negative, where that is known: to look at each takes its time.
 
     Raises:
         InvalidArgumentError: field `prompt`, with the numbers. Nothing is ever cut off silently.
@@ -167,6 +169,8 @@ def check_prompt(tokens: Sequence[int], *, vocab_size: int, max_model_len: int) 
         raise InvalidArgumentError("prompt", "is empty; at least one token is needed")
     if len(tokens) >= max_model_len:
         raise prompt_too_long("prompt", str(len(tokens)), max_model_len)
+    if largest is not None and largest < vocab_size:
+        return
     if min(tokens) < 0 or max(tokens) >= vocab_size:
         bad = next(i for i, t in enumerate(tokens) if not 0 <= t < vocab_size)
         raise InvalidArgumentError(f"prompt[{bad}]", f"is token id {tokens[bad]}; must be 0 to {vocab_size - 1}")

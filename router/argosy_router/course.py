@@ -53,6 +53,8 @@ class Course:
         self.token_at = 0.0
         """When the last token came."""
         self.finished = False
+        self.interval_ms = 0
+        """Of messages, at least."""
         self._dispatcher = dispatcher
         self._metrics = metrics
         self._taken = taken
@@ -128,6 +130,7 @@ class Course:
         self.setbacks.tries += 1
         self._request.attempt += 1
         self._request.kv_source = assignment.source
+        self._request.message_interval_ms = self.interval_ms
         if self._request.attempt == 1 and job.received_at:
             self._metrics.added.observe(now() - job.received_at)
         self._attempt = Attempt(assignment, self._request, timeout=remaining, taken=self._taken)

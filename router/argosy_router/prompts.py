@@ -30,22 +30,22 @@ async def encoded(
     chat_or_prompts: Sequence[Prompt | None] = ask.prompts or (None,)
     for prompt, field in list(zip(chat_or_prompts, ask.fields, strict=True))[:most]:
         if isinstance(prompt, list):
-            _check_tokens(prompt, card, field)
+            _check_tokens(prompt, card, field, None)
             made = await card.text.address(prompt, wanted, field=field)
         else:
             if prompt is None:
                 made = await card.text.render(ask.messages, wanted, field=field, extras=ask.extras)
             else:
                 made = await card.text.encode(prompt, wanted, field=field)
-            _check_tokens(made.tokens, card, field)
+            _check_tokens(made.tokens, card, field, made.largest)
         account.take((TOKEN_BYTES + ask.n * CHOICE_TOKEN_BYTES) * len(made.tokens), field)
         found.append(made)
     return found
 
 
-def _check_tokens(tokens: list[int], card: ModelCard, field: str) -> None:
+def _check_tokens(tokens: list[int], card: ModelCard, field: str, largest: int | None) -> None:
     try:
-        check_prompt(tokens, vocab_size=card.facts.vocab_size, max_model_len=card.facts.max_model_len)
+        check_prompt(tokens, vocab_size=card.facts.vocab_size, max_model_len=card.facts.max_model_len, largest=largest)
     except InvalidArgumentError as error:
         path = field + error.field.removeprefix("prompt") if field.startswith("prompt") else field
         raise InvalidArgumentError(path, error.message.partition(": ")[2]) from None

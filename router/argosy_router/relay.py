@@ -49,13 +49,14 @@ class Flight:
         metrics: Metrics,
         *,
         attempts: int,
+        interval_ms: int = 0,
         taken: Callable[[Decision], object] = _nothing,
         hold: Callable[[int], bool] = _boundless,
         told: Callable[[int], object] | None = None,
     ) -> None:
         """`taken` is called when a worker has taken the job, which may be before its first token; again for another.
 
-        `hold`: see `Kept`. `told` hears of the tokens of each chunk that is handed on.
+        `interval_ms`: see `joining`. `hold`: see `Kept`. `told` hears of the tokens of each chunk that is handed on.
         """
         self.job = job
         self.delivered = 0
@@ -64,6 +65,7 @@ class Flight:
         self._dispatcher = dispatcher
         self._metrics = metrics
         self._course = Course(job, dispatcher, metrics, attempts=attempts, taken=taken, hold=hold)
+        self._course.interval_ms = interval_ms
 
     @property
     def decision(self) -> Decision:

@@ -27,6 +27,7 @@ from argosy_router.fleet.deployment import Named
 from argosy_router.fleet.fleet import Fleet
 from argosy_router.fleet.peer import ACQUAINTANCE_S
 from argosy_router.gate import Gate
+from argosy_router.joining import interval_ms
 from argosy_router.metrics import UNKNOWN_MODEL, Metrics
 from argosy_router.picked import NO_PICK
 from argosy_router.picking.picks import Picks
@@ -252,9 +253,17 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def flying(
-        self, request: Request, job: Job, taken: Callable[[Decision], object] = lambda _: None
+        self,
+        request: Request,
+        job: Job,
+        taken: Callable[[Decision], object] = lambda _: None,
+        *,
+        read_as_it_comes: bool = True,
     ) -> AsyncIterator[Flight]:
-        """A started flight, with its metrics; closed on every way out. `taken`: see `Flight`."""
+        """A started flight, with its metrics; closed on every way out. `taken`: see `Flight`.
+
+        `read_as_it_comes`: or its client gets it when it is whole.
+        """
         name = job.deployment.name
         inflight = self.metrics.inflight.labels(name)
         inflight.inc()
@@ -275,6 +284,9 @@ class Service:
                     self._picks.came(job.pick.token)
                 flight = Flight(
                     job, self._dispatcher, self.metrics, attempts=self._attempts, taken=went, hold=request.hold,
+                    interval_ms=interval_ms(
+                        self.running, read_as_it_comes=read_as_it_comes, by_token=job.params.logprobs is not None
+                    ),
                     told=passage.tokens if job.tenant.name else None,
                 )  # fmt: skip
                 passing.flies(flight)

@@ -299,7 +299,7 @@ def test_predictions_last_until_computed_and_a_moment_more():
     assert index.match(ids, soon) == {"a": 1}
     soon.withdraw(second)
     assert index.match(ids, soon) == {}
-    assert (len(soon), soon.masks) == (0, {})
+    assert (len(soon), dict(soon.promised())) == (0, {})
 
 
 def test_predictions_are_bounded_and_forgotten():
@@ -308,20 +308,21 @@ def test_predictions_are_bounded_and_forgotten():
     promises = [soon.add(1, [block(2 * i), block(2 * i + 1)]) for i in range(10)]
     assert len(soon) == 10
     soon.forget(1)
-    assert (len(soon), soon.masks) == (0, {})
+    assert (len(soon), dict(soon.promised())) == (0, {})
     soon.add(1, [block(0)])
     for promise in promises:
         soon.withdraw(promise)
-    assert soon.masks == {block(0): 1}
+    assert dict(soon.promised()) == {1: {block(0): 1}}
 
 
 def test_forgetting_an_unknown_worker_looks_at_nothing():
     """A worker that is not indexed has no bit; each refresh of the fleet forgets all such workers."""
     soon = Predictions()
     soon.add(1, [block(1)])
-    soon._counts = Poisoned(soon._counts)
+    counts, soon._counts = soon._counts, Poisoned(soon._counts)
     soon.forget(0)
-    assert soon.masks == {block(1): 1}
+    soon._counts = counts
+    assert dict(soon.promised()) == {1: {block(1): 1}}
 
 
 class Poisoned(dict):

@@ -228,6 +228,39 @@ async def test_a_slow_reader_gets_joined_chunks_and_a_stuck_one_is_given_up(monk
         await anext(stream)
 
 
+async def test_tokens_wait_for_each_other_where_a_reader_wants_few_messages():
+    """The first and the last are not kept back, nor is an error; what comes in between is joined, and in order."""
+    stream = Stream("a", 1, number=1)
+    stream.interval = 3600.0
+    stream.put(Piece(index=0, tokens=[0], text="0"))
+    assert (await anext(stream)).tokens == [0]
+    stream.put(Piece(index=1, tokens=[1], text="1"))
+    reading = asyncio.ensure_future(anext(stream))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not reading.done()
+    stream.put(Piece(index=2, tokens=[2], text="2"))
+    stream.put(Piece(index=3, tokens=[3], text="3", finish=Finish.LENGTH))
+    chunk = await reading
+    assert (chunk.index, chunk.tokens, chunk.text, chunk.finish) == (1, [1, 2, 3], "123", Finish.LENGTH)
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
+
+
+async def test_an_error_does_not_wait_for_tokens_to_come():
+    stream = Stream("a", 1, number=1)
+    stream.interval = 3600.0
+    stream.put(Piece(index=0, tokens=[0]))
+    await anext(stream)
+    stream.put(Piece(index=1, tokens=[1]))
+    reading = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0)
+    stream.fail(OverloadedError("no"))
+    assert (await reading).tokens == [1]
+    with pytest.raises(OverloadedError):
+        await anext(stream)
+
+
 async def test_the_prefill_rate_is_measured(make_rig):
     async with make_rig("sim://m?prefill_tps=5000&decode_ms=2") as rig:
         assert (await rig.load()).prefill_tokens_per_second == 0

@@ -174,6 +174,7 @@ BAD = [
     ({"stop_token_ids": [1] * 65}, "stop_token_ids"),
     ({"priority": 11}, "priority"),
     ({"priority": -(2**31)}, "priority"),
+    ({"message_interval_ms": 1001}, "message_interval_ms"),
 ]
 
 
@@ -189,7 +190,10 @@ async def test_every_bad_field_is_refused_by_name_and_the_engine_lives_on(rig, o
     assert (load.used_blocks, load.running, load.waiting) == (0, 0, 0)
 
 
-KNOWN = {"request_id", "attempt", "prompt_tokens", "sampling", "cache_salt", "adapter", "priority", "resumed_tokens"}
+KNOWN = {
+    "request_id", "attempt", "prompt_tokens", "sampling", "cache_salt", "adapter", "priority", "resumed_tokens",
+    "message_interval_ms",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -210,6 +210,7 @@ class GenerateRequest(_message.Message):
     KV_SOURCE_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
     EMBED_FIELD_NUMBER: _builtins.int
+    MESSAGE_INTERVAL_MS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     attempt: _builtins.int
     """counts from 1; a retry of the same request has the next number"""
@@ -236,6 +237,10 @@ class GenerateRequest(_message.Message):
     """whose request it is"""
     embed: _builtins.bool
     """The first chunk brings the prompt's embedding, pooled as ModelInfo says. Of the answer one token is enough."""
+    message_interval_ms: _builtins.int
+    """Tokens that come within so long after a chunk wait, and are sent together; the first chunk and the last are sent at
+    once. 0: each step's token is. At most 1,000.
+    """
     @_builtins.property
     def prompt_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -263,10 +268,11 @@ class GenerateRequest(_message.Message):
         kv_source: _builtins.str = ...,
         tenant: _builtins.str = ...,
         embed: _builtins.bool = ...,
+        message_interval_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "attempt", b"attempt", "cache_salt", b"cache_salt", "constraint", b"constraint", "embed", b"embed", "kv_source", b"kv_source", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "resumed_text_bytes", b"resumed_text_bytes", "resumed_tokens", b"resumed_tokens", "sampling", b"sampling", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "attempt", b"attempt", "cache_salt", b"cache_salt", "constraint", b"constraint", "embed", b"embed", "kv_source", b"kv_source", "message_interval_ms", b"message_interval_ms", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "resumed_text_bytes", b"resumed_text_bytes", "resumed_tokens", b"resumed_tokens", "sampling", b"sampling", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -162,7 +162,7 @@ class Exchange:
         self, taken: Request, job: Job, tenant: Tenant, *, keep_ids: bool
     ) -> tuple[Gathered, dict[str, str]]:
         gathered = Gathered(keep_ids=keep_ids)
-        async with self.service.flying(taken, job) as flight:
+        async with self.service.flying(taken, job, read_as_it_comes=False) as flight:
             async for chunk in flight:
                 taken.collect(chunk)
                 gathered.add(chunk)

@@ -252,21 +252,20 @@ class KvIndex:
                 worker = self._by_mark.get(mark)  # none: of a snapshot that is being taken
                 if worker is not None:
                     found[worker] = depth
-        if extra is not None and extra.masks:
+        if extra is not None:
             self._extend(found, ids, extra)
         return found
 
     def _extend(self, found: dict[str, int], ids: Sequence[bytes], extra: Predictions) -> None:
         """Goes on with what is promised, where a worker's leading blocks end."""
-        promised = extra.masks
-        for bit in extra.bits():
+        for bit, promised in extra.promised():
             worker = self._by_bit.get(bit)
             if worker is None:
                 continue
             begin = depth = found.get(worker, 0)
             mark = self._records[worker].mark
             while depth < len(ids) and (
-                promised.get(ids[depth], 0) & bit or (depth > begin and self._holdings.mask(ids[depth]) & mark)
+                ids[depth] in promised or (depth > begin and self._holdings.mask(ids[depth]) & mark)
             ):
                 depth += 1
             if depth:

@@ -1,7 +1,7 @@
 """Blocks that a worker will hold soon, because a request was sent there. Pure: the caller gives the time."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
 from argosy_api import limits
@@ -24,21 +24,23 @@ class Predictions:
     """
 
     def __init__(self, *, lag_s: float = 2.0, limit: int = limits.MAX_PROMISED_BLOCKS) -> None:
-        self.masks: dict[bytes, int] = {}
-        """Block id -> bits of the workers."""
         self._lag_s = lag_s
         self._limit = limit
         self._counts: dict[int, dict[bytes, int]] = {}
+        """By worker's bit: block id -> number of promises."""
         self._computed: deque[tuple[float, Promise]] = deque()
 
     def add(self, bit: int, ids: Sequence[bytes]) -> Promise:
         """The worker with `bit` was just sent a prompt that makes these blocks. Every promise is ended once."""
-        if not bit or len(self.masks) + len(ids) > self._limit:
+        if not bit or len(self) + len(ids) > self._limit:
             ids = ()
         counts = self._counts.setdefault(bit, {})
-        for block in ids:
-            counts[block] = counts.get(block, 0) + 1
-            self.masks[block] = self.masks.get(block, 0) | bit
+        once = dict.fromkeys(ids, 1)
+        if len(once) == len(ids) and counts.keys().isdisjoint(once):  # the usual case, which is a loop in C
+            counts.update(once)
+        else:
+            for block in ids:
+                counts[block] = counts.get(block, 0) + 1
         return Promise(bit, ids, counts)
 
     def computed(self, promise: Promise, now: float) -> None:
@@ -54,27 +56,22 @@ class Predictions:
         """It will not be computed there, or the events have come."""
         if self._counts.get(promise.bit) is not promise.counts:
             return  # the worker was forgotten meanwhile
-        for block in promise.ids:
-            promise.counts[block] -= 1
-            if not promise.counts[block]:
-                del promise.counts[block]
-                self._unmark(block, promise.bit)
+        counts, ids = promise.counts, promise.ids
+        if set(map(counts.__getitem__, ids)) == {1}:
+            deque(map(counts.__delitem__, ids), maxlen=0)
+            return
+        for block in ids:
+            counts[block] -= 1
+            if not counts[block]:
+                del counts[block]
 
-    def bits(self) -> list[int]:
-        """Of workers of whom something is promised."""
-        return [bit for bit, counts in self._counts.items() if counts]
+    def promised(self) -> Iterator[tuple[int, Container[bytes]]]:
+        """The bits of workers of whom something is promised, with the blocks."""
+        return ((bit, counts) for bit, counts in self._counts.items() if counts)
 
     def forget(self, bit: int) -> None:
         """The worker with `bit` is gone."""
-        for block in self._counts.pop(bit, ()):
-            self._unmark(block, bit)
-
-    def _unmark(self, block: bytes, bit: int) -> None:
-        rest = self.masks[block] & ~bit
-        if rest:
-            self.masks[block] = rest
-        else:
-            del self.masks[block]
+        self._counts.pop(bit, None)
 
     def __len__(self) -> int:
         return sum(map(len, self._counts.values()))

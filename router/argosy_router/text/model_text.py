@@ -5,6 +5,8 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from argosy_api import blocks, limits
 from argosy_api.errors import InvalidArgumentError, ModelInvalidError
 from argosy_api.params import prompt_too_long
@@ -43,6 +45,8 @@ class Encoded:
     tokens: list[int]
     block_ids: list[bytes]
     offsets: list[int]
+    largest: int | None = None
+    """Of the tokens, where it is known."""
     thinking: bool = False
     """Whether the prompt ends where reasoning has begun."""
 
@@ -119,6 +123,7 @@ class ModelText:
             raise prompt_too_long(field, str(header["count"]), wanted.most)
         tokens, ids, offsets = found
         return Encoded(
+            largest=int(np.frombuffer(tokens, np.uint32).max(initial=0)),
             tokens=array("I", tokens).tolist(),
             block_ids=_split(ids),
             offsets=array("I", offsets).tolist(),

@@ -12,6 +12,7 @@ Ids travel as u32 in the machine's order. A prompt of `most` tokens or more is n
 
 import json
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 from argosy_api import blocks
@@ -65,15 +66,16 @@ def _encoded(header: dict[str, Any], ids: list[int], text: str) -> Frame:
     if len(ids) >= header["most"]:
         return {"count": len(ids)}, []
     offsets = array("I", _model.text.offsets(text, ids) if header["offsets"] else ())
-    return {"count": len(ids)}, [array("I", ids).tobytes(), _block_ids(header, ids), offsets.tobytes()]
+    packed = array("I", ids)
+    return {"count": len(ids)}, [packed.tobytes(), _block_ids(header, packed), offsets.tobytes()]
 
 
-def _block_ids(header: dict[str, Any], ids: list[int]) -> bytes:
+def _block_ids(header: dict[str, Any], ids: Sequence[int]) -> bytes:
     return b"".join(blocks.iter_block_ids(bytes.fromhex(header["root"]), ids, header["block"]))
 
 
 def _blocks(header: dict[str, Any], blobs: list[bytes]) -> Frame:
-    return {}, [_block_ids(header, array("I", blobs[0]).tolist())]
+    return {}, [_block_ids(header, array("I", blobs[0]))]
 
 
 def _words(_: dict[str, Any], blobs: list[bytes]) -> Frame:

@@ -1,6 +1,7 @@
 """The stream of one request's answer, from the engine to whoever reads it. Lives on the event loop."""
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, field
 
 from argosy_api import limits
@@ -47,7 +48,8 @@ class Stream:
     """Chunks on their way to one reader.
 
     Chunks that the reader has not taken yet are joined, so a slow reader gets fewer and larger ones. What waits is
-    bounded: a reader that is `MAX_STREAM_CHUNKS` tokens behind is given up.
+    bounded: a reader that is `MAX_STREAM_CHUNKS` tokens behind is given up. With an `interval` a reader gets chunks no
+    faster than that, but for the first and the last: a message costs both sides more than its tokens do.
     """
 
     def __init__(self, request_id: str, attempt: int, *, number: int) -> None:
@@ -55,11 +57,15 @@ class Stream:
         self.attempt = attempt
         self.number = number
         """Of this submission among all that the engine took, from 1."""
+        self.interval = 0.0
+        """Seconds from one chunk to the next, at least."""
         self.done = False
         """Nothing more will be put: the last chunk or an error is in."""
         self._chunk: Piece | None = None
         self._error: ArgosyError | None = None
         self._ready = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._next_at = 0.0
 
     def put(self, chunk: Piece) -> bool:
         """Add a chunk; False when the reader is too slow, and then the stream has ended with an error."""
@@ -74,15 +80,21 @@ class Stream:
             return False
         else:
             self._chunk.join(chunk)
-        self.done = chunk.finish is not None
+        if chunk.finish is not None:
+            self._end()
         self._ready.set()
         return True
 
     def fail(self, error: ArgosyError) -> None:
         """End the stream with an error, after what is already in it."""
         if not self.done:
-            self.done, self._error = True, error
+            self._error = error
+            self._end()
             self._ready.set()
+
+    def _end(self) -> None:
+        self.done = True
+        self._ended.set()
 
     def __aiter__(self) -> "Stream":
         return self
@@ -102,5 +114,16 @@ class Stream:
                 raise StopAsyncIteration
             self._ready.clear()
             await self._ready.wait()
+        if self.interval:
+            await self._until_next()
         chunk, self._chunk = self._chunk, None
         return chunk
+
+    async def _until_next(self) -> None:
+        """Returns when the next chunk may be taken; what comes meanwhile is joined to it."""
+        time = asyncio.get_running_loop().time
+        if not self.done and (wait := self._next_at - time()) > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._ended.wait()
+        self._next_at = time() + self.interval

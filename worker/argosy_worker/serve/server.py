@@ -279,7 +279,9 @@ def start(
     params.check_drawable(vocab_size=engine.facts.vocab_size, eos_token_ids=engine.facts.eos_token_ids)
     check_address(message.kv_source)
     check_priority(message.priority)
-    return engine.submit(
+    if message.message_interval_ms > limits.MAX_MESSAGE_INTERVAL_MS:
+        raise InvalidArgumentError("message_interval_ms", f"must be at most {limits.MAX_MESSAGE_INTERVAL_MS}")
+    stream = engine.submit(
         message.request_id,
         message.attempt,
         prompt,
@@ -294,6 +296,8 @@ def start(
         grammar=grammar,
         pool=pool,
     )
+    stream.interval = message.message_interval_ms / 1000
+    return stream
 
 
 def _pool(engine: Engine, message: pb.GenerateRequest) -> HiddenPool:
