@@ -8,7 +8,7 @@ HTTP. Two workers each. Counted is the processor time of the router's process an
 
 `requests`: 100 a second at random times, one token, not streamed, with bodies of 1 kB and of 8 kB (8,000 of our
 tokens). Ours tokenizes them; the others look at most at their text. `streams`: 48 at a time, 100 tokens each, a token
-every 20 ms; and 400 at a time, 400 tokens each, which is load enough for our router to have tokens joined.
+every 20 ms; and 200 at a time, 400 tokens each, which is load enough for our router to have tokens joined.
 """
 
 import argparse
@@ -35,7 +35,7 @@ DECODE_MS = 20
 URI = f"sim://bench?prefill_tps=10000000&decode_ms={DECODE_MS}&kv_blocks=16384&max_model_len=65536"
 ENGINE = EngineSpec(max_running=256, max_batch_tokens=65536)
 RATE = 100.0
-FEW, MANY = (48, 100), (400, 400)
+FEW, MANY = (48, 100), (200, 400)
 """Streams at a time, and tokens of each."""
 BACKEND = Path(__file__).with_name("relay_backend.py")
 
@@ -184,7 +184,7 @@ def main() -> None:
             with ours() if name == "argosy" else theirs(name, options.peers) as router:
                 found.setdefault(name, []).append(asyncio.run(measure(router, options.seconds)))
     least = {name: [min(column) for column in zip(*rows, strict=True)] for name, rows in found.items()}
-    table = Table("router", "1,000 requests of 1 kB", "1,000 of 8 kB", "a million tokens, 48 streams", "400 streams")
+    table = Table("router", "1,000 requests of 1 kB", "1,000 of 8 kB", "a million tokens, 48 streams", "200 streams")
     for name, row in least.items():
         cells = [f"{value:.2f} s" for value in row]
         if name != "argosy":

@@ -84,7 +84,7 @@ class Client:
             RequestError: with what the router said.
 
         """
-        call = worker_pb2_grpc.InferenceStub(self._channel).Generate(request, metadata=tuple(_credential().items()))
+        call = worker_pb2_grpc.InferenceStub(self._channel).Generate(request, metadata=tuple(credential().items()))
         began = time.monotonic()
         try:
             for chunk in call:
@@ -174,14 +174,15 @@ def _ask_models(address: str) -> list[str]:
     with grpc.insecure_channel(address, options=_OPTIONS) as channel:
         stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
         try:
-            metadata = tuple(_credential().items())
+            metadata = tuple(credential().items())
             found = stub.RepositoryIndex(oip.RepositoryIndexRequest(), metadata=metadata, timeout=5.0)
         except grpc.RpcError as error:
             raise RequestError(_explain(address, error)) from None
     return [model.name for model in found.models]
 
 
-def _credential() -> dict[str, str]:
+def credential() -> dict[str, str]:
+    """Headers that say who asks, where the environment has a credential."""
     key = os.environ.get(API_KEY)
     return {"authorization": f"Bearer {key}"} if key else {}
 

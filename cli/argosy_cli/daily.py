@@ -149,3 +149,22 @@ def rm(
     from argosy_cli import library
 
     library.remove(models, _console())
+
+
+def explain(
+    request: Annotated[str, typer.Argument(metavar="REQUEST", help="Its id, as in x-request-id of its answer.")],
+    url: Annotated[
+        str | None, typer.Option(help="HTTP address of the router that took it. Default: the running `argosy up`.")
+    ] = None,
+    output: Annotated[str | None, typer.Option("-o", "--output", help="json, for programs.")] = None,
+) -> None:
+    """Tell where a request went and why: candidates and their costs, what was cached, workers that were lost."""
+    import json
+
+    from argosy_cli import explain as explaining
+
+    if output not in (None, "json"):
+        raise CommandError(f"-o {output} is not known; it can: json")
+    found = explaining.asked(request, url)
+    for line in [json.dumps(found, indent=2)] if output else explaining.lines(found):
+        print(line)

@@ -257,6 +257,7 @@ def demo(http_port: HttpPort = 8000, grpc_port: GrpcPort = 8001, metrics_port: M
 
 
 app.command()(daily.run)
+app.command()(daily.explain)
 app.command()(daily.serve)
 app.command()(daily.pull)
 app.command("list")(daily.list_models)

@@ -18,6 +18,7 @@ from argosy_router.routing.dispatch import Decision, Dispatcher
 from argosy_router.routing.job import Job, continued
 from argosy_router.setbacks import Setbacks
 from argosy_router.text.models import ServedModel
+from argosy_router.tries import Try, add
 
 FIRST_TOKEN_S = 30.0
 FIRST_TOKEN_FACTOR = 10.0
@@ -53,6 +54,8 @@ class Course:
         self.token_at = 0.0
         """When the last token came."""
         self.finished = False
+        self.tries: list[Try] = []
+        """What was tried so far."""
         self.interval_ms = 0
         """Of messages, at least."""
         self._dispatcher = dispatcher
@@ -128,6 +131,7 @@ class Course:
             job, self.setbacks.excluded, computed_by=self.computed_by, alike=self.alike, abandon=self._abandon
         )
         self.setbacks.tries += 1
+        add(self.tries, Try(decision=assignment.decision, at=now(), tokens=self.kept.count))
         self._request.attempt += 1
         self._request.kv_source = assignment.source
         self._request.message_interval_ms = self.interval_ms
@@ -172,6 +176,7 @@ class Course:
 
     def lose(self, lost: Lost) -> None:
         """The attempt is over. Raises InternalError where it was the second worker that died at this place."""
+        self.tries[-1].lost = lost.why
         self.setbacks.lose(self._current, lost, tokens=self.kept.count)
 
     def spend(self, lost: Lost) -> None:

@@ -2,11 +2,11 @@
 
 A message costs the router about as much processor time, whether it has one token or ten: the call's read, an event, a
 write to the client's socket. So where many streams are under way they share a number of messages a second, and workers
-join the tokens that come in between (`GenerateRequest.message_interval_ms`); the first and the last are never kept back.
+join the tokens that come in between (`GenerateRequest.message_interval_ms`); the first and the last never wait.
 """
 
-MESSAGES_PER_S = 5000
-"""Shared by all streams of a router: a quarter of a processor. 100 streams of 50 tokens a second are below it."""
+MESSAGES_PER_S = 2500
+"""Shared by all streams of a router: an eighth of a processor, about. 50 streams of 50 tokens a second are below it."""
 MOST_MS = 100
 """What a reader does not see as a pause."""
 UNREAD_MS = 100

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from argosy_api.errors import ArgosyError, CancelledError, InternalError
@@ -13,10 +14,13 @@ from argosy_router.clock import now
 from argosy_router.relay import Flight
 from argosy_router.routing.dispatch import Decision
 from argosy_router.routing.job import Job
+from argosy_router.tries import Try, told
 
 log = logging.getLogger("argosy_router.requests")
 
-KEPT = 100
+KEPT = 1000
+"""Choices of which it is known why they went where they went."""
+SHOWN = 100
 MOST_LINES = 10_000
 """Between two writes; more are lost."""
 RUNNING, DONE = "running", "done"
@@ -46,6 +50,7 @@ class Passing:
     outcome: str = RUNNING
     _began: float = 0.0
     _flight: Flight | None = None
+    _tries: Sequence[Try] = ()
 
     def went(self, decision: Decision) -> None:
         """A worker has taken it."""
@@ -55,7 +60,7 @@ class Passing:
 
     def flies(self, flight: Flight) -> None:
         """From now on this says how many tokens were handed on, and whether that was all."""
-        self._flight = flight
+        self._flight, self._tries = flight, flight.tries
 
     def first_token(self, cached: int) -> None:
         """It came; so many tokens of the prompt had been cached."""
@@ -86,6 +91,10 @@ class Passing:
             "tokens": self._count(),
             "outcome": self.outcome,
         }
+
+    def explained(self) -> dict[str, Any]:
+        """The same, and why each attempt went where it went."""
+        return {**self.told(), "attempts": told(self._tries, self._began)}
 
     def _count(self) -> int:
         return self.tokens if self._flight is None else self._flight.delivered
@@ -168,5 +177,9 @@ class Recent:
             one.end(outcome)
 
     def told(self) -> list[dict[str, Any]]:
-        """All of them, the latest first."""
-        return [one.told() for one in reversed(self._passed)]
+        """The latest first, as many as are shown."""
+        return [one.told() for one in islice(reversed(self._passed), SHOWN)]
+
+    def explained(self, request_id: str) -> list[dict[str, Any]]:
+        """The choices of one request, in order; empty: it is not known (any more)."""
+        return [one.explained() for one in self._passed if one.request_id == request_id]

@@ -23,6 +23,7 @@ from argosy_router.resumption import WAIT_S, Resumption
 from argosy_router.routing.dispatch import Decision, Dispatcher, no_worker
 from argosy_router.routing.job import Job
 from argosy_router.setbacks import cut_off
+from argosy_router.tries import Try
 
 AGAIN_S = 0.1
 """Before a worker is tried again, where there is no other."""
@@ -71,6 +72,11 @@ class Flight:
     def decision(self) -> Decision:
         """Where the job went last. Only after `start`."""
         return self._course.decision
+
+    @property
+    def tries(self) -> list[Try]:
+        """What was tried so far; the list grows."""
+        return self._course.tries
 
     @property
     def finished(self) -> bool:

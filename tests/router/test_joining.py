@@ -6,7 +6,7 @@ from argosy_router.joining import MOST_MS, UNREAD_MS, interval_ms
 
 
 @pytest.mark.parametrize(
-    ("streams", "expected"), [(0, 0), (1, 0), (4, 0), (50, 10), (100, 20), (500, MOST_MS), (10_000, MOST_MS)]
+    ("streams", "expected"), [(0, 0), (2, 0), (50, 20), (100, 40), (250, MOST_MS), (10_000, MOST_MS)]
 )
 def test_streams_share_a_number_of_messages_a_second(streams, expected):
     assert interval_ms(streams, read_as_it_comes=True, by_token=False) == expected

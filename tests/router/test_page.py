@@ -3,6 +3,7 @@
 import json
 from importlib.resources import files
 
+import grpc
 import pytest
 from access_kit import Access, bearer
 from hypothesis import given
@@ -11,7 +12,10 @@ from router_kit import FakeWorker
 from waiting import eventually
 
 from argosy_api.orders import take
+from argosy_cli import explain
 from argosy_router.page import origin
+from argosy_router.routing.dispatch import Decision
+from argosy_router.tries import MOST, Try, add
 
 STATIC = files("argosy_router.page").joinpath("static")
 MAX_BYTES = 300_000
@@ -189,3 +193,50 @@ async def test_a_line_can_forge_no_other(rig, caplog):
     line = str(Line("http", "m", "OK", 1.0, [one]))
     assert "\n" not in line
     assert str(Line("grpc", "m", "CANCELLED", 0.5, [])) == "grpc m CANCELLED 0.500 s"
+
+
+async def test_a_request_is_explained_to_admins_only(make_rig, tmp_path):
+    access = Access(tmp_path, required=True)
+    keys = {name: access.key(name, admin=name == "root") for name in ("root", "a")}
+    rig = await make_rig(decision_headers=False, **access.settings)
+    await rig.add(FakeWorker(worker_id="w0"))
+    asked = {"model": "m", "prompt": "hello", "max_tokens": 2}
+    answer, _ = await rig.post("/v1/completions", json=asked, headers=bearer(keys["a"]))
+    path = f"/fleet/requests/{answer.headers['x-request-id']}"
+    for headers, status in (({}, 401), (bearer(keys["a"]), 401), (bearer(keys["root"]), 200)):
+        assert (await get(rig, path, headers=headers))[0].status == status
+    assert (await get(rig, "/fleet/requests/nobody", headers=bearer(keys["root"])))[0].status == 404
+
+
+async def test_it_is_told_who_was_considered_and_who_was_lost(rig):
+    """Both attempts of a request whose first worker fails, with the prices of those that could have had each."""
+    bad, good = rig.workers
+    bad.script.fail_first = grpc.StatusCode.UNAVAILABLE
+    for i in range(100):  # which one is tried first is not certain
+        answer, _ = await rig.post("/v1/completions", {"model": "m", "prompt": f"hi {i}", "max_tokens": 3, "n": 1})
+        if bad.requests:
+            break
+    _, body = await get(rig, f"/fleet/requests/{answer.headers['x-request-id']}")
+    (choice,) = json.loads(body)
+    assert (choice["outcome"], choice["tokens"]) == ("done", 3)
+    first, second = choice["attempts"]
+    assert (first["worker"], first["lost"]) == (bad.worker_id, "unavailable")
+    assert (second["worker"], second["lost"]) == (good.worker_id, "")
+    assert [first["candidates"], second["candidates"]] == [2, 1]
+    assert {c["worker"] for c in first["considered"]} == {bad.worker_id, good.worker_id}
+    assert 0 <= first["after_s"] <= second["after_s"] <= choice["first_token_s"] <= choice["seconds"]
+    for attempt in (first, second):
+        chosen = next(c for c in attempt["considered"] if c["worker"] == attempt["worker"])
+        terms = [chosen[f"{name}_s"] for name in ("ahead", "own", "behind", "decode", "pressure")]
+        assert chosen["cost_s"] == attempt["cost_s"] == sum(terms)
+    lines = "\n".join(explain.lines([choice]))
+    assert "attempt 1, after" in lines
+    assert "lost: unavailable" in lines
+
+
+def test_what_is_remembered_of_attempts_is_bounded():
+    tries = []
+    for i in range(3 * MOST):
+        decision = Decision(worker=f"w{i}", cached=0, policy="kvAware", reason="only", cost_s=0.0)
+        add(tries, Try(decision=decision, at=float(i), tokens=i))
+    assert [t.decision.worker for t in tries] == ["w0", *(f"w{i}" for i in range(2 * MOST + 1, 3 * MOST))]

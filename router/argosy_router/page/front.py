@@ -14,6 +14,7 @@ from argosy_router.clock import now
 from argosy_router.fronts.credentials import PAGE, TENANT
 from argosy_router.fronts.http_body import read_body
 from argosy_router.page import files, origin
+from argosy_router.recent import KEPT
 from argosy_router.routes import routes
 from argosy_router.service import Service
 
@@ -38,6 +39,7 @@ class Page:
         app.router.add_get(PAGE + "here.json", self._here)
         app.router.add_get(PAGE + "{name}", self._file)
         app.router.add_get("/fleet", self._fleet)
+        app.router.add_get("/fleet/requests/{id}", self._explain)
         app.router.add_post("/fleet/kill", self._kill)
 
     async def _index(self, request: web.Request) -> web.Response:
@@ -62,6 +64,15 @@ class Page:
         told: dict[str, Any] = json.loads(routes(self._service.fleet, now()).to_json())
         told |= {"recent": self._service.recent.told(), "kill": self._orders is not None}
         return web.Response(body=orjson.dumps(told), content_type="application/json", headers=files.HEADERS)
+
+    async def _explain(self, request: web.Request) -> web.Response:
+        """Where the choices of one request went, and why."""
+        self._check_may_see(request)
+        wanted = request.match_info["id"]
+        found = self._service.recent.explained(wanted)
+        if not found:
+            raise NotFoundError(f"this router knows no request {wanted!r:.150} among its latest {KEPT}")
+        return web.Response(body=orjson.dumps(found), content_type="application/json", headers=files.HEADERS)
 
     async def _kill(self, request: web.Request) -> web.Response:
         """Kill a worker's process, which `argosy up` starts again: to see that streams go on."""

@@ -15,6 +15,7 @@ from argosy_router.metrics import Metrics
 from argosy_router.routing import policy, roles, sources, trial
 from argosy_router.routing.books import Entry
 from argosy_router.routing.job import Job
+from argosy_router.routing.policy import Considered
 from argosy_router.routing.predictions import Predictions, Promise
 from argosy_router.routing.trial import Clocked
 from argosy_router.text.models import ServedModel
@@ -31,6 +32,10 @@ class Decision:
     cost_s: float
     source: str = ""
     """The worker from which blocks are to be fetched; then `cached` counts them."""
+    candidates: int = 0
+    """How many workers could have had it."""
+    considered: Sequence[Considered] = ()
+    """The cheapest of them, the best first, where they were priced."""
 
     def describe(self) -> str:
         """For the `x-argosy-decision` header."""
@@ -182,6 +187,8 @@ class Dispatcher:
             reason=choice.reason,
             cost_s=choice.cost_s,
             source="" if fetch is None else fetch.source,
+            candidates=len(candidates),
+            considered=choice.considered,
         )
         worker = next(w for w in workers if w.worker_id == choice.worker)
         if not len(worker.books):

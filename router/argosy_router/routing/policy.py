@@ -17,9 +17,11 @@ prefixHash sends equal beginnings to one worker by consistent hashing with bound
 
 import bisect
 import hashlib
+import heapq
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from argosy_router.routing.fetching import Fetch
 from argosy_router.routing.line import Line
@@ -41,6 +43,8 @@ TIE_SHARE = 0.1
 """Costs within this share of the least are equal: measured rates are not better known than that."""
 HASHED_BLOCKS = 8
 VIRTUAL_NODES = 256
+TOLD = 8
+"""Candidates that a choice remembers: the cheapest ones."""
 NOBODY = Line(0.0)
 """The line of a worker where nothing waits."""
 
@@ -74,6 +78,27 @@ class Candidate:
         return self.queue.tokens
 
 
+class Terms(NamedTuple):
+    """The parts of a cost, in seconds; their sum is the cost."""
+
+    ahead: float
+    own: float
+    behind: float
+    decode: float
+    pressure: float
+
+
+class Considered(NamedTuple):
+    """A worker that a request could have gone to."""
+
+    worker: str
+    cached: int
+    """Tokens of the prompt, in its cache."""
+    terms: Terms
+    source: str
+    """The worker from which it would fetch blocks."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """The picked worker and why."""
@@ -82,10 +107,17 @@ class Choice:
     cached: int
     reason: str
     cost_s: float = 0.0
+    considered: Sequence[Considered] = ()
+    """The cheapest ones, the best first, where they were priced."""
 
 
 def cost(candidate: Candidate, prompt: int) -> float:
     """Seconds, as in the module's formula. `prompt` is the request's length in tokens."""
+    return sum(terms(candidate, prompt))
+
+
+def terms(candidate: Candidate, prompt: int) -> Terms:
+    """The same, part by part."""
     rate = candidate.rate
     own = max(1, prompt - candidate.cached) / rate
     if candidate.fetch is not None:
@@ -93,7 +125,7 @@ def cost(candidate: Candidate, prompt: int) -> float:
     ahead, behind = candidate.queue.split(own, candidate.priority)
     decode = DECODE_S * candidate.decode / candidate.capacity if candidate.capacity else 0.0
     pressure = PRESSURE_S * max(0.0, candidate.used - PRESSURE_FROM) / (1 - PRESSURE_FROM)
-    return ahead / rate + own * (1 + BETA * behind) + decode + pressure
+    return Terms(ahead / rate, own, own * BETA * behind, decode, pressure)
 
 
 def within_bound(candidates: Sequence[Candidate], prompt: int) -> list[Candidate]:
@@ -108,7 +140,8 @@ def within_bound(candidates: Sequence[Candidate], prompt: int) -> list[Candidate
 
 def kv_aware(candidates: Sequence[Candidate], prompt: int, *, rng: random.Random) -> Choice:
     """The least cost; among equals one that holds most of the prompt, and of these the less loaded of two drawn."""
-    priced = [(cost(c, prompt), c) for c in candidates]
+    parts = {c.worker: terms(c, prompt) for c in candidates}
+    priced = [(sum(parts[c.worker]), c) for c in candidates]
     least = min(price for price, _ in priced)
     ties = [(price, c) for price, c in priced if price - least <= max(TIE_S, TIE_SHARE * least)]
     longest = max(c.cached for _, c in ties)
@@ -125,7 +158,12 @@ def kv_aware(candidates: Sequence[Candidate], prompt: int, *, rng: random.Random
         reason = "load"
     else:
         reason = "tie" if len(ties) > 1 else "least"
-    return Choice(worker=best.worker, cached=best.cached, reason=reason, cost_s=price)
+    cheapest = heapq.nsmallest(TOLD, priced, key=lambda pc: pc[0])
+    told = [
+        Considered(c.worker, c.cached, parts[c.worker], c.fetch.source if c.fetch is not None else "")
+        for _, c in cheapest
+    ]
+    return Choice(worker=best.worker, cached=best.cached, reason=reason, cost_s=price, considered=told)
 
 
 def named(candidates: Sequence[Candidate], prompt: int, worker: str) -> Choice | None:
