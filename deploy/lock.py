@@ -35,7 +35,8 @@ def main() -> None:
         # The local version +cpu is PyTorch's name for its build without CUDA. The CUDA build brings libraries of
         # its own, so torch is no part of the list: deploy/build-images.sh adds the variant that is asked for.
         extra = [f"torch=={TORCH}+cpu"] if component == "worker" else []
-        pins = resolve(f".[{component}]", *ALWAYS, *extra)
+        extras = component if component == "operator" else f"{component},tracing"
+        pins = resolve(f".[{extras}]", *ALWAYS, *extra)
         lines = [f"{name}=={version}\n" for name, version in sorted(pins.items()) if name not in ("argosy", "torch")]
         (TARGET / f"{component}.txt").write_text(HEAD + "".join(lines))
 

@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection
 from argosy_api import limits, net
 from argosy_api.ending import end
 from argosy_api.inference import inference_pb2, inference_pb2_grpc
+from argosy_api.tracing import tracing
 from argosy_api.v1 import worker_pb2, worker_pb2_grpc
 from argosy_router import pages
 from argosy_router.all_metrics import AllMetrics
@@ -78,7 +79,7 @@ class Router:
         self.service = Service(
             self.fleet, dispatcher, self.metrics,
             attempts=settings.attempts, tell_decisions=settings.decision_headers,
-            longest_wait_s=settings.max_wait_seconds, picks=picks,
+            longest_wait_s=settings.max_wait_seconds, picks=picks, tracing=tracing("argosy-router"),
         )  # fmt: skip
         self._access = AccessFiles(self.service.identity, document=settings.access, directory=settings.api_keys)
         self._usage = SharedUsage(self.service.gate.quotas, self._redis.client)
@@ -228,7 +229,7 @@ class Router:
         await self._usage.leave()
         await self._redis.close()
         await self._bodies.close()
-        await self.service.identity.close()
+        await self.service.close()
         await self._library.close()
 
     # --- metrics

@@ -1,6 +1,6 @@
 """What a front asks of the service: one client request, parsed, in the terms of no protocol."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from argosy_api import limits
@@ -26,6 +26,8 @@ class Caller:
     tenant: Tenant = ANYBODY
     pick: Picked = NO_PICK
     """What a picker has chosen for it."""
+    trace: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What joins spans to the client's (`argosy_api.tracing.CARRIED`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

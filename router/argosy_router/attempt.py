@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import grpc
@@ -27,6 +27,7 @@ class Attempt:
         *,
         timeout: float | None,
         taken: Callable[[Decision], object],
+        metadata: Sequence[tuple[str, str]] | None = None,
     ) -> None:
         self.assignment = assignment
         self.accepted = False
@@ -37,7 +38,7 @@ class Attempt:
         self._request_id = request.request_id
         self._hung = False
         self._taken = taken
-        self._call = assignment.worker.stub.Generate(request, timeout=timeout)
+        self._call = assignment.worker.stub.Generate(request, timeout=timeout, metadata=metadata)
         self._listener = asyncio.ensure_future(self._note_acceptance())
 
     async def read(self) -> pb.GenerateChunk:

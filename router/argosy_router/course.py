@@ -17,12 +17,14 @@ from argosy_router.metrics import Metrics
 from argosy_router.routing.dispatch import Decision, Dispatcher
 from argosy_router.routing.job import Job, continued
 from argosy_router.setbacks import Setbacks
+from argosy_router.spans import AttemptSpan, RequestSpan
 from argosy_router.text.models import ServedModel
 from argosy_router.tries import Try, add
 
 FIRST_TOKEN_S = 30.0
 FIRST_TOKEN_FACTOR = 10.0
 """No token within FIRST_TOKEN_S, nor within so many times the estimate: another worker is tried, if there is one."""
+FINISHES = {pb.FINISH_REASON_STOP: "stop", pb.FINISH_REASON_LENGTH: "length", pb.FINISH_REASON_ABORT: "abort"}
 
 
 class Course:
@@ -54,6 +56,8 @@ class Course:
         self.token_at = 0.0
         """When the last token came."""
         self.finished = False
+        self.span: RequestSpan | None = None
+        self._leg: AttemptSpan | None = None
         self.tries: list[Try] = []
         """What was tried so far."""
         self.interval_ms = 0
@@ -137,7 +141,11 @@ class Course:
         self._request.message_interval_ms = self.interval_ms
         if self._request.attempt == 1 and job.received_at:
             self._metrics.added.observe(now() - job.received_at)
-        self._attempt = Attempt(assignment, self._request, timeout=remaining, taken=self._taken)
+        metadata = None
+        if self.span is not None:
+            self._leg = self.span.attempt(assignment.decision, self._request.attempt)
+            metadata = self._leg.metadata
+        self._attempt = Attempt(assignment, self._request, timeout=remaining, taken=self._taken, metadata=metadata)
 
     async def read_first(self) -> None:
         """Chunks up to the attempt's first token, into `came`; within bounds, where another worker could do better.
@@ -172,11 +180,15 @@ class Course:
             else:
                 self.cached_tokens = chunk.usage.cached_tokens
         self.finished = chunk.finish_reason != pb.FINISH_REASON_UNSPECIFIED
+        if self.finished and self._leg is not None:
+            self._leg.end(tokens=self.kept.count, finish=FINISHES[chunk.finish_reason])
         self.came.append(chunk)
 
     def lose(self, lost: Lost) -> None:
         """The attempt is over. Raises InternalError where it was the second worker that died at this place."""
         self.tries[-1].lost = lost.why
+        if self._leg is not None:
+            self._leg.end(tokens=self.kept.count, lost=lost.why)
         self.setbacks.lose(self._current, lost, tokens=self.kept.count)
 
     def spend(self, lost: Lost) -> None:
@@ -187,6 +199,8 @@ class Course:
         """Cancels what still runs and closes the books. May be called twice."""
         if self._attempt is not None:
             self._attempt.close()
+        if self._leg is not None:
+            self._leg.end(tokens=self.kept.count, lost="cancelled")
         self.kept.forget()
 
     def _abandon(self) -> None:

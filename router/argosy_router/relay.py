@@ -23,6 +23,7 @@ from argosy_router.resumption import WAIT_S, Resumption
 from argosy_router.routing.dispatch import Decision, Dispatcher, no_worker
 from argosy_router.routing.job import Job
 from argosy_router.setbacks import cut_off
+from argosy_router.spans import RequestSpan
 from argosy_router.tries import Try
 
 AGAIN_S = 0.1
@@ -51,13 +52,15 @@ class Flight:
         *,
         attempts: int,
         interval_ms: int = 0,
+        span: RequestSpan | None = None,
         taken: Callable[[Decision], object] = _nothing,
         hold: Callable[[int], bool] = _boundless,
         told: Callable[[int], object] | None = None,
     ) -> None:
         """`taken` is called when a worker has taken the job, which may be before its first token; again for another.
 
-        `interval_ms`: see `joining`. `hold`: see `Kept`. `told` hears of the tokens of each chunk that is handed on.
+        `interval_ms`: see `joining`. `span`: above those of the attempts. `hold`: see `Kept`. `told` hears of
+        the tokens of each chunk that is handed on.
         """
         self.job = job
         self.delivered = 0
@@ -66,7 +69,7 @@ class Flight:
         self._dispatcher = dispatcher
         self._metrics = metrics
         self._course = Course(job, dispatcher, metrics, attempts=attempts, taken=taken, hold=hold)
-        self._course.interval_ms = interval_ms
+        self._course.interval_ms, self._course.span = interval_ms, span
 
     @property
     def decision(self) -> Decision:

@@ -7,6 +7,7 @@ from argosy_router.clock import now
 from argosy_router.gate import Taken
 from argosy_router.metrics import UNKNOWN_MODEL
 from argosy_router.recent import Passing
+from argosy_router.spans import RequestSpan
 
 COLLECTED_FACTOR = 4
 """What a chunk takes as objects, as a multiple of its message."""
@@ -24,8 +25,22 @@ class Request:
         self.account = account
         self.taken: Taken | None = None
         """Of its tenant's limits."""
+        self.span: RequestSpan | None = None
+        """Where spans are wanted, from when its model is known."""
         self.flown: list[Passing] = []
         """Its choices that were sent to workers, in the order in which they were."""
+
+    def end_span(self) -> None:
+        """It has ended."""
+        if self.span is not None:
+            first = [one.first_token_s for one in self.flown if one.first_token_s is not None]
+            self.span.end(
+                self.code,
+                prompt=sum(one.prompt_tokens for one in self.flown),
+                cached=sum(one.cached_tokens for one in self.flown),
+                answer=sum(one.tokens for one in self.flown),
+                first_s=min(first, default=None),
+            )
 
     def hold(self, count: int) -> bool:
         """Takes so many bytes, or gives them back (less than zero), and says whether there was room."""

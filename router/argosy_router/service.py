@@ -7,16 +7,16 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 
-from argosy_api import limits
 from argosy_api.errors import (
     ArgosyError,
     InternalError,
     InvalidArgumentError,
     UnavailableError,
 )
+from argosy_api.tracing import Tracing
 from argosy_router import resumption
 from argosy_router.admission import Admission
 from argosy_router.ask import Ask, Caller, of_tenant
@@ -28,34 +28,26 @@ from argosy_router.fleet.fleet import Fleet
 from argosy_router.fleet.peer import ACQUAINTANCE_S
 from argosy_router.gate import Gate
 from argosy_router.joining import interval_ms
+from argosy_router.known_model import known_model
 from argosy_router.metrics import UNKNOWN_MODEL, Metrics
 from argosy_router.picked import NO_PICK
 from argosy_router.picking.picks import Picks
+from argosy_router.prepared import Prepared
 from argosy_router.prompts import encoded
 from argosy_router.recent import Line, Recent
 from argosy_router.relay import Flight
 from argosy_router.request import Request
-from argosy_router.routing.dispatch import Decision, Dispatcher, no_worker
+from argosy_router.routing.dispatch import Decision, Dispatcher
 from argosy_router.routing.job import Job
 from argosy_router.routing.trial import conversation
 from argosy_router.settings import Settings
+from argosy_router.spans import RequestSpan
 from argosy_router.tally import Tallies
 from argosy_router.tenants.identity import Identity
 from argosy_router.tenants.tenant import Tenant
 from argosy_router.text.model_text import Encoded
 from argosy_router.text.models import ModelCard
 from argosy_router.wording import worded
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """An ask that may fly: one job for each choice."""
-
-    card: ModelCard
-    prompts: Sequence[Encoded]
-    texts: Sequence[str]
-    """The prompts' texts, where the ask wants them back."""
-    jobs: Sequence[Job]
 
 
 class Service:
@@ -71,8 +63,12 @@ class Service:
         tell_decisions: bool = False,
         longest_wait_s: float = Settings.max_wait_seconds,
         picks: Picks | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
-        """`picks`: of the picker that gateways ask, if there is one; only then what it picked is heeded."""
+        """`picks`: of the picker that gateways ask, if there is one; only then what it picked is heeded.
+
+        `tracing`: where spans are wanted.
+        """
         self.fleet = fleet
         self.metrics = metrics
         self.draining = False
@@ -82,6 +78,7 @@ class Service:
         self._dispatcher = dispatcher
         self._attempts = attempts
         self._picks = picks
+        self._tracing = tracing
         self._tell_decisions = tell_decisions
         self.recent = Recent()
         self.tallies = Tallies()
@@ -130,11 +127,18 @@ class Service:
                     self.metrics.tenants.shown(request.taken.tenant.name), request.code
                 ).inc()
             self.metrics.requests.labels(request.model, api, request.code).inc()
+            request.end_span()
             seconds = now() - request.started
             if request.model != UNKNOWN_MODEL:
                 self.metrics.duration.labels(request.model).observe(seconds)
                 self.tallies.ended(request.model, request.code, seconds, time.time())
             self.recent.ended(Line(api, request.model, request.code, seconds, request.flown))
+
+    async def close(self) -> None:
+        """The router ends."""
+        await self.identity.close()
+        if self._tracing is not None:
+            await self._tracing.close()
 
     def _check_open(self) -> None:
         if self.draining:
@@ -157,9 +161,11 @@ class Service:
 
         """
         patience = ACQUAINTANCE_S if ask.resumption is None else resumption.WAIT_S
-        named, card, adapter = await self._model(ask.model, request.started, caller.deadline, patience)
+        named, card, adapter = await self._known(ask.model, request, caller, patience)
         state = named.deployment
         request.model = state.name
+        if self._tracing is not None:
+            request.span = RequestSpan(self._tracing, ask, caller, state.name, request.started)
         tenant = caller.tenant
         ask = of_tenant(ask, tenant, share_cache=state.spec.share_cache)
         if ask.resumption is None:
@@ -214,32 +220,16 @@ class Service:
 
     async def card(self, request: Request, model: str, caller: Caller) -> ModelCard:
         """What is known of a model, for who needs its tokenizer only. Raises as `prepare`."""
-        named, card, _ = await self._model(model, request.started, caller.deadline, ACQUAINTANCE_S)
+        named, card, _ = await self._known(model, request, caller, ACQUAINTANCE_S)
         request.model = named.deployment.name
         request.taken = self.gate.count(named.deployment, caller.tenant)
         return card
 
-    async def _model(self, name: str, came: float, end: float | None, patience: float) -> tuple[Named, ModelCard, str]:
-        """What `name` names, its card, and the adapter's digest; waits for a first worker where there may be none."""
-        if not name or len(name) > limits.MAX_MODEL_NAME:
-            raise InvalidArgumentError("model", f"must have 1 to {limits.MAX_MODEL_NAME} characters")
-        if not self.fleet.known:
-            raise UnavailableError("the router does not know any deployment yet; try again")
-        named = self.fleet.named(name)
-        state = named.deployment
-        if state.holds:
-            await state.room.wait(came + state.spec.hold_s, end, lambda: no_worker(state, tried=0))
-            self._check_open()
-        until, hopeful = now() + patience, True
-        while (state.card is None or state.may_come(named.adapter)) and hopeful and now() < until:
-            await asyncio.sleep(0.01)
-            hopeful = state.hopeful or state.may_come(named.adapter)
-        if state.card is None:
-            raise UnavailableError(no_worker(state, tried=0))
-        digest = state.adapters.get(named.adapter, "")
-        if named.adapter and not digest:
-            raise UnavailableError(f"{named.name!r}: no worker has loaded this adapter")
-        return named, state.card, digest
+    async def _known(
+        self, name: str, request: Request, caller: Caller, patience: float
+    ) -> tuple[Named, ModelCard, str]:
+        came, end = request.started, caller.deadline
+        return await known_model(self.fleet, name, came=came, end=end, patience=patience, check_open=self._check_open)
 
     # --- fly
 
@@ -282,12 +272,12 @@ class Service:
                 passage = await self.gate.turn(job)
                 if self._picks is not None:
                     self._picks.came(job.pick.token)
+                interval = interval_ms(
+                    self.running, read_as_it_comes=read_as_it_comes, by_token=job.params.logprobs is not None
+                )
                 flight = Flight(
-                    job, self._dispatcher, self.metrics, attempts=self._attempts, taken=went, hold=request.hold,
-                    interval_ms=interval_ms(
-                        self.running, read_as_it_comes=read_as_it_comes, by_token=job.params.logprobs is not None
-                    ),
-                    told=passage.tokens if job.tenant.name else None,
+                    job, self._dispatcher, self.metrics, attempts=self._attempts, interval_ms=interval,
+                    span=request.span, taken=went, hold=request.hold, told=passage.tokens if job.tenant.name else None,
                 )  # fmt: skip
                 passing.flies(flight)
                 await flight.start()

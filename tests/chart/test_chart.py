@@ -485,3 +485,24 @@ def test_what_is_printed_without_a_cluster_has_the_image_that_the_chart_gives(re
     operator = one(render(), "Deployment", "argosy-operator")
     (container,) = operator["spec"]["template"]["spec"]["containers"]
     assert env_of(container)["ARGOSY_WORKER_IMAGE"] == PlanSettings().worker_image
+
+
+@pytest.mark.parametrize(
+    ("values", "routers", "workers"),
+    [
+        ((), None, {}),
+        (("tracing.endpoint=http://c:4317",), "http://c:4317", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317"}),
+        (
+            ("tracing.endpoint=http://c:4317", "worker.env.OTEL_EXPORTER_OTLP_ENDPOINT=http://d:4317"),
+            "http://c:4317",
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://d:4317"},
+        ),
+    ],
+)
+def test_routers_and_workers_are_told_of_a_collector(render, values, routers, workers):
+    found = {}
+    for document in render(*values):
+        if document["kind"] == "Deployment":
+            found |= env_of(document["spec"]["template"]["spec"]["containers"][0])
+    assert found.get("OTEL_EXPORTER_OTLP_ENDPOINT") == routers
+    assert json.loads(found.get("ARGOSY_WORKER_ENV", "{}")) == workers

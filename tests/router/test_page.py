@@ -210,6 +210,7 @@ async def test_a_request_is_explained_to_admins_only(make_rig, tmp_path):
 
 async def test_it_is_told_who_was_considered_and_who_was_lost(rig):
     """Both attempts of a request whose first worker fails, with the prices of those that could have had each."""
+    await rig.until_indexed()  # else nobody is priced
     bad, good = rig.workers
     bad.script.fail_first = grpc.StatusCode.UNAVAILABLE
     for i in range(100):  # which one is tried first is not certain

@@ -8,6 +8,7 @@ import threading
 from argosy_api import logs
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.process import EXIT_CONFIG, Termination
+from argosy_api.tracing import tracing
 from argosy_worker.serve import app, hosting
 from argosy_worker.serve.settings import parse
 
@@ -20,10 +21,11 @@ def main() -> int:
     try:
         logs.configure(os.environ)
         settings = parse(sys.argv[1:], os.environ)
+        traced = tracing("argosy-worker", os.environ, **{"service.instance.id": settings.worker_id})
     except InvalidArgumentError as error:
         hosting.refuse(Termination(error.reason, error.message), os.environ)
         return EXIT_CONFIG
-    code = app.run(settings)
+    code = app.run(settings, traced)
     if any(thread.name in ("engine", "group") for thread in threading.enumerate()):
         # Still loading or in a step: compute libraries crash when the interpreter ends under them. And what joins the
         # processes of a group waits for them when it is taken down.

@@ -239,7 +239,7 @@ class GenerateRequest(_message.Message):
     """The first chunk brings the prompt's embedding, pooled as ModelInfo says. Of the answer one token is enough."""
     message_interval_ms: _builtins.int
     """Tokens that come within so long after a chunk wait, and are sent together; the first chunk and the last are sent at
-    once. 0: each step's token is. At most 1,000.
+    once. 0: each step's token is. At most 1,000. A hint: older workers send each at once.
     """
     @_builtins.property
     def prompt_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...

@@ -12,7 +12,7 @@ from argosy_router.fronts import dialects
 from argosy_router.fronts.gathered import Gathered, finish_reason, stop_reason
 from argosy_router.fronts.speech import CALL, REASONING, Saying, Speech, arguments
 from argosy_router.fronts.text_request import TextRequest
-from argosy_router.service import Prepared
+from argosy_router.prepared import Prepared
 
 
 class MessageAnswer:

@@ -12,7 +12,7 @@ from argosy_api.errors import InvalidArgumentError, UnavailableError
 from argosy_router.clock import now
 from argosy_router.fronts.gathered import Gathered
 from argosy_router.fronts.text_request import TextRequest
-from argosy_router.service import Prepared
+from argosy_router.prepared import Prepared
 
 
 class Embeddings:

@@ -10,6 +10,7 @@ import orjson
 from aiohttp import web
 
 from argosy_api.errors import ArgosyError, InvalidArgumentError
+from argosy_api.tracing import CARRIED
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router import volley
 from argosy_router.ask import Caller
@@ -19,9 +20,10 @@ from argosy_router.fronts.gathered import Gathered
 from argosy_router.fronts.http_body import SLOWEST, read_body
 from argosy_router.fronts.text_request import TextRequest
 from argosy_router.picked import HEADER, parsed
+from argosy_router.prepared import Prepared
 from argosy_router.request import Request
 from argosy_router.routing.job import Job
-from argosy_router.service import Prepared, Service
+from argosy_router.service import Service
 from argosy_router.tenants.tenant import Tenant
 from argosy_router.volley import Volley
 
@@ -76,7 +78,9 @@ class StreamedError(ArgosyError):
 
 def caller(http: web.Request) -> Caller:
     """Who asks."""
-    return Caller(request_id=http[REQUEST_ID], tenant=http[TENANT], pick=parsed(http.headers.get(HEADER)))
+    headers = http.headers
+    trace = {name: headers[name] for name in CARRIED if name in headers}
+    return Caller(request_id=http[REQUEST_ID], tenant=http[TENANT], pick=parsed(headers.get(HEADER)), trace=trace)
 
 
 class Exchange:

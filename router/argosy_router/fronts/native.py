@@ -7,6 +7,7 @@ from argosy_api.convert import params_from_proto
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.grpc_status import errors_to_status
 from argosy_api.structured.constraint import parse as parse_constraint
+from argosy_api.tracing import carried
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc as rpc
 from argosy_router.ask import Ask, Caller
@@ -35,6 +36,7 @@ class NativeFront(rpc.InferenceServicer):
                     request_id=metadata_request_id(context, request.request_id),
                     deadline=call_deadline(context),
                     tenant=tenant_of_call(),
+                    trace=carried(context.invocation_metadata()),
                 )
                 prepared = await self._service.prepare(taken, _ask(request), caller)
 

@@ -16,7 +16,7 @@ from argosy_router.fronts.gathered import Gathered, best, finish_reason, stop_re
 from argosy_router.fronts.oai_logprobs import LegacyLogprobs
 from argosy_router.fronts.oai_voice import Voices
 from argosy_router.fronts.text_request import TextRequest
-from argosy_router.service import Prepared
+from argosy_router.prepared import Prepared
 
 SSE_DONE = b"data: [DONE]\n\n"
 

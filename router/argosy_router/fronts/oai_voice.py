@@ -5,7 +5,7 @@ from typing import Any
 
 from argosy_router.fronts.speech import Speech
 from argosy_router.fronts.text_request import TextRequest
-from argosy_router.service import Prepared
+from argosy_router.prepared import Prepared
 from argosy_router.tools.parse import Parts
 
 

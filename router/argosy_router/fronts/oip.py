@@ -15,6 +15,7 @@ from argosy_api.errors import ArgosyError, InternalError, InvalidArgumentError, 
 from argosy_api.grpc_status import errors_to_status
 from argosy_api.inference import inference_pb2 as oip
 from argosy_api.inference import inference_pb2_grpc as rpc
+from argosy_api.tracing import carried
 from argosy_router.ask import Ask, Caller
 from argosy_router.clock import now
 from argosy_router.fleet.deployment import DeploymentState
@@ -184,7 +185,10 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
             # Triton's default: the prompt stands before an answer, and not before a stream. Its sample asks for both.
             echo = not inputs.stream if inputs.exclude_input is None else not inputs.exclude_input
             caller = Caller(
-                request_id=metadata_request_id(context, request.id), deadline=deadline, tenant=tenant_of_call()
+                request_id=metadata_request_id(context, request.id),
+                deadline=deadline,
+                tenant=tenant_of_call(),
+                trace=carried(context.invocation_metadata()),
             )
             ask = _ask(request.model_name, inputs, parameters, echo=echo)
             prepared = await self._service.prepare(taken, ask, caller)

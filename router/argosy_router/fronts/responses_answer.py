@@ -13,7 +13,7 @@ from argosy_router.fronts import dialects
 from argosy_router.fronts.gathered import Gathered, finish_reason
 from argosy_router.fronts.speech import CALL, REASONING, Saying, Speech
 from argosy_router.fronts.text_request import TextRequest
-from argosy_router.service import Prepared
+from argosy_router.prepared import Prepared
 
 _PARTS = {REASONING: "reasoning_text", "content": "output_text"}
 

@@ -4,7 +4,7 @@ import json
 from typing import Any, NamedTuple
 
 from argosy_router.fronts.text_request import TextRequest
-from argosy_router.service import Prepared
+from argosy_router.prepared import Prepared
 from argosy_router.tools.parse import Parser, Parts
 
 REASONING, CONTENT, CALL = "reasoning", "content", "call"

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from dataclasses import dataclass, field
 
 from argosy_api import limits
@@ -57,6 +58,12 @@ class Stream:
         self.attempt = attempt
         self.number = number
         """Of this submission among all that the engine took, from 1."""
+        self.usage: Usage | None = None
+        """The newest one that was put."""
+        self.finish: Finish | None = None
+        """Why it ended, once the last chunk is in."""
+        self.first_at = 0.0
+        """When the first chunk came; monotonic seconds."""
         self.interval = 0.0
         """Seconds from one chunk to the next, at least."""
         self.done = False
@@ -80,7 +87,12 @@ class Stream:
             return False
         else:
             self._chunk.join(chunk)
+        if chunk.usage is not None:
+            self.usage = chunk.usage
+        if not self.first_at:
+            self.first_at = time.monotonic()
         if chunk.finish is not None:
+            self.finish = chunk.finish
             self._end()
         self._ready.set()
         return True
@@ -121,9 +133,8 @@ class Stream:
 
     async def _until_next(self) -> None:
         """Returns when the next chunk may be taken; what comes meanwhile is joined to it."""
-        time = asyncio.get_running_loop().time
-        if not self.done and (wait := self._next_at - time()) > 0:
+        if not self.done and (wait := self._next_at - time.monotonic()) > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._ended.wait()
-        self._next_at = time() + self.interval
+        self._next_at = time.monotonic() + self.interval

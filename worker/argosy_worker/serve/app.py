@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Coroutine
+from functools import partial
 from typing import Any
 
 from argosy_api.ending import end
@@ -13,6 +14,7 @@ from argosy_api.errors import ModelError, ModelInvalidError, UnavailableError
 from argosy_api.faults import is_fault
 from argosy_api.keys import Keys
 from argosy_api.process import EXIT_FAULT, EXIT_OK
+from argosy_api.tracing import Tracing
 from argosy_api.worker_status import Phase
 from argosy_worker.engine.client import Engine
 from argosy_worker.engine.metrics import WorkerMetrics
@@ -33,7 +35,7 @@ log = logging.getLogger(__name__)
 _GRACE_S = 2.0  # for the last chunks of aborted streams to go out
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, tracing: Tracing | None = None) -> int:
     """Serve until told to stop; returns the exit code."""
     state = Lifecycle()
     metrics = WorkerMetrics(model=settings.served_name, worker=settings.worker_id)
@@ -42,7 +44,7 @@ def run(settings: Settings) -> int:
     except OSError as error:
         return give_up(state, "CannotListen", f"metrics port {settings.metrics_port}: {error.strerror}")
     try:
-        serve = member.serve if settings.rank else _serve
+        serve = member.serve if settings.rank else partial(_serve, tracing=tracing)
         return asyncio.run(serve(settings, state, metrics, pages))
     except StartError as error:
         return give_up(state, "CannotListen", str(error))
@@ -56,11 +58,14 @@ def run(settings: Settings) -> int:
         pages.close()
 
 
-async def _serve(settings: Settings, state: Lifecycle, metrics: WorkerMetrics, pages: MetricsServer) -> int:
+async def _serve(
+    settings: Settings, state: Lifecycle, metrics: WorkerMetrics, pages: MetricsServer, *, tracing: Tracing | None
+) -> int:
     loop = asyncio.get_running_loop()
     epoch = time.time_ns() // 1_000_000  # a restart has a larger one, unless the clock was set back
     events = KvEventLog(epoch)
     serving = Serving(worker_id=settings.worker_id, epoch=epoch, state=state, events=events, metrics=metrics)
+    serving.tracing = tracing
     server = await make_server(serving)
     port = bind(server, settings)
     await server.start()
@@ -118,6 +123,8 @@ async def _serve(settings: Settings, state: Lifecycle, metrics: WorkerMetrics, p
         return EXIT_OK
     finally:
         await server.stop(_GRACE_S if state.now.phase is Phase.DRAINING else 0)
+        if tracing is not None:
+            await tracing.close()
 
 
 def _lead(

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from math import inf
 from typing import Any
 
@@ -17,6 +17,7 @@ from argosy_api.convert import ACCEPTED_KEY, params_from_proto
 from argosy_api.errors import InvalidArgumentError, OverloadedError, UnavailableError
 from argosy_api.grpc_status import errors_to_status
 from argosy_api.params import check_ending, check_priority, check_prompt, check_resumed
+from argosy_api.tracing import Tracing
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc
 from argosy_worker.compute.pooling import HiddenPool
@@ -35,6 +36,7 @@ from argosy_worker.serve.exports import Exports
 from argosy_worker.serve.imports import Imports
 from argosy_worker.serve.lifecycle import Lifecycle
 from argosy_worker.serve.messages import to_proto
+from argosy_worker.serve.spans import GenerateSpan
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +68,8 @@ class Serving:
         self.state = state
         self.events = events
         self.metrics = metrics
+        self.tracing: Tracing | None = None
+        """Where spans are wanted."""
         self.health = HealthServicer()
         self._engine: Engine | None = None
         self._info: pb.ModelInfo | None = None
@@ -144,13 +148,14 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateChunk]
     ) -> AsyncIterator[pb.GenerateChunk]:
         """Stream an answer."""
-        async with errors_to_status(context):
+        async with errors_to_status(context), _span(self._serving.tracing, request, context) as traced:
             engine = self._serving.engine
             async with self._serving.adapters.using(request.adapter) as adapter:
                 deadline, grammar = _deadline(context), await self._serving.grammar(request)
                 stream = start(
                     engine, request, self._serving.prepare(request), adapter=adapter, deadline=deadline, grammar=grammar
                 )
+                traced(stream)
                 try:
                     await context.send_initial_metadata(((ACCEPTED_KEY, str(stream.number)),))
                     async for chunk in stream:
@@ -307,6 +312,21 @@ def _pool(engine: Engine, message: pb.GenerateRequest) -> HiddenPool:
     if message.resumed_tokens:
         raise InvalidArgumentError("resumed_tokens", "go with no embedding: it came with the first of them")
     return HiddenPool(Pooling(engine.facts.pooling), len(message.prompt_tokens))
+
+
+@contextlib.asynccontextmanager
+async def _span(
+    tracing: Tracing | None, request: pb.GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
+) -> AsyncIterator[Callable[[Stream], None]]:
+    """Around a request, where spans are wanted; its stream is told of as soon as there is one."""
+    if tracing is None:
+        yield lambda _: None
+        return
+    span, streams = GenerateSpan(tracing, request, context.invocation_metadata()), list[Stream]()
+    try:
+        yield streams.append
+    finally:
+        span.end(streams[0] if streams else None)
 
 
 def _deadline(context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateChunk]) -> float:
