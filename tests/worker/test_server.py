@@ -174,7 +174,6 @@ BAD = [
     ({"stop_token_ids": [1] * 65}, "stop_token_ids"),
     ({"priority": 11}, "priority"),
     ({"priority": -(2**31)}, "priority"),
-    ({"message_interval_ms": 1001}, "message_interval_ms"),
 ]
 
 
@@ -188,6 +187,16 @@ async def test_every_bad_field_is_refused_by_name_and_the_engine_lives_on(rig, o
     assert rig.engine.alive
     load = await rig.load()
     assert (load.used_blocks, load.running, load.waiting) == (0, 0, 0)
+
+
+async def test_how_long_tokens_may_wait_for_each_other_is_bounded(rig):
+    request = rig.request(PROMPT, max_tokens=8)
+    request.message_interval_ms = 1001
+    code, message = await rig.status_of(request)
+    assert (code, message.partition(":")[0]) == (INVALID, "message_interval_ms")
+    request.message_interval_ms = 1000
+    code, _ = await rig.status_of(request)
+    assert code == grpc.StatusCode.OK
 
 
 KNOWN = {
