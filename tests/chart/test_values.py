@@ -29,6 +29,7 @@ WRONG = [
     ("router.service.nodePorts.http=99999", "http"),
     ("router.logLevel=loud", "logLevel"),
     ("logFormat=xml", "logFormat"),
+    ("tracing.endpoint=collector:4317", "endpoint"),
     ("operator.replicas=11", "replicas"),
     ("operator.image.sha=abc", "sha"),
     ("operator.image.digest=abc", "digest"),
