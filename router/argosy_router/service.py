@@ -65,10 +65,7 @@ class Service:
         picks: Picks | None = None,
         tracing: Tracing | None = None,
     ) -> None:
-        """`picks`: of the picker that gateways ask, if there is one; only then what it picked is heeded.
-
-        `tracing`: where spans are wanted.
-        """
+        """`picks`: of the picker that gateways ask; only then it is heeded. `tracing`: where spans are wanted."""
         self.fleet = fleet
         self.metrics = metrics
         self.draining = False
