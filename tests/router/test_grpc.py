@@ -556,6 +556,7 @@ OIP_BAD = [
     (lambda r: r.inputs[0].contents.bytes_contents.append(b"x"), "text_input"),
     (lambda r: r.inputs[0].contents.bool_contents.append(True), "text_input"),
     (lambda r: r.inputs[0].contents.bytes_contents.__setitem__(0, b"\xff"), "text_input"),
+    (lambda r: r.inputs[0].ClearField("contents"), "text_input"),  # tritonclient sends an input that was given no data
     (lambda r: r.inputs.add().CopyFrom(r.inputs[0]), "text_input"),
     (lambda r: r.inputs.__delitem__(0), "text_input"),
     (lambda r: r.inputs.add(name="input_ids", datatype="INT64", shape=[0]), "text_input"),
