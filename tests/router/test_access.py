@@ -29,7 +29,7 @@ UNSERVED = {"/grpc.health.v1.Health/List"}
 """grpcio-health-checking describes it, and serves it in its synchronous server only."""
 OPEN_HTTP = {"/health", "/ready", "/", "/docs", "/page/here.json"}
 OF_THE_PAGE = {"/page/{name}", "/fleet", "/fleet/kill", "/fleet/requests/{id}", "/metrics"}
-"""With rules of their own: test_page.py, test_page.py and test_metrics.py."""
+"""With rules of their own: test_page.py and test_metrics.py."""
 
 
 def grpc_methods() -> dict[str, tuple[bool, bool]]:
