@@ -65,8 +65,8 @@ class KubeApi(Protocol):
         """The object, or None where there is none."""
         ...
 
-    async def apply_status(self, metadata: Mapping[str, Any], status: Object) -> bool:
-        """Server-side apply of a resource's whole status; False when the resource is gone."""
+    async def apply_status(self, metadata: Mapping[str, Any], status: Object) -> None:
+        """Server-side apply of a resource's whole status; 404 when it is gone, or not served for a moment."""
         ...
 
     async def apply_pod_condition(self, namespace: str, name: str, uid: str, condition: Object) -> None:
@@ -145,17 +145,12 @@ class HttpKubeApi:
                 raise
             return None
 
-    async def apply_status(self, metadata: Mapping[str, Any], status: Object) -> bool:
+    async def apply_status(self, metadata: Mapping[str, Any], status: Object) -> None:
         """See `KubeApi`."""
         intent = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": metadata["name"]}, "status": status}
-        path = _path(API_VERSION, KIND, metadata["namespace"], metadata["name"]) + "/status"
-        try:
-            await self._apply(path, intent, STATUS_MANAGER)
-        except ApiError as error:
-            if error.status != 404:
-                raise
-            return False
-        return True
+        await self._apply(
+            _path(API_VERSION, KIND, metadata["namespace"], metadata["name"]) + "/status", intent, STATUS_MANAGER
+        )
 
     async def apply_pod_condition(self, namespace: str, name: str, uid: str, condition: Object) -> None:
         """See `KubeApi`."""

@@ -107,6 +107,22 @@ async def test_nothing_is_written_when_nothing_changes(world):
     assert await five_passes_wrote_nothing()
 
 
+async def test_a_status_that_was_not_written_is_written_later(world):
+    """404 is also what an API server says for a moment after a definition has changed."""
+    refused = []
+
+    async def not_served(request, phase):
+        if phase == "before" and request.path.endswith("/m/status") and len(refused) < 2:
+            refused.append(1)
+            raise ApiError(404, "NotFound", "404 page not found")
+
+    world.server.hooks.append(not_served)
+    await world.operator()
+    world.apply(document())
+    await eventually(world.is_ready, within=30.0)
+    assert len(refused) == 2
+
+
 async def test_what_a_new_resource_cannot_have_is_not_looked_for(world):
     """Each call counts where resources come one after another; what an operator finds may have anything."""
     looked = ("configmaps/m-argosy-adapters", "secrets/m-argosy-redis")
