@@ -7,6 +7,7 @@ from waiting import eventually
 
 from argosy_api import labels
 from argosy_api.keys import Keys
+from argosy_operator import controller
 from argosy_operator.manifests import PlanSettings
 
 MODEL = {
@@ -96,7 +97,8 @@ async def test_a_deleted_resource_leaves_nothing_in_redis(world, valkey):
     assert client.keys() == [Keys("default", "other").lease("w").encode()]
 
 
-async def test_keys_of_a_worker_that_outlives_its_resource_go_with_it(world, valkey):
+async def test_keys_of_a_worker_that_outlives_its_resource_go_with_it(world, valkey, monkeypatch):
+    monkeypatch.setattr(controller, "DELETION_LIMIT_S", 0.5)
     world.plan = PlanSettings(redis_url=valkey.url)
     client = redis.Redis.from_url(valkey.url)
     await world.operator()

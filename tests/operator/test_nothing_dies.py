@@ -10,6 +10,8 @@ from fakeapi import ApiError, Key
 from operator_kit import document
 from waiting import eventually
 
+from argosy_api.backoff import Backoff
+from argosy_operator import background as background_module
 from argosy_operator import store as store_module
 from argosy_operator.background import Background
 from argosy_operator.metrics import RESTARTS, Health
@@ -23,7 +25,8 @@ class Panic(BaseException):
 
 
 @pytest.mark.parametrize("failure", [ValueError, Panic])
-async def test_a_task_that_fails_begins_anew_and_health_hears_of_it(failure):
+async def test_a_task_that_fails_begins_anew_and_health_hears_of_it(failure, monkeypatch):
+    monkeypatch.setattr(background_module, "_BACKOFF", Backoff(first=0.001, cap=0.01))
     now = {"t": 0.0}
     health = Health(lambda: now["t"])
     background = Background(health)
