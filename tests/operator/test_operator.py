@@ -9,6 +9,8 @@ from fakeapi import ApiError, Key
 from operator_kit import document
 from waiting import eventually
 
+from argosy_api.backoff import Backoff
+from argosy_operator import kopf_edge, reconcile
 from argosy_operator.manifests import PlanSettings
 
 
@@ -266,7 +268,10 @@ async def test_a_refusal_of_the_api_server_becomes_a_condition(world):
 
 
 @pytest.mark.parametrize("code", [409, 429, 500, 503, 504])
-async def test_half_of_the_calls_fail(world, code):
+async def test_half_of_the_calls_fail(world, code, monkeypatch):
+    soon = Backoff(first=0.05, cap=0.5)
+    for module, name in ((reconcile, "_REFUSED"), (kopf_edge, "_KOPFS"), (kopf_edge, "_OURS")):
+        monkeypatch.setattr(module, name, soon)
     chance = random.Random(code)
 
     async def fail(request, phase):
