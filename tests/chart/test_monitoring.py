@@ -13,6 +13,7 @@ from argosy_api import labels, limits
 from argosy_operator.metrics import Metrics as OperatorMetrics
 from argosy_router.metrics import Metrics as RouterMetrics
 from argosy_worker.engine.metrics import WorkerMetrics
+from argosy_worker.engine.report import LoadView
 
 TARGET = {"namespace", "pod"}  # what Prometheus adds to each series of a pod
 SUFFIXES = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}
@@ -23,7 +24,7 @@ KEPT = re.compile(r"\b(?:by|on) \(([^)]*)\)")
 def series():
     """Labels of each series by its name, from the very objects that the processes expose."""
     worker = WorkerMetrics(model="m", worker="w")
-    worker.watch(SimpleNamespace(last_step_age=0.0))
+    worker.watch(SimpleNamespace(last_step_age=0.0, view=LoadView()), block_size=16)
     found = {}
     for registry in (OperatorMetrics().registry, RouterMetrics().registry, worker.registry):
         for metric in registry._collector_to_names:

@@ -14,8 +14,8 @@ from argosy_router.fronts.examples import EXAMPLES
 from argosy_router.settings import parse
 
 PAGE = "https://chat.example.org"
-OF_THE_PAGE = {"/", "/page/here.json", "/page/{name}", "/fleet", "/fleet/kill"}
-"""What the page at / is made of; no program's business, and free to change with it."""
+OF_THE_PAGE = {"/", "/docs", "/page/here.json", "/page/{name}", "/fleet", "/fleet/kill", "/metrics"}
+"""What the pages at / and /docs are made of, no program's business, and free to change with them; and what is scraped."""
 
 
 async def test_it_describes_every_route_with_a_request_that_is_understood(rig):
