@@ -14,7 +14,16 @@ from argosy_router.fronts.examples import EXAMPLES
 from argosy_router.settings import parse
 
 PAGE = "https://chat.example.org"
-OF_THE_PAGE = {"/", "/docs", "/page/here.json", "/page/{name}", "/fleet", "/fleet/kill", "/metrics"}
+OF_THE_PAGE = {
+    "/",
+    "/docs",
+    "/page/here.json",
+    "/page/{name}",
+    "/fleet",
+    "/fleet/kill",
+    "/fleet/requests/{id}",
+    "/metrics",
+}
 """What the pages at / and /docs are made of, no program's business, and free to change with them; and what is scraped."""
 
 
