@@ -32,7 +32,8 @@ demo: setup  ## one resource becomes two replicas, a streamed answer, and a pref
 
 test: setup  ## all tests that a laptop should run (no cluster, no GPU)
 	@# three processes for two cores: a third of the time a test waits for a timer or for a process of its own
-	$(BIN)/pytest -q -m "not cluster and not gpu" -n 3 --dist loadfile
+	@# files in their order: by the number of their tests, files of few and long ones (kernels) would begin last
+	$(BIN)/pytest -q -m "not cluster and not gpu" -n 3 --dist loadfile --no-loadscope-reorder
 	@echo "The tests on a Kubernetes cluster were left out; run them with: make images test-cluster (see docs/install.md)"
 
 check: setup  ## ruff, mypy, import contracts, generated code up to date

@@ -31,6 +31,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Before anything loads Triton: without a GPU its kernels are run by its interpreter (tests/worker/gpu).
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+# Whoever runs the suite in the background of a script has Ctrl-C ignored, and so had every program that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # How long an example takes is the machine's business, not the property's.

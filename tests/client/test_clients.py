@@ -39,7 +39,7 @@ class FakeRouter(rpc.InferenceServicer):
                 )  # fmt: skip
                 if self.stuck:
                     await asyncio.Event().wait()
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):  # the latter: what it gave was still on its way out
             self.cancelled += 1
             raise
 

@@ -135,7 +135,7 @@ async def test_streams_pass_whole(make_site, mode):
         (ask("x", temperature=-1), 400, "temperature"),
         (ask("x", max_tokens="many"), 400, "max_tokens"),
         (ask("x" * 5000), 400, "prompt"),
-        ({"model": "another", "prompt": "x"}, 404, None),
+        ({"model": "another", "prompt": "x"}, 404, "model"),
         ([], 400, "body"),
     ],
 )
