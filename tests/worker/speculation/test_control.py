@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from argosy_worker.speculation.acceptance import Prior, Rates, survival
+from argosy_worker.speculation.acceptance import Kept, Prior, Rates, survival
 from argosy_worker.speculation.control import INCOME, LEAST, START, Controller
 from argosy_worker.speculation.cost import REFRESH, StepCost
 from argosy_worker.speculation.draft_model import Spent
-from argosy_worker.speculation.lengths import NOTHING, Costs, Offer, best_lengths, margin
+from argosy_worker.speculation.lengths import NOTHING, Costs, Offer, best_lengths, standards
 
 
 def costs(requests=1, plain=1.0, row=0.1, model=0.0):
@@ -43,7 +43,7 @@ def test_the_draft_models_own_time_counts():
 
 def test_in_company_only_the_promising_ones_are_tried():
     offers = [Offer(powers(0.95, 8)), Offer(powers(0.2, 8)), NOTHING, Offer(powers(0.6, 8))]
-    first, second, third, fourth = best_lengths(offers, costs(requests=4, row=0.1), 100)
+    first, second, third, fourth = best_lengths(offers, costs(requests=4, row=0.06), 100)
     assert first > fourth > second == third == 0
 
 
@@ -60,13 +60,15 @@ def test_the_chosen_lengths_are_the_best_of_all_prefixes(chances, plain, row, bu
     assert sum(lengths) <= budget
     assert all(n <= len(o.survival) for n, o in zip(lengths, offers, strict=True))
 
+    margin, dearer = standards(len(offers))
+
     def rate(tried):
         gain = sum(sum(o.survival[:n]) for o, n in zip(offers, tried, strict=True))
-        return (len(offers) + gain) / (plain + row * sum(tried))
+        return (len(offers) + gain) / (plain + dearer * row * sum(tried))
 
     best = rate(lengths)
     if any(lengths):
-        assert best > margin(len(offers)) * rate([0] * len(offers))
+        assert best > margin * rate([0] * len(offers))
         for i, n in enumerate(lengths):
             for other in {max(0, n - 1), min(n + 1, len(offers[i].survival))}:
                 tried = [*lengths[:i], other, *lengths[i + 1 :]]
@@ -90,6 +92,20 @@ def test_rates_follow_what_happens_and_begin_with_the_parents_word():
     for _ in range(20):
         mine.add(3, right=True)
     assert mine.of(3) > 0.8
+
+
+def test_promises_are_believed_as_far_as_former_ones_were_kept():
+    kept = Kept()
+    assert kept.share == 1.0
+    for _ in range(300):
+        kept.add(3.0, 2)
+    assert kept.share == pytest.approx(2 / 3, abs=0.01)
+    for _ in range(300):
+        kept.add(2.0, 4)
+    assert kept.share == 1.0  # what was better than promised makes nothing likelier than it is
+    for _ in range(300):
+        kept.add(0.0, 0)
+    assert kept.share == 1.0
 
 
 # ------------------------------------------------------------------ cost
@@ -248,6 +264,24 @@ def test_a_draft_model_that_begins_to_pay_is_noticed():
     for _ in range(4000):
         machine.step(1, 0.9)
     assert machine.drafted - drafted > 2000
+
+
+def test_of_many_requests_that_nothing_is_found_for_few_steps_are_searched():
+    control, searched = Controller(), 0
+
+    def step(offer):
+        tried = control.lengths([offer] * 4, 32) if control.open_to(4) else None
+        drafted = sum(tried or [])
+        control.learn(4, drafted, drafted, 1.0 + 0.01 * drafted, spent=Spent(), alone=True)
+        return tried
+
+    control.learn(4, 0, 0, 1.0, spent=Spent(), alone=True)
+    for _ in range(1000):
+        searched += step(NOTHING) is not None
+    assert searched < 250
+    sure = Offer([1.0] * 8)
+    assert any(step(sure) for _ in range(6)), "at most some steps pass until what pays is found"
+    assert sum(bool(step(sure)) for _ in range(40)) >= 39, "and while it pays no step is left out"
 
 
 def test_where_it_pays_it_is_used():

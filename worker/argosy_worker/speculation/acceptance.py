@@ -3,6 +3,10 @@
 A guess of several tokens is right as far as its first wrong one, so what is counted for each token is: of the times
 that all before it were right, how often was it right too. Tokens are counted in classes: looked-up ones by how many
 tokens before them match, those of a draft model by their place in the draft.
+
+Of many estimates that are a little too high or too low, the drafts that are tried are those of the high ones. So what
+all that were tried promised is held against what came of them, and later promises are believed as far as these were
+kept.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,6 +53,25 @@ class Rates:
         kind = min(kind, CLASSES - 1)
         self._right[kind] = self._keep * self._right[kind] + right
         self._tried[kind] = self._keep * self._tried[kind] + 1.0
+
+
+class Kept:
+    """How much of what tried drafts promised came true."""
+
+    _KEEP, _TRUST = 0.98, 4.0
+
+    def __init__(self) -> None:
+        self._promised = self._right = self._TRUST
+
+    @property
+    def share(self) -> float:
+        """0 to 1."""
+        return min(1.0, self._right / self._promised)
+
+    def add(self, promised: float, right: int) -> None:
+        """A draft of which so many tokens were expected to be right, and so many were."""
+        self._promised = self._KEEP * self._promised + promised
+        self._right = self._KEEP * self._right + right
 
 
 def survival(chance: Chance, kinds: Sequence[int]) -> list[float]:

@@ -32,6 +32,10 @@ _PROBE_GAP, _LONGEST_GAP = 16, 1024
 """Steps between two probes of the draft model: at first, and at most."""
 _LONGEST_LOOK_UP = 32
 """Likewise of looked-up tokens, which begin with 1."""
+_IN_VAIN, _LONGEST_REST = 4, 4
+"""Times that drafts of many requests were considered in vain until a step goes by without, until two do, and so on, up
+to so many: looking up takes a hundredth of such a step, and a text that repeats itself goes on to do so.
+"""
 
 
 class _Gap:
@@ -70,10 +74,14 @@ class Controller:
         self._learnt = 0  # steps
         self._rests: dict[int, int] = {}  # size of a step -> when the draft model is to be considered again
         self._gaps = {True: _Gap(_PROBE_GAP, _LONGEST_GAP), False: _Gap(1, _LONGEST_LOOK_UP)}  # by model, or looked up
+        self._vain: dict[int, int] = {}  # size of a step -> how often drafts were considered and did not pay
+        self._waits: dict[int, int] = {}  # size of a step -> when they are to be considered again
         self._share = model_share
 
     def open_to(self, requests: int) -> bool:
         """Whether a step of so many requests may have drafts at all."""
+        if self._learnt < self._waits.get(requests.bit_length(), 0):
+            return False
         plain = self.steps.plain(requests)
         if plain is None or plain <= 0 or self.steps.stale(requests) or self.purse < LEAST:
             return False
@@ -86,6 +94,7 @@ class Controller:
         """How many tokens to try of each request's offer. Only where `open_to` says so."""
         costs = self._costs(len(offers))
         found = best_lengths(offers, costs, budget)
+        self._rest(len(offers), in_vain=not any(found))
         if any(found):
             for by_model in {offer.by_model for length, offer in zip(found, offers, strict=True) if length}:
                 self._gaps[by_model].reset()
@@ -132,6 +141,11 @@ class Controller:
         saved = right * plain / requests - self.steps.added(requests, plain)(drafted) - spent.guessing - paid
         self.purse = min(MOST, self.purse + saved / plain)
         self.saved += saved
+
+    def _rest(self, requests: int, *, in_vain: bool) -> None:
+        size = requests.bit_length()
+        self._vain[size] = vain = self._vain.get(size, 0) + 1 if in_vain and requests > 1 else 0
+        self._waits[size] = self._learnt + 1 + min(_LONGEST_REST, vain // _IN_VAIN)
 
     def _costs(self, requests: int) -> Costs:
         plain = self.steps.plain(requests) or 1.0

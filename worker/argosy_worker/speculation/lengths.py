@@ -8,9 +8,11 @@ all (compare Liu et al.: Optimizing Speculative Decoding for Serving Large Langu
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-ALONE, IN_COMPANY = 1.02, 1.08
-"""Drafts must promise so many times the tokens per second of a step without any. In company more: what they cost all
-requests pay, and what they save is the tokens per second's only where the room of who ends sooner is taken by another.
+ALONE, IN_COMPANY = 1.02, 1.05
+"""Drafts must promise so many times the tokens per second of a step without any, alone or with other requests."""
+DEARER_IN_COMPANY = 1.2
+"""So many times its seconds a row of a draft counts there: all requests wait for it, and what it saves its own request
+is the tokens per second's only where the room of who ends sooner is taken by another.
 """
 
 
@@ -44,9 +46,9 @@ class Costs:
     """What one token of the draft model takes, for so many requests at once."""
 
 
-def margin(requests: int) -> float:
-    """For so many requests in a step."""
-    return ALONE if requests == 1 else IN_COMPANY
+def standards(requests: int) -> tuple[float, float]:
+    """(times the tokens per second that drafts must promise, times its seconds that a row counts), of so many."""
+    return (ALONE, 1.0) if requests == 1 else (IN_COMPANY, DEARER_IN_COMPANY)
 
 
 def best_lengths(offers: Sequence[Offer], costs: Costs, budget: int) -> list[int]:
@@ -54,7 +56,8 @@ def best_lengths(offers: Sequence[Offer], costs: Costs, budget: int) -> list[int
     order = sorted((-s, j, i) for i, offer in enumerate(offers) for j, s in enumerate(offer.survival))[: max(0, budget)]
     gain = spent = 0.0
     depths: dict[int, int] = {}  # place in the draft -> requests that the draft model guesses it for
-    best, most = 0, margin(costs.requests) * costs.requests / costs.plain
+    margin, dearer = standards(costs.requests)
+    best, most = 0, margin * costs.requests / costs.plain
     for count, (chance, j, i) in enumerate(order, 1):
         gain -= chance
         if offers[i].by_model:
@@ -62,7 +65,7 @@ def best_lengths(offers: Sequence[Offer], costs: Costs, budget: int) -> list[int
             spent += costs.model_step(together + 1) - (costs.model_step(together) if together else 0.0)
             spent += 0.0 if j else offers[i].catching_up
             depths[j] = together + 1
-        rate = (costs.requests + gain) / (costs.plain + costs.added(count) + spent)
+        rate = (costs.requests + gain) / (costs.plain + dearer * costs.added(count) + spent)
         if rate > most:
             best, most = count, rate
     lengths = [0] * len(offers)

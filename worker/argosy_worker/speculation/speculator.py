@@ -9,7 +9,7 @@ from argosy_api.faults import is_fault
 from argosy_worker.core.batch import StepOutput
 from argosy_worker.core.request import Request
 from argosy_worker.core.scheduler import Step
-from argosy_worker.speculation.acceptance import Prior, Rates, survival
+from argosy_worker.speculation.acceptance import Kept, Prior, Rates, survival
 from argosy_worker.speculation.config import Method, SpeculationConfig
 from argosy_worker.speculation.control import Controller
 from argosy_worker.speculation.draft_model import DraftModel, Spent
@@ -68,6 +68,8 @@ class _Tried:
     kinds: Sequence[int] = ()
     """Class of each token."""
     by_model: bool = False
+    survival: Sequence[float] = ()
+    """Estimated for each token."""
 
 
 class Counts(NamedTuple):
@@ -103,6 +105,7 @@ class Speculator:
         self._guesses: dict[Request, _Guesses] = {}
         self._looked_up = Rates(Prior(lambda match: match / (match + 2)), **_OF_WORKER)
         self._modelled = Rates(Prior(lambda _: 0.7), **_OF_WORKER)
+        self._kept = {True: Kept(), False: Kept()}  # by model, or looked up
         self._tried: dict[Request, _Tried] = {}
         self._spent = Spent()
 
@@ -128,7 +131,7 @@ class Speculator:
             self._offer(request, min(limit, self._config.max_draft), len(requests), model)
             for request, limit in zip(requests, most, strict=True)
         ]
-        return self._policy.lengths(offers, budget) if any(o.survival for o in offers) else nothing
+        return self._policy.lengths(offers, budget)
 
     def draft(self, requests: Sequence[Request], lengths: Sequence[int]) -> Sequence[Sequence[int]]:
         """As the protocol says."""
@@ -192,12 +195,15 @@ class Speculator:
             looked_up.tokens and guesses.looked_up.of(looked_up.kinds[0]) >= guesses.modelled.of(0)
         )
         if by_model and rows is not None:
-            self._tried[request] = _Tried(kinds=places, by_model=True)
+            tried = _Tried(kinds=places, by_model=True, survival=survival(guesses.modelled, places))
             behind = self._policy.catching_up(rows - 1, together)
             share = behind / max(1.0, request.most_draft / 2)  # it serves half the tokens that may still come
-            return Offer(survival(guesses.modelled, places), by_model=True, catching_up=share, behind=behind)
-        self._tried[request] = looked_up
-        return Offer(survival(guesses.looked_up, looked_up.kinds))
+        else:
+            tried, behind, share = looked_up, 0.0, 0.0
+            tried.survival = survival(guesses.looked_up, tried.kinds)
+        self._tried[request] = tried
+        kept = self._kept[by_model].share
+        return Offer([kept * chance for chance in tried.survival], by_model, catching_up=share, behind=behind)
 
     def _look_up(self, request: Request, guesses: _Guesses, most: int) -> _Tried:
         if not self._config.looks_up or not guesses.index.catch_up():
@@ -214,6 +220,7 @@ class Speculator:
         tried, guesses = self._tried.get(request), self._guesses.get(request)
         if tried is None or guesses is None:
             return
+        self._kept[tried.by_model].add(sum(tried.survival[:drafted]), right)
         worker = self._modelled if tried.by_model else self._looked_up
         own = guesses.modelled if tried.by_model else guesses.looked_up
         for place, kind in enumerate(tried.kinds[: min(right + 1, drafted)]):
