@@ -7,7 +7,7 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: page-tools pictures help setup demo test check generate format smoke bench-newcomer bench-operator bench-autoscaling bench-routing bench-storm bench-chaos bench-index test-rollouts test-operator test-hostile test-structured test-clients test-kernels test-gpu-kernels arm-tools tradeoffs images test-cluster test-peers clean
+.PHONY: page-tools prometheus-tools pictures help setup demo test check generate format smoke bench-newcomer bench-operator bench-autoscaling bench-routing bench-storm bench-chaos bench-index test-rollouts test-operator test-hostile test-structured test-clients test-prometheus test-kernels test-gpu-kernels arm-tools tradeoffs images test-cluster test-peers clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -78,6 +78,16 @@ page-tools: setup  ## what tests the page (Debian, as root): Chromium and its dr
 	  { apt-get update -q && apt-get install -yq --no-install-recommends chromium chromium-driver; } > /dev/null
 	@# Only the script of axe-core in this package is wanted; what it depends on is another browser's driver.
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps axe-playwright-python==0.1.8
+
+prometheus-tools: build/prometheus/usr/bin/promtool  ## Prometheus (Debian's package, unpacked into build/: no service starts): its tests are skipped without
+
+build/prometheus/usr/bin/promtool:
+	mkdir -p build/prometheus
+	cd build/prometheus && { apt-get download -q prometheus || { apt-get update -q && apt-get download -q prometheus; }; } > /dev/null 2>&1
+	dpkg -x build/prometheus/prometheus_*.deb build/prometheus
+
+test-prometheus: setup prometheus-tools  ## the chart's alerts and dashboards in a real Prometheus that scrapes a router and a worker (needs helm)
+	ARGOSY_REQUIRE_PROMETHEUS=1 $(BIN)/pytest -q tests/chart/test_rules.py tests/chart/test_prometheus.py
 
 pictures: setup  ## the pictures of the page in docs/, made anew by the page's own tests
 	ARGOSY_PICTURES=docs/pictures $(BIN)/pytest -q tests/cli/test_page.py -k pictures

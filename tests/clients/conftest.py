@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from embedded_kit import Up
+from embedded_kit import running
 
 RESOURCE = """\
 apiVersion: serving.argosy.dev/v1alpha1
@@ -44,13 +44,8 @@ def server(environments, tmp_path_factory):
     """SmolLM2 under the name `smollm2`."""
     folder = tmp_path_factory.mktemp("clients")
     (folder / "smollm2.yaml").write_text(RESOURCE)
-    one = Up(folder, [folder / "smollm2.yaml"])
-    one.start()
-    try:
-        yield one.until_ready()
-        assert one.end() == 0, one.output
-    finally:
-        one.clean_up()
+    with running(folder, folder / "smollm2.yaml") as one:
+        yield one
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Runs `argosy up` as a user would, and asks it things."""
 
+import contextlib
 import json
 import os
 import signal
@@ -133,3 +134,33 @@ class Up:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+
+
+@contextlib.contextmanager
+def running(folder, *files):
+    """An `argosy up` of these files whose replicas are ready, and which ends well when the tests are through with it."""
+    one = Up(folder, list(files))
+    one.start()
+    try:
+        yield one.until_ready()
+        assert one.end() == 0, one.output
+    finally:
+        one.clean_up()
+
+
+SIMULATED = """\
+apiVersion: serving.argosy.dev/v1alpha1
+kind: InferenceDeployment
+metadata: {name: m}
+spec:
+  replicas: 1
+  model: {uri: "sim://m?decode_ms=0&prefill_tps=0", servedName: m}
+"""
+
+
+@contextlib.contextmanager
+def running_simulated(folder):
+    """One replica of a simulated model, `m`, whose answers keep to whatever is asked of their form."""
+    (folder / "m.yaml").write_text(SIMULATED)
+    with running(folder, folder / "m.yaml") as one:
+        yield one
