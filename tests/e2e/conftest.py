@@ -17,7 +17,7 @@ from e2e_volumes import prepare
 
 # Files in this order: what needs little first, and what takes the installation away last.
 ORDER = [
-    "validation", "fields", "lifecycle", "status", "images", "groups", "adapters", "autoscaling", "external", "top", "rights", "rollouts", "disruption", "api_away", "operator_killed", "next_version", "uninstall",
+    "validation", "pages", "fields", "lifecycle", "status", "images", "groups", "adapters", "autoscaling", "external", "top", "rights", "rollouts", "disruption", "api_away", "operator_killed", "next_version", "uninstall",
     "upgrade",
 ]  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import urllib.request
 from dataclasses import dataclass, field
 
 import grpc
+import page_runs
+from clients_kit import pointed_at
 from waiting import eventually, until
 
 from argosy_api.v1 import worker_pb2 as pb
@@ -102,6 +105,24 @@ def test_generate_answers_in_the_terminal(smollm2):
     assert code == 0
     assert "Tokyo" in out
     assert any(f"worker {replica.name}" in err for replica in smollm2.replicas())
+
+
+def test_what_the_readme_has_its_reader_type(smollm2, tmp_path):
+    """As it stands there, but for ports and folder."""
+    argosy = tmp_path / "argosy"
+    argosy.write_text(f"#!{sys.executable}\nfrom argosy_cli.main import main\nmain()\n")
+    argosy.chmod(0o755)
+    environment = os.environ | {"ARGOSY_HOME": str(smollm2.home), "PYTHONPATH": os.pathsep.join(sys.path)}
+    for (page, number), prints in page_runs.ON_ONE_MACHINE.items():
+        script = pointed_at(smollm2, page_runs.script(page, number)).replace(".venv/bin/argosy", str(argosy))
+        if prints is None:
+            continue
+        done = subprocess.run(
+            ["bash", "-e", "-o", "pipefail", "-c", script],
+            env=environment, capture_output=True, text=True, timeout=120, check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert re.search(prints, done.stdout), f"block {number} of {page} printed {done.stdout!r}"
 
 
 async def test_killing_a_worker_costs_nobody_a_token(smollm2):
