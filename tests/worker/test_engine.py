@@ -15,7 +15,6 @@ from argosy_api.params import SamplingParams
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_worker.core.batching import Batching, Forming
 from argosy_worker.core.request import Finish
-from argosy_worker.engine.rate import PrefillRate
 from argosy_worker.engine.stream import Piece, Stream
 
 
@@ -267,15 +266,6 @@ async def test_the_prefill_rate_is_measured(make_rig):
         await collect(rig.engine.submit("a", 1, [1] * 900, GREEDY))
         rate = (await rig.load()).prefill_tokens_per_second
         assert 0 < rate <= 5100  # what the simulation computes at most; a busy machine takes longer
-
-
-def test_generating_rows_are_not_charged_to_the_prompts():
-    rate = PrefillRate()
-    for _ in range(50):
-        rate.add(0, 4, 0.010)
-    for _ in range(100):
-        rate.add(100, 4, 0.110)  # 100 tokens in 100 ms, and a step of generating rows
-    assert rate.measured == pytest.approx(1000, rel=1e-6)
 
 
 async def test_heartbeat(make_rig, eventually):

@@ -30,16 +30,16 @@ class Measures:
     @property
     def prefill_rate(self) -> float:
         """Prompt tokens per second; 0 until something was measured."""
-        return self._rate.measured
+        return self._rate.of_steps(self._pace.tokens)
 
     def take(self, step: Step, outputs: list[StepOutput], seconds: float) -> None:
         """A step was computed, in `seconds` with all that was done to make it."""
         rows = sum(len(piece.tokens) for piece in step.batch.slices[: step.generating])
-        self._rate.add(step.batch.num_tokens - rows, step.generating, seconds)
-        if self._rate.measured:
-            self._scheduler.prefill_rate = self._rate.measured
+        self._rate.add(step.batch.num_tokens - rows, rows, seconds)
         self._pace.add(step.batch.num_tokens, seconds)
         self._scheduler.step_tokens = self._pace.tokens
+        if rate := self.prefill_rate:
+            self._scheduler.prefill_rate = rate
         self._metrics.step(seconds, step.batch.num_tokens, step.preempted)
         self._learn(step, outputs, seconds)
 
