@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from router_kit import TEMPLATE, TOKENIZER_JSON, byte_tokenizer, encode
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from argosy_api import limits
 from argosy_api.errors import InvalidArgumentError
@@ -38,6 +38,25 @@ def renderer(template: str) -> ChatRenderer:
 def test_token_bytes_add_up_to_the_text(text):
     """The bytes of all tokens are the text's bytes, whatever the characters."""
     assert b"".join(TEXT.token_bytes(t) for t in TEXT.encode(text)) == text.encode()
+
+
+def byte_fallback():
+    """A vocabulary of 256 bytes, a word and a control token, as Llama 2's and Gemma's fall back."""
+    pieces = [*(f"<0x{byte:02X}>" for byte in range(256)), "\u2581ship", "</s>"]
+    tokenizer = Tokenizer(models.BPE(vocab={p: i for i, p in enumerate(pieces)}, merges=[], byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.add_special_tokens([AddedToken("</s>", special=True)])
+    return Text(tokenizer.to_str().encode())
+
+
+@given(
+    st.lists(st.one_of(st.binary(max_size=4), st.text("é漢😀", max_size=2).map(str.encode)), max_size=6).map(b"".join)
+)
+def test_bytes_that_are_no_characters_are_told_as_in_answers(raw):
+    """Each invalid sequence is one U+FFFD; the library makes one of every byte beside it, too."""
+    ids = [256, *raw, 257, *raw, 256]
+    expected = b" ship" + raw + b"</s>" + raw + b" ship"
+    assert byte_fallback().decode(ids) == expected.decode(errors="replace")
 
 
 def test_single_tokens():

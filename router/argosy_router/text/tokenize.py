@@ -7,6 +7,7 @@ from tokenizers import Tokenizer
 
 from argosy_api import limits
 from argosy_api.bpe import byte_alphabet
+from argosy_api.byte_fallback import REPLACEMENT, sound
 from argosy_router.children import RefusedError
 
 _SLICE = 65_536
@@ -30,6 +31,7 @@ class Text:
         self._added = {int(t["id"]): str(t["content"]) for t in added}
         self._special = sorted(int(t["id"]) for t in added if t.get("special"))
         self._byte_level = _uses_byte_level(document)
+        self._falls_back = '"ByteFallback"' in json.dumps(document.get("decoder"))
         self._of_bytes = {c: b for b, c in byte_alphabet().items()}
         self._before = self._ids("", add_special_tokens=True)
         """What the post-processor puts around a text: in practice, before it."""
@@ -74,8 +76,12 @@ class Text:
         return len(text) > first and len(self.encode(text[:first])) > 2 * tokens
 
     def decode(self, ids: list[int]) -> str:
-        """Text of the ids, special tokens included."""
-        return self._tokenizer.decode_batch([ids], skip_special_tokens=False)[0]
+        """Text of the ids, special tokens included. Each invalid sequence of bytes is one U+FFFD, as in answers."""
+        text = self._tokenizer.decode_batch([ids], skip_special_tokens=False)[0]
+        if REPLACEMENT in text and self._falls_back and self._tokenizer.decoder is not None:
+            pieces = filter(None, map(self._tokenizer.id_to_token, ids))
+            text = self._tokenizer.decoder.decode(list(sound(pieces)))
+        return text
 
     @property
     def special(self) -> list[int]:

@@ -6,23 +6,20 @@ UTF-8 is incomplete, and a tail that may become a stop string.
 """
 
 import logging
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
+from argosy_api.byte_fallback import REPLACEMENT, sound
 from argosy_api.errors import InternalError, ModelInvalidError
 from argosy_api.faults import is_fault
 from argosy_worker import tokenizer
 
 log = logging.getLogger(__name__)
 
-_REPLACEMENT = "\ufffd"
 _CONTEXT = 4
 """Prompt tokens decoded before the first generated one: some decoders drop the space before a text's first word."""
 _LONG_WINDOW = 8
 """Undecodable tokens after which a shorter window is looked for, so that endless garbage stays cheap."""
-_BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
-"""A token that stands for one byte, where a vocabulary falls back to bytes."""
 
 
 class TextVocabulary:
@@ -64,31 +61,13 @@ class TextVocabulary:
             if self._of_bytes is None:
                 text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
             else:
-                text = self._of_bytes.decode(list(_sound(filter(None, map(self._piece, tokens)))))
+                text = self._of_bytes.decode(list(sound(filter(None, map(self._piece, tokens)))))
         except BaseException as error:
             if not is_fault(error):
                 raise
             log.exception("the model's tokenizer failed")
             raise InternalError("the model's tokenizer failed to turn the tokens into text") from error
         return text
-
-
-def _sound(pieces: Iterable[str]) -> Iterator[str]:
-    """The same, with U+FFFD in place of bytes that are no characters.
-
-    Left to the library, one such byte would make a U+FFFD of every byte of its run: of those, too, whose characters
-    have gone out.
-    """
-    run = bytearray()
-    for piece in (*pieces, ""):
-        if byte := _BYTE.fullmatch(piece):
-            run.append(int(byte[1], 16))
-            continue
-        for character in run.decode(errors="replace"):
-            yield from [_REPLACEMENT] if character == _REPLACEMENT else map("<0x{:02X}>".format, character.encode())
-        run.clear()
-        if piece:
-            yield piece
 
 
 @lru_cache(maxsize=2)
@@ -109,7 +88,7 @@ class IncrementalDecoder:
         self._vocabulary = vocabulary
         self._window = [t for t in prompt[-_CONTEXT:] if not vocabulary.silent(t)]
         before = vocabulary.decode(self._window)
-        if before.endswith(_REPLACEMENT):  # the prompt ends within a character: its text and ours cannot be told apart
+        if before.endswith(REPLACEMENT):  # the prompt ends within a character: its text and ours cannot be told apart
             self._window, before = [], ""
         self._out = len(before)
         self._clean = len(self._window)  # tokens of the window whose text is out
@@ -120,7 +99,7 @@ class IncrementalDecoder:
             return ""
         self._window.append(token)
         text = self._vocabulary.decode(self._window)
-        open_end = text.endswith(_REPLACEMENT)
+        open_end = text.endswith(REPLACEMENT)
         new = text[self._out : len(text) - open_end]
         self._out += len(new)
         if not open_end and not new:
