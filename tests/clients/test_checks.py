@@ -12,7 +12,7 @@ SCRIPTS = {
     "langchain": ("langchain_chats", 13),
     "litellm": ("litellm_calls", 10),
     "llama-index": ("llama_index_chats", 6),
-    "triton": ("triton", 4),
+    "triton": ("triton", 6),
 }
 """Environments, each with its script and how many checks that has."""
 

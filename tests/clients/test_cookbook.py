@@ -11,6 +11,7 @@ SNIPPETS = {
     ("docs/clients.md", "LiteLLM"): ("litellm", r"Tokyo"),
     ("docs/clients.md", "llama-index"): ("llama-index", r"Tokyo"),
     ("docs/clients.md", "tritonclient"): ("triton", r"(?s)TYPE_STRING.*\w+ \w+"),
+    ("docs/clients.md", "tritonclient over HTTP"): ("triton", r"Once upon a time\W+\w+ \w+"),
     ("docs/anthropic.md", "Clients of Anthropic's API"): ("sdks", r"\w+ \w+"),
     ("docs/ollama.md", "Coming from Ollama"): ("sdks", r"(?s)smollm2.*\w+ \w+"),
     ("README.md", "Ask"): (("sdks", "triton"), r"\w+ \w+"),

@@ -27,7 +27,7 @@ OPEN_GRPC = {
 }  # fmt: skip
 UNSERVED = {"/grpc.health.v1.Health/List"}
 """grpcio-health-checking describes it, and serves it in its synchronous server only."""
-OPEN_HTTP = {"/health", "/ready", "/", "/docs", "/page/here.json"}
+OPEN_HTTP = {"/health", "/ready", "/v2/health/live", "/v2/health/ready", "/", "/docs", "/page/here.json"}
 OF_THE_PAGE = {"/page/{name}", "/fleet", "/fleet/kill", "/fleet/requests/{id}", "/metrics"}
 """With rules of their own: test_page.py and test_metrics.py."""
 
@@ -149,6 +149,16 @@ BODIES = {
     "/api/embeddings": {"model": "m", "prompt": "hi"},
     "/api/chat": {"model": "m", "messages": HI, "options": {"num_predict": 2}},
     "/api/generate": {"model": "m", "prompt": "hi", "options": {"num_predict": 2}},
+    "/v2/repository/index": {},
+    **{
+        f"/v2/models/{{model}}{version}/{name}": body
+        for version in ("", "/versions/{version}")
+        for name, body in {
+            "infer": {"inputs": [{"name": "text_input", "shape": [1], "datatype": "BYTES", "data": ["hi"]}]},
+            "generate": {"text_input": "hi", "parameters": {"max_tokens": 2}},
+            "generate_stream": {"text_input": "hi", "parameters": {"max_tokens": 2}},
+        }.items()
+    },
 }
 """What each path that takes a body is asked with."""
 
@@ -173,7 +183,7 @@ async def test_every_route_of_http(closed, access, who, scheme):
     headers = credential(scheme, access.credentials[who])
     assert {path for method, path in routes if method == "POST"} == set(BODIES)
     for method, path in routes:
-        url = closed.base + path.replace("{model}", "m")
+        url = closed.base + path.replace("{model}", "m").replace("{version}", "1")
         async with closed.http.request(method, url, json=BODIES.get(path), headers=headers) as answer:
             let_in = who in ("tenant", "admin") or path in OPEN_HTTP
             assert (path, answer.status) == (path, 200 if let_in else 401)

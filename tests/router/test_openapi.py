@@ -50,13 +50,14 @@ async def test_it_describes_every_route_with_a_request_that_is_understood(rig):
                 Draft202012Validator.check_schema(content["schema"])
                 Draft202012Validator(content["schema"]).validate(content["example"])
                 asked += 1
-    assert asked == len(PARSERS)
+    assert asked == len(PARSERS) + 4  # infer has a second path, generate three more
 
 
 @pytest.mark.parametrize("kind", PARSERS)
 def test_a_schema_has_what_the_parser_takes(kind):
     schema = openapi.schema(kind)
-    assert schema["required"][0] == "model"
+    if not kind.startswith("oip_"):  # there the model is in the path
+        assert schema["required"][0] == "model"
     assert set(EXAMPLES[kind]) <= set(schema["properties"])
     assert not Draft202012Validator(schema).is_valid({**EXAMPLES[kind], "temprature": 1})
 

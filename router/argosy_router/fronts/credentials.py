@@ -26,7 +26,7 @@ OPEN_METHODS = frozenset(
     }
 )
 """They tell only that the router runs: for probes and load balancers."""
-OPEN_PATHS = frozenset({"/health", "/ready", "/", "/docs"})
+OPEN_PATHS = frozenset({"/health", "/ready", "/v2/health/live", "/v2/health/ready", "/", "/docs"})
 PAGE = "/page/"
 """Static files, which say nothing of what is served; what they show they ask for with a credential."""
 TENANT = web.RequestKey("tenant", Tenant)

@@ -49,7 +49,7 @@ def anthropic(fault: Fault) -> dict[str, Any]:
 
 
 def ollama(fault: Fault) -> dict[str, Any]:
-    """`{"error": message}`."""
+    """`{"error": message}`, as Triton has it, too."""
     return {"error": fault.message}
 
 
@@ -60,6 +60,6 @@ def is_anthropics(request: web.Request) -> bool:
 
 def error_body(request: web.Request, fault: Fault) -> dict[str, Any]:
     """In the dialect of whoever asked."""
-    if request.path.startswith("/api/"):
+    if request.path.startswith(("/api/", "/v2")):
         return ollama(fault)
     return anthropic(fault) if is_anthropics(request) else openai(fault)

@@ -68,6 +68,16 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "ollama_generate": {"model": "smollm2", "prompt": "Why do ships float?", "options": {"num_predict": 60}},
     "ollama_show": {"model": "smollm2"},
+    "oip_infer": {
+        "id": "1",
+        "inputs": [
+            {"name": "text_input", "shape": [1], "datatype": "BYTES", "data": ["Once upon a time"]},
+            {"name": "sampling_parameters", "shape": [1], "datatype": "BYTES", "data": ['{"max_tokens": 20}']},
+        ],
+        "outputs": [{"name": "text_output", "parameters": {"binary_data": False}}],
+    },
+    "oip_generate": {"text_input": "Once upon a time", "parameters": {"max_tokens": 20, "temperature": 0}},
+    "oip_index": {"ready": True},
     "embeddings": {"model": "smollm2", "input": ["Why do ships float?", "Hulls push water aside."]},
     "ollama_embed": {"model": "smollm2", "input": ["Why do ships float?"]},
     "ollama_embeddings": {"model": "smollm2", "prompt": "Why do ships float?"},

@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Protocol
 
 import orjson
@@ -14,10 +15,12 @@ from argosy_api.tracing import CARRIED
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router import volley
 from argosy_router.ask import Caller
+from argosy_router.clock import now
 from argosy_router.fronts.bodies import Bodies
 from argosy_router.fronts.credentials import TENANT
 from argosy_router.fronts.gathered import Gathered
 from argosy_router.fronts.http_body import SLOWEST, read_body
+from argosy_router.fronts.oip_binary import Packed
 from argosy_router.fronts.text_request import TextRequest
 from argosy_router.picked import HEADER, parsed
 from argosy_router.prepared import Prepared
@@ -39,7 +42,7 @@ class Whole(Protocol):
 
     request: TextRequest
 
-    async def whole(self, gathered: Sequence[Gathered]) -> dict[str, Any]:
+    async def whole(self, gathered: Sequence[Gathered]) -> dict[str, Any] | Packed:
         """The answer that is not streamed; one entry for each choice."""
         ...
 
@@ -98,7 +101,10 @@ class Exchange:
 
         """
         raw = await read_body(http, taken.account.take)
-        request = await self._bodies.parse(kind, raw)
+        return self.noted(http, await self._bodies.parse(kind, raw))
+
+    def noted(self, http: web.Request, request: TextRequest) -> tuple[TextRequest, dict[str, str]]:
+        """A request that was parsed elsewhere, and headers of its answer. Raises as `read`."""
         headers = {"x-request-id": http[REQUEST_ID]}
         if request.ignored:
             if http.headers.get(STRICT_HEADER, "").lower() in ("1", "true"):
@@ -144,7 +150,10 @@ class Exchange:
 
     async def _prepared(self, http: web.Request, taken: Request, request: TextRequest) -> Prepared:
         try:
-            return await self.service.prepare(taken, request.ask(), caller(http))
+            asks = caller(http)
+            if request.timeout_s is not None:
+                asks = replace(asks, deadline=now() + request.timeout_s)
+            return await self.service.prepare(taken, request.ask(), asks)
         except InvalidArgumentError as error:
             raise in_its_words(error, request.names) from None
 
@@ -218,12 +227,14 @@ def in_its_words(error: InvalidArgumentError, names: Mapping[str, str]) -> Inval
     return type(error)(names[ours] + error.field[len(ours) :], error.problem)
 
 
-async def send(http: web.Request, document: dict[str, Any], headers: dict[str, str]) -> web.Response:
+async def send(http: web.Request, document: dict[str, Any] | Packed, headers: dict[str, str]) -> web.Response:
     """A document, sent here and not by aiohttp after us: what waits for a slow reader still counts as held, and not for
     ever.
     """
-    body = orjson.dumps(document)
-    response = web.Response(body=body, content_type="application/json", headers=headers)
+    if not isinstance(document, Packed):
+        document = Packed(orjson.dumps(document), {"content-type": "application/json"})
+    body = document.body
+    response = web.Response(body=body, headers=headers | document.headers)
     async with asyncio.timeout(WRITE_S + len(body) / SLOWEST):
         await response.prepare(http)
         await response.write_eof()

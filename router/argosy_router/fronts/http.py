@@ -17,6 +17,7 @@ from argosy_router.fronts.dialects import is_anthropics
 from argosy_router.fronts.exchange import Exchange
 from argosy_router.fronts.http_errors import errors
 from argosy_router.fronts.oai_front import OaiFront
+from argosy_router.fronts.oip_http import OipHttpFront
 from argosy_router.fronts.ollama_front import OllamaFront
 from argosy_router.fronts.openapi import describe
 from argosy_router.fronts.routes import Route, get
@@ -24,7 +25,7 @@ from argosy_router.fronts.tokens_front import TokensFront
 from argosy_router.fronts.versions import installed_version
 from argosy_router.service import Service
 
-PROBES = frozenset({"/health", "/ready", "/metrics"})
+PROBES = frozenset({"/health", "/ready", "/metrics", "/v2/health/live", "/v2/health/ready"})
 GONE = "4xx"
 """Of a client that went away: proxies call it 499."""
 
@@ -42,7 +43,10 @@ class HttpFront:
         self._cors = Cors(origins)
         self._described: bytes | None = None
         exchange = Exchange(service, bodies)
-        self._fronts = (OaiFront(exchange), TokensFront(exchange), AnthropicFront(exchange), OllamaFront(exchange))
+        self._fronts = (
+            OaiFront(exchange), TokensFront(exchange), AnthropicFront(exchange), OllamaFront(exchange),
+            OipHttpFront(exchange),
+        )  # fmt: skip
 
     def application(self) -> web.Application:
         """The aiohttp application."""

@@ -11,18 +11,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from argosy_api import limits
-from argosy_api.errors import ArgosyError, InternalError, InvalidArgumentError, NotFoundError
+from argosy_api.errors import ArgosyError, InternalError, InvalidArgumentError
 from argosy_api.grpc_status import errors_to_status
 from argosy_api.inference import inference_pb2 as oip
 from argosy_api.inference import inference_pb2_grpc as rpc
 from argosy_api.tracing import carried
 from argosy_router.ask import Ask, Caller
 from argosy_router.clock import now
-from argosy_router.fleet.deployment import DeploymentState
 from argosy_router.fronts import oip_models, oip_tensors
 from argosy_router.fronts.credentials import tenant_of_call
 from argosy_router.fronts.grpc_common import Context, call_deadline, metadata_request_id
-from argosy_router.fronts.oip_sampling import sampling_parameters
+from argosy_router.fronts.oip_sampling import sampling_parameters, take_timeout
 from argosy_router.fronts.oip_tensors import Inputs
 from argosy_router.request import Request
 from argosy_router.routing.job import Job
@@ -61,7 +60,7 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
             state = self._service.fleet.resolve(request.name)
         except ArgosyError:
             return oip.ModelReadyResponse(ready=False)
-        return oip.ModelReadyResponse(ready=_can_be_asked(state) and request.version in ("", "1"))
+        return oip.ModelReadyResponse(ready=oip_models.can_be_asked(state) and request.version in ("", "1"))
 
     async def ServerMetadata(self, _: oip.ServerMetadataRequest, __: Context) -> oip.ServerMetadataResponse:  # noqa: N802
         """Name and version."""
@@ -70,7 +69,7 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
     async def ModelMetadata(self, request: oip.ModelMetadataRequest, context: Context) -> oip.ModelMetadataResponse:  # noqa: N802
         """The tensors of a model."""
         async with errors_to_status(context):
-            _version(request.version)
+            oip_models.check_version(request.version)
             self._service.fleet.resolve(request.name)
             return oip_models.metadata(request.name)
         raise InternalError("unreachable: an error has ended the call")
@@ -78,7 +77,7 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
     async def ModelConfig(self, request: oip.ModelConfigRequest, context: Context) -> oip.ModelConfigResponse:  # noqa: N802
         """The same in the words of Triton's model repository; its tools ask it whether answers are streamed."""
         async with errors_to_status(context):
-            _version(request.version)
+            oip_models.check_version(request.version)
             self._service.fleet.resolve(request.name)
             return oip.ModelConfigResponse(config=oip_models.config(request.name))
         raise InternalError("unreachable: an error has ended the call")
@@ -88,7 +87,7 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
     ) -> oip.ModelStatisticsResponse:
         """How many requests ended here, and how long they took: of one model, or of all."""
         async with errors_to_status(context):
-            _version(request.version)
+            oip_models.check_version(request.version)
             fleet, tallies = self._service.fleet, self._service.tallies
             names = [fleet.resolve(request.name).name] if request.name else [d.name for d in fleet.deployments]
             found = [oip_models.statistics(name, tallies.of(name)) for name in dict.fromkeys(names)]
@@ -98,7 +97,7 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
     async def RepositoryIndex(self, request: oip.RepositoryIndexRequest, _: Context) -> oip.RepositoryIndexResponse:  # noqa: N802
         """The models that requests may name, and whether they can be asked now."""
         fleet = self._service.fleet
-        models = {d.name: _can_be_asked(fleet.resolve(d.name)) for d in fleet.deployments}
+        models = {d.name: oip_models.can_be_asked(fleet.resolve(d.name)) for d in fleet.deployments}
         return oip_models.index(models, ready_only=request.ready)
 
     # --- inference
@@ -175,22 +174,21 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
         """Serves one request; returns the headers that tell of the decision."""
         with self._service.request("grpc") as taken:
             taken.account.take(request.ByteSize(), "inputs")
-            _version(request.model_version)
+            oip_models.check_version(request.model_version)
             inputs = oip_tensors.read(request)
             parameters = oip_tensors.parameters(request)
-            deadline = _earlier(call_deadline(context), _timeout(parameters))
+            timeout_s = take_timeout(parameters)
+            deadline = _earlier(call_deadline(context), None if timeout_s is None else now() + timeout_s)
             empty_final = _empty_final(parameters)
             if inputs.stream and not streaming:
                 raise InvalidArgumentError("stream", "needs ModelStreamInfer: ModelInfer has one answer")
-            # Triton's default: the prompt stands before an answer, and not before a stream. Its sample asks for both.
-            echo = not inputs.stream if inputs.exclude_input is None else not inputs.exclude_input
             caller = Caller(
                 request_id=metadata_request_id(context, request.id),
                 deadline=deadline,
                 tenant=tenant_of_call(),
                 trace=carried(context.invocation_metadata()),
             )
-            ask = _ask(request.model_name, inputs, parameters, echo=echo)
+            ask = _ask(request.model_name, inputs, parameters, echo=inputs.echo)
             prepared = await self._service.prepare(taken, ask, caller)
             return await self._answer(
                 request, inputs, prepared.jobs[0], send, taken,
@@ -235,10 +233,6 @@ class OipFront(rpc.GRPCInferenceServiceServicer):
         return headers
 
 
-def _can_be_asked(state: DeploymentState) -> bool:
-    return any(w.facts is not None and w.healthy(now()) for w in state.workers.values())
-
-
 def _ask(model: str, inputs: Inputs, parameters: Mapping[str, Any], *, echo: bool) -> Ask:
     asked = sampling_parameters(inputs.sampling, parameters)
     return Ask(
@@ -256,16 +250,6 @@ def _ask(model: str, inputs: Inputs, parameters: Mapping[str, Any], *, echo: boo
     )
 
 
-def _timeout(parameters: dict[str, Any]) -> float | None:
-    """Triton's `timeout`, in microseconds from now, as a deadline in monotonic seconds."""
-    value = parameters.pop("timeout", None)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidArgumentError("parameters.timeout", "must be an integer above 0 (microseconds)")
-    return now() + value / 1e6
-
-
 def _empty_final(parameters: dict[str, Any]) -> bool:
     value = parameters.pop(EMPTY_FINAL, False)
     if not isinstance(value, bool):
@@ -275,11 +259,6 @@ def _empty_final(parameters: dict[str, Any]) -> bool:
 
 def _earlier(one: float | None, other: float | None) -> float | None:
     return min((t for t in (one, other) if t is not None), default=None)
-
-
-def _version(version: str) -> None:
-    if version not in ("", "1"):
-        raise NotFoundError(f"model_version: {version[:20]!r} is not served; the only version is 1")
 
 
 def _failed(request: oip.ModelInferRequest, error: ArgosyError) -> oip.ModelStreamInferResponse:

@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 
+from argosy_api.errors import NotFoundError
 from argosy_api.inference import inference_pb2 as oip
+from argosy_router.clock import now
+from argosy_router.fleet.deployment import DeploymentState
 from argosy_router.fronts import oip_tensors
 from argosy_router.tally import Tally
 
 NAME = "argosy"
 EXTENSIONS = ("model_streaming", "model_configuration", "statistics")
-_VERSION = "1"
+VERSION = "1"
 _OUTPUTS = {"text_output": "BYTES", "output_ids": "INT64"}
 _TYPES = {"BYTES": oip.TYPE_STRING, "BOOL": oip.TYPE_BOOL, "INT32": oip.TYPE_INT32, "INT64": oip.TYPE_INT64}
 _OPTIONAL = {"stream", "sampling_parameters", "exclude_input_in_output", "input_ids"}
@@ -20,7 +23,7 @@ def metadata(name: str) -> oip.ModelMetadataResponse:
     tensor = oip.ModelMetadataResponse.TensorMetadata
     return oip.ModelMetadataResponse(
         name=name,
-        versions=[_VERSION],
+        versions=[VERSION],
         platform=NAME,
         inputs=[tensor(name=n, datatype=t[-1], shape=_shape(n)) for n, t in oip_tensors.DATATYPES.items()],
         outputs=[tensor(name=n, datatype=t, shape=[-1]) for n, t in _OUTPUTS.items()],
@@ -48,9 +51,9 @@ def index(models: Mapping[str, bool], *, ready_only: bool) -> oip.RepositoryInde
     entry = oip.RepositoryIndexResponse.ModelIndex
     return oip.RepositoryIndexResponse(
         models=[
-            entry(name=name, version=_VERSION, state="READY")
+            entry(name=name, version=VERSION, state="READY")
             if ready
-            else entry(name=name, version=_VERSION, state="UNAVAILABLE", reason="no worker is ready")
+            else entry(name=name, version=VERSION, state="UNAVAILABLE", reason="no worker is ready")
             for name, ready in models.items()
             if ready or not ready_only
         ]
@@ -62,7 +65,7 @@ def statistics(name: str, tally: Tally) -> oip.ModelStatistics:
     took = oip.StatisticDuration
     return oip.ModelStatistics(
         name=name,
-        version=_VERSION,
+        version=VERSION,
         last_inference=int(tally.last_at * 1000),
         inference_count=tally.succeeded,
         execution_count=tally.succeeded,
@@ -71,6 +74,22 @@ def statistics(name: str, tally: Tally) -> oip.ModelStatistics:
             fail=took(count=tally.failed, ns=int(tally.failed_s * _NS)),
         ),
     )
+
+
+def can_be_asked(state: DeploymentState) -> bool:
+    """Whether a worker could take a request now."""
+    return any(w.facts is not None and w.healthy(now()) for w in state.workers.values())
+
+
+def check_version(version: str) -> None:
+    """Refuse a version of a model that there is not.
+
+    Raises:
+        NotFoundError: any but the only one.
+
+    """
+    if version not in ("", VERSION):
+        raise NotFoundError(f"model_version: {version[:20]!r} is not served; the only version is 1")
 
 
 def _shape(name: str) -> list[int]:

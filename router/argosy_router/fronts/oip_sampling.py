@@ -56,3 +56,18 @@ def sampling_parameters(text: str, parameters: Mapping[str, Any]) -> Asked:
     constraint, constraint_field = take_constraint(fields)
     fields.end()
     return Asked(params, salt, priority, bad_words, constraint, constraint_field)
+
+
+def take_timeout(parameters: dict[str, Any]) -> float | None:
+    """Triton's `timeout` out of the request's parameters, in seconds; there it is in microseconds.
+
+    Raises:
+        InvalidArgumentError: it is no such number.
+
+    """
+    value = parameters.pop("timeout", None)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidArgumentError("parameters.timeout", "must be an integer above 0 (microseconds)")
+    return value / 1e6

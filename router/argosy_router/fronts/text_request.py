@@ -47,6 +47,8 @@ class TextRequest:
     """Without max_tokens an answer to `prompts`, too, goes on as far as the context reaches."""
     embeds: bool = False
     """Embeddings of `prompts` are wanted."""
+    timeout_s: float | None = None
+    """Seconds from now until nobody wants the answer any more."""
     special: bool = True
     """Whether a plain prompt gets what the tokenizer puts around a text."""
     names: Mapping[str, str] = field(default_factory=dict)

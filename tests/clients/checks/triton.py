@@ -1,4 +1,4 @@
-"""tritonclient by gRPC: what its examples and tools ask, and what Triton's sample client for vLLM sends."""
+"""tritonclient by gRPC and HTTP: what its examples and tools ask, and what Triton's sample client for vLLM sends."""
 
 import asyncio
 import json
@@ -7,9 +7,10 @@ import queue
 import numpy as np
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
+import tritonclient.http as triton_http
 
 import kit
-from kit import GRPC, MODEL
+from kit import GRPC, HTTP, MODEL
 
 PROMPTS = ("The capital of France is", "Once upon a time", "Ships float because")
 SAMPLING = {"temperature": "0.1", "top_p": "0.95", "max_tokens": "20", "seed": "1"}
@@ -124,6 +125,44 @@ async def check_a_stream_that_is_cancelled():
         stream.cancel()
         await asyncio.sleep(0)
         assert await client.is_server_live()
+
+
+def check_what_tools_ask_over_http():
+    client = triton_http.InferenceServerClient(HTTP.removeprefix("http://"))
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready(MODEL)
+    assert client.is_model_ready(MODEL, "1")
+    assert not client.is_model_ready("nope")
+    assert client.get_server_metadata()["name"] == "argosy"
+    metadata, config = client.get_model_metadata(MODEL), client.get_model_config(MODEL)
+    assert [i["name"] for i in config["input"]] == [i["name"] for i in metadata["inputs"]]
+    assert [(m["name"], m["state"]) for m in client.get_model_repository_index()] == [(MODEL, "READY")]
+    assert client.get_inference_statistics(MODEL)["model_stats"][0]["inference_count"] >= 0
+
+
+def check_infer_over_http_is_infer_over_grpc():
+    """Binary and JSON, both ways, compressed or not."""
+    client = triton_http.InferenceServerClient(HTTP.removeprefix("http://"))
+    sampling = {"max_tokens": 20, "temperature": 0}
+    wanted = text_of(
+        triton.InferenceServerClient(GRPC).infer(MODEL, inputs(PROMPTS[0], stream=False, sampling=sampling))
+    )
+    for binary in (True, False):
+        text = triton_http.InferInput("text_input", [1], "BYTES")
+        text.set_data_from_numpy(np.array([PROMPTS[0].encode()], dtype=np.object_), binary_data=binary)
+        for outputs in (None, [triton_http.InferRequestedOutput("text_output", binary_data=not binary)]):
+            for packed in (None, "gzip"):
+                answer = client.infer(
+                    MODEL, [text], outputs=outputs, parameters=sampling, request_compression_algorithm=packed
+                )
+                assert text_of(answer) == wanted, (binary, outputs, packed)
+    said = ""
+    try:
+        client.infer("nope", [text])
+    except triton_http.InferenceServerException as error:
+        said = error.message()
+    assert "nope" in said
 
 
 if __name__ == "__main__":
