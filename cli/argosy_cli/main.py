@@ -31,9 +31,11 @@ from argosy_cli.options import (
     Stop,
     Temperature,
 )
+from argosy_cli.wording import Group
 
 app = typer.Typer(
     name="argosy",
+    cls=Group,
     help="Serve language models from one resource: here on this machine, or in a Kubernetes cluster.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
