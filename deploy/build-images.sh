@@ -3,7 +3,8 @@
 #
 #   deploy/build-images.sh [operator] [router] [worker] [valkey]      all of them without arguments
 #
-# With docker where its daemon answers, else with buildah, which it installs (with debootstrap) as root on Debian and Ubuntu.
+# With docker where its daemon answers, else with buildah, which it installs (with debootstrap) as root on Debian and Ubuntu:
+# at a terminal it asks first.
 # Everything fetched is kept under build/, so a second run builds only what changed. Variables:
 #   IMAGE_PREFIX    what the images are called: $IMAGE_PREFIX/argosy-operator:$VERSION    default localhost
 #   VERSION         default: the version in pyproject.toml
@@ -43,6 +44,10 @@ done
 
 apt_install() {
   [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null || die "$* is not installed; install it (docker's daemon stands in for buildah and debootstrap)"
+  if [ -t 0 ]; then
+    read -r -p "build-images: $* is not installed. Install it with apt-get? [y/N] " answer
+    case $answer in [yY]*) ;; *) die "$* is needed; install it, or start docker" ;; esac
+  fi
   say "installing $*"
   export DEBIAN_FRONTEND=noninteractive
   { apt-get update && apt-get install -y --no-install-recommends "$@"; } > build/apt.log 2>&1 || die "apt-get failed; see build/apt.log"
