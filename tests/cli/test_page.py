@@ -204,7 +204,7 @@ def test_views_are_links_with_titles_and_keyboard_order(page):
     page.driver.switch_to.active_element.send_keys(Keys.ENTER)
     assert page.driver.switch_to.active_element.get_attribute("id") == "main"
     for name, title in (("fleet", "Fleet - Argosy"), ("models", "Models - Argosy"), ("chat", "Chat - Argosy")):
-        page.one(f'nav a[href="#{name}"]').send_keys(Keys.ENTER)
+        page.one(f'nav a[href="/#{name}"]').send_keys(Keys.ENTER)
         until(lambda title=title: page.driver.title == title)
         assert [link.get_attribute("href").rpartition("#")[2] for link in page("nav a[aria-current]")] == [name]
         assert page.one(f"#{name}").is_displayed()
@@ -230,12 +230,12 @@ def test_a_stream_goes_on_when_its_replica_is_killed_from_the_page(page, running
     until(lambda: len(page.answers) > 5)
     (one, *_) = running.request("/fleet").body["recent"]
     victim = one["workers"][0]
-    page.one('nav a[href="#fleet"]').click()
+    page.one('nav a[href="/#fleet"]').click()
     button = until(lambda: page(f'button[aria-label="Kill {victim}"]'))[0]
     button.send_keys(Keys.ENTER)
     until(lambda: victim in page.text("#fleet-said"))
     until(lambda: "→" in page.text("#recent tr:first-child"))
-    page.one('nav a[href="#chat"]').click()
+    page.one('nav a[href="/#chat"]').click()
     page.until_ended()
     figures = page.text(".message.assistant .figures")
     assert "200 generated" in figures
@@ -276,7 +276,7 @@ def test_axe_finds_no_serious_fault_and_nothing_overflows(page, running, size, d
     page.one("#settings summary").click()
     assert page.faults() == []
     for view in ("models", "fleet"):
-        page.one(f'nav a[href="#{view}"]').click()
+        page.one(f'nav a[href="/#{view}"]').click()
         until(lambda view=view: page({"models": "#model-list article", "fleet": "#recent tr"}[view]))
         for summary in page("#model-list summary") if view == "models" else ():
             summary.click()
@@ -328,7 +328,7 @@ def test_a_key_is_asked_for_where_one_is_needed(browser, tmp_path):
         until(lambda: page("#model option"))
         page.ask("Hello", max_tokens=3)
         until(lambda: "3 generated" in page.text(".message.assistant .figures"))
-        page.one('nav a[href="#fleet"]').click()
+        page.one('nav a[href="/#fleet"]').click()
         until(lambda: len(page("#deployments tbody tr")) == 2)
         assert up.end() == 0
     finally:
@@ -354,7 +354,7 @@ def test_pictures(browser, tmp_path):
         page.ask("Tell me a long story of a ship.", max_tokens=600)
         until(lambda: len(page.answers) > 700)
         victim = up.request("/fleet").body["recent"][0]["workers"][0]
-        page.one('nav a[href="#fleet"]').click()
+        page.one('nav a[href="/#fleet"]').click()
         until(lambda: page(f'button[aria-label="Kill {victim}"]'))[0].click()
         until(lambda: "→" in page.text("#recent tr:first-child"))
         page.picture("page-fleet")

@@ -1,6 +1,7 @@
 """The page's files and what they ask for: who may, what is told, and that other sites' pages can do nothing."""
 
 import json
+import re
 from importlib.resources import files
 
 import grpc
@@ -13,6 +14,7 @@ from waiting import eventually
 
 from argosy_api.orders import take
 from argosy_cli import explain
+from argosy_router.page import files as page_files
 from argosy_router.page import origin
 from argosy_router.routing.dispatch import Decision
 from argosy_router.tries import MOST, Try, add
@@ -34,6 +36,18 @@ def test_the_page_is_small_and_asks_no_other_host():
         assert text.replace("http://www.w3.org/2000/svg", "").count("http://") == 0, name
     for forbidden in ("<style", "style=", "onclick=", "innerHTML"):  # what the policy would stop anyway
         assert not any(forbidden in text for text in texts.values()), forbidden
+
+
+def test_pages_share_what_is_around_them():
+    """Each has its own title and script; nothing is left to be filled in."""
+    pages = {name: file.body.decode() for name, file in page_files.load().items() if name.endswith(".html")}
+    assert pages.keys() == {"index.html", "docs.html"}
+    own = {name: (re.search(r"<title>(.*)</title>", text)[1], re.findall(r'src="/page/(\w+.js)"', text))
+           for name, text in pages.items()}  # fmt: skip
+    assert own == {"index.html": ("Argosy", ["app.js"]), "docs.html": ("API - Argosy", ["docs.js"])}
+    for text in pages.values():
+        assert re.findall(r"\{\w+\}|<!--", text) == []
+        assert text.count("<main") == text.count("</main>") == text.count("<noscript>") == text.count("<dialog") == 1
 
 
 async def test_files_come_with_a_strict_policy_and_without_a_credential(make_rig, tmp_path):

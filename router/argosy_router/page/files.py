@@ -1,6 +1,7 @@
 """The page's files, read once, and the headers that keep a browser from anything else."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -22,6 +23,9 @@ HEADERS = {
     "cache-control": "no-cache",
 }
 INDEX, DOCS = "index.html", "docs.html"
+FRAME = "frame.html"
+"""The head and the navigation that all pages share, with places for what differs."""
+_HEAD = re.compile(r"<!-- (\w+): (.*) -->\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +45,21 @@ class File:
 
 
 def load() -> dict[str, File]:
-    """All files by their names."""
+    """All files by their names; pages with what is around each of them."""
     found = {}
-    for path in files("argosy_router.page").joinpath("static").iterdir():
+    static = files("argosy_router.page").joinpath("static")
+    frame = static.joinpath(FRAME).read_text(encoding="utf-8")
+    for path in static.iterdir():
         kind = KINDS.get(path.name.rpartition(".")[2])
-        if kind is not None:
+        if kind is not None and path.name != FRAME:
             body = path.read_bytes()
+            if path.name.endswith(".html"):
+                body = framed(frame, body.decode()).encode()
             found[path.name] = File(body, kind, f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"')
     return found
+
+
+def framed(frame: str, page: str) -> str:
+    """A page in its frame: its first lines fill the places of their names, the rest that of `main`."""
+    places = {"main": _HEAD.sub("", page), **dict(_HEAD.findall(page))}
+    return re.sub(r"\{(\w+)\}", lambda found: places[found[1]], frame)

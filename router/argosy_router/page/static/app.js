@@ -35,7 +35,7 @@ function show() {
   shown = name;
   for (const view of VIEWS) {
     at(view).hidden = view !== name;
-    const link = document.querySelector(`nav a[href="#${view}"]`);
+    const link = document.querySelector(`nav a[href="/#${view}"]`);
     if (view === name) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }

@@ -83,6 +83,7 @@ async function show() {
   }
 }
 
+document.querySelector('nav a[href="/docs"]').setAttribute("aria-current", "page");
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault();
   at("main").focus();
