@@ -46,7 +46,7 @@ def _worded(parameter: Any) -> None:
         parameter.display_type = lambda ctx: "" if of_argument else in_words(told(ctx))
     if isinstance(parameter, TyperArgument):
         parameter.metavar = parameter.metavar or str(parameter.name).upper()
-        parameter.get_usage_pieces = lambda _: [usage(parameter)]  # type: ignore[method-assign]
+        parameter.get_usage_pieces = lambda ctx: [usage(parameter)]  # type: ignore[method-assign]  # noqa: ARG005
 
 
 def usage(argument: Any) -> str:

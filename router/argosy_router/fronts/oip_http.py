@@ -1,5 +1,6 @@
 """The Open Inference Protocol v2 over HTTP, with Triton's extensions: generate, binary tensors, what its tools ask."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -163,9 +164,8 @@ def plain(message: Message) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:
         value = getattr(message, field.name)
-        repeated = field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED
-        if repeated:
-            if value and not (field.message_type and field.message_type.GetOptions().map_entry):
+        if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+            if value:
                 found[field.name] = [_plain(field, each) for each in value]
         elif field.message_type is None or message.HasField(field.name):
             found[field.name] = _plain(field, value)

@@ -146,7 +146,7 @@ def _element(name: str, datatype: str, value: Any) -> Any:
     wanted = {"BYTES": str, "BOOL": bool}.get(datatype, int)
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
         raise InvalidArgumentError(name, f"has an element that is {kind(value)}; its datatype is {datatype}")
-    if wanted is int and not -(2**63) <= value < 2**63:
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise InvalidArgumentError(name, "has an element beyond 64 bits")
     return value
 

@@ -1,9 +1,13 @@
 """What shapes a distribution: as transformers' processors do it where they mean the same, in the documented order."""
 
+import dataclasses
 from array import array
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers.generation import logits_process as peer
 
 from argosy_api.params import SamplingParams
@@ -23,7 +27,7 @@ def logits():
 
 
 def row(**fields):
-    more = {k: fields.pop(k) for k in list(fields) if k in ("counts", "bias", "allowed", "barred")}
+    more = {k: fields.pop(k) for k in list(fields) if k in ("counts", "bias", "allowed", "barred", "open")}
     return Row(params=SamplingParams(**fields), seed=0, position=0, **more)
 
 
@@ -96,6 +100,53 @@ def test_allowed_tokens_are_as_a_prefix_constraint(logits):
     allowed = [3, 77, 150]
     wanted = peer.PrefixConstrainedLogitsProcessor(lambda *_: allowed, 1)(torch.zeros(40, 1, dtype=torch.long), logits)
     assert torch.equal(edited(logits, [row(allowed=array("q", allowed))] * 40), wanted)
+
+
+@pytest.mark.parametrize("vocab", [8, 297, VOCAB])
+@pytest.mark.parametrize("kind", ["torch", "numpy"])
+@pytest.mark.parametrize("penalty", [0.0, 0.7])
+def test_what_a_grammar_does_not_leave_gets_minus_infinity(logits, vocab, kind, penalty):
+    """And nothing else changes: in rows with a grammar and without, beside other edits and alone."""
+    logits = logits[:, :vocab].contiguous()
+    left = torch.rand(logits.shape) < torch.linspace(0, 1, len(logits))[:, None]
+    left[::3] = True
+    packed = np.packbits(left.numpy(), axis=1, bitorder="little")
+    rows = [
+        row(open=None if i % 3 == 0 else packed[i], frequency_penalty=penalty, counts=counts({i % vocab: 2}))
+        for i in range(len(logits))
+    ]
+    plain = [dataclasses.replace(one, open=None) for one in rows]
+    expected = edited(logits, plain).masked_fill(~left, -torch.inf)
+    before = logits.clone()
+    found = torch.as_tensor(edited(logits if kind == "torch" else logits.numpy(), rows))
+    assert torch.equal(found, expected)
+    assert torch.equal(logits, before)
+
+
+@given(
+    bits=st.binary(max_size=40), vocab=st.integers(1, 300),
+    allowed=st.sets(st.integers(0, 299), max_size=9), barred=st.sets(st.integers(0, 299), max_size=9),
+)  # fmt: skip
+def test_what_is_open_is_what_all_rules_leave(bits, vocab, allowed, barred):
+    """A grammar may know fewer tokens than the model has, or more."""
+
+    class Given:
+        problem = ""
+
+        def allowed(self, text, begin, upto, ahead):
+            return bits
+
+    allowed, barred = ({token for token in tokens if token < vocab} for tokens in (allowed, barred))
+    params = SamplingParams(allowed_token_ids=tuple(allowed), bad_words_ids=tuple((token,) for token in barred))
+    rules = TokenRules(params, [1], 1, Given())
+    piece = SequenceSlice(
+        request_id="r", tokens=[1], start=0, table=(), sample_rows=range(1), params=params, rules=rules
+    )
+    found = row_of(piece, 0, vocab)
+    left = {t for t in range(min(vocab, 8 * len(bits))) if bits[t >> 3] >> (t & 7) & 1}
+    left = (left & allowed if allowed else left) - barred
+    assert set(np.flatnonzero(np.unpackbits(found.open, bitorder="little"))) == left
+    assert found.stuck == (not left)
 
 
 def test_presence_and_frequency_penalty_are_those_of_openai(logits):
