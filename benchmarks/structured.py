@@ -7,7 +7,8 @@ objects in an array that does not end, and a pattern. Printed are medians of
 tokens per second, their ratio, and that by processor time (steadier where a machine has other work).
 
 `hostile`: a router before it. Four streams run, first alone, then while constraints of tests/kit/schemas.py (deep,
-recursive, exponential, huge) come one after the other; the 99th percentile of the time between chunks, before and then.
+recursive, exponential, huge) come one after the other; the 99th percentile of the time between chunks, before, beside as
+many harmless requests, beside these, and after.
 """
 
 import argparse
@@ -152,19 +153,28 @@ async def hostile(streams: int = 4, alone_s: float = 15.0) -> None:
 
             codes: dict[int, int] = {}
 
-            async def attack() -> None:
-                for kind, value in HOSTILE:
-                    if depth(value) > MOST_LEVELS:
-                        continue
-                    body = {"model": "bench", "prompt": "x", "max_tokens": 4, kinds.get(kind, "guided_grammar"): value}
+            plain = {"model": "bench", "prompt": "x", "max_tokens": 4}
+            attacks = [
+                {**plain, kinds.get(kind, "guided_grammar"): value}
+                for kind, value in HOSTILE
+                if depth(value) <= MOST_LEVELS
+            ]
+
+            async def asked(bodies: list[dict[str, object]]) -> None:
+                for body in bodies:
                     answer = await client.post("/v1/completions", json=body)
-                    codes[answer.status_code] = codes.get(answer.status_code, 0) + 1
+                    if body is not plain:
+                        codes[answer.status_code] = codes.get(answer.status_code, 0) + 1
 
             before = await measured(asyncio.create_task(asyncio.sleep(alone_s)))
-            during = await measured(asyncio.create_task(attack()))
+            beside = await measured(asyncio.create_task(asked([plain] * len(attacks))))
+            during = await measured(asyncio.create_task(asked(attacks)))
+            after = await measured(asyncio.create_task(asyncio.sleep(alone_s)))
+    alone = (before + after) / 2
     print(
-        f"{len(HOSTILE)} hostile constraints, answered {codes}: 99th percentile between chunks of {streams} streams "
-        f"{before * 1e3:.0f} ms alone, {during * 1e3:.0f} ms with them; ratio {during / before:.2f}",
+        f"{len(attacks)} hostile constraints, answered {codes}: 99th percentile between chunks of {streams} streams "
+        f"{before * 1e3:.0f} ms alone before and {after * 1e3:.0f} after, {beside * 1e3:.0f} beside as many requests "
+        f"without a constraint, {during * 1e3:.0f} beside them; ratio {during / alone:.2f}",
         flush=True,
     )
 
