@@ -7,8 +7,8 @@ objects in an array that does not end, and a pattern. Printed are medians of
 tokens per second, their ratio, and that by processor time (steadier where a machine has other work).
 
 `hostile`: a router before it. Four streams run, first alone, then while constraints of tests/kit/schemas.py (deep,
-recursive, exponential, huge) come one after the other; the 99th percentile of the time between chunks, before, beside as
-many harmless requests, beside these, and after.
+recursive, exponential, huge) come one after the other; the 99th percentile of the time between chunks, before, beside
+as many harmless requests, beside these, and after.
 """
 
 import argparse
