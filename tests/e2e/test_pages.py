@@ -48,7 +48,7 @@ def reader(cluster, tmp_path_factory):
             out.seek(0)
             return code, out.read()
 
-    if RELEASE in json.loads(helm("list", "--namespace", SYSTEM, "--all", "--output", "json", "--short")):
+    if cluster.get("secrets", "--namespace", SYSTEM, f"--selector=owner=helm,name={RELEASE}"):
         helm("uninstall", RELEASE, "--namespace", SYSTEM, "--wait")
     run.kubectl = kubectl
     yield run
