@@ -19,7 +19,8 @@ from datetime import datetime
 from pathlib import Path
 
 import autoscaling_model as model
-from autoscaling_model import Ask, Setting
+from autoscaling_foresight import Foresight
+from autoscaling_model import Ask, Replay, Setting
 from rich.console import Console
 from rich.table import Table
 
@@ -44,7 +45,7 @@ PEERS = {
     "HPA, queue length": (model.hpa, (0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24)),
     "KPA, concurrency": (model.kpa, (0.5, 0.7, 1, 1.3, 1.6, 2, 2.5, 3, 3.5, 4, 5, 6, 8, 10, 12, 16, 20, 28, 40)),
 }
-OURS = (0.5, 1, 1.5, 2, 3, 4, 6, 8, 10, 15, 20, 30, 45)
+OURS = (0.5, 1, 1.5, 2, 3, 4, 6, 8, 10, 15, 20, 30, 45, 60, 90, 150)
 
 
 def main() -> None:
@@ -81,7 +82,15 @@ def main() -> None:
                 table.add_row(*cells)
         Console(width=150).print(table)
         most = max(ours.values(), key=lambda r: r.within)
-        print(f"ours at its best: {100 * most.within:.1f} % for {most.replica_seconds:,.0f}\n")
+        print(f"ours at its best: {100 * most.within:.1f} % for {most.replica_seconds:,.0f}")
+        least = min(ours.values(), key=lambda r: r.replica_seconds)
+        print(
+            f"ours at its cheapest: {100 * least.within:.1f} % for {least.replica_seconds:,.0f}, of which prompts took {least.computing_s:,.0f}"
+        )
+        if not asks[0].blocks:
+            ahead = Replay(asks, setting, Foresight(asks, setting, patience=1.0)).run()
+            print(f"who knows what comes: {100 * ahead.within:.1f} % for {ahead.replica_seconds:,.0f}")
+        print()
 
 
 def choices(targets: Sequence[float]) -> list[model.Choice]:

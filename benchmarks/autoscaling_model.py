@@ -120,6 +120,8 @@ class Result:
     most: int
     course: tuple[tuple[float, int], ...] = ()
     """When the number changed, and to what."""
+    computing_s: float = 0.0
+    """Worker-seconds in which prompts were computed: with what was cached here nobody does with fewer."""
 
     def saved(self, other: "Result") -> float:
         """Part of another one's replica-seconds that this one does without."""
@@ -137,7 +139,7 @@ class Replay:
         self.ttft: list[tuple[float, float]] = []
         """(when the first token came, seconds) of each request."""
         self.computed: deque[tuple[float, int]] = deque()
-        self.cost = 0.0
+        self.cost = self.computing_s = 0.0
         self.course = [(0.0, len(self.workers))]
         self._seen: deque[Seen] = deque()
         self._last_at = 0.0
@@ -156,7 +158,7 @@ class Replay:
             self.cost += TICK_S * (len(self.workers) + len(self.leaving))
         times = [seconds for _, seconds in self.ttft] + [math.inf] * len(self.held)
         within = sum(t <= self.setting.ttft_s for t in times) / len(self.asks)
-        return Result(self.cost, within, max(n for _, n in self.course), tuple(self.course))
+        return Result(self.cost, within, max(n for _, n in self.course), tuple(self.course), self.computing_s)
 
     def _come(self, ask: Ask) -> None:
         self._last_at = ask.at
@@ -172,6 +174,7 @@ class Replay:
         first, tokens = best.take(ask, now, self.setting)
         self.ttft.append((first, first - ask.at))
         self.computed.append((now, tokens))
+        self.computing_s += tokens / rate
         return True
 
     def _release(self, now: float) -> None:

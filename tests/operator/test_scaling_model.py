@@ -9,6 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import autoscaling_model as model
+from autoscaling_foresight import Foresight
 from autoscaling_model import Ask, Replay, Setting
 
 SETTING = Setting(rate=4000.0, ttft_s=5.0, first=2)
@@ -66,3 +67,17 @@ def test_it_costs_a_fifth_less_where_the_peer_serves_best(make, targets):
     found = model.cheapest(ours, best.within)
     assert found is not None
     assert found[1].saved(best) >= 0.2
+
+
+def test_who_knows_what_comes_needs_less_than_anybody():
+    """And has workers serve before the prompts come for which they are needed."""
+    burst = [Ask(100.0 + i / 100, 2000, 10) for i in range(40)]  # 20 s of work, due within 5
+    asks = [Ask(0.0, 4, 1), *burst, Ask(200.0, 4, 1)]
+    setting = Setting(rate=4000.0, ttft_s=5.0)
+    ahead = Replay(asks, setting, Foresight(asks, setting, patience=1.2)).run()
+    assert ahead.within > 0.9
+    first, *_ = [at for at, workers in ahead.course if workers > 1]
+    assert first <= 100.0 - model.START_S
+    assert ahead.course[-1][1] == 1
+    assert 20.0 < ahead.computing_s < 21.0
+    assert Replay(asks, setting, model.argosy(setting)(1, 60)).run().within < ahead.within
