@@ -31,7 +31,8 @@ def inputs(text, *, stream, sampling, exclude=None, kind=triton.InferInput):
 
 
 def text_of(result):
-    return result.as_numpy("text_output")[0].decode()
+    text = result.as_numpy("text_output")[0]
+    return text if isinstance(text, str) else text.decode()  # out of JSON it is one already
 
 
 def check_what_tools_ask_first():
