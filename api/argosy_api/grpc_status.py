@@ -3,7 +3,7 @@
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 
@@ -44,27 +44,44 @@ def error_of(code: grpc.StatusCode, message: str, trailing: Iterable[Any] | None
     return kind(message)
 
 
-@contextlib.asynccontextmanager
-async def errors_to_status(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
-    """Our errors become the call's status; what is not ours is logged and told without details.
+class Status(NamedTuple):
+    """What a call ends with."""
 
-    That includes panics of libraries in Rust, which are no Exceptions.
+    code: grpc.StatusCode
+    message: str
+    trailing: tuple[tuple[str, str], ...] = ()
+
+
+def status_of(error: BaseException) -> Status | None:
+    """How a peer is told of an error; None where it is none, but ends the task or the process.
+
+    What is not ours is logged and told without details. That includes panics of libraries in Rust, which are no
+    Exceptions. Call it where the error is handled: the log gets its traceback.
     """
-    try:
-        yield
-    except ArgosyError as error:
+    if isinstance(error, ArgosyError):
         trailing: tuple[tuple[str, str], ...] = ()
         if isinstance(error, OverloadedError):
             wait = str(round(1000 * min(error.retry_after_s, MAX_RETRY_AFTER_S)))
             trailing = ((RETRY_AFTER_KEY, wait), (PUSHBACK_KEY, wait))
-        await context.abort(code_of(error), error.message, trailing)
+        return Status(code_of(error), error.message, trailing)
+    if not is_fault(error):
+        return None
+    log.error("a call failed", exc_info=error)  # gRPC would send its text, which may hold what is not the caller's
+    return Status(grpc.StatusCode.INTERNAL, "internal error; the log has the cause")
+
+
+@contextlib.asynccontextmanager
+async def errors_to_status(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
+    """Errors become the call's status, as `status_of` says."""
+    try:
+        yield
     except grpc.aio.AbortError:
         raise
-    except BaseException as error:  # gRPC would send its text, which may hold what is not the caller's business
-        if not is_fault(error):
+    except BaseException as error:
+        status = status_of(error)
+        if status is None:
             raise
-        log.exception("a call failed")
-        await context.abort(grpc.StatusCode.INTERNAL, "internal error; the log has the cause")
+        await context.abort(*status)
 
 
 def _retry_after(trailing: Iterable[Any] | None) -> float:

@@ -156,6 +156,8 @@ MAX_MESSAGE_INTERVAL_MS = 1000
 """For which a router may have tokens of a stream wait for each other."""
 MAX_SUBSCRIBERS = 64
 """Streams of KV events that a worker serves at a time: one for each router that has no Redis."""
+MAX_SESSIONS = 256
+"""Streams of calls that a worker has at a time: one for each router."""
 MAX_TRANSFERS = 4
 """Workers that a worker sends blocks to at a time; and as many it fetches from."""
 MAX_TRANSFER_BLOCKS = 1 << 16

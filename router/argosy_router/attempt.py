@@ -1,24 +1,19 @@
 """One attempt at one worker: its call, its account there, and which of its chunks count."""
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
 
 import grpc
 
-from argosy_api.convert import ACCEPTED_KEY
 from argosy_api.errors import InternalError
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.clock import now
 from argosy_router.lost import DEATHS, NO_FAULT, Lost, meaning
 from argosy_router.routing.dispatch import Assignment, Decision
 
-T = TypeVar("T")
-
 
 class Attempt:
-    """A call of Generate that is under way. Close it, and nothing of it counts any more."""
+    """A call that is under way. Close it, and nothing of it counts any more."""
 
     def __init__(
         self,
@@ -38,8 +33,9 @@ class Attempt:
         self._request_id = request.request_id
         self._hung = False
         self._taken = taken
-        self._call = assignment.worker.stub.Generate(request, timeout=timeout, metadata=metadata)
-        self._listener = asyncio.ensure_future(self._note_acceptance())
+        self._call = assignment.worker.generate(
+            request, timeout=timeout, metadata=metadata, accepted=self._note_acceptance
+        )
 
     async def read(self) -> pb.GenerateChunk:
         """The next valid chunk; checks what promise 2 wants and keeps the books.
@@ -50,8 +46,8 @@ class Attempt:
 
         """
         while True:
-            chunk = await self._awaited(self._call.read())
-            if not isinstance(chunk, pb.GenerateChunk):  # grpc.aio.EOF
+            chunk = await self._next()
+            if chunk is None:
                 raise Lost("closed", "the stream ended before it was finished")
             if chunk.attempt != self.number:
                 continue  # of an attempt that is over
@@ -86,14 +82,13 @@ class Attempt:
 
     def close(self) -> None:
         """Cancel what still runs, and close the books. May be called twice."""
-        self._listener.cancel()
         self._call.cancel()
         self.assignment.close()
 
-    async def _awaited(self, answer: Awaitable[T]) -> T:
+    async def _next(self) -> pb.GenerateChunk | None:
         """What the call answers; its end becomes `Lost`, or the error that the worker meant."""
         try:
-            return await answer
+            return await self._call.read()
         except grpc.aio.AioRpcError as error:
             found = meaning(error, self._request_id)
             if isinstance(found, InternalError):
@@ -108,21 +103,8 @@ class Attempt:
             # grpc.aio raises this for a CANCELLED status of the peer, too: a server that is shut down
             raise Lost("unavailable", "CANCELLED by the worker") from None
 
-    async def _note_acceptance(self) -> None:
-        """Learns the submission's number, which the worker tells as soon as it has taken the request.
-
-        Beside the wait for the first token, which often comes at once and must not wait for this.
-        """
-        # what is wrong with the call, its reader says; grpc.aio raises CancelledError for the end of a call, too
-        with contextlib.suppress(grpc.aio.AioRpcError):
-            number = _number(await self._call.initial_metadata(), ACCEPTED_KEY)
-            if number is not None:
-                self.accepted = True
-                self.assignment.accepted(number)
-                self._taken(self.assignment.decision)
-
-
-def _number(metadata: Iterable[Any] | None, key: str) -> int | None:
-    """A whole number from metadata; None for anything else."""
-    text = next((value for name, value in metadata or () if name == key), None)
-    return int(text) if isinstance(text, str) and len(text) < 20 and text.isascii() and text.isdigit() else None
+    def _note_acceptance(self, number: int) -> None:
+        """The worker has taken it, as its submission with this number."""
+        self.accepted = True
+        self.assignment.accepted(number)
+        self._taken(self.assignment.decision)

@@ -14,10 +14,12 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from argosy_api import blocks
 from argosy_api.convert import ACCEPTED_KEY
 from argosy_api.ending import end
+from argosy_api.grpc_status import error_of
 from argosy_api.keys import BATCH_FIELD, Keys
 from argosy_api.membership import Canary, Deployment, Membership, RoutingPolicy, Worker
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc as rpc
+from argosy_worker.serve.session import Session
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEMPLATE = (
@@ -106,6 +108,28 @@ class Script:
         return True
 
 
+class _CallContext:
+    """What a call of a session has of an RPC's context."""
+
+    def __init__(self, call: pb.SessionCall, accepted: Callable[[int], object]) -> None:
+        self._call = call
+        self._accepted = accepted
+
+    def invocation_metadata(self):
+        return self._call.trace.items()
+
+    def time_remaining(self) -> float | None:
+        return self._call.timeout_seconds if self._call.HasField("timeout_seconds") else None
+
+    async def send_initial_metadata(self, pairs) -> None:
+        self._accepted(int(dict(pairs)[ACCEPTED_KEY]))
+
+    async def abort(self, code, details="", trailing=()):
+        error = error_of(code, details, trailing)
+        error.status = code.name
+        raise error
+
+
 @dataclass
 class FakeWorker(rpc.WorkerServicer):
     worker_id: str = "w0"
@@ -128,11 +152,15 @@ class FakeWorker(rpc.WorkerServicer):
     kv_block_bytes: int = 0
     transfer: float = 0.0
     embedding_size: int = 4
+    sessions: bool = True
+    """Offers one stream for all calls, as workers do; older ones don't."""
     adapters: dict[str, str] = field(default_factory=dict)
     script: Script = field(default_factory=Script)
 
     def __post_init__(self) -> None:
         self.requests: list[pb.GenerateRequest] = []
+        self.opened = 0
+        """Sessions."""
         self.cancelled: list[str] = []
         self.ended: list[str] = []
         self.cached: set[bytes] = set()
@@ -232,6 +260,7 @@ class FakeWorker(rpc.WorkerServicer):
             special_tokens={"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>"},
             queue_order=self.queue_order, queue_ageing=self.queue_ageing,
             role=self.role, revision=self.revision, kv_layout=self.kv_layout, kv_block_bytes=self.kv_block_bytes,
+            sessions=self.sessions,
         )  # fmt: skip
 
     def load(self) -> pb.Load:
@@ -263,6 +292,20 @@ class FakeWorker(rpc.WorkerServicer):
             raise
         finally:
             self.running -= 1
+
+    async def Session(self, request_iterator, context) -> AsyncIterator[pb.SessionReply]:
+        if not self.sessions:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+        self.opened += 1
+
+        async def answer(call, accepted):
+            async with contextlib.aclosing(self.Generate(call.request, _CallContext(call, accepted))) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+        async with contextlib.aclosing(Session(answer).replies(request_iterator)) as replies:
+            async for reply in replies:
+                yield reply
 
     async def _generate(self, request, context):
         script = self.script

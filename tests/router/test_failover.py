@@ -98,11 +98,11 @@ async def test_native_grpc_goes_on(make_rig):
     async with grpc.aio.insecure_channel(f"127.0.0.1:{rig.router.grpc_port}") as channel:
         request = pb.InferenceRequest(model="m", text="hello", sampling=pb.SamplingParams(max_tokens=COUNT))
         chunks = [chunk async for chunk in rpc.InferenceStub(channel).Generate(request)]
-    assert [c.index for c in chunks] == list(range(COUNT))
+    assert [i for c in chunks for i in range(c.index, c.index + len(c.token_ids))] == list(range(COUNT))
     assert [t for c in chunks for t in c.token_ids] == TOKENS
     assert "".join(c.text for c in chunks) == TEXT
-    assert [c.attempt for c in chunks] == [1] * 13 + [2] * (COUNT - 13)
-    assert [i for i, c in enumerate(chunks) if c.HasField("usage")] == [0, COUNT - 1]
+    assert [c.attempt for c in chunks for _ in c.token_ids] == [1] * 13 + [2] * (COUNT - 13)
+    assert [i for i, c in enumerate(chunks) if c.HasField("usage")] == [0, len(chunks) - 1]
     check_moved(rig, 13)
 
 

@@ -24,7 +24,8 @@ from argosy_worker.engine.trace import StepTrace
 from argosy_worker.kv_events.log import KvEventLog
 from argosy_worker.serve.lifecycle import Lifecycle
 from argosy_worker.serve.messages import model_info
-from argosy_worker.serve.server import Serving, make_server
+from argosy_worker.serve.server import make_server
+from argosy_worker.serve.serving import Serving
 from argosy_worker.speculation.config import SpeculationConfig
 from argosy_worker.speculation.draft_model import DraftModel
 

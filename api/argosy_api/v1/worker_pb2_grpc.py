@@ -40,6 +40,11 @@ class WorkerStub(object):
                 request_serializer=argosy__api_dot_v1_dot_worker__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=argosy__api_dot_v1_dot_worker__pb2.GenerateChunk.FromString,
                 _registered_method=True)
+        self.Session = channel.stream_stream(
+                '/argosy.v1.Worker/Session',
+                request_serializer=argosy__api_dot_v1_dot_worker__pb2.SessionRequest.SerializeToString,
+                response_deserializer=argosy__api_dot_v1_dot_worker__pb2.SessionReply.FromString,
+                _registered_method=True)
         self.GetLoad = channel.unary_unary(
                 '/argosy.v1.Worker/GetLoad',
                 request_serializer=argosy__api_dot_v1_dot_worker__pb2.GetLoadRequest.SerializeToString,
@@ -68,6 +73,16 @@ class WorkerServicer(object):
 
     def Generate(self, request, context):
         """Streams the answer. Cancelling the call aborts the request and frees its blocks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Session(self, request_iterator, context):
+        """The same for all requests of one router, over one stream for as long as both live: it begins calls and cancels them,
+        and what the worker has for any of them comes together, so that a token costs no message of its own. Only where
+        ModelInfo says `sessions`. When it ends, however, all its calls have ended; when the router closes its side, those
+        under way run to their ends.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,6 +126,11 @@ def add_WorkerServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=argosy__api_dot_v1_dot_worker__pb2.GenerateRequest.FromString,
                     response_serializer=argosy__api_dot_v1_dot_worker__pb2.GenerateChunk.SerializeToString,
+            ),
+            'Session': grpc.stream_stream_rpc_method_handler(
+                    servicer.Session,
+                    request_deserializer=argosy__api_dot_v1_dot_worker__pb2.SessionRequest.FromString,
+                    response_serializer=argosy__api_dot_v1_dot_worker__pb2.SessionReply.SerializeToString,
             ),
             'GetLoad': grpc.unary_unary_rpc_method_handler(
                     servicer.GetLoad,
@@ -161,6 +181,33 @@ class Worker(object):
             '/argosy.v1.Worker/Generate',
             argosy__api_dot_v1_dot_worker__pb2.GenerateRequest.SerializeToString,
             argosy__api_dot_v1_dot_worker__pb2.GenerateChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Session(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/argosy.v1.Worker/Session',
+            argosy__api_dot_v1_dot_worker__pb2.SessionRequest.SerializeToString,
+            argosy__api_dot_v1_dot_worker__pb2.SessionReply.FromString,
             options,
             channel_credentials,
             insecure,

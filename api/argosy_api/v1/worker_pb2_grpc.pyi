@@ -38,6 +38,12 @@ class WorkerStub:
     def __new__(cls, channel: _aio.Channel) -> WorkerAsyncStub: ...
     Generate: _grpc.UnaryStreamMultiCallable[_worker_pb2.GenerateRequest, _worker_pb2.GenerateChunk]
     """Streams the answer. Cancelling the call aborts the request and frees its blocks."""
+    Session: _grpc.StreamStreamMultiCallable[_worker_pb2.SessionRequest, _worker_pb2.SessionReply]
+    """The same for all requests of one router, over one stream for as long as both live: it begins calls and cancels them,
+    and what the worker has for any of them comes together, so that a token costs no message of its own. Only where
+    ModelInfo says `sessions`. When it ends, however, all its calls have ended; when the router closes its side, those
+    under way run to their ends.
+    """
     GetLoad: _grpc.UnaryUnaryMultiCallable[_worker_pb2.GetLoadRequest, _worker_pb2.Load]
     GetModel: _grpc.UnaryUnaryMultiCallable[_worker_pb2.GetModelRequest, _worker_pb2.ModelInfo]
     """Everything a router must know to tokenize and to address blocks. UNAVAILABLE while the model is loading."""
@@ -59,6 +65,12 @@ class WorkerAsyncStub(WorkerStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_worker_pb2.GenerateRequest, _worker_pb2.GenerateChunk]  # type: ignore[assignment]
     """Streams the answer. Cancelling the call aborts the request and frees its blocks."""
+    Session: _aio.StreamStreamMultiCallable[_worker_pb2.SessionRequest, _worker_pb2.SessionReply]  # type: ignore[assignment]
+    """The same for all requests of one router, over one stream for as long as both live: it begins calls and cancels them,
+    and what the worker has for any of them comes together, so that a token costs no message of its own. Only where
+    ModelInfo says `sessions`. When it ends, however, all its calls have ended; when the router closes its side, those
+    under way run to their ends.
+    """
     GetLoad: _aio.UnaryUnaryMultiCallable[_worker_pb2.GetLoadRequest, _worker_pb2.Load]  # type: ignore[assignment]
     GetModel: _aio.UnaryUnaryMultiCallable[_worker_pb2.GetModelRequest, _worker_pb2.ModelInfo]  # type: ignore[assignment]
     """Everything a router must know to tokenize and to address blocks. UNAVAILABLE while the model is loading."""
@@ -83,6 +95,18 @@ class WorkerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_pb2.GenerateChunk], _abc.AsyncIterator[_worker_pb2.GenerateChunk]]:
         """Streams the answer. Cancelling the call aborts the request and frees its blocks."""
+
+    @_abc_1.abstractmethod
+    def Session(
+        self,
+        request_iterator: _MaybeAsyncIterator[_worker_pb2.SessionRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_worker_pb2.SessionReply], _abc.AsyncIterator[_worker_pb2.SessionReply]]:
+        """The same for all requests of one router, over one stream for as long as both live: it begins calls and cancels them,
+        and what the worker has for any of them comes together, so that a token costs no message of its own. Only where
+        ModelInfo says `sessions`. When it ends, however, all its calls have ended; when the router closes its side, those
+        under way run to their ends.
+        """
 
     @_abc_1.abstractmethod
     def GetLoad(

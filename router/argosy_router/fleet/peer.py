@@ -1,7 +1,7 @@
 """One worker as the router knows it."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from argosy_api import limits
 from argosy_api.keys import LEASE_TTL_S
@@ -9,6 +9,8 @@ from argosy_api.membership import Worker
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router import clock
 from argosy_router.fleet import channels
+from argosy_router.fleet.calls import Call, Metadata, OwnCall
+from argosy_router.fleet.session import Session
 from argosy_router.routing.books import REPORT_GOOD_S, Books, Report, reported_line
 from argosy_router.routing.line import Waiting
 from argosy_router.text.models import ServedModel
@@ -22,6 +24,8 @@ HUNG_S = 10.0
 """A step takes longer only in an engine that hangs: requests go elsewhere, also those that wait there. (`silence.py`
 notices most of them before.)"""
 MAX_NUMBER = 1e12
+OWN_CALL_BYTES = limits.MAX_GRPC_MESSAGE // 2
+"""A larger request has a call of its own: were it larger than a message may be, a session would break of it."""
 
 
 class Peer:
@@ -30,6 +34,7 @@ class Peer:
     def __init__(self, spec: Worker) -> None:
         self.spec = spec
         self.channel, self.stub = channels.open_channel(spec.address)
+        self.session = Session(self.stub)
         self.facts: ServedModel | None = None
         self.load: pb.Load | None = None
         """The newest report of its process."""
@@ -66,6 +71,20 @@ class Peer:
     def adapters(self) -> Mapping[str, str]:
         """Adapters that it has, as it said last: name -> digest."""
         return self.load.adapters if self.load is not None else {}
+
+    def generate(
+        self,
+        request: pb.GenerateRequest,
+        *,
+        timeout: float | None,
+        metadata: Metadata | None,
+        accepted: Callable[[int], object],
+    ) -> Call:
+        """Begin a call, on the session with it where it offers one. `accepted`: see `OwnCall`."""
+        offered = self.facts is not None and self.facts.sessions and not self.session.refused
+        if offered and request.ByteSize() <= OWN_CALL_BYTES:
+            return self.session.begin(request, timeout=timeout, metadata=metadata, accepted=accepted)
+        return OwnCall(self.stub, request, timeout=timeout, metadata=metadata, accepted=accepted)
 
     def take_load(self, load: pb.Load, now: float, *, age: float = 0.0) -> None:
         """A report, from the worker or through Redis, about `age` seconds old.
@@ -105,6 +124,7 @@ class Peer:
         if self.facts is not None and facts.epoch != self.facts.epoch:
             self.load, self.load_at = None, float("-inf")
             self.books.take(None)
+            self.session.refused = False
         self.facts = facts
 
     @property

@@ -56,6 +56,8 @@ class ServedModel:
     kv_layout: str = ""
     """What the bytes of its blocks mean; empty: it does not exchange any."""
     kv_block_bytes: int = 0
+    sessions: bool = False
+    """Whether it takes calls over one stream."""
     discipline: Discipline
     """How the engine orders its line."""
     tokenizer_key: str
@@ -155,6 +157,7 @@ class ModelLibrary:
             embedding_size=info.embedding_size,
             kv_layout=info.kv_layout,
             kv_block_bytes=info.kv_block_bytes,
+            sessions=info.sessions,
             discipline=_discipline(info),
             tokenizer_key=key,
         )

@@ -26,7 +26,8 @@ from argosy_worker.serve.hosting import StartError, bind, first, give_up, stop_s
 from argosy_worker.serve.lifecycle import Lifecycle
 from argosy_worker.serve.messages import model_info, served_model
 from argosy_worker.serve.pages import MetricsServer
-from argosy_worker.serve.server import Serving, make_server
+from argosy_worker.serve.server import make_server
+from argosy_worker.serve.serving import Serving
 from argosy_worker.serve.settings import Settings
 from argosy_worker.serve.startup import Loaded, load
 
@@ -103,7 +104,7 @@ async def _serve(
             await first((thread.ended, lost), stop)
             await serving.set_health(serving=False)
             if lost.done() or not engine.alive:
-                events.close()
+                serving.end_streams()
                 await server.stop(_GRACE_S)  # for the last words of the streams
             if lost.done():
                 return _lose_group(state, lost.result())
@@ -115,7 +116,7 @@ async def _serve(
             log.info("draining, at most %g s", seconds)
             finished, aborted = await engine.drain(seconds)
             log.info("drained: %d finished, %d aborted", finished, aborted)
-        events.close()  # else the server would wait for its subscribers
+        serving.end_streams()
         engine.stop()
         await asyncio.wait({thread.ended}, timeout=_GRACE_S)
         if group is not None:

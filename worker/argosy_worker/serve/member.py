@@ -19,7 +19,8 @@ from argosy_worker.kv_events.log import KvEventLog
 from argosy_worker.serve.hosting import bind, first, give_up, stop_signals, tell
 from argosy_worker.serve.lifecycle import Lifecycle
 from argosy_worker.serve.pages import MetricsServer
-from argosy_worker.serve.server import Serving, make_server
+from argosy_worker.serve.server import make_server
+from argosy_worker.serve.serving import Serving
 from argosy_worker.serve.settings import Settings
 from argosy_worker.serve.sizes import size_cache
 from argosy_worker.serve.startup import check_group, options

@@ -63,6 +63,7 @@ def model_info(engine: Engine, **more: Any) -> pb.ModelInfo:
         max_model_len=config.max_model_len,
         kv_layout=engine.blocks.layout,
         kv_block_bytes=engine.blocks.bytes_per_block,
+        sessions=True,
         queue_order=config.scheduler.order.value,
         queue_ageing=config.scheduler.ageing,
         **facts,

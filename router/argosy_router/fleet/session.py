@@ -1,0 +1,230 @@
+"""All calls to one worker over one stream: what an RPC for each would cost both sides is paid once a step.
+
+The stream is opened with the first call, and again by the next call after it broke. With it all its calls end, as RPCs
+of one connection do.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable
+
+import grpc
+
+from argosy_api import limits
+from argosy_api.v1 import worker_pb2 as pb
+from argosy_api.v1 import worker_pb2_grpc as rpc
+from argosy_router.fleet.calls import Metadata
+
+MESSAGE_BYTES = 1024 * 1024
+"""A message that has so many takes no further command, so that it stays below what one may have."""
+UNREAD_CHUNKS = 64
+"""Where a call has so many that nobody has read, its worker is told to pause; and to go on when all are read."""
+
+_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+_PATIENT = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class SessionCall:
+    """One of them (a `Call`)."""
+
+    def __init__(self, session: "Session", number: int, accepted: Callable[[int], object]) -> None:
+        self.number = number
+        self._session = session
+        self._accepted = accepted
+        self._chunks: deque[pb.GenerateChunk] = deque()
+        self._reader: asyncio.Future[None] | None = None
+        self._ended = False
+        self._error: grpc.aio.AioRpcError | None = None
+        self._cancelled = False
+        self._paused = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def read(self) -> pb.GenerateChunk | None:
+        """See `Call`."""
+        chunks = self._chunks
+        while not chunks:
+            if self._cancelled:
+                raise asyncio.CancelledError
+            if self._error is not None:
+                raise self._error
+            if self._ended:
+                return None
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+        chunk = chunks.popleft()
+        while chunks and _follows(chunks[0], chunk):  # whoever reads is behind: a chunk costs him more than its tokens
+            _join(chunk, chunks.popleft())
+        if self._paused and not chunks and not self._ended:
+            self._paused = False
+            self._session.send(pb.SessionCommand(call=self.number, pause=False))
+        return chunk
+
+    def cancel(self) -> None:
+        """See `Call`."""
+        if not self._ended:
+            self._session.cancel(self.number)
+            self._end(None)
+        self._cancelled = True
+        self._chunks.clear()
+
+    def end_after(self, seconds: float) -> None:
+        """Set its deadline, which the worker was told, too."""
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._expire)
+
+    # --- from the session
+
+    def take(self, event: pb.SessionEvent) -> bool:
+        """Something came. False: it was the last."""
+        what = event.WhichOneof("what")
+        if what == "chunk":
+            self._take(event.chunk)
+        elif what == "accepted":
+            self._accepted(event.accepted)
+        elif what == "end":
+            end = event.end
+            code = _CODES.get(end.code, grpc.StatusCode.UNKNOWN)
+            self._end(None if code is grpc.StatusCode.OK else error(code, end.message, dict(end.trailing)))
+        return not self._ended
+
+    def fail(self, why: grpc.aio.AioRpcError) -> None:
+        """The session ended."""
+        self._end(why)
+
+    def _take(self, chunk: pb.GenerateChunk) -> None:
+        chunks = self._chunks
+        chunks.append(chunk)
+        if chunk.finish_reason:
+            self._end(None)
+            return
+        if len(chunks) >= UNREAD_CHUNKS and not self._paused:
+            self._paused = True
+            self._session.send(pb.SessionCommand(call=self.number, pause=True))
+        elif len(chunks) >= limits.MAX_STREAM_CHUNKS:  # no worker of ours goes on so long when it was told to pause
+            self._session.cancel(self.number)
+            self._end(error(_PATIENT, f"{limits.MAX_STREAM_CHUNKS} chunks are unread"))
+            return
+        self._wake()
+
+    def _expire(self) -> None:
+        self._session.cancel(self.number)
+        self._end(error(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed"))
+
+    def _end(self, why: grpc.aio.AioRpcError | None) -> None:
+        if not self._ended:
+            self._ended, self._error = True, why
+            if self._timer is not None:
+                self._timer.cancel()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+
+def _follows(later: pb.GenerateChunk, chunk: pb.GenerateChunk) -> bool:
+    return later.attempt == chunk.attempt and later.index == chunk.index + len(chunk.token_ids)
+
+
+def _join(chunk: pb.GenerateChunk, later: pb.GenerateChunk) -> None:
+    """Appends what follows it."""
+    index, text = chunk.index, chunk.text + later.text
+    chunk.MergeFrom(later)
+    chunk.index, chunk.text = index, text
+
+
+class Session:
+    """With one worker. Event loop only."""
+
+    def __init__(self, stub: "rpc.WorkerAsyncStub") -> None:
+        self.refused = False
+        """The worker does not know sessions, whatever it said: another process has its address."""
+        self._stub = stub
+        self._count = 0
+        self._calls: dict[int, SessionCall] = {}
+        self._commands: list[pb.SessionCommand] = []
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(
+        self,
+        request: pb.GenerateRequest,
+        *,
+        timeout: float | None,
+        metadata: Metadata | None,
+        accepted: Callable[[int], object],
+    ) -> SessionCall:
+        """A call. `accepted`: see `OwnCall`."""
+        self._count += 1
+        begun = pb.SessionCall(request=request, timeout_seconds=timeout, trace=dict(metadata or ()))
+        call = self._calls[self._count] = SessionCall(self, self._count, accepted)
+        if timeout is not None:
+            call.end_after(timeout)
+        if self._task is None:
+            self._task = asyncio.ensure_future(self._run())
+        self.send(pb.SessionCommand(call=call.number, begin=begun))
+        return call
+
+    def send(self, command: pb.SessionCommand) -> None:
+        """A command, with the next message."""
+        self._commands.append(command)
+        self._wake.set()
+
+    def cancel(self, number: int) -> None:
+        """Nothing more of a call is wanted."""
+        if self._calls.pop(number, None) is None:
+            return
+        kept = [command for command in self._commands if command.call != number]
+        if any(command.HasField("begin") for command in self._commands if command.call == number):
+            self._commands = kept  # the worker has never heard of it
+        else:
+            self.send(pb.SessionCommand(call=number, cancel=True))
+
+    async def _run(self) -> None:
+        stream = self._stub.Session()  # type: ignore[call-arg]  # requests are written: the types know iterators only
+        writing = asyncio.ensure_future(self._write(stream))
+        why = error(grpc.StatusCode.UNAVAILABLE, "the session ended")
+        try:
+            while isinstance(reply := await stream.read(), pb.SessionReply):
+                for event in reply.events:
+                    call = self._calls.get(event.call)
+                    if call is not None and not call.take(event):
+                        self._calls.pop(event.call, None)
+        except grpc.aio.AioRpcError as failed:
+            why = failed
+            if failed.code() is grpc.StatusCode.UNIMPLEMENTED:
+                self.refused = True
+                why = error(grpc.StatusCode.UNAVAILABLE, "the worker does not know sessions")
+        except asyncio.CancelledError:  # also for a CANCELLED of the worker, and for a channel that was closed
+            why = error(grpc.StatusCode.CANCELLED, "the session was cancelled")
+        finally:
+            writing.cancel()
+            stream.cancel()
+            calls, self._calls, self._commands, self._task = self._calls, {}, [], None
+            for call in calls.values():
+                call.fail(why)
+
+    async def _write(self, stream: "grpc.aio.StreamStreamCall[pb.SessionRequest, pb.SessionReply]") -> None:
+        # what is wrong with the stream its reader says; InvalidStateError: it has ended
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._commands:
+                    await stream.write(self._message())
+
+    def _message(self) -> pb.SessionRequest:
+        count = size = 0
+        for command in self._commands:
+            if size >= MESSAGE_BYTES:
+                break
+            count, size = count + 1, size + command.ByteSize()
+        message = pb.SessionRequest(commands=self._commands[:count])
+        del self._commands[:count]
+        return message
+
+
+def error(code: grpc.StatusCode, details: str, trailing: dict[str, str] | None = None) -> grpc.aio.AioRpcError:
+    """As a call of its own would end."""
+    metadata = grpc.aio.Metadata(*(trailing or {}).items())
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), metadata, details, "")
