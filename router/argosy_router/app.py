@@ -62,6 +62,8 @@ BACKLOG = 1024
 """Connections that wait to be accepted."""
 GAUGE_S = 1.0
 BURST_S = 0.02
+YOUNG = 10_000
+"""Objects that come before the collector looks at them. A request makes some thousands, and few of them in cycles."""
 
 
 class Router:
@@ -291,6 +293,7 @@ async def serve(settings: Settings, source: MembershipSource) -> None:
         # the modules' hundred thousand
         gc.collect()
         gc.freeze()
+        gc.set_threshold(YOUNG)
         await asked.wait()
         log.info("draining for up to %g s", settings.drain_seconds)
         draining = asyncio.create_task(router.drain())

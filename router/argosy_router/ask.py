@@ -74,17 +74,17 @@ class Ask:
         """Answers wanted."""
         return max(1, len(self.prompts)) * self.n
 
-    def choice_params(self, i: int, drawn: int) -> SamplingParams:
-        """Parameters of the i-th sample of a prompt: each has a seed of its own, or all would be the same.
+    def choice_params(self, params: SamplingParams, i: int, drawn: int) -> SamplingParams:
+        """`params` for the i-th sample of a prompt: each has a seed of its own, or all would be the same.
 
         Without a seed in the request it is `drawn` here, so that whoever goes on with the request elsewhere knows it.
         """
         if self.resumption is not None:
-            return replace(self.params, seed=self.resumption.seed, max_tokens=self.resumption.max_tokens)
-        if self.params.greedy and self.params.seed is None:
-            return self.params
-        seed = drawn if self.params.seed is None else self.params.seed + i
-        return replace(self.params, seed=seed % (limits.MAX_SEED + 1))
+            return replace(params, seed=self.resumption.seed, max_tokens=self.resumption.max_tokens)
+        if params.greedy and params.seed is None:
+            return params
+        seed = drawn if params.seed is None else params.seed + i
+        return replace(params, seed=seed % (limits.MAX_SEED + 1))
 
 
 def of_tenant(ask: Ask, tenant: Tenant, *, share_cache: bool) -> Ask:
@@ -97,7 +97,10 @@ def of_tenant(ask: Ask, tenant: Tenant, *, share_cache: bool) -> Ask:
     _check_salt(ask.cache_salt)
     check_priority(ask.priority)
     salt = ask.cache_salt if share_cache else tenant.salt(ask.cache_salt)
-    return replace(ask, cache_salt=salt, priority=tenant.priority(ask.priority))
+    priority = tenant.priority(ask.priority)
+    if (salt, priority) == (ask.cache_salt, ask.priority):
+        return ask
+    return replace(ask, cache_salt=salt, priority=priority)
 
 
 def _check_salt(salt: str) -> None:

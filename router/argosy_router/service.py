@@ -8,7 +8,6 @@ import contextlib
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import replace
 
 from argosy_api.errors import (
     ArgosyError,
@@ -185,7 +184,7 @@ class Service:
         jobs: list[Job] = []
         for tokens, ids, chosen in ((p.tokens, p.block_ids, q) for p, q in zip(prompts, params, strict=True)):
             for i in range(ask.n):
-                seeded = replace(ask, params=chosen).choice_params(i, secrets.randbits(63))
+                seeded = ask.choice_params(chosen, i, secrets.randbits(63))
                 job = Job(
                     deployment=state,
                     request_id=caller.request_id,

@@ -46,6 +46,10 @@ def test_prompts(prompt, prompts):
     assert list(oai_parse.completions({"model": "m", "prompt": prompt}).prompts) == prompts
 
 
+def seed_of(request, i, *, drawn):
+    return request.ask().choice_params(request.params, i, drawn).seed
+
+
 def test_vllm_extensions():
     """All that can be honoured is."""
     request = completion(
@@ -56,9 +60,9 @@ def test_vllm_extensions():
     assert (p.top_k, p.ignore_eos, p.min_tokens, p.stop_token_ids, p.prompt_logprobs) == (5, True, 2, (7,), 1)
     assert (p.stop, p.seed, p.logprobs) == (("x",), 3, 4)
     assert (request.cache_salt, request.return_token_ids, request.n) == ("s", True, 2)
-    assert [request.ask().choice_params(i, drawn=9).seed for i in range(2)] == [3, 4]
-    assert [completion(n=2).ask().choice_params(i, drawn=9 + i).seed for i in range(2)] == [9, 10]
-    assert completion(temperature=0).ask().choice_params(1, drawn=9).seed is None, "the same, whatever is drawn"
+    assert [seed_of(request, i, drawn=9) for i in range(2)] == [3, 4]
+    assert [seed_of(completion(n=2), i, drawn=9 + i) for i in range(2)] == [9, 10]
+    assert seed_of(completion(temperature=0), 1, drawn=9) is None, "the same, whatever is drawn"
     assert completion(top_k=-1).params.top_k == 0
 
 

@@ -21,6 +21,7 @@ from argosy_router.fronts.credentials import TENANT
 from argosy_router.fronts.gathered import Gathered
 from argosy_router.fronts.http_body import SLOWEST, read_body
 from argosy_router.fronts.oip_binary import Packed
+from argosy_router.fronts.outflow import Outflow
 from argosy_router.fronts.text_request import TextRequest
 from argosy_router.picked import HEADER, parsed
 from argosy_router.prepared import Prepared
@@ -197,16 +198,16 @@ class Exchange:
             }
             response = web.StreamResponse(headers=headers)
             await response.prepare(http)
-            try:
-                await self._events(response, taken, answer, flights)
-            except ArgosyError as error:
-                await _write(response, answer.failure(error))
-                raise StreamedError(response, error) from None
-            async with asyncio.timeout(WRITE_S):
-                await response.write_eof()
+            with Outflow(http, response, patience_s=WRITE_S) as out:
+                try:
+                    await self._events(out, taken, answer, flights)
+                except ArgosyError as error:
+                    await out.write(answer.failure(error))
+                    raise StreamedError(response, error) from None
+                await out.end()
             return response
 
-    async def _events(self, response: web.StreamResponse, taken: Request, answer: Answering, flights: Volley) -> None:
+    async def _events(self, out: Outflow, taken: Request, answer: Answering, flights: Volley) -> None:
         opening = answer.opening(flights.cached_so_far)
         async with aclosing(flights.chunks()) as chunks:
             async for i, chunk in chunks:
@@ -215,8 +216,8 @@ class Exchange:
                 event = opening + await answer.event(i, chunk)
                 opening = b""
                 if event:
-                    await _write(response, event)
-        await _write(response, opening + answer.ending(flights.cached_tokens, flights.delivered))
+                    await out.write(event)
+        await out.write(opening + answer.ending(flights.cached_tokens, flights.delivered))
 
 
 def in_its_words(error: InvalidArgumentError, names: Mapping[str, str]) -> InvalidArgumentError:
@@ -239,8 +240,3 @@ async def send(http: web.Request, document: dict[str, Any] | Packed, headers: di
         await response.prepare(http)
         await response.write_eof()
     return response
-
-
-async def _write(response: web.StreamResponse, data: bytes) -> None:
-    async with asyncio.timeout(WRITE_S):
-        await response.write(data)

@@ -88,6 +88,7 @@ class Fields:
         self._paths = paths or {}
         self._texts = texts
         self._known: set[str] = set()
+        self._seen = _seen.get()
         self.ignored: list[str] = []
         """Fields that were given, change nothing here, and are told of."""
 
@@ -99,20 +100,19 @@ class Fields:
 
     def raw(self, name: str) -> Any:
         """The value, or None when it is not given."""
-        self._note(name, {})
-        return self._rest.pop(name, None)
+        return self._take(name)
 
-    def _note(self, name: str, schema: dict[str, Any]) -> None:
+    def _take(self, name: str, **schema: str) -> Any:
+        """The same; `schema` is what may stand there. Of a hundred fields a request has five: it costs little."""
         self._known.add(name)
-        found = _seen.get()
-        if found is not None:
-            told = found.setdefault(self.path(name), {})
+        if self._seen is not None:
+            told = self._seen.setdefault(self.path(name), {})
             told.pop("enum", None)  # what is neutral elsewhere may be more here
             told.update(schema)
+        return self._rest.pop(name, None)
 
-    def _plain(self, name: str) -> Any:
+    def _plain(self, value: Any) -> Any:
         """The value; what a text says, where it may be one and says a number or a boolean."""
-        value = self.raw(name)
         if not self._texts or not isinstance(value, str) or len(value) > _MAX_NUMBER:
             return value
         try:
@@ -127,8 +127,9 @@ class Fields:
 
     def integer(self, name: str) -> int | None:
         """An integer; its range is checked with the sampling parameters."""
-        self._note(name, {"type": "integer"})
-        value = self._plain(name)
+        if (value := self._take(name, type="integer")) is None:
+            return None
+        value = self._plain(value)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
@@ -137,25 +138,25 @@ class Fields:
 
     def number(self, name: str) -> float | None:
         """An integer or a fraction."""
-        self._note(name, {"type": "number"})
-        value = self._plain(name)
+        if (value := self._take(name, type="number")) is None:
+            return None
+        value = self._plain(value)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise self.wrong(name, value, "a number")
         return value
 
     def boolean(self, name: str) -> bool | None:
         """True or false."""
-        self._note(name, {"type": "boolean"})
-        value = self._plain(name)
+        if (value := self._take(name, type="boolean")) is None:
+            return None
+        value = self._plain(value)
         if value is not None and not isinstance(value, bool):
             raise self.wrong(name, value, "a boolean")
         return value
 
     def string(self, name: str, *, limit: int = limits.MAX_PROMPT_BYTES) -> str | None:
         """Text of at most `limit` characters."""
-        self._note(name, {"type": "string"})
-        value = self.raw(name)
-        if value is None:
+        if (value := self._take(name, type="string")) is None:
             return None
         if not isinstance(value, str):
             raise self.wrong(name, value, "a string")
@@ -173,17 +174,15 @@ class Fields:
 
     def array(self, name: str) -> list[Any] | None:
         """A list of anything."""
-        self._note(name, {"type": "array"})
-        value = self.raw(name)
+        value = self._take(name, type="array")
         if value is not None and not isinstance(value, list):
             raise self.wrong(name, value, "an array")
         return value
 
     def neutral(self, name: str, *allowed: Any) -> None:
         """A field of the protocol that cannot be honoured: refused, unless its value asks for nothing."""
-        found = _seen.get()
-        if found is not None:
-            found.setdefault(self.path(name), {"enum": [None, *allowed]})
+        if self._seen is not None:
+            self._seen.setdefault(self.path(name), {"enum": [None, *allowed]})
         self._known.add(name)
         value = self._rest.pop(name, None)
         if value is None or any(value == a and isinstance(value, bool) == isinstance(a, bool) for a in allowed):
@@ -193,8 +192,7 @@ class Fields:
 
     def passed_over(self, name: str, *neutral: Any) -> None:
         """A field of other servers that changes no token, and means nothing here."""
-        self._note(name, {"description": "Changes nothing here."})
-        value = self.raw(name)
+        value = self._take(name, description="Changes nothing here.")
         if value is not None and value not in neutral:
             self.ignored.append(self.path(name))
 
