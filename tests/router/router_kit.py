@@ -122,7 +122,8 @@ class _CallContext:
         return self._call.timeout_seconds if self._call.HasField("timeout_seconds") else None
 
     async def send_initial_metadata(self, pairs) -> None:
-        self._accepted(int(dict(pairs)[ACCEPTED_KEY]))
+        if (number := dict(pairs).get(ACCEPTED_KEY)) is not None:
+            self._accepted(int(number))
 
     async def abort(self, code, details="", trailing=()):
         error = error_of(code, details, trailing)

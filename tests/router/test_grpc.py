@@ -46,7 +46,7 @@ async def test_native_streams_the_workers_chunks(rig, channel, kind):
     request = pb.InferenceRequest(model="m", request_id="mine", sampling=pb.SamplingParams(max_tokens=8), **prompt)
     chunks, metadata = await native(channel, request)
     assert [t for c in chunks for t in c.token_ids] == answer_of(encode("hello"), 8)
-    assert [c.index for c in chunks] == list(range(8))
+    assert [i for c in chunks for i in range(c.index, c.index + len(c.token_ids))] == list(range(8))
     assert "".join(c.text for c in chunks) == TEXT
     assert {c.request_id for c in chunks} == {"mine"}
     assert chunks[-1].finish_reason == pb.FINISH_REASON_LENGTH

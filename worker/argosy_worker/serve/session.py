@@ -153,15 +153,16 @@ class Session:
         def accepted(number: int) -> None:
             self._put(pb.SessionEvent(call=call.number, accepted=number))
 
+        finished = False
         async with contextlib.aclosing(self._answer(begin, accepted)) as chunks:
             async for chunk in chunks:
                 call.sending = True
                 call.may_go_on()
                 self._put(pb.SessionEvent(call=call.number, chunk=chunk))
-                if chunk.finish_reason:
-                    return None
-                await call.free.wait()
-        return Status(grpc.StatusCode.OK, "")
+                finished = bool(chunk.finish_reason)
+                if not finished:
+                    await call.free.wait()
+        return None if finished else Status(grpc.StatusCode.OK, "")
 
 
 class Sessions:
