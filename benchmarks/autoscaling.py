@@ -84,9 +84,8 @@ def main() -> None:
         most = max(ours.values(), key=lambda r: r.within)
         print(f"ours at its best: {100 * most.within:.1f} % for {most.replica_seconds:,.0f}")
         least = min(ours.values(), key=lambda r: r.replica_seconds)
-        print(
-            f"ours at its cheapest: {100 * least.within:.1f} % for {least.replica_seconds:,.0f}, of which prompts took {least.computing_s:,.0f}"
-        )
+        share, cost = f"{100 * least.within:.1f} %", f"{least.replica_seconds:,.0f}"
+        print(f"ours at its cheapest: {share} for {cost}, of which prompts took {least.computing_s:,.0f}")
         if not asks[0].blocks:
             ahead = Replay(asks, setting, Foresight(asks, setting, patience=1.0)).run()
             print(f"who knows what comes: {100 * ahead.within:.1f} % for {ahead.replica_seconds:,.0f}")
