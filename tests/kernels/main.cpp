@@ -77,7 +77,10 @@ void layers(const Tests& tests, const Shape& s) {
   Random random(uint64_t(s.heads) * 7919 + s.head_dim * 31 + s.window + s.cache_bits + s.block_size + s.bits);
   const Model model(random, s);
   constexpr int ROWS = 37, BLOCKS = 8;
-  const Floats x = numbers(random, size_t(ROWS) * s.hidden), before = numbers(random, size_t(5) * s.hidden);
+  Floats x = numbers(random, size_t(ROWS) * s.hidden);
+  const Floats before = numbers(random, size_t(5) * s.hidden);
+  for (int row = 0; row < ROWS; row++)  // a channel that is larger than others: of another block in some rows, and in some of none
+    if (row % 10) x[size_t(row) * s.hidden + (row < 20 ? 3 : 50)] *= 20;
   const std::vector<int32_t> table = {5, 1, 4}, others = {0, 7}, again = {2, 6, 3};
   Floats first;
   for (const auto& engine : tests.engines) {

@@ -19,12 +19,13 @@ struct Shape {
   int kv_width() const { return kv_heads * head_dim; }
 };
 
-inline Doubles rounded(const Doubles& x) {
+inline Doubles rounded(const Doubles& x, Doubles* scales = nullptr) {
   Doubles of(x.size());
   for (size_t begin = 0; begin < x.size(); begin += GROUP) {
     float most = 0;
     for (int i = 0; i < GROUP; i++) most = std::max(most, std::fabs(float(x[begin + i])));
     const float by = most > 1e-30f ? 127.0f / most : 0.0f, d = most > 1e-30f ? most / 127.0f : 0.0f;
+    if (scales) scales->push_back(double(d));
     for (int i = 0; i < GROUP; i++) of[begin + i] = double(std::nearbyint(float(x[begin + i]) * by)) * double(d);
   }
   return of;
@@ -48,10 +49,12 @@ inline Doubles product(const Weights& w, const Doubles& x, Doubles* size = nullp
   return of;
 }
 
-// The same of activations in twice 8 bits: what the first ones leave is rounded, too.
+// The same of activations of which coarse blocks have twice 8 bits: what the first ones leave is rounded, too.
 inline Doubles product_of_two(const Weights& w, const Doubles& x) {
-  Doubles first = rounded(x), rest = x;
-  for (size_t i = 0; i < x.size(); i++) rest[i] -= first[i];
+  Doubles scales, first = rounded(x, &scales), rest = x;
+  double mean = 0;
+  for (double d : scales) mean += d / double(scales.size());
+  for (size_t i = 0; i < x.size(); i++) rest[i] = scales[i / GROUP] < double(argosy::COARSE) * mean ? 0 : rest[i] - first[i];
   first = product(w, x);
   const Doubles second = product(w, rest);
   for (int o = 0; o < w.out; o++) first[o] += second[o] - (w.bias.empty() ? 0.0 : double(w.bias[o]));

@@ -11,6 +11,7 @@ namespace argosy {
 constexpr int GROUP = 32;  // inputs that share a scale
 constexpr int TILE = 16;   // outputs that are computed side by side, and positions that are attended to together
 constexpr int ROWS = 8;    // rows whose activations lie side by side
+constexpr float COARSE = 1.3f;  // blocks of activations whose scale is so many times the mean of their row's are coarse
 constexpr int CHOICES = 64;  // tokens whose logits are looked at together
 
 // Weights of a linear, packed by tiles of 16 outputs: for each block of 32 inputs
@@ -128,10 +129,12 @@ struct Kernels {
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);
   // a row, or whole blocks of it, to where its first block belongs
   void (*quantize)(const float* x, int n, Quantized to);
-  // x less what it was quantized to: x - q d, in place
-  void (*remainder)(float* x, int n, Quantized from);
+  // what is left of a row that was quantized to `held`, x - q d: of its coarse blocks; of the others nothing
+  void (*quantize_rest)(const float* x, int n, Quantized held, Quantized to);
   // `tiles` tiles from `tile` on, for all rows: out[row * stride + i], i from 0 to TILE * tiles - 1
   void (*linear)(const Linear& w, const Quantized& x, int rows, int tile, int tiles, float* out, size_t stride);
+  // the same added to what is there; where the rows that are computed together have no block but zeros, at no cost
+  void (*linear_more)(const Linear& w, const Quantized& x, int rows, int tile, int tiles, float* out, size_t stride);
   void (*rotate)(float* x, const float* cos, const float* sin, int half);
   void (*add)(float* x, const float* y, int n);
   // GROUP numbers of a gate, then GROUP of what it lets through, for each row: quantized as the block `block` of `blocks`

@@ -9,7 +9,7 @@ void least(std::vector<T>& v, size_t n) {
 }
 
 void make_room(Room& room, int threads, int parts, size_t rows, size_t in, size_t hidden) {
-  room.in.least(std::max(rows, size_t(ROWS) * threads), in);  // a single row is quantized by each thread for itself
+  room.in.least(std::max(rows, 2 * size_t(ROWS) * threads), in);  // a single row is quantized by each thread for itself
   least(room.norms, threads * hidden);
   if (room.pieces_count < parts) {
     room.pieces = std::make_unique<Pieces[]>(parts);
@@ -43,9 +43,9 @@ void forward(Pool& pool, const Kernels& kernels, Room& room, const Layer* layers
     states = std::max(states, size_t(TILE + 1) * ROWS_OF_ATTENTION * l.heads);
   }
   const int hidden = layers[0].hidden;
-  make_room(room, int(threads), PARTS_OF_LAYER * count + 1, 2 * rows, in, hidden);
+  make_room(room, int(threads), PARTS_OF_LAYER * count + 1, 2 * (rows + ROWS), in, hidden);
   room.gated.least(rows, ffn);
-  least(room.qkv, 2 * rows * qkv);
+  least(room.qkv, rows * qkv);
   least(room.heads, rows * heads);
   least(room.both, threads * ROWS_AT_A_GATE * 2 * GROUP);
   least(room.halves, threads * 2 * dim);

@@ -94,7 +94,9 @@ inline F within(F x, int from, int to) {
   return {within8(x.a, places, from, to), within8(x.b, _mm256_add_epi32(places, _mm256_set1_epi32(8)), from, to)};
 }
 
-constexpr int QUERIES_AT_ONCE = 1;
+inline float first(F x) { return _mm256_cvtss_f32(x.a); }
+
+constexpr int QUERIES_AT_ONCE = 1, QUERIES_THAT_UNFOLD = 3;
 inline __m256i four(const int8_t* p) {
   int32_t x;
   __builtin_memcpy(&x, p, 4);

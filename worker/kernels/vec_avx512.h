@@ -58,6 +58,7 @@ inline float sum(F a) {
   return _mm512_cvtss_f32(e);
 }
 inline float highest(F a) { return _mm512_reduce_max_ps(a); }
+inline float first(F a) { return _mm512_cvtss_f32(a); }
 
 // x at the places `from` .. `to - 1`, elsewhere minus infinity.
 inline F within(F x, int from, int to) {
@@ -65,7 +66,7 @@ inline F within(F x, int from, int to) {
 }
 
 // Weights (unsigned bytes) of 16 outputs and 4 inputs, twice, and sums of their products with activations.
-constexpr int ROWS_AT_ONCE = 8, QUERIES_AT_ONCE = 4;
+constexpr int ROWS_AT_ONCE = 8, QUERIES_AT_ONCE = 6, QUERIES_THAT_UNFOLD = 1 << 30;
 using W = __m512i;
 struct Pair { W one, two; };
 template <int BITS> using Sum = I;

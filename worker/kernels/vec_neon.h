@@ -73,6 +73,8 @@ inline float sum(F a) {
 }
 inline float highest(F a) { return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.v[0], a.v[1]), vmaxq_f32(a.v[2], a.v[3]))); }
 
+inline float first(F a) { return vgetq_lane_f32(a.v[0], 0); }
+
 // x at the places `from` .. `to - 1`, elsewhere minus infinity.
 inline F within(F x, int from, int to) {
   const int32_t first[4] = {0, 1, 2, 3};
@@ -85,7 +87,7 @@ inline F within(F x, int from, int to) {
 }
 
 // Weights of 16 outputs and 4 inputs, twice: signed bytes, those of 8 bits less their offset.
-constexpr int ROWS_AT_ONCE = 4, QUERIES_AT_ONCE = 1;
+constexpr int ROWS_AT_ONCE = 4, QUERIES_AT_ONCE = 1, QUERIES_THAT_UNFOLD = 3;
 struct W { int8x16_t v[4]; };
 struct Pair { W one, two; };
 template <int BITS> using Sum = I;

@@ -83,9 +83,10 @@ inline float highest(F a) {
   for (int i = 1; i < 16; i++) most = a.v[i] > most ? a.v[i] : most;
   return most;
 }
+inline float first(F a) { return a.v[0]; }
 inline F within(F a, int from, int to) { EACH(F, i >= from && i < to ? a.v[i] : -__builtin_inff()); }
 
-constexpr int ROWS_AT_ONCE = 2, QUERIES_AT_ONCE = 1;
+constexpr int ROWS_AT_ONCE = 2, QUERIES_AT_ONCE = 1, QUERIES_THAT_UNFOLD = 3;
 struct Pair { W one, two; };
 template <int BITS> using Sum = I;
 template <int BITS> inline I start(int32_t raw) { return all(BITS == 4 ? 0 : raw); }

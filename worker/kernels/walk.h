@@ -41,15 +41,25 @@ struct Walk {
 
   bool alone() const { return step.rows == 1; }
 
-  // ranges of 0 .. count - 1, some for each thread
+  // Ranges of 0 .. count - 1: half a thread's share of what is left at a time, so that memory is read in one direction for a
+  // while, and nobody waits long for the last one.
   template <typename Do>
   void ranges(int count, const Do& each) {
-    const int pieces = std::min(count, threads == 1 ? 1 : 8 * threads);
-    shared(pieces, [&](int i) { each(int(int64_t(count) * i / pieces), int(int64_t(count) * (i + 1) / pieces)); });
+    if (threads == 1) return each(0, count);
+    std::atomic<int32_t>& next = room.pieces[part++].next;
+    for (int from = next.load(std::memory_order_relaxed); from < count;) {
+      const int to = from + std::max(1, (count - from) / (2 * threads));
+      if (!next.compare_exchange_weak(from, to, std::memory_order_relaxed)) continue;
+      each(from, to);
+      from = next.load(std::memory_order_relaxed);
+    }
+    pool.barrier();
   }
 
   // what `each_row` quantizes: of a single row every thread has its own
-  Quantized entered(int in) { return room.in.all().from(alone() ? Quantized::place(ROWS * thread, 0, in / GROUP) : 0); }
+  Quantized entered(int in) { return room.in.all().from(alone() ? Quantized::place(2 * ROWS * thread, 0, in / GROUP) : 0); }
+  // what 8 bits leave of the rows lies behind them
+  int behind() const { return (step.rows + ROWS - 1) / ROWS * ROWS; }
   float* own(float* x, int hidden) { return alone() ? room.own.data() + size_t(thread) * hidden : x; }
 
   void quantize(const float* x, int row, int in) {
@@ -145,8 +155,8 @@ struct Walk {
       if (const LowRank* a = low_rank(row, number, next)) k.narrow(a->down, a->rank, normed, hidden, low_of(row));
       quantize(normed, row, hidden);
       if (!twice) return;
-      k.remainder(normed, hidden, entered(hidden).from(Quantized::place(row, 0, hidden / GROUP)));
-      quantize(normed, step.rows + row, hidden);
+      const auto place = [&](int of) { return entered(hidden).from(Quantized::place(of, 0, hidden / GROUP)); };
+      k.quantize_rest(normed, hidden, place(row), place(behind() + row));
     });
   }
 
@@ -157,7 +167,12 @@ struct Walk {
     enter(x, room.part.data(), l, before, number, QKV);
     Linear qkv = l.qkv;
     qkv.bias = nullptr;
-    linear(qkv, entered(l.hidden), 2 * step.rows, room.qkv.data());
+    const Quantized first = entered(l.hidden), second = first.from(Quantized::place(behind(), 0, l.hidden / GROUP));
+    ranges(qkv.out / TILE, [&](int from, int to) {
+      float* out = room.qkv.data() + TILE * from;
+      k.linear(qkv, first, step.rows, from, to - from, out, qkv.out);
+      k.linear_more(qkv, second, step.rows, from, to - from, out, qkv.out);
+    });
     if (l.together) shared(step.rows, [&](int row) { norm_together(l, number, row); });
     if (step.slices == step.rows) {  // nobody reads what another row writes
       shared(step.rows * l.kv_heads, [&](int i) {
@@ -180,13 +195,12 @@ struct Walk {
 
   float* qkv_of(const Layer& l, int row) { return room.qkv.data() + size_t(row) * l.qkv.out; }
 
-  // `count` queries (part 0), keys (1) or values (2) of a row, from `begin` on: both terms together, the bias, and what the
-  // row's adapter adds. Returns where they lie.
+  // `count` queries (part 0), keys (1) or values (2) of a row, from `begin` on: with the bias, and what the row's
+  // adapter adds. Returns where they lie.
   float* gather(const Layer& l, int number, int row, int part, int begin, int count) {
     const int queries = l.heads * l.head_dim, keys = l.kv_heads * l.head_dim;
     const int first = (part == 0 ? 0 : queries + (part - 1) * keys) + begin;
     float* of = qkv_of(l, row) + first;
-    k.add(of, of + size_t(step.rows) * l.qkv.out, count);
     if (l.qkv.bias) k.add(of, l.qkv.bias + first, count);
     if (const LowRank* a = low_rank(row, number, QKV)) widen(*a, part, low_of(row), part ? keys : queries, begin, count, of);
     return of;
