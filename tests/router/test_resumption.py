@@ -13,6 +13,7 @@ from argosy_api.params import SamplingParams
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc as rpc
 from argosy_router import resumption
+from argosy_router.fleet import session
 from argosy_router.fleet.peer import ACQUAINTANCE_S
 
 COUNT = 40
@@ -30,8 +31,9 @@ def hello(**changes):
 
 
 @pytest.fixture
-async def rig(make_rig):
+async def rig(make_rig, monkeypatch):
     """One worker, one router: whatever another router would know is in the request."""
+    monkeypatch.setattr(session, "_follows", lambda *_: False)  # tokens come one by one, so that it can be cut at any
     made = await make_rig()
     await made.add(FakeWorker(worker_id="w0"))
     async with grpc.aio.insecure_channel(f"127.0.0.1:{made.router.grpc_port}") as channel:

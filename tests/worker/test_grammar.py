@@ -15,7 +15,6 @@ from argosy_api.structured import compile as library
 from argosy_api.structured.constraint import Kind, make
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_worker import sim
-from argosy_worker.grammar import compiler
 from argosy_worker.grammar.answer import AnswerGrammar
 
 FACTS = sim.SimModel(sim.SimSpec()).facts
@@ -338,13 +337,3 @@ async def test_a_constraint_that_is_none_is_refused_and_the_worker_lives_on(rig,
 async def test_an_answer_that_never_ends_is_none(rig):
     code, details = await rig.status_of(request(constraint=CONSTRAINT, ignore_eos=True))
     assert (code, details.split(":")[0]) == (INVALID, "ignore_eos")
-
-
-@pytest.mark.parametrize("large", [True, False])
-def test_a_large_vocabulary_is_made_before_the_first_constraint(large, monkeypatch):
-    """It holds the interpreter for tenths of a second, which streams under way would wait."""
-    monkeypatch.setattr(compiler, "_LARGE", FACTS.vocab_size + (not large))
-    grammars = compiler.Grammars(FACTS)
-    grammars.warm()
-    grammars._pool.shutdown()
-    assert (grammars._tokens is not None) == large

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import os
 import threading
 from collections import OrderedDict
@@ -18,13 +17,9 @@ from argosy_worker.grammar.answer import AnswerGrammar
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-log = logging.getLogger(__name__)
-
 COMPILE_S = 30.0
 """Seconds that a request waits for its constraint. A router has tried it out before, within less."""
 _NICE = 10
-_LARGE = 8192
-"""Tokens of a vocabulary that is made at the start."""
 
 
 class Grammars:
@@ -76,21 +71,8 @@ class Grammars:
         while len(self._kept) > limits.MAX_GRAMMARS:
             self._kept.popitem(last=False)
 
-    def warm(self) -> None:
-        """Begin to make the vocabulary, before anybody is answered: a large one holds the interpreter, and with it all
-        streams, for tenths of a second.
-        """
-        if self._facts.vocab_size >= _LARGE and self._facts.eos_token_ids:
-            self._pool.submit(self._warmed)
-
-    def _warmed(self) -> None:
-        try:
-            self._vocabulary()
-        except InvalidArgumentError as error:
-            log.warning("constraints are refused here: %s", error.message)
-
     def _vocabulary(self) -> "LLTokenizer":
-        from argosy_api.structured import compile as library  # noqa: PLC0415  # 12 MB that small models need on use only
+        from argosy_api.structured import compile as library  # noqa: PLC0415  # 12 MB that most workers never need
 
         if self._tokens is None:
             facts = self._facts

@@ -46,7 +46,6 @@ class Serving:
         self._engine, self._info, self._adapters = engine, info, adapters or self._adapters
         self._imports = Imports(engine, self.metrics)
         self._grammars = Grammars(engine.facts)
-        self._grammars.warm()
         await self.set_health(serving=True)
 
     async def set_health(self, *, serving: bool) -> None:
