@@ -7,7 +7,7 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: page-tools prometheus-tools pictures help setup install demo test check generate format smoke bench-newcomer bench-operator bench-autoscaling bench-routing bench-storm bench-chaos bench-index test-rollouts test-operator test-hostile test-structured test-clients test-prometheus test-kernels test-gpu-kernels arm-tools tradeoffs images test-cluster test-peers clean
+.PHONY: page-tools prometheus-tools pictures help setup install demo test check generate format smoke bench-newcomer bench-operator bench-autoscaling bench-routing bench-storm bench-chaos bench-index test-rollouts test-pages test-operator test-hostile test-structured test-clients test-prometheus test-kernels test-gpu-kernels arm-tools tradeoffs images test-cluster test-peers clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -74,6 +74,9 @@ test-cluster: setup  ## end-to-end tests on the cluster that KUBECONFIG names
 
 test-rollouts: setup  ## on the cluster that KUBECONFIG names: twenty updates in a row under load, three of them bad, canaries; the operator killed 20 times; no API for a minute
 	ARGOSY_WHOLE=1 ARGOSY_UPDATES=20 $(BIN)/pytest -q -s -m cluster tests/e2e/test_rollouts.py tests/e2e/test_operator_killed.py tests/e2e/test_api_away.py
+
+test-pages: setup  ## on the cluster that KUBECONFIG names: what the pages about clusters have their readers type
+	ARGOSY_WHOLE=1 $(BIN)/pytest -q -m cluster tests/e2e/test_pages.py
 
 test-operator: setup  ## the operator killed after each of its calls, 100 hand-overs of its lease, 200 changes among errors (the suite does some)
 	ARGOSY_WHOLE=1 $(BIN)/pytest -q -n 2 tests/operator/test_crash_points.py tests/operator/test_leading.py tests/operator/test_api_errors.py tests/operator/test_scaling.py

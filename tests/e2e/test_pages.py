@@ -10,7 +10,9 @@ import sys
 import page_runs
 import pytest
 from e2e_kit import CHART, RELEASE, SYSTEM, helm, make_namespace, wait_for
+from whole import WHOLE
 
+pytestmark = pytest.mark.skipif(not WHOLE, reason="minutes, and installs Argosy anew: make test-pages")
 TIMEOUT_S = 400
 
 

@@ -1,4 +1,5 @@
-"""Whether tests that go through very many cases do all of them, or some: `make test-operator` and `make test-rollouts` set ARGOSY_WHOLE=1."""
+"""Whether tests that go through very many cases do all of them, or some: `make test-operator` and others
+set ARGOSY_WHOLE=1."""
 
 import os
 from collections.abc import Iterator
