@@ -19,6 +19,14 @@ struct Shape {
   int kv_width() const { return kv_heads * head_dim; }
 };
 
+// The last bits of a sum decide which code a number gets that lies between two: with a `way` above 0 some other of the two.
+// Equal numbers go the same way: heads that share values have them. `off` is how far the last bits reach, in codes.
+inline uint64_t way = 0;
+inline double code_of(double x, double off = 2e-4) {
+  if (way == 0) return std::nearbyint(x);
+  return std::nearbyint(x + off * double(Random(way ^ uint64_t(std::llround(x * 64)) << 20).one()));
+}
+
 inline Doubles rounded(const Doubles& x, Doubles* scales = nullptr) {
   Doubles of(x.size());
   for (size_t begin = 0; begin < x.size(); begin += GROUP) {
@@ -26,7 +34,7 @@ inline Doubles rounded(const Doubles& x, Doubles* scales = nullptr) {
     for (int i = 0; i < GROUP; i++) most = std::max(most, std::fabs(float(x[begin + i])));
     const float by = most > 1e-30f ? 127.0f / most : 0.0f, d = most > 1e-30f ? most / 127.0f : 0.0f;
     if (scales) scales->push_back(double(d));
-    for (int i = 0; i < GROUP; i++) of[begin + i] = double(std::nearbyint(float(x[begin + i]) * by)) * double(d);
+    for (int i = 0; i < GROUP; i++) of[begin + i] = code_of(double(float(x[begin + i]) * by)) * double(d);
   }
   return of;
 }
@@ -86,7 +94,7 @@ inline double to_half_and_back(double x) {
   int exponent;
   std::frexp(x, &exponent);
   const int unit = std::max(exponent - 11, -24);
-  return std::ldexp(std::nearbyint(std::ldexp(x, -unit)), unit);
+  return std::ldexp(code_of(std::ldexp(x, -unit), 4e-3), unit);
 }
 
 // A head whose channels are spread, by the definition of the matrix: the sign of (i, j) is the parity of what i and j share.
@@ -106,7 +114,7 @@ inline void to_code_and_back(double* x, int dim) {
   double most = 0;
   for (int i = 0; i < dim; i++) most = std::max(most, std::fabs(x[i]));
   const double scale = std::max(most / 127, 1e-30);
-  for (int i = 0; i < dim; i++) x[i] = std::nearbyint(x[i] / scale) * scale;
+  for (int i = 0; i < dim; i++) x[i] = code_of(x[i] / scale) * scale;
 }
 
 struct LayerOf {
@@ -138,19 +146,33 @@ inline void norm_queries_and_keys(const Shape& s, const LayerOf& l, Doubles& qkv
     part(head * s.head_dim, s.head_dim, head < s.heads ? l.q_norm : l.k_norm);
 }
 
-// All rows of one sequence through one layer, in place: x [rows][hidden].
-inline void layer_of(const Shape& s, const LayerOf& l, const Floats& cos, const Floats& sin, std::vector<Doubles>& x) {
-  const int dim = s.head_dim, half = s.rotary / 2, rows = int(x.size());
-  std::vector<Doubles> all;
-  for (int row = 0; row < rows; row++) {
-    Doubles qkv = product_of_two(l.qkv, s.before ? normed(x[row], l.attn_norm, EPS) : x[row]);
+// One sequence, which goes row by row through all layers.
+struct Sequence {
+  Sequence(const Shape& shape, const std::vector<LayerOf>& all, int rows) : s(shape), layers(all), turned(turns(rows, shape.rotary / 2)), held(all.size()) {}
+
+  // What the next row, x [hidden], becomes. `again`: instead of the last one.
+  Doubles next(Doubles x, bool again) {
+    for (size_t i = 0; i < layers.size(); i++) {
+      if (again) held[i].pop_back();
+      held[i].push_back(queries_keys_values(layers[i], x));
+      add(s, product(layers[i].o, heads_of(held[i])), layers[i].post_attn_norm, x);
+      feed(layers[i], x);
+    }
+    return x;
+  }
+
+ private:
+  Doubles queries_keys_values(const LayerOf& l, const Doubles& x) const {
+    const int dim = s.head_dim, half = s.rotary / 2;
+    const size_t row = held[&l - layers.data()].size();
+    Doubles qkv = product_of_two(l.qkv, s.before ? normed(x, l.attn_norm, EPS) : x);
     norm_queries_and_keys(s, l, qkv);
     for (int head = 0; head < s.heads + s.kv_heads; head++)
       for (int i = 0; i < half; i++) {
         double &a = qkv[head * dim + i], &b = qkv[head * dim + half + i];
-        const double c = cos[row * half + i], t = sin[row * half + i], turned = a * c - b * t;
+        const double c = turned.first[row * half + i], t = turned.second[row * half + i], first = a * c - b * t;
         b = b * c + a * t;
-        a = turned;
+        a = first;
       }
     if (s.cache_bits == 16)
       for (size_t i = s.width(); i < qkv.size(); i++) qkv[i] = to_half_and_back(qkv[i]);
@@ -158,16 +180,18 @@ inline void layer_of(const Shape& s, const LayerOf& l, const Floats& cos, const 
       for (int head = 0; head < s.heads + s.kv_heads; head++) spread(&qkv[head * dim], dim);
       for (size_t i = s.width(); i < qkv.size(); i += dim) to_code_and_back(&qkv[i], dim);
     }
-    all.push_back(qkv);
+    return qkv;
   }
-  for (int row = 0; row < rows; row++) {
+
+  Doubles heads_of(const std::vector<Doubles>& all) const {  // of the last row
+    const int dim = s.head_dim, row = int(all.size()) - 1, first = s.window ? std::max(0, row - s.window + 1) : 0;
     Doubles heads(s.width());
     for (int head = 0; head < s.heads; head++) {
-      const int kv = head / (s.heads / s.kv_heads), first = s.window ? std::max(0, row - s.window + 1) : 0;
+      const int key = s.width() + head / (s.heads / s.kv_heads) * dim, value = key + s.kv_width();
       Doubles score;
       for (int at = first; at <= row; at++) {
         double sum = 0;
-        for (int i = 0; i < dim; i++) sum += all[row][head * dim + i] * all[at][s.width() + kv * dim + i];
+        for (int i = 0; i < dim; i++) sum += all[row][head * dim + i] * all[at][key + i];
         sum *= double(scale_of(s));
         score.push_back(s.softcap != 0 ? double(s.softcap) * std::tanh(sum / double(s.softcap)) : sum);
       }
@@ -175,12 +199,20 @@ inline void layer_of(const Shape& s, const LayerOf& l, const Floats& cos, const 
       double total = 0;
       for (double& one : score) total += one = std::exp(one - most);
       for (int at = first; at <= row; at++)
-        for (int i = 0; i < dim; i++) heads[head * dim + i] += score[at - first] / total * all[at][s.width() + s.kv_width() + kv * dim + i];
+        for (int i = 0; i < dim; i++) heads[head * dim + i] += score[at - first] / total * all[at][value + i];
     }
-    add(s, product(l.o, heads), l.post_attn_norm, x[row]);
-    const Doubles both = product(l.gate_up, s.before ? normed(x[row], l.mlp_norm, EPS) : x[row]);
+    return heads;
+  }
+
+  void feed(const LayerOf& l, Doubles& x) const {
+    const Doubles both = product(l.gate_up, s.before ? normed(x, l.mlp_norm, EPS) : x);
     Doubles gated(s.ffn);
     for (int i = 0; i < s.ffn; i++) gated[i] = activated(s.activation, both[i]) * both[s.ffn + i];
-    add(s, product(l.down, gated), l.post_mlp_norm, x[row]);
+    add(s, product(l.down, gated), l.post_mlp_norm, x);
   }
-}
+
+  const Shape& s;
+  const std::vector<LayerOf>& layers;
+  const std::pair<Floats, Floats> turned;
+  std::vector<std::vector<Doubles>> held;  // of each layer, of each row: queries, keys and values
+};
