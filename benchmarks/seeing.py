@@ -2,8 +2,9 @@
 
     python benchmarks/seeing.py [--rounds 20] [--requests 200] [--tokens 64]
 
-Without: the log at WARNING, and counting, setting and observing of prometheus_client made to do nothing, before either
-process imports it. Nothing in Argosy turns metrics off; the benchmark does it from outside. Streams over HTTP, 16 at a
+Without: the log at WARNING, and counting, setting and observing made to do nothing, of prometheus_client and of
+`argosy_api.plain_metrics`, before either process imports it; so are the calls that lead to nothing else. Nothing in
+Argosy turns metrics off; the benchmark does it from outside. Streams over HTTP, 16 at a
 time, of a `sim://` worker that computes nothing and takes 2 ms for a step: all that is measured is overhead, so the
 share is larger than with a real model. Both stacks are up and are asked in turn: the processor time of the same work
 moves by ten per cent and more with what else the machine does.
@@ -26,25 +27,43 @@ from rich.table import Table
 URI = "sim://bench?prefill_tps=10000000&decode_ms=2&kv_blocks=16384"
 AT_ONCE, WARM, TOKENS = 16, 200, 64
 WITHOUT = """
+from argosy_api import plain_metrics
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
 def nothing(*_, **__):
     pass
 
+class Nothing:
+    inc = dec = set = observe = staticmethod(nothing)
+
 for kind, names in ((Counter, ["inc"]), (Gauge, ["inc", "dec", "set", "set_function"]), (Histogram, ["observe"])):
     for name in names:
         setattr(kind, name, nothing)
 MetricWrapperBase.labels = lambda self, *_, **__: self
+for kind in (plain_metrics.Counter, plain_metrics.Gauge, plain_metrics.Histogram):
+    kind.labels = lambda *_, one=Nothing(): one
 """
+ROUTER = """
+from argosy_router.recent import Recent
+
+Recent.ended = nothing
+"""
+WORKER = """
+from argosy_worker.engine.metrics import WorkerMetrics
+
+for name in ("finished", "whole", "speculation", "moved"):
+    setattr(WorkerMetrics, name, nothing)
+"""
+"""What only counts; the rest also says what load reports do."""
 
 
 @contextlib.contextmanager
-def blind() -> Iterator[None]:
-    """Processes that begin meanwhile see and say nothing."""
+def blind(process: str) -> Iterator[None]:
+    """One that begins meanwhile sees and says nothing. `process`: ROUTER or WORKER."""
     before = dict(os.environ)
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "sitecustomize.py").write_text(WITHOUT)
+        (Path(folder) / "sitecustomize.py").write_text(WITHOUT + process)
         os.environ["PYTHONPATH"] = os.pathsep.join([folder, *filter(None, [before.get("PYTHONPATH")])])
         os.environ["ARGOSY_LOG_LEVEL"] = "WARNING"
         try:
@@ -82,11 +101,19 @@ Stack = tuple[processes.Running, processes.Running]
 def stack(*, seeing: bool) -> Iterator[Stack]:
     """Both, warm."""
     with contextlib.ExitStack() as both:
-        both.enter_context(contextlib.nullcontext() if seeing else blind())
-        worker = both.enter_context(processes.worker(URI))
-        router = both.enter_context(processes.router([worker]))
+        with contextlib.nullcontext() if seeing else blind(WORKER):
+            worker = both.enter_context(processes.worker(URI))
+        with contextlib.nullcontext() if seeing else blind(ROUTER):
+            router = both.enter_context(processes.router([worker]))
         asyncio.run(ask(router.http_port, WARM, TOKENS))
+        if not seeing and any(sees(process) for process in (router, worker)):
+            raise SystemExit("what should count nothing counts")
         yield router, worker
+
+
+def sees(process: processes.Running) -> bool:
+    """Whether anything has been counted there."""
+    return any(value for name, value in process.metrics().items() if name.startswith("argosy_"))
 
 
 def cost(both: Stack, requests: int, tokens: int) -> list[float]:

@@ -1,11 +1,13 @@
 """The router's Prometheus metrics: names from the contract, labels kept few (`model` is always a known served name)."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Gauge, disable_created_metrics
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from argosy_api import metric_names as names
+from argosy_api.plain_metrics import Counter, Histogram
+from argosy_api.plain_metrics import Gauge as PlainGauge
 from argosy_router.tenants.shown import Shown
 
 ADDED = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1)
@@ -15,7 +17,7 @@ UNKNOWN_MODEL = "-"
 
 
 class Metrics:
-    """All series of one router, in a registry of its own."""
+    """All series of one router, in a registry of its own. The event loop alone writes them."""
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a third of the page, which nobody asks for
@@ -46,7 +48,7 @@ class Metrics:
             names.ROUTER_SHED, "Requests refused before any work was done", ["model", "why"], registry=registry
         )
         self.line = Gauge(names.ROUTER_LINE, "Answers that wait for their turn", model, registry=registry)
-        self.inflight = Gauge(names.ROUTER_INFLIGHT, "Requests in flight", model, registry=registry)
+        self.inflight = PlainGauge(names.ROUTER_INFLIGHT, "Requests in flight", model, registry=registry)
         self.ttft = Histogram(
             names.ROUTER_TTFT_SECONDS, "Until the first token", model, registry=registry, buckets=names.SECONDS
         )
@@ -55,7 +57,7 @@ class Metrics:
         )
         self.added = Histogram(
             names.ROUTER_ADDED_SECONDS, "In the router, before a worker is called", registry=registry, buckets=ADDED
-        )
+        ).labels()
         self.retries = Counter(names.ROUTER_RETRIES, "Other workers tried", ["model", "why"], registry=registry)
         self.resumed = Counter(
             names.ROUTER_RESUMED, "Streams that went on at another worker", ["model", "why"], registry=registry
@@ -97,12 +99,13 @@ class Metrics:
         self.burst = Histogram(
             names.ROUTER_LOOP_BURST, "Processor time until a waiting task got its turn", registry=registry,
             buckets=BURSTS,
-        )  # fmt: skip
+        ).labels()  # fmt: skip
         self.tasks = Gauge(names.ROUTER_TASKS, "Tasks of the event loop", registry=registry)
         self.held = Gauge(names.ROUTER_HELD_BYTES, "Bytes that requests hold", registry=registry)
         self.workers = Gauge(names.ROUTER_WORKERS, "Workers by state", ["model", "state"], registry=registry)
 
     def forget(self, model: str) -> None:
         """A deployment is gone: its gauges must not stand still for ever."""
-        for gauge in (self.inflight, self.line, self.index_blocks, self.workers):
+        self.inflight.forget(model)
+        for gauge in (self.line, self.index_blocks, self.workers):
             gauge.remove_by_labels({"model": model})

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from prometheus_client.metrics import MetricWrapperBase
 
 from argosy_api import labels, limits
 from argosy_operator.metrics import Metrics as OperatorMetrics
@@ -28,10 +27,11 @@ def series():
     found = {}
     for registry in (OperatorMetrics().registry, RouterMetrics().registry, worker.registry):
         for metric in registry._collector_to_names:
-            if not isinstance(metric, MetricWrapperBase):
+            if not hasattr(metric, "_labelnames"):
                 continue  # Python's own, of the process
-            for suffix in SUFFIXES[metric._type]:
-                found[metric._name + suffix] = set(metric._labelnames) | ({"le"} if suffix == "_bucket" else set())
+            (family,) = metric.describe()
+            for suffix in SUFFIXES[family.type]:
+                found[family.name + suffix] = set(metric._labelnames) | ({"le"} if suffix == "_bucket" else set())
     return found
 
 

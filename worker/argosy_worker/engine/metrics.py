@@ -4,12 +4,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from argosy_api import metric_names as names
+from argosy_api import plain_metrics as plain
 from argosy_worker.core.request import Finish
 from argosy_worker.engine.report import LoadView, Tokens
 from argosy_worker.speculation.speculator import Counts
@@ -19,7 +20,7 @@ _KEPT_STEPS = 512
 _ODD_STEPS = 3
 """So many of the slowest steps may be accidents: the first one, one in which the process was stopped."""
 
-_M = TypeVar("_M", Counter, Gauge)
+_M = TypeVar("_M")
 
 
 class Pulse(Protocol):
@@ -47,7 +48,10 @@ class Pulse(Protocol):
 
 
 class WorkerMetrics:
-    """All metrics of one worker, in a registry of their own."""
+    """All metrics of one worker, in a registry of their own.
+
+    What tokens, steps and requests come to is counted by the engine's thread alone, and so in plain numbers.
+    """
 
     def __init__(self, *, model: str, worker: str) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a third of the page, which nobody asks for
@@ -56,15 +60,14 @@ class WorkerMetrics:
         PlatformCollector(self.registry)
         ProcessCollector(registry=self.registry)
         self._labels = {"model": model, "worker": worker}
+        self._here = (model, worker)
         self.tokens = Tokens()
-        self._requests = self._make(Counter, names.WORKER_REQUESTS, "Requests that ended", ("reason",))
-        self._prompt_tokens = self._counter(names.WORKER_PROMPT_TOKENS, "Prompt tokens of requests that got a token")
-        self._cached_tokens = self._counter(names.WORKER_CACHED_TOKENS, "Of these, found in the prefix cache")
-        self._computed_tokens = self._counter(names.WORKER_COMPUTED_TOKENS, "Of these, not found there")
-        self._generated = self._counter(names.WORKER_GENERATED_TOKENS, "Generated tokens")
-        self._preemptions = self._counter(
-            names.WORKER_PREEMPTIONS, "Requests that lost their blocks and are recomputed"
-        )
+        self._requests = self._make(plain.Counter, names.WORKER_REQUESTS, "Requests that ended", ("reason",))
+        self._prompt_tokens = self._count(names.WORKER_PROMPT_TOKENS, "Prompt tokens of requests that got a token")
+        self._cached_tokens = self._count(names.WORKER_CACHED_TOKENS, "Of these, found in the prefix cache")
+        self._computed_tokens = self._count(names.WORKER_COMPUTED_TOKENS, "Of these, not found there")
+        self._generated = self._count(names.WORKER_GENERATED_TOKENS, "Generated tokens")
+        self._preemptions = self._count(names.WORKER_PREEMPTIONS, "Requests that lost their blocks and are recomputed")
         self._step_seconds = self._histogram(names.WORKER_STEP_SECONDS, "Time of a step", names.GAPS)
         self._step_tokens = self._histogram(names.WORKER_STEP_TOKENS, "Tokens of a step", names.LENGTHS)
         self._ttft = self._histogram(names.WORKER_TTFT_SECONDS, "From arrival to the first token", names.SECONDS)
@@ -84,15 +87,14 @@ class WorkerMetrics:
         )
         self._prompt_length = self._histogram(names.WORKER_PROMPT_LENGTH, "Tokens of a prompt", names.LENGTHS)
         self._answer_length = self._histogram(names.WORKER_ANSWER_LENGTH, "Tokens of an answer", names.LENGTHS)
-        self._drafts = self._counter(names.WORKER_DRAFTS, "Guesses ahead, one for each request and step that had one")
-        self._drafted = self._counter(names.WORKER_DRAFTED_TOKENS, "Tokens guessed ahead")
-        self._accepted = self._counter(names.WORKER_ACCEPTED_TOKENS, "Of these, right")
-        self._accepted_length = self._gauge(names.WORKER_ACCEPTED_LENGTH, "Right tokens of a guess, mean of the latest")
-        self._saved = self._gauge(names.WORKER_SPECULATION_SAVED, "Time that guesses saved, less what they cost")
-        self._moved = self._make(Counter, names.WORKER_HOST_MOVES, "KV blocks copied to host memory or back", ("to",))
-        self._move_seconds = self._counter(names.WORKER_HOST_SECONDS, "Time of steps that went into these copies")
-        for to in ("host", "device"):
-            self._moved.labels(**self._labels, to=to)
+        self._drafts = self._count(names.WORKER_DRAFTS, "Guesses ahead, one for each request and step that had one")
+        self._drafted = self._count(names.WORKER_DRAFTED_TOKENS, "Tokens guessed ahead")
+        self._accepted = self._count(names.WORKER_ACCEPTED_TOKENS, "Of these, right")
+        self._accepted_length = self._level(names.WORKER_ACCEPTED_LENGTH, "Right tokens of a guess, mean of the latest")
+        self._saved = self._level(names.WORKER_SPECULATION_SAVED, "Time that guesses saved, less what they cost")
+        moved = self._make(plain.Counter, names.WORKER_HOST_MOVES, "KV blocks copied to host memory or back", ("to",))
+        self._moved_out, self._moved_back = (moved.labels(*self._here, to) for to in ("host", "device"))
+        self._move_seconds = self._count(names.WORKER_HOST_SECONDS, "Time of steps that went into these copies")
         self.exported = self._counter(names.WORKER_BLOCKS_EXPORTED, "KV blocks sent to other workers")
         self._imported = self._counter(names.WORKER_BLOCKS_IMPORTED, "KV blocks fetched from other workers")
         self._imports = self._make(Counter, names.WORKER_IMPORTS, "Fetches from other workers", ("result",))
@@ -112,16 +114,17 @@ class WorkerMetrics:
 
     def speculation(self, counts: Counts, accepted_length: float, saved_s: float) -> None:
         """What came of a step's drafts, and of all so far."""
-        self._drafts.inc(counts.drafts)
-        self._drafted.inc(counts.drafted)
-        self._accepted.inc(counts.accepted)
+        if counts.drafts:
+            self._drafts.inc(counts.drafts)
+            self._drafted.inc(counts.drafted)
+            self._accepted.inc(counts.accepted)
         self._accepted_length.set(accepted_length)
         self._saved.set(saved_s)
 
     def moved(self, out: int, back: int, seconds: float) -> None:
         """Evicted blocks were copied to host memory, and others came back."""
-        self._moved.labels(**self._labels, to="host").inc(out)
-        self._moved.labels(**self._labels, to="device").inc(back)
+        self._moved_out.inc(out)
+        self._moved_back.inc(back)
         self._move_seconds.inc(seconds)
 
     def first_token(self, *, queued_s: float, ttft_s: float, prompt_tokens: int, cached_tokens: int) -> None:
@@ -138,8 +141,8 @@ class WorkerMetrics:
 
     def next_tokens(self, gap_s: float, count: int) -> None:
         """A request got more tokens, which share the time since the last one."""
+        self._itl.observe(gap_s, count)
         for _ in range(count):
-            self._itl.observe(gap_s)
             self._gaps.append(gap_s)
         self._generated.inc(count)
         self.tokens.generated += count
@@ -172,7 +175,7 @@ class WorkerMetrics:
 
     def finished(self, reason: Finish) -> None:
         """A request ended."""
-        self._requests.labels(**self._labels, reason=reason.value).inc()
+        self._requests.labels(*self._here, reason.value).inc()
 
     def imported(self, result: str, blocks: int) -> None:
         """A fetch from another worker ended."""
@@ -204,16 +207,21 @@ class WorkerMetrics:
         host.labels(**self._labels, state="free").set_function(lambda: engine.view.host_free_blocks)
         host.labels(**self._labels, state="cached").set_function(lambda: engine.view.host_cached_blocks)
 
-    def _make(self, kind: type[_M], name: str, text: str, more: tuple[str, ...] = ()) -> _M:
+    def _make(self, kind: Callable[..., _M], name: str, text: str, more: tuple[str, ...] = ()) -> _M:
         return kind(name, text, (*self._labels, *more), registry=self.registry)
 
     def _counter(self, name: str, text: str) -> Counter:
-        return self._make(Counter, name, text).labels(**self._labels)
+        return self._make(Counter, name, text).labels(*self._here)
 
     def _gauge(self, name: str, text: str) -> Gauge:
-        return self._make(Gauge, name, text).labels(**self._labels)
+        return self._make(Gauge, name, text).labels(*self._here)
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(name, text, tuple(self._labels), registry=self.registry, buckets=buckets).labels(
-            **self._labels
-        )
+    def _count(self, name: str, text: str) -> plain.Count:
+        return self._make(plain.Counter, name, text).labels(*self._here)
+
+    def _level(self, name: str, text: str) -> plain.Level:
+        return self._make(plain.Gauge, name, text).labels(*self._here)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> plain.Distribution:
+        made = plain.Histogram(name, text, tuple(self._labels), registry=self.registry, buckets=buckets)
+        return made.labels(*self._here)
