@@ -16,6 +16,7 @@ from argosy_api.structured.constraint import Kind, make
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_worker import sim
 from argosy_worker.grammar.answer import AnswerGrammar
+from argosy_worker.grammar.matchers import COPIES, Habits, Matchers
 
 FACTS = sim.SimModel(sim.SimSpec()).facts
 VOCABULARY = library.vocabulary(FACTS.tokenizer_json, FACTS.vocab_size, FACTS.eos_token_ids)
@@ -78,8 +79,8 @@ WALKS = {
 def test_from_any_place_to_any_other_the_mask_is_that_of_a_fresh_start(walk, seed):
     """Guesses right and wrong, ends among them, steps back and computed twice: as if nothing had been before."""
     rng, kind_value = random.Random(seed), WALKS[walk]
-    kept = compiled(*kind_value)
-    used = AnswerGrammar(kept, kept.deep_copy, FACTS.eos_token_ids)
+    kept, habits = compiled(*kind_value), Habits()
+    used = AnswerGrammar(kept, kept.deep_copy, FACTS.eos_token_ids, habits)
     known = []  # only ever grows, as a request's tokens do; looked at are the first so many of it
     for _ in range(30):
         text = list(known)
@@ -99,8 +100,79 @@ def test_from_any_place_to_any_other_the_mask_is_that_of_a_fresh_start(walk, see
             if found is None:
                 assert ahead[-1] in FACTS.eos_token_ids or ahead[-1] not in ids(mask)
                 break
-            again = AnswerGrammar(kept, kept.deep_copy, FACTS.eos_token_ids)
+            again = AnswerGrammar(kept, kept.deep_copy, FACTS.eos_token_ids, habits)
             assert found == again.allowed([*text, *ahead], 0, len(text) + len(ahead), ())
+
+
+class Counted:
+    """A matcher, and how many copies there are of it."""
+
+    def __init__(self, inner, copies):
+        self.inner, self.copies = inner, copies
+        copies.append(self)
+
+    def deep_copy(self):
+        return Counted(self.inner.deep_copy(), self.copies)
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+@pytest.mark.parametrize("walk", WALKS)
+@given(seed=st.integers(0, 10**9))
+@settings(max_examples=30, deadline=None)
+def test_whichever_copy_is_asked_the_mask_is_that_of_one_that_was_always_asked(walk, seed):
+    """Habits are guesses. Here they say now this and now that, and never mind what came."""
+    rng, kept, copies = random.Random(seed), compiled(*WALKS[walk]), []
+
+    class Moods(Habits):
+        def after(self, mask, token):
+            return rng.choice([None, mask, 1, *others._latest])
+
+    others, alone, text = Matchers(Counted(kept.deep_copy(), copies), Moods()), kept.deep_copy(), []
+    for _ in range(40):
+        mask = others.mask()
+        assert mask == alone.compute_bitmask()
+        going = [token for token in ids(mask) if token not in FACTS.eos_token_ids]
+        if text and (rng.random() < 0.2 or not going):
+            count = rng.randrange(len(text))
+            assert others.back(count)
+            assert alone.rollback(len(text) - count)
+            del text[count:]
+        elif going:
+            text.append(rng.choice(going))
+            assert others.step(text[-1])
+            assert alone.consume_token(text[-1])
+        assert others.taken == text
+        assert len(copies) <= COPIES
+    assert others.error == ""
+
+
+def test_an_answer_that_goes_back_and_forth_asks_each_time_who_was_there_last():
+    """In a word, between two, in a word: the library has both masks ready, and nobody is asked for another one."""
+    asked, copies, habits = [], [], Habits()
+
+    class Asked(Counted):
+        def deep_copy(self):
+            return Asked(self.inner.deep_copy(), self.copies)
+
+        def compute_bitmask(self):
+            bits = self.inner.compute_bitmask()
+            asked.append((self.copies.index(self), bits))
+            return bits
+
+    kept = compiled(Kind.REGEX, "([a-z]+ )+")
+    for _ in range(2):  # the first answer learns what the second one knows
+        del asked[:], copies[:]
+        answer = Matchers(Asked(kept.deep_copy(), copies), habits)
+        for token in b"ab cd ef gh ij ":
+            answer.mask()
+            assert answer.step(token)
+    latest, again = {}, 0
+    for copy, bits in asked:
+        again += latest.get(copy) == bits
+        latest[copy] = bits
+    assert again == len(asked) - 3  # at the start, in a word and between two: once each
 
 
 @pytest.mark.parametrize(("kind", "value", "text"), [(Kind.JSON_SCHEMA, PERSON, '{"name":"x","age":1,"kind":null}'),

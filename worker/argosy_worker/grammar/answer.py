@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from argosy_api.errors import InvalidArgumentError
+from argosy_worker.grammar.matchers import Habits, Matchers
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -17,95 +18,101 @@ if TYPE_CHECKING:
 class AnswerGrammar:
     """A `core.rules.Grammar`. Owned by the thread that samples."""
 
-    def __init__(self, kept: "LLMatcher", anew: "Callable[[], LLMatcher]", ends: Sequence[int]) -> None:
-        """`kept`: the state before the first token, which others share; `anew` compiles one of nobody else's."""
+    def __init__(
+        self,
+        kept: "LLMatcher",
+        anew: "Callable[[], LLMatcher]",
+        ends: Sequence[int],
+        habits: Habits | None = None,
+    ) -> None:
+        """`kept`: the state before the first token, which others share, as they do `habits`; `anew` compiles one of
+        nobody else's.
+        """
         self.problem = ""
         self._kept, self._anew = kept, anew
         self._ends = frozenset(ends)
-        self._matcher: LLMatcher | None = None
-        self._taken: list[int] = []
-        """Tokens that the matcher has gone over."""
+        self._habits = Habits() if habits is None else habits
+        self._matchers: Matchers | None = None
         self._sure = 0
-        """How many of them are surely the answer's."""
+        """How many of the tokens that they have gone over are surely the answer's."""
         self._bits: bytes | None = None
         """What may follow them, once it was asked for."""
 
     def allowed(self, text: Sequence[int], begin: int, upto: int, ahead: Sequence[int]) -> bytes | None:
         """As the protocol says."""
-        if self._matcher is None:
-            self._begin(self._kept.deep_copy())
-        found = self._after(text, begin, upto, ahead)
+        matchers = self._matchers or self._begin(self._kept.deep_copy())
+        found = self._after(matchers, text, begin, upto, ahead)
         if found == b"":  # an error is for ever; should it come of what others did with the same grammar, this has none
             try:
-                self._begin(self._anew())
+                matchers = self._begin(self._anew())
             except InvalidArgumentError as error:
                 self.problem = error.problem
                 return b""
-            found = self._after(text, begin, upto, ahead)
-            self._matcher = self._matcher if found != b"" else None
+            found = self._after(matchers, text, begin, upto, ahead)
+            self._matchers = matchers if found != b"" else None
         return found
 
-    def _begin(self, matcher: "LLMatcher") -> None:
-        self._matcher = matcher
-        self._taken, self._sure, self._bits = [], 0, None
+    def _begin(self, matcher: "LLMatcher") -> Matchers:
+        self._matchers = Matchers(matcher, self._habits)
+        self._sure, self._bits = 0, None
+        return self._matchers
 
-    def _after(self, text: Sequence[int], begin: int, upto: int, ahead: Sequence[int]) -> bytes | None:
+    def _after(
+        self, matchers: Matchers, text: Sequence[int], begin: int, upto: int, ahead: Sequence[int]
+    ) -> bytes | None:
         self.problem = ""
-        if not self._go(text, begin, upto):
+        if not self._go(matchers, text, begin, upto):
             return b""
-        for token in self._further(ahead):
-            mask = self._mask()
+        for token in self._further(matchers, ahead):
+            mask = self._mask(matchers)
             if not mask:
                 return b""
             if token in self._ends or not _has(mask, token):
                 return None
-            self._step(token)
-        return self._mask()
+            self._step(matchers, token)
+        return self._mask(matchers)
 
-    def _go(self, text: Sequence[int], begin: int, upto: int) -> bool:
+    def _go(self, matchers: Matchers, text: Sequence[int], begin: int, upto: int) -> bool:
         """To the place after text[begin:upto], but not back over what agrees with what follows there."""
         count = upto - begin
         self._sure = min(self._sure, count)
         while self._sure < count:
             token = text[begin + self._sure]
-            if self._sure < len(self._taken) and self._taken[self._sure] != token:
-                self._back(self._sure)
-            if self._sure == len(self._taken) and not self._step(token):
+            if self._sure < len(matchers.taken) and matchers.taken[self._sure] != token:
+                self._back(matchers, self._sure)
+            if self._sure == len(matchers.taken) and not self._step(matchers, token):
                 return False
             self._sure += 1
         return True
 
-    def _further(self, ahead: Sequence[int]) -> Sequence[int]:
+    def _further(self, matchers: Matchers, ahead: Sequence[int]) -> Sequence[int]:
         """The guesses that are still to be gone over, once those that do not agree are taken back."""
-        guessed = self._taken[self._sure :]
+        guessed = matchers.taken[self._sure :]
         same = 0
         while same < min(len(guessed), len(ahead)) and guessed[same] == ahead[same]:
             same += 1
         if same < len(guessed):
-            self._back(self._sure + same)
+            self._back(matchers, self._sure + same)
         return ahead[same:]
 
-    def _step(self, token: int) -> bool:
-        matcher = self._matcher
-        if matcher is None or token in self._ends or not matcher.consume_token(token):
+    def _step(self, matchers: Matchers, token: int) -> bool:
+        if token in self._ends or not matchers.step(token):
             self.problem = self.problem or "the answer's tokens do not keep to the constraint"
             return False
-        self._taken.append(token)
         self._bits = None
         return True
 
-    def _back(self, count: int) -> None:
-        if self._matcher is not None and not self._matcher.rollback(len(self._taken) - count):
+    def _back(self, matchers: Matchers, count: int) -> None:
+        if not matchers.back(count):
             self.problem = "the constraint's state was lost"
-        del self._taken[count:]
         self._bits = None
 
-    def _mask(self) -> bytes:
-        if self._bits is None and self._matcher is not None:
-            self._bits = self._matcher.compute_bitmask()
-            if self._matcher.is_error():  # its mask would say that the answer may end
-                self.problem = f"the constraint is too complex: {self._matcher.get_error().splitlines()[0][:200]}"
-        return b"" if self.problem or self._bits is None else self._bits
+    def _mask(self, matchers: Matchers) -> bytes:
+        if self._bits is None:
+            self._bits = matchers.mask()
+            if error := matchers.error:  # the mask would say that the answer may end
+                self.problem = f"the constraint is too complex: {error.splitlines()[0][:200]}"
+        return b"" if self.problem else self._bits
 
 
 def _has(bits: bytes, token: int) -> bool:

@@ -6,13 +6,14 @@ import os
 import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from argosy_api import limits
 from argosy_api.errors import InvalidArgumentError, OverloadedError
 from argosy_api.structured.constraint import parse
 from argosy_worker.core.facts import ModelFacts
 from argosy_worker.grammar.answer import AnswerGrammar
+from argosy_worker.grammar.matchers import Habits
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -22,14 +23,23 @@ COMPILE_S = 30.0
 _NICE = 10
 
 
+class Kept(NamedTuple):
+    """A grammar, for all its answers."""
+
+    matcher: "LLMatcher"
+    """Before the first token."""
+    habits: Habits
+    """Of the thread that samples."""
+
+
 class Grammars:
     """Lives on the event loop. One thread compiles, at a lower priority than the engine's."""
 
     def __init__(self, facts: ModelFacts) -> None:
         self._facts = facts
         self._tokens: LLTokenizer | None = None
-        self._kept: OrderedDict[str, LLMatcher] = OrderedDict()
-        self._under_way: dict[str, asyncio.Future[LLMatcher]] = {}
+        self._kept: OrderedDict[str, Kept] = OrderedDict()
+        self._under_way: dict[str, asyncio.Future[Kept]] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="grammars", initializer=_yielding)
 
     async def of(self, text: str) -> AnswerGrammar | None:
@@ -47,14 +57,14 @@ class Grammars:
             made = await self._compiled(text)
         else:
             self._kept.move_to_end(text)
-        return AnswerGrammar(made, lambda: self._compile(text), self._facts.eos_token_ids)
+        return AnswerGrammar(made.matcher, lambda: self._compile(text), self._facts.eos_token_ids, made.habits)
 
-    async def _compiled(self, text: str) -> "LLMatcher":
+    async def _compiled(self, text: str) -> Kept:
         future = self._under_way.get(text)
         if future is None:
             if len(self._under_way) >= limits.MAX_COMPILING:
                 raise OverloadedError("too many constraints wait to be compiled")
-            future = asyncio.get_running_loop().run_in_executor(self._pool, self._compile, text)
+            future = asyncio.get_running_loop().run_in_executor(self._pool, self._kept_of, text)
             self._under_way[text] = future
             future.add_done_callback(lambda done: self._keep(text, done))
         try:
@@ -63,7 +73,7 @@ class Grammars:
         except TimeoutError:
             raise InvalidArgumentError("constraint", f"takes more than {COMPILE_S:g} s to compile") from None
 
-    def _keep(self, text: str, done: "asyncio.Future[LLMatcher]") -> None:
+    def _keep(self, text: str, done: asyncio.Future[Kept]) -> None:
         del self._under_way[text]
         if done.cancelled() or done.exception() is not None:
             return
@@ -78,6 +88,9 @@ class Grammars:
             facts = self._facts
             self._tokens = library.vocabulary(facts.tokenizer_json, facts.vocab_size, facts.eos_token_ids)
         return self._tokens
+
+    def _kept_of(self, text: str) -> Kept:
+        return Kept(self._compile(text), Habits())
 
     def _compile(self, text: str) -> "LLMatcher":
         from argosy_api.structured import compile as library  # noqa: PLC0415
