@@ -18,6 +18,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCES, TARGET = "worker/kernels", "worker/argosy_worker/compute/native/libargosy_cpu.so"
+STAMP = "build/kernels.stamp"
 # A product and a sum are fused where the code says so, and nowhere else: bits must not depend on the compiler.
 FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fno-math-errno", "-ffp-contract=off", "-fvisibility=hidden"]
 INSTRUCTION_SETS = {
@@ -45,20 +46,50 @@ class NativeKernels(BuildHookInterface[Any]):
         if self.target_name != "wheel":
             return
         root = Path(self.root)
-        (root / TARGET).unlink(missing_ok=True)  # what was built from other sources must not be taken for these
         compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
         slower = "the worker will compute with torch alone, several times slower"
         if compiler is None:
+            (root / TARGET).unlink(missing_ok=True)  # what was built from other sources must not be taken for these
             self.app.display_warning(f"no C++ compiler: {slower}")
             return
         try:
-            compile_kernels(shlex.split(compiler), root / SOURCES, root / TARGET)
+            keep_compiled(shlex.split(compiler), root / SOURCES, root / TARGET, root / STAMP)
         except (subprocess.CalledProcessError, OSError) as error:
             self.app.display_warning(f"the C++ compiler {compiler} failed ({error}): {slower}")
             return
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
         build_data["artifacts"].append(TARGET)
+
+
+def keep_compiled(compiler: list[str], sources: Path, target: Path, stamp: Path) -> None:
+    """Compile, unless `target` is what this compiler made of these sources before, as `stamp` says.
+
+    The wheel for an image is built where an editable installation has compiled already. Raises CalledProcessError and
+    OSError; then there is no library: what was built from other sources must not be taken for these.
+    """
+    try:
+        if target.exists() and stamp.exists() and stamp.read_text() == _stamp(compiler, sources, target):
+            return
+        compile_kernels(compiler, sources, target)
+    except (subprocess.CalledProcessError, OSError):
+        target.unlink(missing_ok=True)
+        raise
+    stamp.parent.mkdir(exist_ok=True)
+    stamp.write_text(_stamp(compiler, sources, target))
+
+
+def _stamp(compiler: list[str], sources: Path, target: Path) -> str:
+    """The library, and all that it was made of and with: sources, flags (this file), compiler."""
+    version = subprocess.run([*compiler, "--version"], check=True, capture_output=True).stdout  # noqa: S603 - the compiler
+    parts = (
+        " ".join(compiler).encode(),
+        version,
+        digest_of(sources).encode(),
+        Path(__file__).read_bytes(),
+        target.read_bytes(),
+    )
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
 def digest_of(sources: Path) -> str:
