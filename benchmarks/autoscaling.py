@@ -5,9 +5,10 @@
 FOLDER has `azure_llm_2023_code.csv.gz` (Azure/AzurePublicDataset, CC-BY-4.0: Patel et al., "Splitwise", ISCA 2024) and
 `mooncake_synthetic_trace.jsonl.gz` (kvcache-ai/Mooncake, Apache-2.0: Qin et al., FAST 2025).
 
-Each autoscaler is tried with many targets and two windows. For what each peer can do, the cheapest choice of ours that
+Each autoscaler is tried with as many targets, in equal ratios from one at which hardly anything waits to one at which
+nearly everything does, and with the same two windows. For what each peer can do, the cheapest choice of ours that
 serves at least the same share is beside it: nobody is beaten by a bad setting. `autoscaling_model.py` says what is
-simulated.
+simulated, `autoscaling_scalers.py` how peers decide.
 """
 
 import argparse
@@ -18,9 +19,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-import autoscaling_model as model
+import autoscaling_scalers as scalers
 from autoscaling_foresight import Foresight
-from autoscaling_model import Ask, Replay, Setting
+from autoscaling_model import Ask, Replay, Result, Setting
 from rich.console import Console
 from rich.table import Table
 
@@ -41,11 +42,19 @@ def mooncake(folder: Path) -> list[Ask]:
 
 
 WINDOWS = (60.0, 300.0)
+TARGETS = 40
+
+
+def targets(least: float, most: float) -> list[float]:
+    """So many for everybody, each the same ratio above the one before it."""
+    return [least * (most / least) ** (i / (TARGETS - 1)) for i in range(TARGETS)]
+
+
 PEERS = {
-    "HPA, queue length": (model.hpa, (0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24)),
-    "KPA, concurrency": (model.kpa, (0.5, 0.7, 1, 1.3, 1.6, 2, 2.5, 3, 3.5, 4, 5, 6, 8, 10, 12, 16, 20, 28, 40)),
+    "HPA, queue length": (scalers.hpa, targets(0.1, 24)),
+    "KPA, concurrency": (scalers.kpa, targets(0.5, 40)),
 }
-OURS = (0.5, 1, 1.5, 2, 3, 4, 6, 8, 10, 15, 20, 30, 45, 60, 90, 150)
+OURS = targets(0.5, 150)
 
 
 def main() -> None:
@@ -57,7 +66,7 @@ def main() -> None:
         "Mooncake": (mooncake(folder), Setting(rate=8000.0, ttft_s=10.0, first=4)),
     }
     for name, (asks, setting) in traces.items():
-        ours = model.frontier(asks, setting, model.argosy(setting), choices(OURS))
+        ours = scalers.frontier(asks, setting, scalers.argosy(setting), choices(OURS))
         table = Table(title=f"{name}: replica-seconds, and share of first tokens within {setting.ttft_s:g} s")
         for column in (
             "peer",
@@ -70,10 +79,10 @@ def main() -> None:
             "saved",
         ):
             table.add_column(column, justify="right")
-        for peer, (make, targets) in PEERS.items():
-            theirs = model.frontier(asks, setting, make, choices(targets))
+        for peer, (make, tried) in PEERS.items():
+            theirs = scalers.frontier(asks, setting, make, choices(tried))
             for choice, result in worth_showing(theirs):
-                best = model.cheapest(ours, result.within)
+                best = scalers.cheapest(ours, result.within)
                 cells = [peer, label(choice), f"{result.replica_seconds:,.0f}", f"{100 * result.within:.1f} %"]
                 if best is not None:
                     mine = best[1]
@@ -92,24 +101,24 @@ def main() -> None:
         print()
 
 
-def choices(targets: Sequence[float]) -> list[model.Choice]:
-    return [(target, window) for window in WINDOWS for target in targets]
+def choices(tried: Sequence[float]) -> list[scalers.Choice]:
+    return [(target, window) for window in WINDOWS for target in tried]
 
 
-def worth_showing(found: dict[model.Choice, model.Result]) -> list[tuple[model.Choice, model.Result]]:
+def worth_showing(found: dict[scalers.Choice, Result]) -> list[tuple[scalers.Choice, Result]]:
     """The choices that no other one beats in both, from the best share on down, one for each few per cent."""
-    shown: list[tuple[model.Choice, model.Result]] = []
+    shown: list[tuple[scalers.Choice, Result]] = []
     for choice, result in sorted(found.items(), key=lambda item: (-item[1].within, item[1].replica_seconds)):
         if not shown or (
             result.replica_seconds < shown[-1][1].replica_seconds and result.within < shown[-1][1].within - 0.03
         ):
-            best = model.cheapest(found, result.within)
+            best = scalers.cheapest(found, result.within)
             shown.append(best if best is not None else (choice, result))
     return shown[:5]
 
 
-def label(choice: model.Choice) -> str:
-    return f"{choice[0]:g}, {choice[1]:g} s"
+def label(choice: scalers.Choice) -> str:
+    return f"{choice[0]:.3g}, {choice[1]:g} s"
 
 
 if __name__ == "__main__":

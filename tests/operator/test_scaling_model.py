@@ -9,6 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import autoscaling_model as model
+import autoscaling_scalers as scalers
 from autoscaling_foresight import Foresight
 from autoscaling_model import Ask, Replay, Setting
 
@@ -35,7 +36,7 @@ def fixed(count: int):
 
 def test_the_model_is_deterministic_and_counts_every_request():
     asks = bursts(0)[:200]
-    one, other = (Replay(asks, SETTING, model.argosy(SETTING)(2, 60)) for _ in range(2))
+    one, other = (Replay(asks, SETTING, scalers.argosy(SETTING)(2, 60)) for _ in range(2))
     assert one.run() == other.run()
     assert len(one.ttft) + len(one.held) == len(asks)
 
@@ -56,15 +57,17 @@ def test_workers_that_are_there_all_the_time_cost_that():
     assert result.replica_seconds == pytest.approx(3 * (asks[-1].at + 60), abs=6)
 
 
-@pytest.mark.parametrize(("make", "targets"), [(model.hpa, (0.5, 2, 6)), (model.kpa, (1, 3, 6))], ids=["hpa", "kpa"])
+@pytest.mark.parametrize(
+    ("make", "targets"), [(scalers.hpa, (0.5, 2, 6)), (scalers.kpa, (1, 3, 6))], ids=["hpa", "kpa"]
+)
 def test_it_costs_a_fifth_less_where_the_peer_serves_best(make, targets):
     """Of all targets and windows the peer has the one with the best share; ours has one with that share for less."""
     asks = bursts(2)
     windows = (60.0, 300.0)
-    ours = model.frontier(asks, SETTING, model.argosy(SETTING), [(t, w) for w in windows for t in (1, 4, 15, 45)])
-    theirs = model.frontier(asks, SETTING, make, [(t, w) for w in windows for t in targets])
+    ours = scalers.frontier(asks, SETTING, scalers.argosy(SETTING), [(t, w) for w in windows for t in (1, 4, 15, 45)])
+    theirs = scalers.frontier(asks, SETTING, make, [(t, w) for w in windows for t in targets])
     best = max(theirs.values(), key=lambda result: (result.within, -result.replica_seconds))
-    found = model.cheapest(ours, best.within)
+    found = scalers.cheapest(ours, best.within)
     assert found is not None
     assert found[1].saved(best) >= 0.2
 
@@ -80,4 +83,4 @@ def test_who_knows_what_comes_needs_less_than_anybody():
     assert first <= 100.0 - model.START_S
     assert ahead.course[-1][1] == 1
     assert 20.0 < ahead.computing_s < 21.0
-    assert Replay(asks, setting, model.argosy(setting)(1, 60)).run().within < ahead.within
+    assert Replay(asks, setting, scalers.argosy(setting)(1, 60)).run().within < ahead.within
