@@ -12,7 +12,8 @@ from operator_kit import paths
 from argosy_api import latency
 from argosy_api.resource import AutoscalingSpec
 from argosy_api.routes import Demand, DeploymentRoutes, Routes, RouteState, WorkerLoad, WorkerRoute
-from argosy_operator.autoscaling import schedule
+from argosy_operator.autoscaling import bursts, schedule
+from argosy_operator.autoscaling.bursts import Bursts
 from argosy_operator.autoscaling.decide import History, Standing, Why, decide_replicas
 from argosy_operator.autoscaling.signals import NOTHING, Signals, Told, signals
 from argosy_operator.autoscaling.victims import Worth, victims
@@ -94,6 +95,12 @@ def test_each_metric_wants_workers(metric, told, serving, workers):
     assert wanted(told, spec(metrics=[metric]), serving).workers == workers
 
 
+def test_who_is_content_with_longer_waits_has_workers_that_are_busier():
+    told = Signals(arriving=8.0, requests=9)
+    found = [wanted(told, spec(metrics=[{"type": "queueSeconds", "target": t}]), 1).workers for t in (0.25, 1, 2, 10)]
+    assert found == [16, 10, 9, 9]
+
+
 def test_up_at_once_down_after_the_window_and_step_by_step():
     flown = Flown(spec(scaleDown={"stabilizationSeconds": 100, "periodSeconds": 30}))
     assert flown.fly(BUSY) == 5  # maxStep 4 at a time
@@ -152,6 +159,55 @@ def test_by_half_the_news_it_goes_up_and_not_down():
 def test_bounds_hold_without_news_too():
     assert Flown(spec(minReplicas=3), 1).fly(NOTHING) == 3
     assert Flown(spec(maxReplicas=3), 5).fly(NOTHING) == 3
+
+
+# --- bursts
+
+
+def burst(flown: Flown, queue: float, *, every: float = 60.0) -> int:
+    """So much waits for 10 s, then nothing for the rest of the time; the most workers that it brought."""
+    most = flown.fly(Signals(queue_s=queue, requests=9), 10)
+    flown.fly(QUIET, every - 10)
+    return most
+
+
+def test_there_are_workers_for_usual_bursts_and_not_for_the_largest_one():
+    flown = Flown(spec(maxReplicas=100, scaleUp={"maxStep": 100}))
+    assert [burst(flown, 6.0) for _ in range(5)] == [6] * 5
+    assert 6 < burst(flown, 30.0) < 25
+    flown = Flown(spec(maxReplicas=100, scaleUp={"maxStep": 100}))
+    assert burst(flown, 30.0) == 30  # as the first one is the usual one
+
+
+def test_what_all_workers_do_not_get_through_is_no_burst():
+    """The part of it that takes them longer than a start counts at once, whatever was usual."""
+    before = Bursts(at=0.0, waited=1000.0, squares=4000.0)
+    assert bursts.after(before, 300.0, workers=2, window_s=300, now=2.0).usual >= 300 - 2 * bursts.CATCH_UP_S
+    assert bursts.after(before, 40.0, workers=2, window_s=300, now=2.0).usual < 20
+
+
+def test_a_few_requests_do_not_keep_workers_for_bursts_that_come_no_more():
+    flown = Flown(spec(scaleDown={"stabilizationSeconds": 60, "periodSeconds": 10}))
+    assert burst(flown, 8.0) == 8
+    assert flown.fly(Signals(queue_s=0.05, requests=1), 200) == 1
+
+
+_looks = st.tuples(st.floats(0, 500), st.integers(0, 20), st.floats(0, 500))
+
+
+@given(st.lists(_looks, max_size=20), _looks, st.floats(0, 500), st.sampled_from([0, 60, 3600]))
+def test_more_that_waits_never_makes_a_burst_smaller(looks, last, more, window):
+    lately, now = bursts.NONE, 0.0
+    for queue, workers, pause in looks:
+        now += pause
+        lately = bursts.after(lately, queue, workers=workers, window_s=window, now=now)
+        assert 0 <= lately.usual <= bursts.GROWS * queue
+    queue, workers, pause = last
+    least, most = (
+        bursts.after(lately, waits, workers=workers, window_s=window, now=now + pause).usual
+        for waits in (queue, queue + more)
+    )
+    assert most >= least * (1 - 1e-9)
 
 
 # --- no worker at all

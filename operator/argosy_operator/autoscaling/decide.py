@@ -2,7 +2,8 @@
 
 As the HorizontalPodAutoscaler it keeps what was wanted over a window: it goes up by the least of the short window, down
 by the most of the long one. Other than that one it reckons in seconds of work, goes down only where the rest would bear
-the load with room to spare, does nothing by what it does not know, and counts what is on its way.
+the load with room to spare, does nothing by what it does not know, counts what is on its way, and has workers for usual
+bursts, not for the largest one.
 """
 
 from collections.abc import Sequence
@@ -10,8 +11,10 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from argosy_api.resource import AutoscalingSpec
+from argosy_operator.autoscaling import bursts
+from argosy_operator.autoscaling.bursts import Bursts
 from argosy_operator.autoscaling.signals import REPORT_GOOD_S, Signals
-from argosy_operator.autoscaling.wanted import HEADROOM, wanted
+from argosy_operator.autoscaling.wanted import HEADROOM, Wanted, wanted
 
 
 class Why(StrEnum):
@@ -66,6 +69,8 @@ class History:
     """Of the longer window; of equal ones in a row only the ends."""
     changes: tuple[Change, ...] = ()
     """Of the longer period."""
+    bursts: Bursts = bursts.NONE
+    """What waited while signals came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +121,7 @@ def decide_replicas(
     if up > before:
         return _up(signals, spec, standing, history, up=min(up, most), now=now)
     if down >= before or before <= standing.least:
-        return Decision(before, *_as_it_is(signals, spec, standing), history)
+        return Decision(before, *_as_it_is(signals, spec, standing, history.bursts), history)
     if not signals.complete:
         return Decision(before, Why.INCOMPLETE, "not every router and worker tells how it is", history)
     if history.since is None or now - history.since < spec.scale_down.stabilization_seconds:
@@ -141,17 +146,28 @@ def _remember(history: History, signals: Signals, spec: AutoscalingSpec, standin
     if not signals.complete:
         last = history.glances[-1].at if history.glances else float("-inf")
         if now - last > REPORT_GOOD_S:  # a longer silence: what was before it is no window any more
-            history = replace(history, since=None, glances=())
+            history = replace(history, since=None, glances=(), bursts=bursts.NONE)
         if not signals.sources:
             return replace(history, changes=changes)
     window = max(spec.scale_up.stabilization_seconds, spec.scale_down.stabilization_seconds)
-    serving = max(1, standing.serving)
-    glance = Glance(
-        now, wanted(signals, spec, serving).workers, wanted(signals, spec, serving, headroom=HEADROOM).workers
+    lately = bursts.after(
+        history.bursts,
+        signals.queue_s,
+        workers=max(standing.replicas, standing.serving),
+        window_s=spec.scale_down.stabilization_seconds,
+        now=now,
     )
+    up, down = (_wanted(signals, spec, standing, lately, headroom=part).workers for part in (1.0, HEADROOM))
+    glance = Glance(now, up, down)
     kept = _with(tuple(g for g in history.glances if now - g.at <= window), glance)
     since = history.since if history.since is not None or not signals.complete else now
-    return History(since=since, glances=kept, changes=changes)
+    return History(since=since, glances=kept, changes=changes, bursts=lately)
+
+
+def _wanted(
+    signals: Signals, spec: AutoscalingSpec, standing: Standing, lately: Bursts, *, headroom: float = 1.0
+) -> Wanted:
+    return wanted(signals, spec, max(1, standing.serving), burst_s=lately.usual, headroom=headroom)
 
 
 def _with(glances: tuple[Glance, ...], new: Glance) -> tuple[Glance, ...]:
@@ -180,7 +196,7 @@ def _up(
     rules, before = spec.scale_up, standing.replicas
     way = max(rules.max_step, standing.serving * rules.max_percent // 100)
     after = min(up, max(before, standing.serving + way))
-    why = wanted(signals, spec, max(1, standing.serving)).why
+    why = _wanted(signals, spec, standing, history.bursts).why
     if after <= before:
         if up <= before:
             return Decision(before, Why.AT_MAXIMUM, f"{why}; no more are allowed", history)
@@ -191,7 +207,7 @@ def _up(
 def _down(
     signals: Signals, spec: AutoscalingSpec, standing: Standing, history: History, *, down: int, now: float
 ) -> Decision:
-    before, why = standing.replicas, wanted(signals, spec, max(1, standing.serving), headroom=HEADROOM).why
+    before, why = standing.replicas, _wanted(signals, spec, standing, history.bursts, headroom=HEADROOM).why
     gone = sum(c.before - c.after for c in history.changes if c.after < c.before)
     after = max(down, before - max(0, spec.scale_down.max_step - gone))
     if after >= before:
@@ -199,8 +215,8 @@ def _down(
     return _changed(after, before, Why.LESS_LOAD, f"{why}; {down} would do", history=history, now=now)
 
 
-def _as_it_is(signals: Signals, spec: AutoscalingSpec, standing: Standing) -> tuple[Why, str]:
-    found = wanted(signals, spec, max(1, standing.serving))
+def _as_it_is(signals: Signals, spec: AutoscalingSpec, standing: Standing, lately: Bursts) -> tuple[Why, str]:
+    found = _wanted(signals, spec, standing, lately)
     if found.workers > standing.replicas:
         if standing.replicas >= spec.max_replicas:
             return Why.AT_MAXIMUM, f"{found.why}; no more are allowed"

@@ -10,8 +10,9 @@ from argosy_operator.autoscaling.signals import Signals
 HEADROOM = 0.85
 """Fewer workers are enough only where each would be at so much of its target: what is just enough now is too few in a
 moment, and workers that go and come again cost more than they save."""
-BUSY = 0.8
-"""Workers are kept busy with prompts for at most this part of their time: beyond it waiting times rise steeply."""
+IDLE_S = 0.25
+"""In a queue waiting times grow as busy time / idle time of those that serve. So who wants prompts computed within a
+second has workers that are busy with them for 1 / (1 + 0.25) = 80 % of their time, who waits for ten seconds 98 %."""
 _STEEPEST = 2.0
 """A time that is above its target does not tell how many workers are missing: at most twice as many are asked for."""
 
@@ -24,29 +25,36 @@ class Wanted:
     why: str
 
 
-def wanted(signals: Signals, spec: AutoscalingSpec, serving: int, *, headroom: float = 1.0) -> Wanted:
+def wanted(
+    signals: Signals, spec: AutoscalingSpec, serving: int, *, burst_s: float | None = None, headroom: float = 1.0
+) -> Wanted:
     """The number that meets every target, or with `headroom` below 1 that part of every target.
 
-    `serving`: workers that the load is spread over now.
+    `serving`: workers that the load is spread over now. `burst_s`: seconds of work that `queueSeconds` is to go by;
+    None: what waits now.
     """
+    waits = signals.queue_s if burst_s is None else burst_s
     least = Wanted(1, "some load") if signals.requests or signals.arriving else Wanted(0, "no load")
-    return max((least, *_each(signals, spec, serving, headroom)), key=lambda w: w.workers)
+    return max((least, *_each(signals, spec, serving, waits, headroom)), key=lambda w: w.workers)
 
 
-def _each(signals: Signals, spec: AutoscalingSpec, serving: int, headroom: float) -> Iterator[Wanted]:
+def _each(signals: Signals, spec: AutoscalingSpec, serving: int, waits: float, headroom: float) -> Iterator[Wanted]:
     for metric in spec.metrics:
-        exact, why = _exact(metric, signals, serving, metric.target * headroom, headroom)
+        exact, why = _exact(metric, signals, serving, waits, headroom)
         # a hair above a whole number is rounding, not load
         yield Wanted(math.ceil(exact - 1e-9), why)
 
 
-def _exact(metric: MetricSpec, signals: Signals, serving: int, target: float, headroom: float) -> tuple[float, str]:
+def _exact(metric: MetricSpec, signals: Signals, serving: int, waits: float, headroom: float) -> tuple[float, str]:
+    target = metric.target * headroom
     match metric.type:
         case "queueSeconds":
             # what comes in keeps so many busy; on top come those that compute what waits within the target
-            busy = signals.arriving / (BUSY * headroom)
-            text = f"{signals.queue_s:.1f} s of work wait and {signals.arriving:.2f} s come in a second"
-            return busy + signals.queue_s / target, text
+            busy = signals.arriving * (1 + IDLE_S / metric.target) / headroom
+            why = f"{signals.queue_s:.1f} s of work wait and {signals.arriving:.2f} s come in a second"
+            if abs(waits - signals.queue_s) >= 0.05:
+                why += f"; a usual burst is {waits:.1f} s"
+            return busy + waits / target, why
         case "running":
             return signals.requests / target, f"{signals.requests} requests run or wait"
         case "kvUsage":
