@@ -4,67 +4,17 @@ Nothing is stored: all of it is asked as a dry run, over one connection pool, so
 """
 
 import asyncio
-import os
 
-import aiohttp
 import pytest
+from e2e_dry_runs import DryRuns, dry_runs
 from spec_fields import ANOTHER, FIELDS, child, children, look, sound
 from spoiled import Spoiled, spoiled
 
-from argosy_kube import access
-from argosy_kube.http import session
-
-AT_ONCE = 16
-RESOURCES = "/apis/serving.argosy.dev/v1alpha1/namespaces/default/inferencedeployments"
-PLURALS = {
-    "Deployment": "/apis/apps/v1/namespaces/default/deployments",
-    "ConfigMap": "/api/v1/namespaces/default/configmaps",
-    "StatefulSet": "/apis/apps/v1/namespaces/default/statefulsets",
-    "Job": "/apis/batch/v1/namespaces/default/jobs",
-    "PodDisruptionBudget": "/apis/policy/v1/namespaces/default/poddisruptionbudgets",
-}
-
-
-class Server:
-    """The API server that KUBECONFIG names, asked for dry runs."""
-
-    def __init__(self, http: aiohttp.ClientSession, found: access.Access) -> None:
-        self._http, self._access, self._places = http, found, asyncio.Semaphore(AT_ONCE)
-
-    async def create(self, document: dict) -> tuple[int, dict]:
-        """What would become of a resource, and the status."""
-        plain = {**document, "metadata": {"name": document["metadata"]["name"]}}
-        return await self._ask("POST", RESOURCES, plain, fieldValidation="Strict")
-
-    async def apply(self, manifest: dict) -> tuple[int, dict]:
-        """The same of a child."""
-        path = f"{PLURALS[manifest['kind']]}/{manifest['metadata']['name']}"
-        return await self._ask("PATCH", path, manifest, fieldManager="test", force="true")
-
-    async def _ask(self, method: str, path: str, document: dict, **params: str) -> tuple[int, dict]:
-        kind = "application/apply-patch+yaml" if method == "PATCH" else "application/json"
-        async with (
-            self._places,
-            self._http.request(
-                method, self._access.server.rstrip("/") + path, json=document, params={"dryRun": "All", **params},
-                headers={"Content-Type": kind, **self._access.headers()},
-            ) as answer,
-        ):  # fmt: skip
-            return answer.status, await answer.json()
-
-    async def count(self) -> int:
-        """Resources that there are."""
-        async with self._http.get(
-            self._access.server.rstrip("/") + RESOURCES, headers=self._access.headers()
-        ) as answer:
-            return len((await answer.json())["items"])
-
 
 @pytest.fixture
-async def server(definition):
-    found = access.find(os.environ)
-    async with session(found) as http:
-        yield Server(http, found)
+async def server(definition, namespace):
+    async with dry_runs(namespace.namespace) as asked:
+        yield asked
 
 
 async def test_every_field_is_kept_and_seen_in_a_child(server):
@@ -73,7 +23,7 @@ async def test_every_field_is_kept_and_seen_in_a_child(server):
     assert [text for text in wrong if text] == []
 
 
-async def _unseen(server: Server, path: str) -> str:
+async def _unseen(server: DryRuns, path: str) -> str:
     row, document = FIELDS[path], sound(path)
     status, kept = await server.create(document)
     if status != 201:
