@@ -69,11 +69,13 @@ smoke: setup  ## first figures: decode, prefill, start, memory, router, and llam
 images:  ## container images of operator, router, worker and Valkey (docker; else buildah, which it installs as root: at a terminal it asks)
 	deploy/build-images.sh
 
-test-cluster: setup  ## end-to-end tests on the cluster that KUBECONFIG names
-	$(BIN)/pytest -q -m cluster tests
+test-cluster: setup  ## end-to-end tests on the cluster that KUBECONFIG names: two files side by side, then what only works alone
+	@# most of them wait for pods and windows; the alone ones take away or replace what others need
+	$(BIN)/pytest -q -m "cluster and not alone" -n 2 --dist loadfile --no-loadscope-reorder --durations=25 tests/e2e
+	$(BIN)/pytest -q -m "cluster and alone" --durations=25 tests/e2e
 
 test-rollouts: setup  ## on the cluster that KUBECONFIG names: twenty updates in a row under load, three of them bad, canaries; the operator killed 20 times; no API for a minute
-	ARGOSY_WHOLE=1 ARGOSY_UPDATES=20 $(BIN)/pytest -q -s -m cluster tests/e2e/test_rollouts.py tests/e2e/test_operator_killed.py tests/e2e/test_api_away.py
+	ARGOSY_WHOLE=1 ARGOSY_UPDATES=20 $(BIN)/pytest -q -s -m cluster tests/e2e/test_rollouts.py tests/e2e/test_canaries.py tests/e2e/test_operator_killed.py tests/e2e/test_api_away.py
 
 test-pages: setup  ## on the cluster that KUBECONFIG names: what the pages about clusters have their readers type
 	ARGOSY_WHOLE=1 $(BIN)/pytest -q -m cluster tests/e2e/test_pages.py

@@ -1,11 +1,18 @@
-"""The cluster that KUBECONFIG names, Argosy installed in it, and namespaces to work in."""
+"""The cluster that KUBECONFIG names, Argosy installed in it, and namespaces to work in.
 
+Most tests need a namespace of their own and a running installation, and mostly wait: `make test-cluster` runs two of their files
+side by side. Those marked `alone` take away or replace what others need; they run afterwards, one after another.
+"""
+
+import contextlib
+import fcntl
 import functools
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -15,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # for e2e_kit, a name that no ot
 from e2e_kit import CHART, RELEASE, SYSTEM, Kubectl, helm, make_namespace, reach, wait_for
 from e2e_volumes import prepare
 
-# Files in this order: what needs little first, and what takes the installation away last.
+# Files in this order: the longest of those that run side by side first, and what takes the installation away last.
 ORDER = [
-    "validation", "pages", "fields", "lifecycle", "status", "images", "groups", "adapters", "autoscaling", "external", "top", "rights", "rollouts", "disruption", "api_away", "operator_killed", "next_version", "uninstall",
+    "pages", "validation", "rollouts", "groups", "status", "canaries", "lifecycle", "autoscaling", "adapters", "top", "images", "fields", "rights", "external", "disruption", "api_away", "operator_killed", "next_version", "uninstall",
     "upgrade",
 ]  # fmt: skip
 
@@ -59,8 +66,31 @@ def cluster() -> Kubectl:
 
 
 @pytest.fixture(scope="session")
-def definition(cluster: Kubectl) -> None:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], AbstractContextManager[bool]]:
+    """`with once("this") as first`: one process at a time, whatever its name; `first` is said to one process of this run."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+    @contextlib.contextmanager
+    def enter(name: str) -> Iterator[bool]:
+        with (folder / "once.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            done = folder / f"{name}.done"
+            yield not done.exists()
+            done.touch()
+
+    return enter
+
+
+@pytest.fixture(scope="session")
+def definition(cluster: Kubectl, once: Callable[[str], AbstractContextManager[bool]]) -> None:
     """The CustomResourceDefinition of this tree is served."""
+    with once("definition") as first:
+        if first:
+            define(cluster)
+
+
+def define(cluster: Kubectl) -> None:
     name = "crd/inferencedeployments.serving.argosy.dev"
     path = CHART / "files/crds/inferencedeployments.yaml"
     cluster("apply", "--server-side", "--force-conflicts", "--filename", str(path))
@@ -73,10 +103,12 @@ def definition(cluster: Kubectl) -> None:
 
 
 @pytest.fixture(scope="session")
-def system(cluster: Kubectl) -> Kubectl:
+def system(cluster: Kubectl, once: Callable[[str], AbstractContextManager[bool]]) -> Kubectl:
     """Argosy, installed from the chart as it is, in a namespace where `restricted` is enforced."""
-    made = make_namespace(cluster, SYSTEM)
-    helm("upgrade", "--install", RELEASE, str(CHART), "--namespace", SYSTEM)
+    with once("system") as first:
+        made = make_namespace(cluster, SYSTEM)
+        if first:
+            helm("upgrade", "--install", RELEASE, str(CHART), "--namespace", SYSTEM)
     for component in ("operator", "router", "valkey"):
         made("rollout", "status", f"deployment/{RELEASE}-{component}", "--timeout=120s", timeout=130)
     return made

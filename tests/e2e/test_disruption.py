@@ -8,6 +8,7 @@ import time
 import pytest
 from e2e_kit import CHART, RELEASE, Load, helm, reach, resource, wait_for, wait_ready
 
+pytestmark = pytest.mark.alone
 URI = "sim://e2e?decode_ms=15"  # 64 tokens: a second, so that several streams run at any moment
 
 

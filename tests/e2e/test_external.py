@@ -13,6 +13,7 @@ from e2e_kit import CHART, RELEASE, SYSTEM, Load, helm, reach, resource, wait_fo
 from argosy_api.externalscaler import externalscaler_pb2 as pb
 from argosy_api.externalscaler import externalscaler_pb2_grpc as service
 
+pytestmark = pytest.mark.alone
 GROUP = "v1beta1.external.metrics.k8s.io"
 
 

@@ -112,22 +112,22 @@ def test_prompts_and_answers_by_pods_of_two_roles(namespace, system, http):
     """Blocks travel from pod to pod, through the network policy of the resource."""
     roles = {"prefill": {"replicas": 1}, "decode": {"replicas": 2}}
     uri = "sim://e2e?decode_ms=5&prefill_tps=2000&check=1"
-    namespace.apply(resource("fleet", uri, disaggregation=roles))
-    wait_ready(namespace, "fleet")
-    found = namespace.get("infd", "fleet")["status"]
+    namespace.apply(resource("convoy", uri, disaggregation=roles))
+    wait_ready(namespace, "convoy")
+    found = namespace.get("infd", "convoy")["status"]
     assert found["ready"] == "3/3"
     assert {role["role"]: role["routableReplicas"] for role in found["roles"]} == {"prefill": 1, "decode": 2}
     client = openai.OpenAI(base_url=f"http://{http}/v1", api_key="none", max_retries=0, timeout=60)
 
     def ask(number):
-        raw = client.completions.with_raw_response.create(model="fleet", prompt=f"{number} {PREFIX}", max_tokens=4)
+        raw = client.completions.with_raw_response.create(model="convoy", prompt=f"{number} {PREFIX}", max_tokens=4)
         return raw.headers["x-argosy-worker"], raw.parse().usage.prompt_tokens_details.cached_tokens
 
     numbers = iter(range(1000))
     wait_for("blocks come from the prefill pod", lambda: ask(next(numbers))[1], 30)
     workers = {ask(next(numbers))[0] for _ in range(4)}
-    assert all(worker.startswith("fleet-decode-") for worker in workers)
-    namespace("delete", "infd", "fleet", "--timeout=60s", timeout=70)
+    assert all(worker.startswith("convoy-decode-") for worker in workers)
+    namespace("delete", "infd", "convoy", "--timeout=60s", timeout=70)
 
 
 def test_scale_delete_a_pod_and_leave_nothing(namespace, system, http):

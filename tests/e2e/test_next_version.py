@@ -9,6 +9,7 @@ from e2e_kit import resource, wait_for, wait_ready
 from argosy_api.crd import crd
 from argosy_api.resource import GROUP, PLURAL, VERSION
 
+pytestmark = pytest.mark.alone
 NEXT = "v1beta1"
 NAME = f"{PLURAL}.{GROUP}"
 

@@ -13,7 +13,10 @@ import pytest
 from e2e_kit import CHART, RELEASE, SYSTEM, helm, make_namespace, wait_for
 from whole import WHOLE
 
-pytestmark = pytest.mark.skipif(not WHOLE, reason="minutes, and installs Argosy anew: make test-pages")
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(not WHOLE, reason="minutes, and installs Argosy anew: make test-pages"),
+]
 TIMEOUT_S = 400
 
 

@@ -174,6 +174,7 @@ def stray(kind, api_version, spec, owner):
     return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **spec}
 
 
+@pytest.mark.alone
 def test_granted_and_used_are_the_same(system, cluster, namespace, unmountable, operator_outside):
     redis = f"redis://:secret@{RELEASE}-valkey.{SYSTEM}.svc:6379/0"
     system("delete", "lease", f"{RELEASE}-operator", "--ignore-not-found")  # then one is made

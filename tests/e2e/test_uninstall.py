@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from e2e_kit import CHART, RELEASE, SYSTEM, Kubectl, helm, make_namespace, resource, wait_for, wait_ready
 
+pytestmark = pytest.mark.alone
 CRD = "customresourcedefinition/inferencedeployments.serving.argosy.dev"
 CLUSTER_KINDS = "clusterroles,clusterrolebindings"
 KINDS = "all,secrets,configmaps,serviceaccounts,roles,rolebindings,poddisruptionbudgets,networkpolicies"

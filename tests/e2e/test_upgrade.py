@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 from e2e_kit import CHART, RELEASE, SYSTEM, Load, helm, make_namespace, reach, resource, wait_for, wait_ready
 
+pytestmark = pytest.mark.alone
 FORMER = shlex.split(os.environ.get("ARGOSY_FORMER", ""))
 COMPONENTS = ("operator", "router", "valkey")
 TELL_APART = [f"--set-string={component}.podAnnotations.former=yes" for component in COMPONENTS]
