@@ -266,6 +266,7 @@ def main() -> None:
     print(page)
     if options.out:
         (options.out / "cpu-figures.md").write_text(page)
+        (options.out / "pictures").mkdir(parents=True, exist_ok=True)
         (options.out / "pictures" / "cpu.svg").write_text(cpu_report.picture(rows))
 
 
