@@ -21,11 +21,9 @@ SOURCES, TARGET = "worker/kernels", "worker/argosy_worker/compute/native/libargo
 STAMP = "build/kernels.stamp"
 # A product and a sum are fused where the code says so, and nowhere else: bits must not depend on the compiler.
 FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fno-math-errno", "-ffp-contract=off", "-fvisibility=hidden"]
-AVX512_VNNI = [*(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vnni")), "-mfma", "-mf16c"]
 INSTRUCTION_SETS = {
     "x86_64": {
-        "kernels_avx512_amx": [*AVX512_VNNI, "-mamx-tile", "-mamx-int8"],
-        "kernels_avx512_vnni": AVX512_VNNI,
+        "kernels_avx512_vnni": [f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vnni")] + ["-mfma", "-mf16c"],
         "kernels_avx_vnni": ["-mavx2", "-mfma", "-mf16c", "-mavxvnni"],
         "kernels_avx2": ["-mavx2", "-mfma", "-mf16c"],
     },

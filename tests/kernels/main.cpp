@@ -364,7 +364,7 @@ int main(int count, char** words) {
   if (count < 2) return std::fprintf(stderr, "main LIBRARY [quick|full] [only]\n"), 2;
   const Library library(words[1]);
   Tests tests{library, count > 2 && !std::strcmp(words[2], "full"), count > 3 ? words[3] : "", {}};
-  for (const char* name : {"portable", "avx2", "avx-vnni", "avx512-vnni", "avx512-amx", "neon-dotprod", "neon-i8mm"})
+  for (const char* name : {"portable", "avx2", "avx-vnni", "avx512-vnni", "neon-dotprod", "neon-i8mm"})
     for (int threads : {1, 2})
       if (library.kernels(name) && (tests.full || (threads == 1) == !std::strcmp(name, "portable")))
         tests.engines.push_back(std::make_unique<Engine>(library, name, threads));

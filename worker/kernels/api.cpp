@@ -29,7 +29,7 @@ int tried(const Do& work) {
 // The better ones first. Built by hatch_build.py, which has a list of them too.
 const Kernels* (*const ALL[])() = {
 #if defined(__x86_64__)
-    avx512_amx, avx512_vnni, avx_vnni, avx2,
+    avx512_vnni, avx_vnni, avx2,
 #elif defined(__aarch64__)
     neon_i8mm, neon_dotprod,
 #endif

@@ -10,7 +10,7 @@ namespace argosy {
 
 constexpr int GROUP = 32;  // inputs that share a scale
 constexpr int TILE = 16;   // outputs that are computed side by side, and positions that are attended to together
-constexpr int ROWS = 16;   // rows whose activations lie side by side
+constexpr int ROWS = 8;    // rows whose activations lie side by side
 constexpr float COARSE = 1.3f;  // blocks of activations whose scale is so many times the mean of their row's are coarse
 constexpr int CHOICES = 64;  // tokens whose logits are looked at together
 
@@ -28,7 +28,7 @@ struct Linear {
   int32_t scale_bits; // 16, or 32 with 4 bits
 };
 
-constexpr size_t block_bytes(int bits, int scale_bits) { return bits == 4 ? 256 + 4 * scale_bits : 512 + 2 * scale_bits; }
+inline size_t block_bytes(int bits, int scale_bits) { return bits == 4 ? 256 + 4 * scale_bits : 512 + 2 * scale_bits; }
 // `rows` rows of blocks as ggml has them, Q4_1 (d, m, 16 bytes of nibbles; also with fp32 d and m) or Q8_0 (d, 32 bytes), to
 // where the outputs from `first` on belong in packed weights.
 void pack(int bits, int scale_bits, const uint8_t* from, int rows, int blocks, int first, uint8_t* to);
@@ -156,8 +156,7 @@ struct Kernels {
 };
 
 #if defined(__x86_64__)
-const Kernels* avx512_amx();  // null where the processor lacks it
-const Kernels* avx512_vnni();
+const Kernels* avx512_vnni();  // null where the processor lacks it
 const Kernels* avx_vnni();
 const Kernels* avx2();
 #elif defined(__aarch64__)

@@ -66,12 +66,7 @@ inline F within(F x, int from, int to) {
 }
 
 // Weights (unsigned bytes) of 16 outputs and 4 inputs, twice, and sums of their products with activations.
-#if defined(VEC_UNIT)  // with the matrix unit of unit.inc
-constexpr int ROWS_AT_ONCE = 16;
-#else
-constexpr int ROWS_AT_ONCE = 8;
-#endif
-constexpr int QUERIES_AT_ONCE = 6, QUERIES_THAT_UNFOLD = 1 << 30;
+constexpr int ROWS_AT_ONCE = 8, QUERIES_AT_ONCE = 6, QUERIES_THAT_UNFOLD = 1 << 30;
 using W = __m512i;
 struct Pair { W one, two; };
 template <int BITS> using Sum = I;
