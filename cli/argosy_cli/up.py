@@ -59,10 +59,24 @@ def up_loaded(loaded: Sequence[Loaded], options: Options, *, detach: bool) -> No
         )
         try:
             asyncio.run(_run(supervisor, display.line))
-        except* CommandError as group:
-            raise group.exceptions[0] from None
-        except* OSError as group:  # a full disk, no more processes
-            raise StartError(f"cannot go on: {group.exceptions[0]}") from None
+        except (CommandError, OSError, ExceptionGroup) as error:
+            told = reason(error)
+            if told is error:
+                raise
+            raise told from error
+
+
+def reason(error: Exception) -> Exception:
+    """What to tell of all that ended a run: parts of it fail with what they used, so several may come at once."""
+    leaves = [error]
+    while any(isinstance(leaf, ExceptionGroup) for leaf in leaves):
+        leaves = [one for leaf in leaves for one in (leaf.exceptions if isinstance(leaf, ExceptionGroup) else [leaf])]
+    for leaf in leaves:
+        if isinstance(leaf, CommandError):
+            return leaf
+    if all(isinstance(leaf, OSError) for leaf in leaves):  # a full disk, no more processes
+        return StartError(f"cannot go on: {leaves[0]}")
+    return error
 
 
 def _in_background(loaded: Sequence[Loaded], options: Options, environment: Mapping[str, str]) -> None:

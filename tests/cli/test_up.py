@@ -16,6 +16,8 @@ from waiting import LIMIT_S, until
 
 from argosy_api.params import SamplingParams
 from argosy_cli.embedded.keeper import Kind
+from argosy_cli.errors import NothingServesError, StartError
+from argosy_cli.up import reason as why_ended
 from argosy_worker.sim import oracle
 
 HEAD = "apiVersion: serving.argosy.dev/v1alpha1\nkind: InferenceDeployment\n"
@@ -25,6 +27,16 @@ PREFIX = "All hands on deck: this prompt is long enough to fill several blocks o
 def sim(name="sim", replicas=2, uri="sim://m?prefill_tps=20000&decode_ms=2", **spec):
     extra = "".join(f"  {key}: {value}\n" for key, value in spec.items())
     return f"{HEAD}metadata:\n  name: {name}\nspec:\n  model:\n    uri: {uri}\n  replicas: {replicas}\n{extra}"
+
+
+def test_what_is_told_of_all_that_ended_a_run_at_once():
+    nothing, full, bug = NothingServesError("nothing"), OSError(28, "No space left on device"), KeyError("a fault")
+    assert why_ended(nothing) is nothing
+    assert why_ended(ExceptionGroup("", [full, ExceptionGroup("", [bug, nothing])])) is nothing
+    assert "No space left on device" in str(why_ended(ExceptionGroup("", [full, full])))
+    assert isinstance(why_ended(full), StartError)
+    faults = ExceptionGroup("", [full, bug])
+    assert why_ended(faults) is faults
 
 
 @pytest.fixture(scope="module")

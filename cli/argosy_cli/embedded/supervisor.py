@@ -73,7 +73,8 @@ class Supervisor:
 
         """
         self._changed()
-        async with asyncio.TaskGroup() as group, Routes(self.state.metrics) as routes:
+        # who asks for routes has ended when the session is closed: the other way round the end has a fault of its own
+        async with Routes(self.state.metrics) as routes, asyncio.TaskGroup() as group:
             kept = {keeper: group.create_task(keeper.run()) for keeper in self._keepers}
 
             def start(one: Kept) -> None:
