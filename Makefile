@@ -69,9 +69,10 @@ smoke: setup  ## first figures: decode, prefill, start, memory, router, and llam
 images:  ## container images of operator, router, worker and Valkey (docker; else buildah, which it installs as root: at a terminal it asks)
 	deploy/build-images.sh
 
-test-cluster: setup  ## end-to-end tests on the cluster that KUBECONFIG names: two files side by side, then what only works alone
+LANES ?= 1
+test-cluster: setup  ## end-to-end tests on the cluster that KUBECONFIG names (LANES=2: two files side by side, where nothing else runs); last those that only work alone
 	@# most of them wait for pods and windows; the alone ones take away or replace what others need
-	$(BIN)/pytest -q -m "cluster and not alone" -n 2 --dist loadfile --no-loadscope-reorder --durations=25 tests/e2e
+	$(BIN)/pytest -q -m "cluster and not alone" $(if $(filter-out 1,$(LANES)),-n $(LANES) --dist loadfile --no-loadscope-reorder) --durations=25 tests/e2e
 	$(BIN)/pytest -q -m "cluster and alone" --durations=25 tests/e2e
 
 test-rollouts: setup  ## on the cluster that KUBECONFIG names: twenty updates in a row under load, three of them bad, canaries; the operator killed 20 times; no API for a minute

@@ -47,9 +47,16 @@ def test_openai_client_generates_and_the_second_request_hits_the_same_pod(smollm
         return raw.headers["x-argosy-worker"], raw.parse()
 
     first_worker, first = ask()
-    wait_for("the router knows the blocks", lambda: ask()[1].usage.prompt_tokens_details.cached_tokens, 10)
+    held_by = [first_worker]  # and by whoever is asked before the router knows that
+
+    def hits():
+        worker, answer = ask()
+        held_by.append(worker)
+        return answer.usage.prompt_tokens_details.cached_tokens
+
+    wait_for("the router knows the blocks", hits, 10)
     again_worker, again = ask()
-    assert again_worker == first_worker
+    assert again_worker in held_by
     assert again_worker in {pod["metadata"]["name"] for pod in smollm2[0].workers("smollm2")}
     assert again.usage.prompt_tokens_details.cached_tokens >= 64
     assert again.choices[0].text == first.choices[0].text
@@ -102,6 +109,7 @@ def test_get_shows_what_one_wants_to_know(smollm2):
     }  # fmt: skip
 
 
+@pytest.mark.alone  # it asks every model that the router lists, those of other tests too, which may still be loading
 def test_helm_test_passes(smollm2, system):
     said = helm("test", RELEASE, "--namespace", system.namespace, "--logs")
     assert "the router is ready" in said
