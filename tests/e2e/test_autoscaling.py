@@ -58,6 +58,7 @@ def test_without_routers_the_number_stays(namespace, system, http):
             "it is told", lambda: namespace.condition("still", "AutoscalingActive").get("reason") == "NoSignals", 60
         )
         namespace.patch("still", {"autoscaling": {"minReplicas": 1}})  # now one would be enough
+        # what must not happen can only be waited for: a decision to go down would take one window
         time.sleep(3 * window)
         assert len(namespace.workers("still")) == 2
     finally:
