@@ -130,7 +130,10 @@ void layers(const Tests& tests, const Shape& s) {
 }
 
 // Whether a token may be drawn at all, by the definition of each limit alone; ties count for those who are kept.
-bool may_come(const Floats& row, const Draw& draw, int token) {
+bool may_come(Floats row, const Draw& draw, int token) {
+  for (int i = 0; draw.open && i < int(row.size()); i++)
+    if (!(draw.open[i / 8] >> i % 8 & 1)) row[i] = -INFINITY;
+  if (draw.open && row[token] == -INFINITY) return false;
   if (draw.temperature == 0) {
     for (int i = 0; i < int(row.size()); i++)
       if (row[i] > row[token] || (row[i] == row[token] && i < token)) return false;
@@ -159,6 +162,7 @@ void picks(const Tests& tests, int vocab) {
   const int top_ks[] = {0, 0, 1, 7, vocab / 2, vocab, vocab + 3};
   Floats logits;
   std::vector<Draw> draws;
+  std::vector<std::vector<uint8_t>> bits(ROWS);  // of every third row: few tokens, about half, or all but few
   for (int row = 0; row < ROWS; row++) {
     Floats of = numbers(random, vocab, float(row % 4 * row % 4 * 3));
     if (row % 5 == 1)
@@ -167,7 +171,14 @@ void picks(const Tests& tests, int vocab) {
       for (int i = 0; i < vocab; i++)
         if (i % 3 && i != row % vocab) of[i] = -INFINITY;
     logits.insert(logits.end(), of.begin(), of.end());
-    draws.push_back({temperatures[random.below(5)], leasts[random.below(4)], top_ps[random.below(5)], double(random.next() >> 11) * 0x1p-53, top_ks[random.below(7)]});
+    draws.push_back({temperatures[random.below(5)], leasts[random.below(4)], top_ps[random.below(5)], double(random.next() >> 11) * 0x1p-53, top_ks[random.below(7)], nullptr});
+    if (row % 3) continue;
+    bits[row].resize((vocab + 7) / 8);
+    for (uint8_t& byte : bits[row])
+      byte = uint8_t(row % 9 == 0 ? random.next() & random.next() & random.next() : row % 9 == 3 ? random.next() : random.next() | random.next() | random.next());
+    bits[row][row % vocab / 8] |= uint8_t(1 << row % vocab % 8);
+    logits[size_t(row) * vocab + row % vocab] = 0.5f;
+    draws.back().open = bits[row].data();
   }
   std::vector<int32_t> first;
   for (const auto& engine : tests.engines) {
@@ -192,6 +203,14 @@ void picks(const Tests& tests, int vocab) {
     const Floats of = part(logits, row, 1, vocab);
     check(first[row] >= 0 && first[row] < vocab && may_come(of, draws[row], first[row]), name, "a token that may not come");
   }
+  const std::vector<uint8_t> nothing((vocab + 7) / 8);
+  for (const auto& engine : tests.engines)
+    for (Draw draw : draws) {
+      int32_t token = -1;
+      draw.open = nothing.data();
+      tests.library.pick(engine->handle, logits.data(), 1, vocab, &draw, &token, 0);
+      check(token == 0, name + " " + engine->name, "where nothing may come, token 0");
+    }
   digest(name, Floats(first.begin(), first.end()));
 }
 

@@ -49,7 +49,7 @@ const Kernels* named(const char* name) {
 #pragma GCC visibility push(default)
 extern "C" {
 
-int argosy_version() { return 9; }
+int argosy_version() { return 10; }
 
 // A hash of the files that this was built from.
 const char* argosy_sources() { return ARGOSY_SOURCES; }

@@ -104,6 +104,7 @@ struct Draw {
   double top_p;        // 1 for all
   double u;            // in [0, 1)
   int32_t top_k;       // 0 for all
+  const uint8_t* open; // a bit for each token, the lowest first: 0 where it may not be drawn; null where all may
 };
 
 struct Candidate {
@@ -111,11 +112,13 @@ struct Candidate {
   int32_t id;
 };
 
-// Room for a row of n logits: `highest`, `bounds` and `sums` for each CHOICES of them, `found` for each.
+// Room for a row of n logits: `highest`, `bounds` and `sums` for each CHOICES of them, `found` for each, and `open` too where
+// a draw has bits.
 struct Candidates {
   float *highest, *bounds;
   double* sums;
   Candidate* found;
+  float* open;
 };
 
 // The k + 1-th highest of n numbers; changes their order.

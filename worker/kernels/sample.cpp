@@ -32,9 +32,11 @@ void pick(Pool& pool, const Kernels& kernels, SampleRoom& room, const float* log
   least(room.numbers, threads * 2 * blocks);
   least(room.sums, threads * blocks);
   least(room.found, threads * vocab);
+  if (std::any_of(draws, draws + rows, [](const Draw& draw) { return draw.open; })) least(room.open, threads * vocab);
   rows_of(pool, rows, together, [&](int thread, int row) {
     float* numbers = room.numbers.data() + thread * 2 * blocks;
-    Candidates of{numbers, numbers + blocks, room.sums.data() + thread * blocks, room.found.data() + size_t(thread) * vocab};
+    Candidates of{numbers, numbers + blocks, room.sums.data() + thread * blocks, room.found.data() + size_t(thread) * vocab,
+                  draws[row].open ? room.open.data() + size_t(thread) * vocab : nullptr};
     tokens[row] = kernels.pick(logits + size_t(row) * vocab, vocab, draws[row], of);
   });
 }

@@ -12,6 +12,7 @@ struct SampleRoom {
   std::vector<float> numbers;
   std::vector<double> sums;
   std::vector<Candidate> found;
+  std::vector<float> open;
 };
 
 // logits [rows, vocab]; fine [rows]: 1 where a row is finite.

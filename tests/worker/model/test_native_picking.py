@@ -2,6 +2,8 @@
 
 import random
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
@@ -44,6 +46,15 @@ def params_of(rng: random.Random, vocab: int) -> SamplingParams:
     )
 
 
+def open_of(rng: random.Random, logits: Tensor) -> npt.NDArray[np.uint8] | None:
+    """What a grammar leaves of a row: at least one token that is not out of the question."""
+    if rng.random() < 0.6:
+        return None
+    left = torch.rand(len(logits)) < rng.choice([0.01, 0.5, 0.99])
+    left[rng.choice(logits.isfinite().nonzero()[:, 0].tolist())] = True
+    return np.packbits(left.numpy(), bitorder="little")
+
+
 @pytest.mark.parametrize("vocab", [1, 2, 15, 63, 64, 65, 130, 1000, 5003])
 def test_the_token_is_the_one_that_torch_picks(vocab: int) -> None:
     rng = random.Random(vocab)
@@ -51,7 +62,10 @@ def test_the_token_is_the_one_that_torch_picks(vocab: int) -> None:
     for _ in range(60):
         rows = rng.randrange(1, 5)
         logits = logits_of(rng, rows, vocab)
-        asked = [Row(params_of(rng, vocab), rng.randrange(1 << 40), rng.randrange(5000)) for _ in range(rows)]
+        asked = [
+            Row(params_of(rng, vocab), rng.randrange(1 << 40), rng.randrange(5000), open=open_of(rng, logits[i]))
+            for i in range(rows)
+        ]
         wanted = TORCH.pick(logits, asked)
         for side in sides:
             assert side.pick(logits, asked) == wanted

@@ -6,24 +6,18 @@ back. Only operations that round correctly are used, so a value's bits depend on
 
 import math
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from argosy_api.params import SamplingParams
-from argosy_worker.arrays import Array, copied, is_numpy, like, where
+from argosy_worker.arrays import Array, copied, like, where
 from argosy_worker.core.batch import SequenceSlice
 from argosy_worker.core.rules import Counts
 
 _MOST = float(np.finfo(np.float32).max)
-_GATES = np.where(
-    np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"),
-    np.float32(math.inf),
-    np.float32(-math.inf),
-)
-"""[256, 8]: for each byte of bits what its tokens' logits may be at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,21 +80,19 @@ def _open(bits: bytes, vocab: int, allowed: "array[int] | None", barred: Sequenc
     return found
 
 
-def edited(logits: Array, rows: Sequence[Row]) -> Array:
+def edited(logits: Array, rows: Sequence[Row], *, masks: bool = True) -> Array:
     """Logits fp32 [n, vocab], of numpy or of torch, as the rows' parameters want them.
 
-    `logits` itself, unchanged, where none wants any.
+    `logits` itself, unchanged, where none wants any. `masks`: whether to do what the rows' `open` says, too; native
+    kernels do that when they draw.
     """
     biased = [(i, row.bias) for i, row in enumerate(rows) if row.bias is not None and row.bias[0]]
     counted = [(i, row.params, row.counts) for i, row in enumerate(rows) if row.counts is not None and row.counts.ids]
     # where a grammar leaves only some, its bits have these, too
     barred = [(i, row.barred) for i, row in enumerate(rows) if row.barred and row.open is None]
     limited = [(i, row.allowed) for i, row in enumerate(rows) if row.allowed and row.open is None]
-    masked = [(i, row.open) for i, row in enumerate(rows) if row.open is not None]
-    if not (biased or counted or barred or limited or masked):
-        return logits
-    if masked and is_numpy(logits) and not (biased or counted or barred or limited):
-        return _masked(logits, np.empty_like(logits), dict(masked))
+    if not (biased or counted or barred or limited):
+        return closed(logits, rows) if masks else logits
     logits = copied(logits)
     flat, vocab = logits.reshape(-1), logits.shape[-1]
     if biased:
@@ -117,32 +109,21 @@ def edited(logits: Array, rows: Sequence[Row]) -> Array:
         logits[i, at] = kept
     if barred:
         flat[_places(barred, vocab, logits)] = -math.inf
-    return _masked(logits, logits, dict(masked)) if masked else logits
+    return closed(logits, rows) if masks else logits
 
 
-def _masked(logits: Array, into: Array, left: Mapping[int, npt.NDArray[np.uint8]]) -> Array:
-    """All rows, written to `into`; in those of `left` tokens whose bits are 0 get minus infinity.
+def closed(logits: Array, rows: Sequence[Row]) -> Array:
+    """Logits [n, vocab] in which tokens whose bit in their row's `open` is 0 have minus infinity.
 
-    In numpy without a branch for each token: a row of 49,152 takes 30 us, and otherwise 200. Rows in the same state of
-    a grammar have the same bits, which are spread out once for all of them.
+    `logits` itself, unchanged, where no row has bits.
     """
-    if not is_numpy(logits):
-        for i, bits in left.items():
-            known = np.unpackbits(bits, bitorder="little", count=logits.shape[-1]).view(np.bool_)
-            into[i][like(logits, ~known)] = -math.inf
-        return into
-    alike: dict[bytes, list[int]] = {}
-    for i, bits in left.items():
-        alike.setdefault(bits.tobytes(), []).append(i)
-    for places in alike.values():
-        gate = _GATES.take(left[places[0]], axis=0).reshape(-1)[: logits.shape[-1]]
-        for i in places:
-            np.minimum(logits[i], gate, out=into[i])
-    if into is not logits:
-        for i in range(len(logits)):
-            if i not in left:
-                into[i] = logits[i]
-    return into
+    left = [(i, row.open) for i, row in enumerate(rows) if row.open is not None]
+    if left:
+        logits = copied(logits)
+    for i, bits in left:
+        known = np.unpackbits(bits, bitorder="little", count=logits.shape[-1]).view(np.bool_)
+        logits[i][like(logits, ~known)] = -math.inf
+    return logits
 
 
 def _penalized(values: Array, counted: Sequence[tuple[int, SamplingParams, Counts]]) -> Array:

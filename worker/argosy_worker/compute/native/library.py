@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 FILE = Path(__file__).with_name("libargosy_cpu.so")
 SOURCES = Path(__file__).parents[3] / "kernels"
 """What it was built from, where the package is used from a checkout."""
-VERSION = 9
+VERSION = 10
 """Of the interface; that of a library from another build is refused."""
 ISA = "ARGOSY_CPU_KERNELS"
 """Environment: the kernels to use, or `none`. Unset: the best of the processor."""
@@ -108,6 +108,7 @@ class Draw(ctypes.Structure):
         ("top_p", ctypes.c_double),
         ("u", ctypes.c_double),
         ("top_k", ctypes.c_int32),
+        ("open", ctypes.c_void_p),
     ]
 
 

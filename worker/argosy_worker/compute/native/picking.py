@@ -12,7 +12,7 @@ from argosy_worker.compute.native.crew import Crew
 from argosy_worker.core.batch import TokenLogprob
 from argosy_worker.sampling.contract import Sampler
 from argosy_worker.sampling.rng import uniform
-from argosy_worker.sampling.rows import Row, edited
+from argosy_worker.sampling.rows import Row, closed, edited
 
 Floats = npt.NDArray[np.float32]
 
@@ -29,14 +29,14 @@ def sampler(crew: Crew) -> Sampler:
         return found
 
     def pick(logits: Array, rows: Sequence[Row]) -> list[int]:
-        logits = solid(edited(logits, rows))
+        logits = solid(edited(logits, rows, masks=False))
         draws = (library.Draw * len(rows))(*map(_draw, rows))
         picked = np.empty(len(rows), dtype=np.int32)
         crew.pick(address(logits), draws, logits.shape[-1], address(picked))
         tokens: list[int] = picked.tolist()
         for i, row in enumerate(rows):
             if row.params.typical_p < 1 and not row.params.greedy:
-                tokens[i] = _typical(logits[i], row)
+                tokens[i] = _typical(closed(logits[i : i + 1], [row])[0], row)
         return tokens
 
     return Sampler(healthy, pick, logprobs)
@@ -76,13 +76,14 @@ def _typical(logits: Array, row: Row) -> int:
 
 
 def _draw(row: Row) -> library.Draw:
-    params = row.params
+    params, left = row.params, None if row.open is None else address(row.open)
     if params.greedy or params.typical_p < 1:
-        return library.Draw(temperature=0.0)
+        return library.Draw(temperature=0.0, open=left)
     return library.Draw(
         temperature=params.temperature,
         least=math.log(params.min_p) if params.min_p > 0 else -math.inf,
         top_p=params.top_p,
         u=uniform(row.seed, row.position),
         top_k=params.top_k,
+        open=left,
     )
