@@ -5,6 +5,8 @@ VENV   ?= .venv
 #   make TORCH=torch setup
 TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
+# Tests start some thousand Pythons, which else compile all that they import, each anew (empty: Python writes what it compiled).
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: page-tools prometheus-tools pictures help setup install demo test check generate format smoke bench-newcomer bench-operator bench-autoscaling bench-routing bench-storm bench-chaos bench-index test-rollouts test-pages test-operator test-hostile test-structured test-clients test-prometheus test-kernels test-gpu-kernels arm-tools tradeoffs images test-cluster test-peers clean
