@@ -12,6 +12,7 @@ import yaml
 
 CHART = Path(__file__).resolve().parents[2] / "charts/argosy"
 KUBE_VERSION = "1.34"  # `helm template` asks no cluster; this is what the chart would find there
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # reading took longer than rendering; not every PyYAML has it
 
 
 def helms() -> list[str]:
@@ -64,7 +65,7 @@ def render(helm: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..
                 "template", release, str(CHART), "--namespace", namespace, "--kube-version", KUBE_VERSION, *given
             )
             assert done.returncode == 0, done.stderr
-            cache[key] = [document for document in yaml.safe_load_all(done.stdout) if document]
+            cache[key] = [document for document in yaml.load_all(done.stdout, LOADER) if document]
         return cache[key]
 
     return objects
