@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: page-tools prometheus-tools pictures help setup install demo test check generate format smoke bench-newcomer bench-operator bench-autoscaling bench-routing bench-storm bench-chaos bench-index test-rollouts test-pages test-operator test-hostile test-structured test-clients test-prometheus test-kernels test-gpu-kernels arm-tools tradeoffs images test-cluster test-peers clean
+.PHONY: page-tools prometheus-tools pictures help setup install demo test check generate format smoke bench-newcomer bench-operator bench-autoscaling bench-routing bench-storm bench-chaos bench-index test-rollouts test-pages test-operator test-agreement test-hostile test-structured test-clients test-prometheus test-kernels test-gpu-kernels arm-tools tradeoffs images test-cluster test-peers clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -85,6 +85,9 @@ test-pages: setup  ## on the cluster that KUBECONFIG names: what the pages about
 
 test-operator: setup  ## the operator killed after each of its calls, 100 hand-overs of its lease, 200 changes among errors (the suite does some)
 	ARGOSY_WHOLE=1 $(BIN)/pytest -q -n 2 tests/operator/test_crash_points.py tests/operator/test_leading.py tests/operator/test_api_errors.py tests/operator/test_scaling.py
+
+test-agreement: setup  ## log-probabilities and tokens beside transformers', over 5,120 tokens of text (the suite: 2,560)
+	ARGOSY_WHOLE=1 $(BIN)/pytest -q -s tests/worker/model/test_agreement.py
 
 test-hostile: setup  ## 5,000 requests with hostile fields, through all ways in (the suite sends 400)
 	ARGOSY_HOSTILE=5000 $(BIN)/pytest -q tests/integration/test_hostile.py
