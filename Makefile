@@ -71,11 +71,14 @@ smoke: setup  ## first figures: decode, prefill, start, memory, router, and llam
 images:  ## container images of operator, router, worker and Valkey (docker; else buildah, which it installs as root: at a terminal it asks)
 	deploy/build-images.sh
 
-LANES ?= 1
-test-cluster: setup  ## end-to-end tests on the cluster that KUBECONFIG names (LANES=2: two files side by side, where nothing else runs); last those that only work alone
-	@# most of them wait for pods and windows; the alone ones take away or replace what others need
-	$(BIN)/pytest -q -m "cluster and not alone" $(if $(filter-out 1,$(LANES)),-n $(LANES) --dist loadfile --no-loadscope-reorder) --durations=25 tests/e2e
+LANES ?= 3
+BESIDE := -n $(LANES) --dist loadfile --no-loadscope-reorder --durations=25
+test-cluster: setup  ## end-to-end tests on the cluster that KUBECONFIG names (LANES=1: one at a time)
+	@# most of them wait for pods and windows, so files run side by side; the alone ones take away or replace what others need
+	$(BIN)/pytest -q -m "cluster and not alone and not apart" $(BESIDE) tests/e2e
 	$(BIN)/pytest -q -m "cluster and alone" --durations=25 tests/e2e
+	@# each brings an installation of its own
+	$(BIN)/pytest -q -m "cluster and apart" $(BESIDE) tests/e2e
 
 test-rollouts: setup  ## on the cluster that KUBECONFIG names: twenty updates in a row under load, three of them bad, canaries; the operator killed 20 times; no API for a minute
 	ARGOSY_WHOLE=1 ARGOSY_UPDATES=20 $(BIN)/pytest -q -s -m cluster tests/e2e/test_rollouts.py tests/e2e/test_canaries.py tests/e2e/test_operator_killed.py tests/e2e/test_api_away.py

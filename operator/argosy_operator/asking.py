@@ -24,6 +24,7 @@ ADAPTERS_S = 1.0
 MORE_S = 0.2
 """When there are more to ask than are asked at once."""
 _STARTING_AT_ONCE = 8
+_WAITED = "Unable to attach or mount volumes"
 _SERVING_AT_ONCE = 32
 
 _Life = tuple[str, int]
@@ -123,7 +124,10 @@ async def _mount_problem(api: KubeApi, namespace: str, pod: PodView) -> str:
     except ApiError:
         return ""
     mounts = [e for e in events if e.get("reason") in ("FailedMount", "FailedAttachVolume")]
-    return str(mounts[-1].get("message", "")) if mounts else ""
+    messages = [str(e.get("message", "")) for e in mounts]
+    # after two minutes the kubelet also says that it has waited in vain, without the cause
+    causes = [text for text in messages if not text.startswith(_WAITED)] or messages
+    return causes[-1] if causes else ""
 
 
 def _life(pod: PodView) -> _Life:

@@ -1,7 +1,8 @@
 """The cluster that KUBECONFIG names, Argosy installed in it, and namespaces to work in.
 
-Most tests need a namespace of their own and a running installation, and mostly wait: `make test-cluster` runs two of their files
-side by side. Those marked `alone` take away or replace what others need; they run afterwards, one after another.
+Most tests need a namespace of their own and a running installation, and mostly wait: `make test-cluster` runs some of their files
+side by side. Those marked `alone` take away or replace what others need; they run afterwards, one after another. Those marked
+`apart` bring an installation of their own and run last, again side by side, when the one for all namespaces has gone.
 """
 
 import contextlib
@@ -19,13 +20,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for e2e_kit, a name that no other folder has
 
+from e2e_installed import apart, install, wait_rolled_out
 from e2e_kit import CHART, RELEASE, SYSTEM, Kubectl, helm, make_namespace, reach, wait_for
 from e2e_volumes import prepare
 
 # Files in this order: the longest of those that run side by side first, and what takes the installation away last.
 ORDER = [
-    "pages", "validation", "rollouts", "groups", "status", "canaries", "lifecycle", "autoscaling", "adapters", "top", "images", "fields", "rights", "external", "disruption", "api_away", "operator_killed", "next_version", "uninstall",
-    "upgrade",
+    "pages", "rollouts", "groups", "external", "canaries", "lifecycle", "status", "autoscaling", "adapters", "top", "images", "fields", "validation",
+    "rights", "nodes", "next_version", "restarts", "upgrade", "operator_killed", "api_away", "uninstall",
 ]  # fmt: skip
 
 
@@ -104,14 +106,28 @@ def define(cluster: Kubectl) -> None:
 
 @pytest.fixture(scope="session")
 def system(cluster: Kubectl, once: Callable[[str], AbstractContextManager[bool]]) -> Kubectl:
-    """Argosy, installed from the chart as it is, in a namespace where `restricted` is enforced."""
+    """Argosy for all namespaces, installed in one where `restricted` is enforced."""
     with once("system") as first:
         made = make_namespace(cluster, SYSTEM)
         if first:
-            helm("upgrade", "--install", RELEASE, str(CHART), "--namespace", SYSTEM)
-    for component in ("operator", "router", "valkey"):
-        made("rollout", "status", f"deployment/{RELEASE}-{component}", "--timeout=120s", timeout=130)
+            install()
+    wait_rolled_out(made)
     return made
+
+
+@pytest.fixture(scope="session")
+def nobody_else(cluster: Kubectl, definition: None, once: Callable[[str], AbstractContextManager[bool]]) -> None:
+    """Nobody serves all namespaces: who serves one of them would not be alone there."""
+    with once("nobody else") as first:
+        if first:
+            helm("uninstall", RELEASE, "--namespace", SYSTEM, "--ignore-not-found", "--wait")
+
+
+@pytest.fixture
+def own(cluster: Kubectl, nobody_else: None) -> Iterator[tuple[Kubectl, Kubectl]]:
+    """(system, namespace): an installation for one test, and the namespace that it serves."""
+    with apart(cluster) as both:
+        yield both
 
 
 @pytest.fixture

@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import json
+import os
 import re
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 import uuid
@@ -63,6 +65,32 @@ class Kubectl:
     def is_ready(self, name: str) -> bool:
         """Ready=True, said of the present spec."""
         return self.condition(name).get("status") == "True"
+
+    @contextlib.contextmanager
+    def watched(self, kind: str, name: str, path: str) -> Iterator[Callable[[], list[str]]]:
+        """What is at a JSONPath, at first and after each change of the object: none is missed, however slow kubectl is."""
+        command = [
+            "kubectl",
+            "--namespace",
+            self.namespace,
+            "get",
+            kind,
+            name,
+            "--watch",
+            f"--output=jsonpath={path}{{'\\n'}}",
+        ]
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            process = subprocess.Popen(command, stdout=out, stderr=err)
+
+            def seen() -> list[str]:
+                return os.pread(out.fileno(), 1 << 20, 0).decode().split("\n")[:-1]
+
+            try:
+                wait_for(f"{kind}/{name} is watched", seen, 30)
+                yield seen
+            finally:
+                process.terminate()
+                process.wait(10)
 
     def workers(self, name: str) -> list[dict[str, Any]]:
         """Worker pods of a resource that are not being deleted."""
@@ -264,3 +292,11 @@ class Load:
                 raise ValueError("the stream ended without [DONE]")
         if tokens != self.max_tokens:
             raise ValueError(f"{tokens} tokens came; {self.max_tokens} were asked for")
+
+
+def same_texts(load: Load) -> bool:
+    """Each prompt had one answer: the model is deterministic, whichever worker answered, and through whatever happened."""
+    answers: dict[int, set[str]] = {}
+    for number, outcome in enumerate(load.outcomes):
+        answers.setdefault(number % load.prompts, set()).add(outcome.text)
+    return all(len(texts) == 1 for texts in answers.values())

@@ -8,10 +8,10 @@ import subprocess
 import time
 
 import pytest
-from e2e_kit import Load, resource, wait_for, wait_ready
+from e2e_kit import RELEASE, Load, reach, resource, wait_for, wait_ready
 from whole import WHOLE
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.apart
 AWAY_S, MOST_AWAY_S = 60.0 if WHOLE else 30.0, 90.0
 TABLE = ("inet", "argosy-e2e")
 
@@ -21,18 +21,13 @@ def nft(*command):
 
 
 @pytest.fixture
-def cut(system, cluster):
+def cut(own, cluster):
     """Drops what the operator and the routers send to the API server. It must be on this machine, as with one of tests."""
     if os.geteuid() != 0 or shutil.which("nft") is None:
         pytest.skip("LEFT OUT: it takes root and nft on the machine of the API server")
     slices = cluster.get("endpointslices", "--selector=kubernetes.io/service-name=kubernetes")
     port = str(slices[0]["ports"][0]["port"])
-    parts = ("operator", "router")
-    pods = [
-        p
-        for p in system.get("pods")
-        if p["metadata"]["labels"]["app.kubernetes.io/component"] in parts and "deletionTimestamp" not in p["metadata"]
-    ]  # one that is ending, of the test before, sends nothing that could be seen to be dropped
+    pods = own[0].get("pods", "--selector=app.kubernetes.io/component in (operator, router)")
 
     @contextlib.contextmanager
     def away():
@@ -48,8 +43,9 @@ def cut(system, cluster):
     return away
 
 
-def test_no_request_fails_and_no_worker_goes(namespace, system, http, cut):
+def test_no_request_fails_and_no_worker_goes(own, cut):
     """What is asked meanwhile comes afterwards."""
+    system, namespace = own
     namespace.apply(resource("fleet", "sim://e2e?decode_ms=15", replicas=2))
     wait_ready(namespace, "fleet")
 
@@ -60,7 +56,10 @@ def test_no_request_fails_and_no_worker_goes(namespace, system, http, cut):
         return {p["metadata"]["name"]: p["status"]["containerStatuses"][0]["restartCount"] for p in system.get("pods")}
 
     before, lives = workers(), restarts()
-    with Load(http, "fleet", per_second=10) as load:
+    with (
+        reach(system, f"service/{RELEASE}-router", 8000) as address,
+        Load(address, "fleet", per_second=10) as load,
+    ):
         load.wait_running()
         with cut() as dropped:
             namespace("scale", "infd/fleet", "--replicas=3")

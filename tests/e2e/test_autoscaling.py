@@ -5,8 +5,7 @@ import time
 import urllib.request
 
 import aiohttp
-import pytest
-from e2e_kit import RELEASE, Load, resource, wait_for, wait_ready
+from e2e_kit import Load, resource, wait_for, wait_ready
 
 SLOW = "sim://busy?decode_ms=40"
 WINDOW_S = 15
@@ -40,31 +39,6 @@ def test_up_with_the_load_and_down_after_the_window(namespace, http):
     decisions = namespace.get("infd", "busy")["status"]["autoscaling"]["decisions"]
     assert {d["reason"] for d in decisions} == {"Load", "LessLoad"}
     assert "requests run or wait" in decisions[-1]["message"]
-
-
-@pytest.mark.alone
-def test_without_routers_the_number_stays(namespace, system, http):
-    window = 5
-    down = AUTOSCALING["scaleDown"] | {"stabilizationSeconds": window}
-    namespace.apply(
-        resource("still", autoscaling=AUTOSCALING | {"minReplicas": 2, "maxReplicas": 2, "scaleDown": down})
-    )
-    wait_ready(namespace, "still")
-    router = f"deployment/{RELEASE}-router"
-    count = system.get("deployment", f"{RELEASE}-router")["spec"]["replicas"]
-    system("scale", router, "--replicas=0")
-    try:
-        wait_for(
-            "it is told", lambda: namespace.condition("still", "AutoscalingActive").get("reason") == "NoSignals", 60
-        )
-        namespace.patch("still", {"autoscaling": {"minReplicas": 1}})  # now one would be enough
-        # what must not happen can only be waited for: a decision to go down would take one window
-        time.sleep(3 * window)
-        assert len(namespace.workers("still")) == 2
-    finally:
-        system("scale", router, f"--replicas={count}")
-        system("rollout", "status", router, "--timeout=60s", timeout=70)
-    wait_for("one is taken away", lambda: len(namespace.workers("still")) == 1, 120)
 
 
 def test_from_no_worker_to_one_with_a_hundred_requests_held(namespace, http):

@@ -1,43 +1,24 @@
 """Autoscalers that are not ours: a plain HorizontalPodAutoscaler by what the operator serves, and what KEDA does."""
 
 import asyncio
-import contextlib
 import json
 import time
 
 import aiohttp
 import grpc
 import pytest
-from e2e_kit import CHART, RELEASE, SYSTEM, Load, helm, reach, resource, wait_for, wait_ready
+from e2e_kit import RELEASE, Load, reach, resource, wait_for, wait_ready
 
 from argosy_api.externalscaler import externalscaler_pb2 as pb
 from argosy_api.externalscaler import externalscaler_pb2_grpc as service
 
-pytestmark = pytest.mark.alone
 GROUP = "v1beta1.external.metrics.k8s.io"
-
-
-@contextlib.contextmanager
-def installed(system, value):
-    """The release with something switched on, and without it again."""
-    helm("upgrade", RELEASE, str(CHART), "--namespace", SYSTEM, "--set", f"{value}=true")
-    try:
-        system("rollout", "status", f"deployment/{RELEASE}-operator", "--timeout=120s", timeout=130)
-        yield
-    finally:
-        helm("upgrade", RELEASE, str(CHART), "--namespace", SYSTEM, "--reset-values")
-        system("rollout", "status", f"deployment/{RELEASE}-operator", "--timeout=120s", timeout=130)
 
 
 @pytest.fixture(scope="module")
 def metrics(system, cluster):
-    """The operator serves the group; whoever served it before is no business of ours."""
-    there = cluster.get("apiservice", GROUP)
-    assert there is None, f"{GROUP} has a provider already: {there['spec']['service']}"
-    with installed(system, "externalMetrics.enabled"):
-        wait_for("the API server gets an answer", lambda: is_available(cluster), 60)
-        yield
-    assert cluster.get("apiservice", GROUP) is None
+    """The operator serves the group."""
+    wait_for("the API server gets an answer", lambda: is_available(cluster), 60)
 
 
 def is_available(cluster):
@@ -122,13 +103,13 @@ def told(done):
 
 def test_from_no_worker_to_one_as_keda_does_it(system, namespace, http):
     """A stream of the scaler tells that requests wait; then the resource is scaled, and all of them are answered."""
-    namespace.apply(resource("seldom", replicas=0, routing={"holdSeconds": 90}))
-    wait_for("nobody is there", lambda: namespace.condition("seldom").get("reason") == "ScaledToZero", 60)
-    metadata = {"deployment": "seldom", "metric": "argosy-running", "target": "4"}
-    about = pb.ScaledObjectRef(name="seldom", namespace=namespace.namespace, scalerMetadata=metadata)
+    namespace.apply(resource("rare", replicas=0, routing={"holdSeconds": 90}))
+    wait_for("nobody is there", lambda: namespace.condition("rare").get("reason") == "ScaledToZero", 60)
+    metadata = {"deployment": "rare", "metric": "argosy-running", "target": "4"}
+    about = pb.ScaledObjectRef(name="rare", namespace=namespace.namespace, scalerMetadata=metadata)
 
     async def ask(session, i):
-        body = {"model": "seldom", "prompt": f"number {i}", "max_tokens": 4}
+        body = {"model": "rare", "prompt": f"number {i}", "max_tokens": 4}
         async with session.post(f"http://{http}/v1/completions", json=body) as reply:
             return reply.status, await reply.text()
 
@@ -145,12 +126,12 @@ def test_from_no_worker_to_one_as_keda_does_it(system, namespace, http):
             async with asyncio.timeout(30):  # all ten are counted, once the router has been asked again
                 while (await scaler.GetMetrics(question)).metricValues[0].metricValueFloat != 10:
                     await asyncio.sleep(0.2)
-            await asyncio.to_thread(namespace, "scale", "infd/seldom", "--replicas=1")
+            await asyncio.to_thread(namespace, "scale", "infd/rare", "--replicas=1")
             answers = await asyncio.gather(*asked)
             news.cancel()
             return answers
 
-    with installed(system, "kedaScaler.enabled"), reach(system, f"service/{RELEASE}-keda-scaler", 8444) as address:
+    with reach(system, f"service/{RELEASE}-keda-scaler", 8444) as address:
         wait_for("the scaler knows the resource", lambda: knows(address, about), 60)
         answers = asyncio.run(keda(address))
     assert {status for status, _ in answers} == {200}, answers[:3]

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import openai
 import pytest
-from e2e_kit import Load, image, reach, resource, wait_for, wait_ready
+from e2e_kit import Load, image, make_namespace, reach, resource, wait_for, wait_ready
 
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc
@@ -21,8 +21,25 @@ SMALL = {
 }
 
 
+@pytest.fixture(scope="module")
+def group(system, cluster):
+    """A namespace with one group of two pods, which each test leaves as ready as it found it."""
+    namespace = make_namespace(cluster)
+    namespace.apply(resource("shared", MODEL, parallelism={"pipeline": 2}, **SMALL))
+    yield namespace
+    namespace("delete", "infd", "--all", "--timeout=60s", timeout=70)
+    cluster("delete", "namespace", namespace.namespace, "--wait=false")
+
+
 @pytest.fixture
-def single(namespace):
+def namespace(group):
+    """The same, when it is ready."""
+    wait_ready(group, "shared", 180)
+    return group
+
+
+@pytest.fixture
+def single(group):
     """host:port of a worker that is one process, in a pod of nobody's."""
     spec = {"model": {"uri": MODEL, "servedName": "single"}, "engine": SMALL["engine"]}
     worker = {
@@ -37,11 +54,11 @@ def single(namespace):
     }
     safe = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
     pod = {"containers": [worker], "securityContext": safe, "automountServiceAccountToken": False}
-    namespace.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "single"}, "spec": pod})
-    namespace("wait", "--for=condition=Ready", "pod/single", "--timeout=180s", timeout=190)
-    with reach(namespace, "pod/single", 9000) as address:
+    group.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "single"}, "spec": pod})
+    group("wait", "--for=condition=Ready", "pod/single", "--timeout=180s", timeout=190)
+    with reach(group, "pod/single", 9000) as address:
         yield address
-    namespace("delete", "pod", "single", "--wait=false")
+    group("delete", "pod", "single", "--wait=false")
 
 
 def tokens_of(address, prompt, **sampling):
@@ -79,9 +96,7 @@ def asker(http):
     return ask
 
 
-def test_a_group_on_two_nodes_gives_the_tokens_of_one_process(namespace, http, single):
-    namespace.apply(resource("shared", MODEL, parallelism={"pipeline": 2}, **SMALL))
-    wait_ready(namespace, "shared", 180)
+def test_a_group_on_two_nodes_gives_the_tokens_of_one_process(single, namespace, http):
     pods = pods_of(namespace)
     assert len({pod["spec"]["nodeName"] for pod in pods.values()}) == len(pods) == 2
     assert all(status["ready"] for pod in pods.values() for status in pod["status"]["containerStatuses"])
@@ -96,8 +111,6 @@ def test_a_group_on_two_nodes_gives_the_tokens_of_one_process(namespace, http, s
 
 @pytest.mark.parametrize("how", [(), ("--force", "--grace-period=0")], ids=["told", "killed"])
 def test_one_pod_gone_restarts_its_group_and_no_request_hangs(namespace, http, how):
-    namespace.apply(resource("shared", MODEL, parallelism={"pipeline": 2}, **SMALL))
-    wait_ready(namespace, "shared", 180)
     ask, model = asker(http), f"{namespace.namespace}/shared"
     right = ask(model, max_tokens=200).token_ids
     before = lives(namespace)
@@ -127,7 +140,7 @@ def test_one_pod_gone_restarts_its_group_and_no_request_hangs(namespace, http, h
 
 
 def test_requests_go_on_at_another_group(namespace, http):
-    namespace.apply(resource("shared", MODEL, replicas=2, parallelism={"pipeline": 2}, **SMALL))
+    namespace("scale", "infd/shared", "--replicas=2")
     wait_ready(namespace, "shared", 240)
     ask, model = asker(http), f"{namespace.namespace}/shared"
     right = ask(model, max_tokens=150).token_ids
@@ -136,11 +149,11 @@ def test_requests_go_on_at_another_group(namespace, http):
         answers = several.map(lambda _: ask(model, max_tokens=150).token_ids, range(6))
         namespace("delete", "pod", follower, "--wait=false", "--force", "--grace-period=0")
         assert list(answers) == [right] * 6
+    namespace("scale", "infd/shared", "--replicas=1")
+    wait_for("one group is left", lambda: len(pods_of(namespace)) == 2, 120)
 
 
 def test_a_change_under_load_fails_no_request(namespace, http):
-    namespace.apply(resource("shared", MODEL, parallelism={"pipeline": 2}, **SMALL))
-    wait_ready(namespace, "shared", 180)
     before = set(pods_of(namespace))
     with Load(http, f"{namespace.namespace}/shared", per_second=1, max_tokens=16) as load:
         load.wait_running()

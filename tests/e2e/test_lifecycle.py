@@ -8,7 +8,8 @@ import grpc
 import openai
 import pytest
 import yaml
-from e2e_kit import RELEASE, ROOT, Kubectl, helm, reach, resource, wait_for, wait_ready
+from e2e_installed import install
+from e2e_kit import RELEASE, ROOT, Kubectl, reach, resource, wait_for, wait_ready
 
 from argosy_api.inference import inference_pb2, inference_pb2_grpc
 
@@ -109,13 +110,6 @@ def test_get_shows_what_one_wants_to_know(smollm2):
     }  # fmt: skip
 
 
-@pytest.mark.alone  # it asks every model that the router lists, those of other tests too, which may still be loading
-def test_helm_test_passes(smollm2, system):
-    said = helm("test", RELEASE, "--namespace", system.namespace, "--logs")
-    assert "the router is ready" in said
-    assert served_name(smollm2[0]) in said
-
-
 def test_prompts_and_answers_by_pods_of_two_roles(namespace, system, http):
     """Blocks travel from pod to pod, through the network policy of the resource."""
     roles = {"prefill": {"replicas": 1}, "decode": {"replicas": 2}}
@@ -209,7 +203,7 @@ def redis_keys(system, namespace):
 
 def test_the_password_survives_an_upgrade_and_workers_get_no_token(system, namespace):
     before = system.get("secret", f"{RELEASE}-valkey")["data"]
-    helm("upgrade", RELEASE, str(ROOT / "charts/argosy"), "--namespace", system.namespace)
+    install()
     assert system.get("secret", f"{RELEASE}-valkey")["data"] == before
     namespace.apply(resource("plain"))
     wait_ready(namespace, "plain")

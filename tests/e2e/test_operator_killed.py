@@ -7,7 +7,7 @@ import pytest
 from e2e_kit import RELEASE, resource, wait_for, wait_ready
 from whole import WHOLE
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.apart
 KINDS = "deployments,services,poddisruptionbudgets,serviceaccounts,secrets"
 KILLS = 20 if WHOLE else 4  # `make test-rollouts` does all; 4: one while each step is under way
 FIXED_SEED = 20  # the moments are arbitrary, and the same in each run
@@ -62,7 +62,8 @@ def steps(kubectl):
 
 
 @pytest.mark.timeout(900)
-def test_the_final_state_is_the_same_however_often_the_operator_dies(namespace, system):
+def test_the_final_state_is_the_same_however_often_the_operator_dies(own):
+    system, namespace = own
     moments = random.Random(FIXED_SEED)
     wanted = {}
     for name, (act, settle) in steps(namespace).items():

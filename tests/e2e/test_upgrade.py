@@ -1,8 +1,8 @@
 """Install, upgrade, roll back, uninstall, install anew: a resource is served throughout, and its workers stay.
 
 Without ARGOSY_FORMER the former release is this chart with other pods everywhere. `ARGOSY_FORMER="folder --set …"` names
-the chart of an older version, whose images must be in the cluster; then workers may be replaced, and the upgrade may fail
-no request.
+the chart of an older version, whose images must be in the cluster, and which serves all namespaces; then workers may be
+replaced, and the upgrade may fail no request.
 """
 
 import asyncio
@@ -12,29 +12,14 @@ import time
 
 import aiohttp
 import pytest
+from e2e_installed import only, wait_rolled_out
 from e2e_kit import CHART, RELEASE, SYSTEM, Load, helm, make_namespace, reach, resource, wait_for, wait_ready
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.apart
 FORMER = shlex.split(os.environ.get("ARGOSY_FORMER", ""))
 COMPONENTS = ("operator", "router", "valkey")
 TELL_APART = [f"--set-string={component}.podAnnotations.former=yes" for component in COMPONENTS]
 NAME = "kept"
-
-
-@pytest.fixture
-def release(cluster):
-    """Run Helm on the release and wait until all is as it says."""
-    system = make_namespace(cluster, SYSTEM)
-    helm("uninstall", RELEASE, "--namespace", SYSTEM, "--ignore-not-found", "--wait")
-
-    def run(command, *arguments):
-        helm(command, RELEASE, *arguments, "--namespace", SYSTEM)
-        for component in COMPONENTS:
-            system("rollout", "status", f"deployment/{RELEASE}-{component}", "--timeout=120s", timeout=130)
-        return system
-
-    yield run
-    helm("uninstall", RELEASE, "--namespace", SYSTEM, "--ignore-not-found", "--wait")
 
 
 @pytest.fixture
@@ -43,6 +28,25 @@ def served(cluster):
     made = make_namespace(cluster)
     yield made
     cluster("delete", "namespace", made.namespace, "--wait=false")
+
+
+@pytest.fixture
+def release(nobody_else, cluster, served):
+    """Run Helm on a release for `served` and wait until all is as it says."""
+    system = make_namespace(cluster, SYSTEM if FORMER else "")
+    scope = [] if FORMER else only(served)
+
+    def run(command, *arguments):
+        values = scope if command in ("install", "upgrade") else []
+        helm(command, RELEASE, *arguments, *values, "--namespace", system.namespace)
+        if command != "uninstall":
+            wait_rolled_out(system)
+        return system
+
+    yield run
+    helm("uninstall", RELEASE, "--namespace", system.namespace, "--ignore-not-found", "--wait")
+    if not FORMER:
+        cluster("delete", "namespace", system.namespace, "--wait=false")
 
 
 def names(kubectl):
@@ -89,10 +93,7 @@ def test_a_resource_is_served_from_install_to_uninstall(release, served):
         assert FORMER or names(served) == workers
         workers = names(served)
 
-        def uninstall():
-            helm("uninstall", RELEASE, "--namespace", SYSTEM)
-
-        for text in asyncio.run(long_streams(address, uninstall)):
+        for text in asyncio.run(long_streams(address, lambda: release("uninstall"))):
             assert text.endswith("data: [DONE]\n\n"), text[-200:]
     assert names(served) == workers, "workers serve on when nobody looks after them"
     # the new Valkey has another password, so these workers are replaced, as by any change
