@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from e2e_kit import CHART, RELEASE, SYSTEM, Kubectl, helm, make_namespace
 
-SHARED = ("externalMetrics.enabled=true", "kedaScaler.enabled=true")
-"""Beyond the chart as it is: what the tests of other autoscalers ask, and nobody else notices."""
+SHARED = ("externalMetrics.enabled=true",)
+"""Beyond the chart as it is: what the tests of another autoscaler ask, and nobody else notices."""
 
 
 def install(*values: str) -> None:

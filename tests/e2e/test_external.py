@@ -7,6 +7,7 @@ import time
 import aiohttp
 import grpc
 import pytest
+from e2e_installed import apart
 from e2e_kit import RELEASE, Load, reach, resource, wait_for, wait_ready
 
 from argosy_api.externalscaler import externalscaler_pb2 as pb
@@ -101,24 +102,30 @@ def told(done):
     return "" if "Forbidden" in done.stderr else done.stdout + done.stderr
 
 
-def test_from_no_worker_to_one_as_keda_does_it(system, namespace, http):
+@pytest.mark.apart
+def test_from_no_worker_to_one_as_keda_does_it(nobody_else, cluster):
     """A stream of the scaler tells that requests wait; then the resource is scaled, and all of them are answered."""
+    with apart(cluster, "kedaScaler.enabled=true") as (system, namespace):
+        from_none_to_one(system, namespace)
+
+
+def from_none_to_one(system, namespace):
     namespace.apply(resource("rare", replicas=0, routing={"holdSeconds": 90}))
     wait_for("nobody is there", lambda: namespace.condition("rare").get("reason") == "ScaledToZero", 60)
     metadata = {"deployment": "rare", "metric": "argosy-running", "target": "4"}
     about = pb.ScaledObjectRef(name="rare", namespace=namespace.namespace, scalerMetadata=metadata)
 
-    async def ask(session, i):
+    async def ask(session, http, i):
         body = {"model": "rare", "prompt": f"number {i}", "max_tokens": 4}
         async with session.post(f"http://{http}/v1/completions", json=body) as reply:
             return reply.status, await reply.text()
 
-    async def keda(address):
+    async def keda(address, http):
         async with grpc.aio.insecure_channel(address) as channel, aiohttp.ClientSession() as session:
             scaler = service.ExternalScalerStub(channel)
             news = scaler.StreamIsActive(about, wait_for_ready=True, timeout=120)
             assert not (await news.read()).result
-            asked = [asyncio.create_task(ask(session, i)) for i in range(10)]
+            asked = [asyncio.create_task(ask(session, http, i)) for i in range(10)]
             began = time.monotonic()
             assert (await news.read()).result
             print(f"{time.monotonic() - began:.1f} s until the scaler told that requests wait")
@@ -131,9 +138,12 @@ def test_from_no_worker_to_one_as_keda_does_it(system, namespace, http):
             news.cancel()
             return answers
 
-    with reach(system, f"service/{RELEASE}-keda-scaler", 8444) as address:
+    with (
+        reach(system, f"service/{RELEASE}-router", 8000) as http,
+        reach(system, f"service/{RELEASE}-keda-scaler", 8444) as address,
+    ):
         wait_for("the scaler knows the resource", lambda: knows(address, about), 60)
-        answers = asyncio.run(keda(address))
+        answers = asyncio.run(keda(address, http))
     assert {status for status, _ in answers} == {200}, answers[:3]
 
 
