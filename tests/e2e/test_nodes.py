@@ -20,7 +20,6 @@ def two_routers(system):
     wait_rolled_out(system)
     yield system
     install()
-    wait_rolled_out(system)
 
 
 @pytest.fixture
