@@ -84,6 +84,11 @@ def metric(up, name):
     return [float(line.split()[-1]) for line in lines if line.startswith(name) and not line.startswith("#")]
 
 
+def those_asked(answer):
+    """The worker that answered, and, where that one was chosen since it is less busy, the one it fetched the prompt from."""
+    return {answer.worker, *re.findall(r"source=([\w-]+)", answer.headers["x-argosy-decision"])}
+
+
 def test_the_second_request_hits_the_prefix_cache_of_the_first(smollm2):
     # just after a worker came the router has not heard yet what it holds, and spreads by hash
     until(lambda: "indexStale" not in smollm2.complete("smollm2", "Hello").headers["x-argosy-decision"])
@@ -93,8 +98,7 @@ def test_the_second_request_hits_the_prefix_cache_of_the_first(smollm2):
     assert first.text.strip()
     assert first.cached_tokens == 0
     assert second.cached_tokens >= 32
-    # on the worker that computed it, or, where that was busy, on another one that fetched it from there
-    assert second.worker == first.worker or f"source={first.worker}" in second.headers["x-argosy-decision"]
+    assert first.worker in those_asked(second)
     assert int(second.headers["x-argosy-cached-tokens-predicted"]) > 0
 
 
@@ -190,12 +194,12 @@ async def test_killing_valkey_fails_no_request_and_prefix_routing_returns(smollm
     while time.monotonic() - back < 5.5:  # what the router only predicted is forgotten after 5 s
         await asyncio.sleep(0.1)
     answer = await asyncio.to_thread(smollm2.complete, "smollm2", known + " he")
-    assert answer.worker == holder
+    assert holder in those_asked(answer)
     assert int(answer.headers["x-argosy-cached-tokens-predicted"]) > 0
     assert answer.cached_tokens > 0
     for stream in during:  # cached while Valkey was away: the news arrived all the same
         answer = await asyncio.to_thread(smollm2.complete, "smollm2", stream.prompt)
-        assert answer.worker == stream.worker
+        assert stream.worker in those_asked(answer), answer.headers
         assert int(answer.headers["x-argosy-cached-tokens-predicted"]) > 0
 
 
