@@ -14,12 +14,12 @@ LENGTHS = [1, 2, 3, 5, 15, 16, 17, 31, 64, 65, 100, 127, 128, 129, 180, 260]
 NEW = 6
 
 
-@pytest.fixture(params=["int8", "fp32"])
+@pytest.fixture(scope="module", params=["int8", "fp32"])
 def model(request):
     return request.getfixturevalue(f"{request.param}_model")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def jobs_of(make_job):
     def make():
         rng = random.Random(5)
@@ -39,9 +39,14 @@ def jobs_of(make_job):
     return make
 
 
-def test_sixteen_together_equal_each_alone(model, jobs_of, run_jobs):
+@pytest.fixture(scope="module")
+def alone(model, jobs_of, run_jobs):
+    """Outputs of each request by itself, on two threads."""
+    return run_jobs(model.make_runner(200, 16), jobs_of(), chunk=1000, together=False)
+
+
+def test_sixteen_together_equal_each_alone(model, alone, jobs_of, run_jobs):
     """Outputs of 16 requests (every fourth greedy) in the same steps == outputs of each alone, for chunks of 16, 64 and whole prompts."""
-    alone = run_jobs(model.make_runner(200, 16), jobs_of(), chunk=1000, together=False)
     for chunk in (16, 64, 1000):
         assert run_jobs(model.make_runner(200, 16), jobs_of(), chunk=chunk) == alone
 
@@ -59,12 +64,10 @@ def test_warm_prefix_equals_cold(model, make_job, run_jobs):
         assert run_jobs(runner, [warm], chunk=1000, first_block=40) == cold
 
 
-def test_threads_do_not_matter(model, jobs_of, run_jobs):
-    """One compute thread and two give the same bits."""
+def test_threads_do_not_matter(model, alone, jobs_of, run_jobs):
+    """One compute thread gives the bits of two."""
     one = replace(model, threads=1)
-    assert run_jobs(one.make_runner(200, 16), jobs_of(), chunk=200) == run_jobs(
-        model.make_runner(200, 16), jobs_of(), chunk=200
-    )
+    assert run_jobs(one.make_runner(200, 16), jobs_of(), chunk=200) == alone
 
 
 def test_linears_do_not_depend_on_the_number_of_rows(model):
