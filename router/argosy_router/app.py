@@ -5,7 +5,6 @@ import contextlib
 import gc
 import logging
 import signal
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -21,6 +20,7 @@ from argosy_api.tracing import tracing
 from argosy_api.v1 import worker_pb2, worker_pb2_grpc
 from argosy_router import pages
 from argosy_router.all_metrics import AllMetrics
+from argosy_router.certificates import Certificates
 from argosy_router.clock import now
 from argosy_router.fleet import monitor, silence
 from argosy_router.fleet.deployment import DeploymentState
@@ -38,6 +38,7 @@ from argosy_router.fronts.native import NativeFront
 from argosy_router.fronts.oip import OipFront
 from argosy_router.fronts.picker import PickerFront
 from argosy_router.fronts.picker_server import PickerServer
+from argosy_router.gauges import Gauges
 from argosy_router.metrics import Metrics
 from argosy_router.page.front import Page
 from argosy_router.picking.picker import Picker
@@ -60,8 +61,7 @@ SERVICES = (
 POLL_S = 0.05
 BACKLOG = 1024
 """Connections that wait to be accepted."""
-GAUGE_S = 1.0
-BURST_S = 0.02
+SHARE_S = 1.0
 YOUNG = 10_000
 """Objects that come before the collector looks at them. A request makes some thousands, and few of them in cycles."""
 
@@ -83,20 +83,28 @@ class Router:
             attempts=settings.attempts, tell_decisions=settings.decision_headers,
             longest_wait_s=settings.max_wait_seconds, picks=picks, tracing=tracing("argosy-router"),
         )  # fmt: skip
+        self._gauges = Gauges(self.service, self.metrics, source)
         self._access = AccessFiles(self.service.identity, document=settings.access, directory=settings.api_keys)
         self._usage = SharedUsage(self.service.gate.quotas, self._redis.client)
         self._bodies = Bodies()
-        self.connections = Connections()
+        self._certificates = None if settings.tls is None else Certificates("--tls", settings.tls, settings.tls_clients)
+        self._for_gateways = (
+            None
+            if settings.picker_tls is None
+            else Certificates("--picker-tls", settings.picker_tls, settings.picker_tls_clients)
+        )
+        self.connections = Connections(security=None if self._certificates is None else self._certificates.context)
         self._picker: PickerServer | None = None
         if picks is not None:
             routers = Routers(settings.picker_routers)
             picker = Picker(self.fleet, dispatcher, self.service.admission, picks, routers)
             front = PickerFront(picker, self.service.identity, self._bodies, self.metrics)
-            self._picker = PickerServer(front, routers)
+            self._picker = PickerServer(front, routers, self._for_gateways)
         self._health: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._server: grpc.aio.Server | None = None
         self._runners: list[web.AppRunner] = []
-        self._sites: list[web.SockSite] = []
+        self._front: asyncio.Server | None = None
+        """For clients over HTTP."""
         self._tasks: list[asyncio.Task[None]] = []
         self.http_port = self.grpc_port = self.metrics_port = self.picker_port = 0
 
@@ -121,11 +129,14 @@ class Router:
 
         Raises:
             PortTakenError: one of the ports cannot be bound.
-            InvalidArgumentError: the document of who may ask cannot be read, or is wrong.
+            InvalidArgumentError: the document of who may ask, or a certificate, cannot be read, or is wrong.
 
         """
         settings = self._settings
         await self._access.load()
+        certificates = [found for found in (self._certificates, self._for_gateways) if found is not None]
+        for found in certificates:
+            await found.load()
         self.metrics_port = await self._listen(
             pages.application(self.service, self.metrics), "metrics", settings.metrics_port
         )
@@ -141,21 +152,18 @@ class Router:
             asyncio.create_task(keep_running("following the membership", self._follow)),
             asyncio.create_task(keep_running("the watch over who may ask", self._access.watch)),
             asyncio.create_task(keep_running("sharing what tenants use", self._share)),
-            asyncio.create_task(keep_running("the gauges", self._gauges)),
+            asyncio.create_task(keep_running("the gauges", self._gauges.watch)),
             asyncio.create_task(keep_running("the watch over connections", self.connections.watch)),
-            asyncio.create_task(keep_running("the watch over the event loop", self._bursts)),
+            asyncio.create_task(keep_running("the watch over the event loop", self._gauges.bursts)),
+            *(asyncio.create_task(keep_running("the watch over a certificate", c.watch)) for c in certificates),
         ]
-        log.info("HTTP on %d, gRPC on %d, metrics on %d", self.http_port, self.grpc_port, self.metrics_port)
+        tls = "" if self._certificates is None else ", with TLS"
+        log.info("HTTP on %d, gRPC on %d%s; metrics on %d", self.http_port, self.grpc_port, tls, self.metrics_port)
         if self._picker is not None:
             log.info("gateways are told where to send to on %d", self.picker_port)
 
     async def _listen(self, app: web.Application, what: str, port: int, connections: Connections | None = None) -> int:
         options: dict[str, Any] = {"handler_cancellation": True, "access_log": None, "shutdown_timeout": 1.0}
-        runner = (
-            GuardedRunner(app, connections, **options) if connections is not None else web.AppRunner(app, **options)
-        )
-        await runner.setup()
-        self._runners.append(runner)
         host = self._settings.host
         try:
             listening = net.listen(host, port, backlog=BACKLOG)
@@ -163,10 +171,17 @@ class Router:
             raise grpc_common.PortTakenError(
                 f"cannot listen on {net.address(host, port)} for {what}: {error.strerror}"
             ) from error
-        site = web.SockSite(runner, listening, backlog=BACKLOG)
-        await site.start()
-        self._sites.append(site)
-        return int(runner.addresses[0][1])
+        runner: web.AppRunner
+        if connections is None:
+            runner = web.AppRunner(app, **options)
+            await runner.setup()
+            await web.SockSite(runner, listening, backlog=BACKLOG).start()
+        else:
+            runner = guarded = GuardedRunner(app, connections, **options)
+            await runner.setup()
+            self._front = await guarded.listen(listening, BACKLOG)
+        self._runners.append(runner)
+        return int(listening.getsockname()[1])
 
     async def _listen_grpc(self) -> int:
         server = grpc.aio.server(
@@ -178,7 +193,8 @@ class Router:
         inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(OipFront(self.service), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        port = grpc_common.bind(server, self._settings.host, self._settings.grpc_port, "gRPC")
+        credentials = None if self._certificates is None else self._certificates.credentials()
+        port = grpc_common.bind(server, self._settings.host, self._settings.grpc_port, "gRPC", credentials)
         await self._set_health(serving=False)
         await server.start()
         self._server = server
@@ -197,7 +213,7 @@ class Router:
 
     async def _share(self) -> None:
         while not self.service.identity.required:  # noqa: ASYNC110 - a file may change it at any time
-            await asyncio.sleep(GAUGE_S)
+            await asyncio.sleep(SHARE_S)
         await self._usage.run()
 
     async def drain(self) -> None:
@@ -206,8 +222,8 @@ class Router:
         for who in (self.fleet.turn_away, self.service.gate.close):
             who("the router is shutting down; try again elsewhere")
         await self._set_health(serving=False)
-        for site in self._sites[1:]:  # the metrics stay
-            await site.stop()
+        if self._front is not None:  # the metrics stay
+            self._front.close()
         end = now() + self._settings.drain_seconds
         servers = (self._server.stop if self._server else None, self._picker.drain if self._picker else None)
         stopping = asyncio.gather(*(stop(self._settings.drain_seconds) for stop in servers if stop is not None))
@@ -225,6 +241,8 @@ class Router:
             await self._server.stop(0)
         if self._picker is not None:
             await self._picker.stop()
+        if self._front is not None:
+            self._front.close()
         for runner in self._runners:
             await runner.cleanup()
         await self.fleet.close()
@@ -233,42 +251,6 @@ class Router:
         await self._bodies.close()
         await self.service.close()
         await self._library.close()
-
-    # --- metrics
-
-    async def _bursts(self) -> None:
-        """How long the event loop works before someone else gets a turn: what one request costs all the others.
-
-        Processor time, not time: on a busy machine a wait says nothing of what was done in it.
-        """
-        while True:
-            before = time.thread_time()
-            await asyncio.sleep(BURST_S)
-            self.metrics.burst.observe(time.thread_time() - before)
-
-    async def _gauges(self) -> None:
-        shown: set[str] = set()
-        while True:
-            names = {state.name for state in self.fleet.deployments}
-            for name in shown - names:
-                self.metrics.forget(name)
-            shown = names
-            self.service.recent.write()
-            self.metrics.membership_up.set(not self._source.problem)
-            self.metrics.tasks.set(len(asyncio.all_tasks()))
-            self.metrics.held.set(self.service.admission.held)
-            for state in self.fleet.deployments:
-                workers, present = list(state.workers.values()), now()
-                ready = sum(w.facts is not None and w.healthy(present) for w in workers)
-                leaving = sum(w.spec.terminating for w in workers)
-                waiting = sum(not w.spec.serving and not w.spec.terminating for w in workers)
-                self.metrics.line.labels(state.name).set(self.service.gate.waiting(state))
-                gauge = self.metrics.workers
-                gauge.labels(state.name, "ready").set(ready)
-                gauge.labels(state.name, "standby").set(waiting)
-                gauge.labels(state.name, "terminating").set(leaving)
-                gauge.labels(state.name, "ejected").set(len(workers) - ready - leaving - waiting)
-            await asyncio.sleep(GAUGE_S)
 
 
 @contextlib.asynccontextmanager

@@ -40,6 +40,14 @@ class Settings:
     """Where gateways ask for an endpoint (docs/gateways.md). None: nowhere."""
     picker_routers: tuple[tuple[str, int], ...] = ()
     """Host and port of all routers' HTTP fronts; names are looked up again and again."""
+    tls: str | None = None
+    """A directory with the certificate (tls.crt, tls.key) of the HTTP and gRPC ports. None: no TLS."""
+    tls_clients: str | None = None
+    """A file with authorities of which one must have signed a client's certificate. None: clients need none."""
+    picker_tls: str | None = None
+    """The same as `tls`, of the picker's port."""
+    picker_tls_clients: str | None = None
+    """The same as `tls_clients`, of gateways."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may ask over HTTP."""
 
@@ -70,6 +78,10 @@ def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str]
     add("--api-keys", metavar="DIRECTORY", help="API keys, one small file each, as a mounted Secret")
     add("--picker-port", type=_port, help="gateways ask here which router a request should go to (default: nowhere)")
     add("--picker-routers", type=_places, default=(), metavar="HOST:PORT,…", help="the routers that they are told of")
+    add("--tls", metavar="DIRECTORY", help="certificate of the HTTP and gRPC ports: tls.crt and tls.key")
+    add("--tls-clients", metavar="FILE", help="authorities that sign clients' certificates: without one nobody may ask")
+    add("--picker-tls", metavar="DIRECTORY", help="as --tls, for the picker's port")
+    add("--picker-tls-clients", metavar="FILE", help="as --tls-clients, for gateways")
     add(
         "--cors-origins",
         type=_origins,
@@ -83,6 +95,12 @@ def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str]
         parser.error(f"--membership: {values['membership']!r} is neither file:PATH nor kubernetes")
     if values["picker_port"] is not None and not values["picker_routers"]:
         parser.error("--picker-port: needs --picker-routers, or there is nobody to be told of")
+    for option in ("tls", "picker_tls"):
+        if values[option + "_clients"] and not values[option]:
+            name = "--" + option.replace("_", "-")
+            parser.error(f"{name}-clients: needs {name}, or clients have nothing to answer with their certificates")
+    if values["picker_tls"] and values["picker_port"] is None:
+        parser.error("--picker-tls: needs --picker-port")
     return Settings(**values, redis_url=redis_url(environment) or None)
 
 

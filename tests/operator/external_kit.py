@@ -2,17 +2,13 @@
 
 import asyncio
 import copy
-import datetime as dt
 import json
 import ssl
 from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+import authority
 
 from argosy_api.routes import Demand, DeploymentRoutes, Routes, RouteState, WorkerLoad, WorkerRoute
 from argosy_kube.reflector import WatchError
@@ -48,30 +44,8 @@ class Teller:
         return f"http://127.0.0.1:{port}/routes"
 
 
-class Authority:
-    """Signs certificates of clients."""
-
-    def __init__(self) -> None:
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name.from_rfc4514_string("CN=front-proxy-ca")
-        self.pem = self._sign(self._name, self._key.public_key(), ca=True).public_bytes(Encoding.PEM).decode()
-
-    def _sign(self, name, key, *, ca: bool):
-        now = dt.datetime.now(dt.UTC)
-        builder = x509.CertificateBuilder().subject_name(name).issuer_name(self._name).public_key(key)
-        builder = builder.serial_number(x509.random_serial_number())
-        builder = builder.not_valid_before(now - dt.timedelta(hours=1)).not_valid_after(now + dt.timedelta(hours=1))
-        builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-        return builder.sign(self._key, hashes.SHA256())
-
-    def client(self, folder: Path, common_name: str) -> Path:
-        """A file with certificate and key."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        made = self._sign(x509.Name.from_rfc4514_string(f"CN={common_name}"), key.public_key(), ca=False)
-        path = folder / f"{common_name}.pem"
-        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        path.write_bytes(made.public_bytes(Encoding.PEM) + pem)
-        return path
+class Authority(authority.Authority):
+    """That of the API server's aggregation layer."""
 
     def config_map(self, names: str = '["front-proxy"]') -> dict:
         """As kube-apiserver writes it."""

@@ -29,10 +29,32 @@ def _cluster(name: str, ports: list[int], **more: object) -> dict[str, object]:
     return {"name": name, "type": "STATIC", "connect_timeout": "1s", "load_assignment": assignment, **more}
 
 
+def _tls(authority: Path, pair: Path) -> dict[str, object]:
+    """For a cluster: whom to trust, and what to show."""
+    own = {"certificate_chain": {"filename": str(pair)}, "private_key": {"filename": str(pair)}}
+    common = {
+        "alpn_protocols": ["h2"],
+        "tls_certificates": [own],
+        "validation_context": {"trusted_ca": {"filename": str(authority)}},
+    }
+    context = _typed(
+        "envoy.transport_sockets.tls", "transport_sockets.tls.v3.UpstreamTlsContext", common_tls_context=common
+    )
+    return {"transport_socket": context}
+
+
 def configuration(
-    listen: int, admin: int, picker: int, routers: list[int], *, mode: str, fails_open: bool, subset: list[str] | None
+    listen: int,
+    admin: int,
+    picker: int,
+    routers: list[int],
+    *,
+    mode: str,
+    fails_open: bool,
+    subset: list[str] | None,
+    picker_tls: tuple[Path, Path] | None,
 ) -> dict[str, object]:
-    """`mode`: how bodies are shown to the picker. `subset`: what it may pick from."""
+    """`mode`: how bodies are shown to the picker. `subset`: what it may pick from. `picker_tls`: authority, own pair."""
     filters = []
     if subset is not None:
         entry = {
@@ -86,7 +108,7 @@ def configuration(
             "clusters": [
                 _cluster("routers", routers, load_balancing_policy=chosen),
                 _cluster(
-                    "picker", [picker],
+                    "picker", [picker], **({} if picker_tls is None else _tls(*picker_tls)),
                     typed_extension_protocol_options=http2,
                     common_lb_config={"healthy_panic_threshold": {"value": 0}},
                     health_checks=[
@@ -110,10 +132,13 @@ async def running_envoy(
     mode: str = "FULL_DUPLEX_STREAMED",
     fails_open: bool = False,
     subset: list[str] | None = None,
+    picker_tls: tuple[Path, Path] | None = None,
 ):
     """Its address, once it answers."""
     listen, admin = free_port(), free_port()
-    made = configuration(listen, admin, picker, routers, mode=mode, fails_open=fails_open, subset=subset)
+    made = configuration(
+        listen, admin, picker, routers, mode=mode, fails_open=fails_open, subset=subset, picker_tls=picker_tls
+    )
     path = folder / f"envoy-{listen}.json"
     path.write_text(json.dumps(made))
     log = (folder / f"envoy-{listen}.log").open("wb")

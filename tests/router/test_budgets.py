@@ -239,7 +239,7 @@ async def test_a_body_that_trickles_in_is_refused(rig, monkeypatch):
 async def test_connections_without_a_request_are_closed(rig):
     """The head of a request has its time; an idle connection too; running requests are left alone."""
     connections: Connections = rig.router.connections
-    connections._head_s, connections._idle_s = 0.3, 0.6
+    connections.head_s, connections._idle_s = 0.3, 0.6
     for worker in rig.workers:
         worker.script.step_s = 0.02
     running = asyncio.create_task(rig.post("/v1/completions", {**HELLO, "max_tokens": 150, "stream": True}))

@@ -8,7 +8,9 @@ import aiohttp
 import grpc
 import pytest
 from access_kit import Access, bearer
+from authority import Authority, MountedSecret
 from envoy_kit import running_envoy
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from reserved import free_port
 from router_kit import FakeWorker, encode
 from waiting import eventually
@@ -207,6 +209,33 @@ async def test_where_nothing_is_allowed_nobody_is_picked(make_site):
         response, body = await site.post(ask("x"))
         assert (response.status, json.loads(body)["error"]["code"]) == (503, "Unavailable")
         assert site.served() == [0, 0]
+
+
+async def test_a_gateway_asks_over_tls_with_a_certificate_of_its_own(make_site, tmp_path):
+    servers, gateways = Authority("CN=servers"), Authority("CN=gateways")
+    secret = MountedSecret(tmp_path / "picker-tls")
+    secret.pair(servers, "picker")
+    trusted, callers = tmp_path / "servers.pem", tmp_path / "gateways.pem"
+    trusted.write_text(servers.pem)
+    callers.write_text(gateways.pem)
+    own = gateways.client(tmp_path, "gateway")
+    settings = {"picker_tls": str(secret.path), "picker_tls_clients": str(callers)}
+    async with make_site(settings=settings, picker_tls=(trusted, own)) as site:
+        response, body = await site.post(ask("a prompt"))
+        assert response.status == 200, body
+        assert response.headers["x-argosy-decision"].startswith("picker:picked")
+        target = f"127.0.0.1:{site.picker.picker_port}"
+        for credentials in (None, grpc.ssl_channel_credentials(servers.pem.encode())):
+            channel = (
+                grpc.aio.insecure_channel(target)
+                if credentials is None
+                else grpc.aio.secure_channel(target, credentials)
+            )
+            async with channel:
+                call = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=60)
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await call
+                assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
 
 
 async def test_what_has_no_prompt_goes_to_any_router(make_site):

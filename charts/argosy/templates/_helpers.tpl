@@ -186,6 +186,21 @@ redis: {{ toJson (default list $to.redis) }}
 downloads: {{ toJson (default list $to.downloads) }}
 {{- end -}}
 
+{{/* Certificates of the routers' ports, mounted in directories, which the routers read again. Argument: the root. */}}
+{{- define "argosy.tlsVolumes" -}}
+{{- $all := dict "tls" .Values.router.tls "picker-tls" .Values.router.picker.tls -}}
+{{- range $name, $tls := $all }}
+{{- with $tls.secretName }}
+- name: {{ $name }}
+  secret: {secretName: {{ . }}}
+{{- end }}
+{{- with $tls.clientCASecretName }}
+- name: {{ $name }}-clients
+  secret: {secretName: {{ . }}, items: [{key: ca.crt, path: ca.crt}]}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{/* Contradictions that a schema cannot see. */}}
 {{- define "argosy.validate" -}}
 {{- $auto := .Values.router.autoscaling -}}
@@ -194,6 +209,15 @@ downloads: {{ toJson (default list $to.downloads) }}
 {{- end -}}
 {{- if and .Values.router.picker.inferencePool.enabled (not .Values.router.picker.enabled) -}}
 {{- fail "router.picker.inferencePool.enabled needs router.picker.enabled: a pool names its picker" -}}
+{{- end -}}
+{{- if and .Values.router.tls.clientCASecretName (not .Values.router.tls.secretName) -}}
+{{- fail "router.tls.clientCASecretName needs router.tls.secretName: without TLS no client shows a certificate" -}}
+{{- end -}}
+{{- if and .Values.router.picker.tls.clientCASecretName (not .Values.router.picker.tls.secretName) -}}
+{{- fail "router.picker.tls.clientCASecretName needs router.picker.tls.secretName: without TLS no gateway shows a certificate" -}}
+{{- end -}}
+{{- if and .Values.router.picker.tls.secretName (not .Values.router.picker.enabled) -}}
+{{- fail "router.picker.tls.secretName needs router.picker.enabled: else there is no such port" -}}
 {{- end -}}
 {{- if and .Values.externalMetrics.enabled .Values.kedaScaler.enabled -}}
 {{- fail "externalMetrics.enabled and kedaScaler.enabled are both true: KEDA itself provides external.metrics.k8s.io, and a cluster has one provider of it" -}}

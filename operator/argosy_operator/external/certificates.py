@@ -1,8 +1,6 @@
 """The certificate that the API server knows us by: signed by itself, so that it vouches for nobody but this Service."""
 
 import datetime as dt
-import os
-import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -90,24 +88,3 @@ def still_good(bundle: bytes, now: dt.datetime) -> list[bytes]:
     except ValueError:
         return []
     return [one.public_bytes(Encoding.PEM) for one in found if one.not_valid_after_utc > now]
-
-
-def server_context(pair: Pair, client_authority: str) -> ssl.SSLContext:
-    """TLS for a server: nobody without a certificate that this authority (PEM) signed gets as far as a request.
-
-    Raises:
-        ssl.SSLError: the pair or the authority is not what it should be.
-
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.load_verify_locations(cadata=client_authority)
-    # the ssl module reads certificates of one's own from files only: an anonymous one, that no other process can open
-    descriptor = os.memfd_create("serving", os.MFD_CLOEXEC)
-    try:
-        os.write(descriptor, pair.certificate + pair.key)
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
-    finally:
-        os.close(descriptor)
-    return context

@@ -17,8 +17,9 @@ from aiohttp import web
 
 from argosy_api.errors import ArgosyError, InternalError, NotFoundError, UnavailableError
 from argosy_api.faults import is_fault
+from argosy_api.tls import server_context
 from argosy_kube.reflector import WatchError
-from argosy_operator.external import certificates, documents, figures
+from argosy_operator.external import documents, figures
 from argosy_operator.external.callers import CONFIG_PATH, Caller, FrontProxy, caller
 from argosy_operator.external.certificates import Pair
 from argosy_operator.external.documents import GROUP, VERSION
@@ -91,7 +92,7 @@ class MetricsServer:
             self._said = ""
 
     async def _begin(self, material: Material) -> None:
-        context = certificates.server_context(material.pair, material.front_proxy.authority)
+        context = server_context(material.pair.certificate, material.pair.key, material.front_proxy.authority)
         app = web.Application(middlewares=[_errors])
         app[_FRONT_PROXY] = material.front_proxy
         app.router.add_get("/apis", self._groups)

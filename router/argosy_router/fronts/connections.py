@@ -1,11 +1,15 @@
-"""HTTP connections: how many there may be, and how long one may take for the head of its request.
+"""HTTP connections: how many there may be, how long one may take for the head of its request, and TLS on them.
 
 aiohttp bounds neither, so a client that sends one byte a minute would hold a connection for ever.
 """
 
 import asyncio
 import logging
-from typing import Any, cast
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any, Self, cast
+from weakref import WeakSet
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -15,11 +19,16 @@ from argosy_api import limits
 log = logging.getLogger(__name__)
 
 HEAD_S = 10.0
-"""From the first byte of a request's head to its last."""
+"""From the first byte of a request's head to its last; and for a handshake of TLS."""
 IDLE_S = 75.0
 """Without any byte of a next request."""
+SHUTDOWN_S = 5.0
+"""For a client's last word in TLS, when its connection is closed."""
 LOOK_S = 1.0
 _SHOWN = 100
+
+Security = Callable[[], ssl.SSLContext]
+"""The TLS of a connection that begins now."""
 
 
 class _OneLine(logging.Filter):
@@ -51,6 +60,7 @@ class _Guard(asyncio.Protocol):
         self.since = asyncio.get_running_loop().time()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """With TLS only after the handshake; of one that fails nothing is told."""
         self.transport = cast("asyncio.WriteTransport", transport)
         self._handler.connection_made(transport)
         self._connections.opened(self._handler, self)
@@ -77,24 +87,42 @@ class _Guard(asyncio.Protocol):
 class Connections:
     """All connections of one front. `watch` runs beside it."""
 
-    def __init__(self, *, most: int = limits.MAX_CONNECTIONS, head_s: float = HEAD_S, idle_s: float = IDLE_S) -> None:
+    def __init__(
+        self,
+        *,
+        most: int = limits.MAX_CONNECTIONS,
+        head_s: float = HEAD_S,
+        idle_s: float = IDLE_S,
+        security: Security | None = None,
+    ) -> None:
         self._most = most
-        self._head_s = head_s
+        self.head_s = head_s
         self._idle_s = idle_s
         self._guards: dict[Any, _Guard] = {}
+        self._in_handshake: WeakSet[_Guard] = WeakSet()
+        """Also those whose handshake has failed, until they are forgotten."""
+        self.security = None if security is None else _OneForEach.of(security, self._admit)
 
     def __len__(self) -> int:
-        """How many there are."""
-        return len(self._guards)
+        """How many there are, with those in the handshake of TLS."""
+        return len(self._guards) + len(self._in_handshake)
 
     def guard(self, handler: Any) -> asyncio.Protocol:
         """The protocol for a new connection, over aiohttp's own."""
-        return _Guard(self, handler)
+        made = _Guard(self, handler)
+        if self.security is not None:
+            self._in_handshake.add(made)
+        return made
+
+    def _admit(self) -> None:
+        if len(self) > self._most:
+            raise ConnectionAbortedError("too many connections")
 
     def opened(self, handler: Any, guard: _Guard) -> None:
         """A connection came; one too many is closed at once."""
+        self._in_handshake.discard(guard)
         self._guards[handler] = guard
-        if len(self._guards) > self._most:
+        if len(self) > self._most:
             _abort(guard)
 
     def closed(self, handler: Any) -> None:
@@ -117,8 +145,11 @@ class Connections:
             await asyncio.sleep(LOOK_S)
             time = asyncio.get_running_loop().time()
             for guard in list(self._guards.values()):
-                if not guard.busy and time - guard.since > (self._head_s if guard.heard else self._idle_s):
+                if not guard.busy and time - guard.since > (self.head_s if guard.heard else self._idle_s):
                     _abort(guard)
+            for guard in list(self._in_handshake):
+                if time - guard.since > self.head_s + LOOK_S:  # it has failed by now
+                    self._in_handshake.discard(guard)
 
 
 def _abort(guard: _Guard) -> None:
@@ -126,8 +157,26 @@ def _abort(guard: _Guard) -> None:
         guard.transport.abort()
 
 
+class _OneForEach(ssl.SSLContext):
+    """In place of one context for all connections of a listening socket: each asks for the one of its time."""
+
+    _security: Security
+    _admit: Callable[[], None]
+
+    @classmethod
+    def of(cls, security: Security, admit: Callable[[], None]) -> Self:
+        """`admit` raises an OSError for a connection too many: before a handshake costs anything."""
+        made = cls(ssl.PROTOCOL_TLS_SERVER)
+        made._security, made._admit = security, admit
+        return made
+
+    def wrap_bio(self, *how: Any, **more: Any) -> ssl.SSLObject:
+        self._admit()
+        return self._security().wrap_bio(*how, **more)
+
+
 class GuardedRunner(web.AppRunner):
-    """aiohttp's runner, whose sites give each connection a guard."""
+    """aiohttp's runner; it gives each connection a guard. `listen` takes the place of sites."""
 
     def __init__(self, app: web.Application, connections: Connections, **more: Any) -> None:
         super().__init__(app, logger=log, **more)
@@ -138,3 +187,17 @@ class GuardedRunner(web.AppRunner):
         """What makes the protocol of a new connection."""
         made = super().server
         return None if made is None else lambda: self._connections.guard(made())
+
+    async def listen(self, listening: socket.socket, backlog: int) -> asyncio.Server:
+        """Takes connections from now on. What is returned is the caller's to close."""
+        loop, security = asyncio.get_running_loop(), self._connections.security
+        if security is None:
+            return await loop.create_server(self.server, sock=listening, backlog=backlog)
+        return await loop.create_server(
+            self.server,
+            sock=listening,
+            backlog=backlog,
+            ssl=security,
+            ssl_handshake_timeout=self._connections.head_s,
+            ssl_shutdown_timeout=SHUTDOWN_S,
+        )

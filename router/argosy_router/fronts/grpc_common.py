@@ -31,8 +31,10 @@ class PortTakenError(Exception):
     """A port cannot be bound; the message says which and why."""
 
 
-def bind(server: grpc.aio.Server, host: str, port: int, what: str) -> int:
-    """Has a server listen; the port.
+def bind(
+    server: grpc.aio.Server, host: str, port: int, what: str, credentials: grpc.ServerCredentials | None = None
+) -> int:
+    """Has a server listen, with TLS where there are credentials; the port.
 
     Raises:
         PortTakenError: it can't be bound.
@@ -40,6 +42,8 @@ def bind(server: grpc.aio.Server, host: str, port: int, what: str) -> int:
     """
     address = net.address(host, port)
     try:
+        if credentials is not None:
+            return server.add_secure_port(address, credentials)
         return server.add_insecure_port(address)
     except RuntimeError as error:
         raise PortTakenError(f"cannot listen on {address} for {what}: {net.why_not(host, port)}") from error

@@ -9,6 +9,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from argosy_api import limits
 from argosy_api.ending import end
+from argosy_router.certificates import Certificates
 from argosy_router.fronts import grpc_common
 from argosy_router.fronts.picker import PickerFront
 from argosy_router.fronts.picker_messages import SERVICE
@@ -28,9 +29,10 @@ OPTIONS: Sequence[tuple[str, int]] = (
 class PickerServer:
     """`start`, then `stop`."""
 
-    def __init__(self, front: PickerFront, routers: Routers) -> None:
+    def __init__(self, front: PickerFront, routers: Routers, certificates: Certificates | None = None) -> None:
         self._front = front
         self._routers = routers
+        self._certificates = certificates
         self._health: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._server: grpc.aio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -45,7 +47,8 @@ class PickerServer:
         server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=limits.MAX_ALL_CALLS)
         server.add_generic_rpc_handlers((self._front.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        found = grpc_common.bind(server, host, port, "gateways")
+        credentials = None if self._certificates is None else self._certificates.credentials()
+        found = grpc_common.bind(server, host, port, "gateways", credentials)
         await self._tell(ALIVE, serving=True)
         await self._routers.look()
         await server.start()
