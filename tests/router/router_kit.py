@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
@@ -478,3 +479,16 @@ def events_of(body: bytes) -> list[dict]:
     """The JSON of all server-sent events but [DONE]."""
     lines = [line[6:] for line in body.decode().split("\n\n") if line.startswith("data: ")]
     return [json.loads(line) for line in lines if line != "[DONE]"]
+
+
+async def quiet_client(rig, request: dict[str, object]) -> socket.socket:
+    """Sends a request, and reads nothing of the answer."""
+    raw = json.dumps(request).encode()
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    made.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(made, ("127.0.0.1", rig.router.http_port))
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(raw)}\r\n\r\n"
+    await loop.sock_sendall(made, head.encode() + raw)
+    return made

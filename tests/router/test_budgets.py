@@ -2,14 +2,13 @@
 
 import asyncio
 import json
-import socket
 import tracemalloc
 from array import array
 
 import aiohttp
 import pytest
 from aiohttp import web
-from router_kit import FakeWorker, decode, encode, events_of, until_cut
+from router_kit import FakeWorker, decode, encode, events_of, quiet_client, until_cut
 from waiting import eventually
 
 from argosy_api import limits
@@ -269,19 +268,6 @@ async def test_too_many_connections_are_closed_at_once(rig):
 
 
 # --- slow readers
-
-
-async def quiet_client(rig, request: dict[str, object]) -> socket.socket:
-    """Sends a request, and reads nothing of the answer."""
-    raw = json.dumps(request).encode()
-    made = socket.socket()
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    made.setblocking(False)
-    loop = asyncio.get_running_loop()
-    await loop.sock_connect(made, ("127.0.0.1", rig.router.http_port))
-    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(raw)}\r\n\r\n"
-    await loop.sock_sendall(made, head.encode() + raw)
-    return made
 
 
 def waiting_to_be_sent(rig) -> int:
