@@ -1,9 +1,13 @@
-"""Triton's attention against the one on torch: all modes, and shapes that fit nothing."""
+"""Triton's attention against the one on torch: all modes, and shapes that fit nothing.
+
+The suite has each mode with one type of keys and values, ARGOSY_WHOLE=1 (`make test-gpu-kernels`) with all.
+"""
 
 import pytest
 import torch
 from kernels_here import DEVICE
 from layers import layer_spec
+from whole import pairs
 
 from argosy_api.params import SamplingParams
 from argosy_worker.compute.attention.cache import PagedKvCache
@@ -120,18 +124,18 @@ def test_all_kinds_of_slices_in_one_step(shape, page, dtype, kind):
     Both(LENGTHS, shape, page=page, dtype=dtype, kind=kind).compare(*MIXED)
 
 
-@pytest.mark.parametrize("kind", ["fp32", "int8"])
-@pytest.mark.parametrize(
-    ("changed", "sinks"),
-    [
-        ({"attention": Window(1)}, False),
-        ({"attention": Window(33)}, False),
-        ({"attention": Window(100), "softcap": 5.0, "scale": 0.3}, True),
-        ({"attention": Full(), "softcap": 20.0}, False),
-        ({"attention": Full()}, True),
-    ],
-)
-def test_windows_caps_and_sinks(changed, sinks, kind):
+MODES = [
+    ({"attention": Window(1)}, False),
+    ({"attention": Window(33)}, False),
+    ({"attention": Window(100), "softcap": 5.0, "scale": 0.3}, True),
+    ({"attention": Full(), "softcap": 20.0}, False),
+    ({"attention": Full()}, True),
+]
+
+
+@pytest.mark.parametrize(("mode", "kind"), pairs(MODES, ["fp32", "int8"]))
+def test_windows_caps_and_sinks(mode, kind):
+    changed, sinks = mode
     sinks = torch.linspace(-3, 9, 4) if sinks else None
     Both(LENGTHS, spec(**changed), kind=kind, sinks=sinks).compare(*MIXED)
 
@@ -140,13 +144,13 @@ LONG = ((0, 699, 700), (1, 310, 314), (2, 0, 3), (3, 520, 560))
 LONG_LENGTHS = (700, 314, 3, 560)
 
 
-@pytest.mark.parametrize("kind", ["fp32", "int8"])
-@pytest.mark.parametrize(
-    ("changed", "sinks"),
-    [({}, False), ({}, True), ({"attention": Window(400)}, True), ({"softcap": 8.0}, False)],
-)
-def test_cut_keys_give_the_same(changed, sinks, kind):
+CUT = [({}, False), ({}, True), ({"attention": Window(400)}, True), ({"softcap": 8.0}, False)]
+
+
+@pytest.mark.parametrize(("mode", "kind"), pairs(CUT, ["fp32", "int8"]))
+def test_cut_keys_give_the_same(mode, kind):
     """Where a GPU has more multiprocessors than there are tiles: for decoding, drafts and prompts alike."""
+    changed, sinks = mode
     sinks = torch.linspace(-3, 9, 4) if sinks else None
     world = Both(LONG_LENGTHS, spec(**changed), kind=kind, sinks=sinks, sms=40)
     layout = world._layout(LONG)
@@ -162,10 +166,13 @@ def test_drafts_of_all_lengths(tokens):
     Both(lengths, spec(8, 2, 32), dtype=torch.bfloat16, kind="bf16", sms=8).compare(*parts)
 
 
-@pytest.mark.parametrize("changed", [{}, {"attention": Window(600)}])
-@pytest.mark.parametrize(("dtype", "kind"), [(torch.float32, "fp32"), (torch.bfloat16, "int8")])
-def test_invariant_rows_do_not_depend_on_the_step(changed, dtype, kind):
+TYPES = [(torch.float32, "fp32"), (torch.bfloat16, "int8")]
+
+
+@pytest.mark.parametrize(("changed", "types"), pairs([{}, {"attention": Window(600)}], TYPES))
+def test_invariant_rows_do_not_depend_on_the_step(changed, types):
     """A row alone, in company, and within a prompt; with cut keys, and without: the same bits."""
+    dtype, kind = types
     sinks = torch.linspace(-3, 9, 4)
     kinds = {
         sms: Both((1100, 40), spec(**changed), dtype=dtype, kind=kind, sms=sms, invariant=True, sinks=sinks)
