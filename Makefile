@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: page-tools prometheus-tools pictures help setup install demo test check generate format smoke bench-newcomer bench-operator bench-autoscaling bench-routing bench-storm bench-chaos bench-index test-rollouts test-pages test-operator test-agreement test-hostile test-structured test-clients test-prometheus test-kernels test-gpu-kernels arm-tools tradeoffs images test-cluster test-peers clean
+.PHONY: page-tools prometheus-tools pictures help setup install demo test check generate format smoke bench-newcomer bench-operator bench-autoscaling bench-routing bench-storm bench-soak bench-chaos bench-index test-rollouts test-pages test-operator test-agreement test-hostile test-structured test-clients test-prometheus test-kernels test-gpu-kernels arm-tools tradeoffs images test-cluster test-peers clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -171,6 +171,10 @@ bench-index: setup  ## the KV index with 10 million blocks on 256 workers: memor
 
 bench-storm: setup  ## the worst allowed requests beside normal streams, through one router
 	$(BIN)/python benchmarks/storm.py
+
+MINUTES ?= 30
+bench-soak: setup  ## a router under mixed load and faults for MINUTES: memory, tasks and file descriptors
+	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES)
 
 PACE   ?= 5 10
 bench-routing: setup  ## replay of a trace through a router: make bench-routing TRACE=synthetic_trace.jsonl [PACE=5]

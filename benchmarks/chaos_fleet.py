@@ -52,6 +52,13 @@ class Slot(abc.ABC):
             self._command, env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
 
+    def wake(self) -> None:
+        """It goes on, where it was stopped; it is started, where it had ended."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+        else:
+            self.start()
+
     def end(self) -> None:
         self.process.send_signal(signal.SIGCONT)
         self.process.kill()
@@ -116,10 +123,8 @@ class RouterSlot(Slot):
     """A router that reads the workers from a file."""
 
     def __init__(self, membership: Path) -> None:
-        port = processes.free_port()
-        ports = [
-            f"--grpc-port={port}", f"--http-port={processes.free_port()}", f"--metrics-port={processes.free_port()}",
-        ]  # fmt: skip
+        port, self.http_port, self.metrics_port = (processes.free_port() for _ in range(3))
+        ports = [f"--grpc-port={port}", f"--http-port={self.http_port}", f"--metrics-port={self.metrics_port}"]
         options = [f"--membership=file:{membership}", f"--drain-seconds={ROUTER_DRAIN_S}"]
         super().__init__(port, ["argosy_router", "--host=127.0.0.1", *options, *ports], {"ARGOSY_REDIS_URL": ""})
 
