@@ -163,6 +163,23 @@ async def test_other_dialects_are_picked_for_too_and_refused_in_their_words(make
         assert (response.status, json.loads(body)) == (direct.status, json.loads(said)) == (400, json.loads(said))
 
 
+async def test_anthropics_messages_are_picked_for_with_their_key_and_refused_in_their_words(make_site, tmp_path):
+    access = Access(tmp_path)
+    own = {"x-api-key": access.key("team-a"), "x-request-id": "mine"}
+    async with make_site(settings=access.settings) as site:
+        right = {"model": "m", "max_tokens": 4, "messages": [{"role": "user", "content": "hello"}]}
+        response, body = await site.post(right, path="/v1/messages", headers=own)
+        assert response.status == 200, body
+        assert response.headers["x-argosy-decision"].startswith("picker:picked")
+        for wrong in ({**right, "max_tokens": 0}, {**right, "model": "another"}):
+            response, body = await site.post(wrong, path="/v1/messages", headers=own)
+            direct, said = await site.rigs[1].post("/v1/messages", wrong, headers=own)
+            assert (response.status, json.loads(body)) == (direct.status, json.loads(said))
+            assert json.loads(body)["type"] == "error"
+        response, body = await site.post(right, path="/v1/messages", headers={"x-api-key": "none"})
+        assert (response.status, json.loads(body)["error"]["type"]) == (401, "authentication_error")
+
+
 async def test_too_much_is_refused_before_it_is_all_there(make_site):
     async with make_site() as site:
         response, body = await site.post(None, data=b" " * 11_000_000, headers={"content-type": "application/json"})

@@ -47,6 +47,7 @@ PATHS = {
     "/v1/completions": "completions",
     "/v1/chat/completions": "chat",
     "/v1/responses": "responses",
+    "/v1/messages": "messages",
 }
 """Where those are sent to that a worker can be picked for."""
 HERE_BYTES = 256 * 1024

@@ -1,5 +1,6 @@
 """Errors in the shape that each protocol's clients understand."""
 
+from collections.abc import Container
 from typing import Any, NamedTuple
 
 from aiohttp import web
@@ -55,11 +56,20 @@ def ollama(fault: Fault) -> dict[str, Any]:
 
 def is_anthropics(request: web.Request) -> bool:
     """Whether a client of that API asks: some of its paths are OpenAI's, too."""
-    return request.path.startswith("/v1/messages") or "anthropic-version" in request.headers
+    return _is_anthropics(request.path, request.headers)
+
+
+def _is_anthropics(path: str, headers: Container[str]) -> bool:
+    return path.startswith("/v1/messages") or "anthropic-version" in headers
 
 
 def error_body(request: web.Request, fault: Fault) -> dict[str, Any]:
     """In the dialect of whoever asked."""
-    if request.path.startswith(("/api/", "/v2")):
+    return body_for(request.path, request.headers, fault)
+
+
+def body_for(path: str, headers: Container[str], fault: Fault) -> dict[str, Any]:
+    """The same of a request that is not ours; names of `headers` in small letters."""
+    if path.startswith(("/api/", "/v2")):
         return ollama(fault)
-    return anthropic(fault) if is_anthropics(request) else openai(fault)
+    return anthropic(fault) if _is_anthropics(path, headers) else openai(fault)

@@ -16,6 +16,7 @@ from argosy_api.extproc import extproc_pb2 as pb
 from argosy_api.faults import is_fault
 from argosy_router.ask import Caller
 from argosy_router.fronts.bodies import PATHS, Bodies
+from argosy_router.fronts.credentials import KEY_HEADER
 from argosy_router.fronts.exchange import in_its_words
 from argosy_router.fronts.grpc_common import Context
 from argosy_router.fronts.picker_messages import METHOD, destination, headers_of, parts, refusal, subset_of
@@ -76,6 +77,8 @@ class _Exchange:
         self._request_mode = self._answer_mode = pb.FULL_DUPLEX_STREAMED
         """What the protocol wants where a gateway does not say."""
         self._caller = Caller(request_id="")
+        self._path, self._names = "", frozenset[str]()
+        """Of the request; and those of its headers."""
         self._kind = ""
         """Of the request's body; empty: nothing is made of it."""
         self._subset: list[str] | None = None
@@ -99,7 +102,7 @@ class _Exchange:
         except ArgosyError as error:
             self._refused = True
             self._count(str(error.http_status))
-            return [refusal(error, self._caller.request_id)]
+            return [refusal(error, self._caller.request_id, path=self._path, headers=self._names)]
 
     async def _take(self, request: pb.ProcessingRequest) -> list[pb.ProcessingResponse]:
         kind = request.WhichOneof("request")
@@ -132,11 +135,11 @@ class _Exchange:
         headers = headers_of(message)
         self._subset = subset_of(request)
         self._caller = Caller(request_id=request_id(headers.get("x-request-id", [""])[0]))
-        path = headers.get(":path", [""])[0].partition("?")[0]
-        kind = PATHS.get(path, "") if headers.get(":method") == ["POST"] else ""
+        self._path, self._names = headers.get(":path", [""])[0].partition("?")[0], frozenset(headers)
+        kind = PATHS.get(self._path, "") if headers.get(":method") == ["POST"] else ""
         if not kind or message.end_of_stream or self._request_mode not in READ_LATER:
             return [self._headers(None)]
-        given = headers.get("authorization", [])
+        given = [*headers.get("authorization", []), *(f"Bearer {key}" for key in headers.get(KEY_HEADER, []))]
         tenant = await self._front.identity.who(given[0] if len(given) == 1 else None)
         self._caller = Caller(request_id=self._caller.request_id, tenant=tenant)
         self._kind, self._waiting = kind, True

@@ -3,7 +3,7 @@
 The rules are those of the Gateway API Inference Extension's protocol for endpoint pickers, version 1.0.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 import orjson
 from google.protobuf.struct_pb2 import Struct
@@ -68,8 +68,10 @@ def parts(kind: str, body: bytes, *, end: bool) -> Iterator[pb.ProcessingRespons
         yield pb.ProcessingResponse(**{kind: pb.BodyResponse(response=common)})  # type: ignore[arg-type]
 
 
-def refusal(error: ArgosyError, request_id: str) -> pb.ProcessingResponse:
-    """An answer in the router's words, without a router."""
+def refusal(
+    error: ArgosyError, request_id: str, *, path: str = "", headers: Container[str] = ()
+) -> pb.ProcessingResponse:
+    """An answer in the router's words, without a router. `path`, `headers`: of the request; they tell the protocol."""
     told = {"content-type": "application/json; charset=utf-8", "x-request-id": request_id}
     if isinstance(error, OverloadedError):
         told["retry-after"] = str(max(1, round(error.retry_after_s)))
@@ -89,7 +91,7 @@ def refusal(error: ArgosyError, request_id: str) -> pb.ProcessingResponse:
         immediate_response=pb.ImmediateResponse(
             status=pb.HttpStatus(code=error.http_status),
             headers=mutation,
-            body=orjson.dumps(dialects.openai(dialects.fault_of(error))),
+            body=orjson.dumps(dialects.body_for(path, headers, dialects.fault_of(error, request_id))),
             details=f"argosy_{error.reason}",
         )
     )
