@@ -13,7 +13,7 @@ KNOWING = (
 
 
 class Saying(FakeWorker):
-    """Answers with one fixed text, of ASCII."""
+    """Answers with one fixed text, a token for each character; those beyond ASCII have the token of a question mark."""
 
     text = ""
     stop_reason = ""
@@ -24,7 +24,7 @@ class Saying(FakeWorker):
     async def _generate(self, request, context):
         self.emit()
         await context.send_initial_metadata(())
-        ids = encode(self.text)
+        ids = encode("".join(c if c.isascii() else "?" for c in self.text))
         for i, token in enumerate(ids):
             last = i == len(ids) - 1
             finish = pb.FINISH_REASON_LENGTH if self.cut else pb.FINISH_REASON_STOP

@@ -4,12 +4,11 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-import orjson
-
 from argosy_api.errors import ArgosyError
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.fronts import dialects
 from argosy_router.fronts.gathered import Gathered, finish_reason, stop_reason
+from argosy_router.fronts.lines import one_line
 from argosy_router.fronts.speech import CALL, REASONING, Saying, Speech, arguments
 from argosy_router.fronts.text_request import TextRequest
 from argosy_router.prepared import Prepared
@@ -133,4 +132,4 @@ def _add(block: dict[str, Any], saying: Saying) -> None:
 
 
 def _event(kind: str, **more: Any) -> bytes:
-    return b"event: " + kind.encode() + b"\ndata: " + orjson.dumps({"type": kind, **more}) + b"\n\n"
+    return b"event: " + kind.encode() + b"\ndata: " + one_line({"type": kind, **more}) + b"\n\n"

@@ -6,13 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import orjson
-
 from argosy_api.errors import ArgosyError
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.fronts import dialects, oai_logprobs
 from argosy_router.fronts import oai_format as fmt
 from argosy_router.fronts.gathered import Gathered, best, finish_reason, stop_reason
+from argosy_router.fronts.lines import one_line
 from argosy_router.fronts.oai_logprobs import LegacyLogprobs
 from argosy_router.fronts.oai_voice import Voices
 from argosy_router.fronts.text_request import TextRequest
@@ -23,7 +22,7 @@ SSE_DONE = b"data: [DONE]\n\n"
 
 def sse(document: dict[str, Any]) -> bytes:
     """One server-sent event."""
-    return b"data: " + orjson.dumps(document) + b"\n\n"
+    return b"data: " + one_line(document) + b"\n\n"
 
 
 class Answer:

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
-
 from argosy_api.errors import ArgosyError
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.clock import now
 from argosy_router.fronts import dialects, oai_logprobs
 from argosy_router.fronts.gathered import Gathered, finish_reason
+from argosy_router.fronts.lines import one_line
 from argosy_router.fronts.speech import CALL, REASONING, Saying, Speech, arguments
 from argosy_router.fronts.text_request import TextRequest
 from argosy_router.prepared import Prepared
@@ -131,4 +130,4 @@ def _ns(seconds: float) -> int:
 
 
 def _line(document: dict[str, Any]) -> bytes:
-    return orjson.dumps(document) + b"\n"
+    return one_line(document) + b"\n"

@@ -5,12 +5,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import orjson
-
 from argosy_api.errors import ArgosyError
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.fronts import dialects
 from argosy_router.fronts.gathered import Gathered, finish_reason
+from argosy_router.fronts.lines import one_line
 from argosy_router.fronts.speech import CALL, REASONING, Saying, Speech
 from argosy_router.fronts.text_request import TextRequest
 from argosy_router.prepared import Prepared
@@ -171,4 +170,4 @@ class ResponseAnswer:
             return b""
         self._number += 1
         document = {"type": kind, "sequence_number": self._number, **more}
-        return b"event: " + kind.encode() + b"\ndata: " + orjson.dumps(document) + b"\n\n"
+        return b"event: " + kind.encode() + b"\ndata: " + one_line(document) + b"\n\n"
