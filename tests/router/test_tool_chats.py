@@ -206,6 +206,9 @@ async def test_calls_come_whole_and_streamed(saying):
         c.function.arguments for c in choice.message.tool_calls
     ]
     assert (message.content, final.choices[0].finish_reason) == ("One moment.", "tool_calls")
+    # what each piece repeated would be there twice: findings/openai-deltas-add-up.sh
+    assert (message.role, [c.function.name for c in message.tool_calls]) == ("assistant", ["get_weather"] * 2)
+    assert {len(c.id) for c in message.tool_calls} == {len(c.id) for c in choice.message.tool_calls}
 
 
 async def test_none_required_and_named(saying):
