@@ -203,6 +203,8 @@ def small(tmp_path_factory):
         ({"layer_replication": [[0, 1]]}, "layer_replication"),
         ({"target_parameters": ["x"]}, "target_parameters"),
         ({"fan_in_fan_out": True}, "fan_in_fan_out"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is 'pissa_niter_4'"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights"),
         ({"something_of_next_year": {"a": 1}}, "something_of_next_year"),
         ({"peft_type": "LOHA"}, "peft_type"),
         ({"r": 0}, "r is 0"),

@@ -17,15 +17,19 @@ from argosy_api.errors import ModelInvalidError, ModelNotFoundError, ModelUnsupp
 NAME = "adapter_config.json"
 _READ = {
     "peft_type", "r", "lora_alpha", "use_rslora", "target_modules", "rank_pattern", "alpha_pattern", "bias",
-    "fan_in_fan_out",
+    "fan_in_fan_out", "init_lora_weights",
 }  # fmt: skip
 _NOTHING = {
     "auto_mapping", "base_model_name_or_path", "corda_config", "ephemeral_gpu_offload", "eva_config", "exclude_modules",
-    "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform", "loftq_config", "lora_dropout",
+    "inference_mode", "layers_pattern", "layers_to_transform", "loftq_config", "lora_dropout",
     "lora_ga_config", "megatron_config", "megatron_core", "peft_version", "qalora_group_size", "revision",
     "runtime_config", "task_type",
 }  # fmt: skip
 """About training, or about which modules have tensors in the file, which says it itself."""
+_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""How `init_lora_weights` begins where training went on beside other weights than those of the model: the sum would be
+wrong (`findings/peft-changed-base.sh`).
+"""
 _MOST_PATTERN = 256
 _MOST_REPEATS = 3
 
@@ -105,6 +109,12 @@ def parse_config(document: Mapping[str, Any]) -> PeftConfig:
         raise ModelUnsupportedError(f"{NAME}: bias is {_shown(document['bias'])}; supported is none")
     if document.get("fan_in_fan_out"):
         raise ModelUnsupportedError(f"{NAME}: fan_in_fan_out is not supported")
+    begun = document.get("init_lora_weights")
+    if isinstance(begun, str) and begun.lower().startswith(_CHANGE_THE_BASE):
+        raise ModelUnsupportedError(
+            f"{NAME}: init_lora_weights is {_shown(begun)}, which changes the model's own weights, and those are not "
+            "in the file; save it with peft's path_initial_model_for_weight_conversion, or merge it with peft"
+        )
     for field, value in document.items():  # use_dora, modules_to_save, trainable_token_indices and what comes one day
         if field not in _READ and field not in _NOTHING and value:
             raise ModelUnsupportedError(f"{NAME}: {field[:60]} is not supported")
