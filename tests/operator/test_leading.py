@@ -115,8 +115,10 @@ async def test_one_operates_the_other_waits_and_takes_over(world):
     judge = Judge(world, 2)
     terms = {name: LeaseTerms(namespace="argosy", name="operator", identity=name, duration_s=2) for name in "ab"}
     running = {name: await world.operator(url=await judge.door(name), lease=terms[name]) for name in "ab"}
+    await eventually(lambda: holder(world))
     first = holder(world)
     other = "ab".replace(first, "")
+    await eventually(lambda: running[first].metrics.leader._value.get() == 1)
     assert {name: o.metrics.leader._value.get() for name, o in running.items()} == {first: 1, other: 0}
     for o in running.values():  # who waits is ready, too
         await eventually(lambda o=o: page(o.metrics, o.health, "/readyz")[0] == 200)
