@@ -1,6 +1,7 @@
 """The threads of the native kernels, and whether a call uses all of them or one."""
 
 import ctypes
+import math
 import time
 import weakref
 from collections.abc import Callable, Hashable
@@ -8,7 +9,12 @@ from collections.abc import Callable, Hashable
 from argosy_worker.compute.native import library
 
 _FIRST_WAIT, _LONGEST_WAIT = 16, 2048
-_KEEP = 0.7
+_KEEP = 0.93
+_LEFT = 1.5
+"""A way is left when it has become so many times slower than the other one was: on an idle machine, too, some
+calls take several times their time, and the mean of a dozen calls goes up and down."""
+_TRIAL = 3
+"""Calls that a trial has at most: where the first ones are slower it is over."""
 _TRIAL_S = 4.0
 """A call on one thread is tried where it would take no longer than this if threads shared the work evenly."""
 _SUSPECT = 0.5
@@ -20,13 +26,16 @@ class Together:
 
     On an idle machine all threads win. On a busy one a thread that was put aside holds up all others at each of the
     hundreds of places where they wait for each other, and one thread alone is many times faster. Both are measured;
-    the slower one is tried again after ever more calls while it stays the slower one.
+    the other one is tried again after ever more calls while it stays the slower one.
     """
 
     def __init__(self, threads: int = 2) -> None:
         self._threads = threads
         self._seconds: dict[bool, float] = {}
         """Of a row, for all threads and for one."""
+        self._now = True
+        """Whether calls are made on all threads, but for trials."""
+        self._trial: list[float] = []
         self._wait = self._left = _FIRST_WAIT
 
     def choose(self, rows: int = 1) -> bool:
@@ -36,31 +45,37 @@ class Together:
         if False not in self._seconds:  # large steps of large machines are not stopped for it
             return self._seconds[True] * rows * self._threads > _TRIAL_S
         if self._left > 0:
-            return self._best
-        if self._best and self._seconds[True] < _SUSPECT * self._seconds[False]:
+            return self._now
+        if self._now and self._seconds[True] < _SUSPECT * self._seconds[False]:
             return True
-        return not self._best
-
-    @property
-    def _best(self) -> bool:
-        return self._seconds[True] <= self._seconds[False]
+        return not self._now
 
     def note(self, seconds: float, *, together: bool) -> None:
         """A call took so long for each row."""
         if together not in self._seconds:
             self._seconds[together] = seconds
+            self._now = self._seconds[True] <= self._seconds.get(False, math.inf)
             return
-        if len(self._seconds) < 2:
-            self._seconds[together] = _KEEP * self._seconds[together] + (1 - _KEEP) * seconds
-            return
-        best = self._best
-        if together is best:
+        if together is self._now:
             self._seconds[together] = _KEEP * self._seconds[together] + (1 - _KEEP) * seconds
             self._left -= 1
+            if self._seconds[together] > _LEFT * self._seconds.get(not together, math.inf):
+                self._take(not together, max(_FIRST_WAIT, self._wait // 2))
             return
-        self._seconds[together] = seconds
-        self._wait = min(2 * self._wait, _LONGEST_WAIT) if self._best is best else _FIRST_WAIT
-        self._left = self._wait
+        self._trial.append(seconds)
+        mean = sum(self._trial) / len(self._trial)
+        better = mean < self._seconds[self._now]
+        if better and len(self._trial) < _TRIAL:
+            return
+        self._trial.clear()
+        self._seconds[together] = mean
+        if better:
+            self._take(together, self._wait)
+        else:
+            self._take(self._now, min(2 * self._wait, _LONGEST_WAIT))
+
+    def _take(self, together: bool, wait: int) -> None:
+        self._now, self._wait, self._left = together, wait, wait
 
 
 class Crew:
