@@ -1,6 +1,7 @@
 """tritonclient by gRPC and HTTP: what its examples and tools ask, and what Triton's sample client for vLLM sends."""
 
 import asyncio
+import atexit
 import json
 import queue
 
@@ -30,13 +31,19 @@ def inputs(text, *, stream, sampling, exclude=None, kind=triton.InferInput):
     return made
 
 
+def opened(client):
+    """The client, closed before Python ends: one that is open then may wait for ever (docs/clients.md)."""
+    atexit.register(client.close)
+    return client
+
+
 def text_of(result):
     text = result.as_numpy("text_output")[0]
     return text if isinstance(text, str) else text.decode()  # out of JSON it is one already
 
 
 def check_what_tools_ask_first():
-    client = triton.InferenceServerClient(GRPC)
+    client = opened(triton.InferenceServerClient(GRPC))
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready(MODEL)
@@ -52,7 +59,7 @@ def check_what_tools_ask_first():
 
 
 def check_infer_and_decoupled_stream():
-    client = triton.InferenceServerClient(GRPC)
+    client = opened(triton.InferenceServerClient(GRPC))
     sampling = {"max_tokens": 20, "temperature": 0}
     whole = text_of(client.infer(MODEL, inputs(PROMPTS[0], stream=False, sampling=sampling, exclude=True)))
     assert whole.strip()
@@ -129,7 +136,7 @@ async def check_a_stream_that_is_cancelled():
 
 
 def check_what_tools_ask_over_http():
-    client = triton_http.InferenceServerClient(HTTP.removeprefix("http://"))
+    client = opened(triton_http.InferenceServerClient(HTTP.removeprefix("http://")))
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready(MODEL)
@@ -144,10 +151,10 @@ def check_what_tools_ask_over_http():
 
 def check_infer_over_http_is_infer_over_grpc():
     """Binary and JSON, both ways, compressed or not."""
-    client = triton_http.InferenceServerClient(HTTP.removeprefix("http://"))
+    client = opened(triton_http.InferenceServerClient(HTTP.removeprefix("http://")))
     sampling = {"max_tokens": 20, "temperature": 0}
     wanted = text_of(
-        triton.InferenceServerClient(GRPC).infer(MODEL, inputs(PROMPTS[0], stream=False, sampling=sampling))
+        opened(triton.InferenceServerClient(GRPC)).infer(MODEL, inputs(PROMPTS[0], stream=False, sampling=sampling))
     )
     for binary in (True, False):
         text = triton_http.InferInput("text_input", [1], "BYTES")
