@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from argosy_api.spec.adapters import AdapterSpec
 from argosy_api.worker_status import AdapterState, ServedModel, WorkerStatus
@@ -124,10 +125,17 @@ async def _mount_problem(api: KubeApi, namespace: str, pod: PodView) -> str:
     except ApiError:
         return ""
     mounts = [e for e in events if e.get("reason") in ("FailedMount", "FailedAttachVolume")]
-    messages = [str(e.get("message", "")) for e in mounts]
+    # the API lists them by when each was first seen; what was seen last still holds
+    messages = [str(e.get("message", "")) for e in sorted(mounts, key=_seen_at)]
     # after two minutes the kubelet also says that it has waited in vain, without the cause
     causes = [text for text in messages if not text.startswith(_WAITED)] or messages
     return causes[-1] if causes else ""
+
+
+def _seen_at(event: Mapping[str, Any]) -> str:
+    """When an Event was last seen: RFC 3339 in UTC, to whole seconds, so that strings compare as times."""
+    last = event.get("lastTimestamp") or (event.get("series") or {}).get("lastObservedTime")
+    return str(last or event.get("eventTime") or event.get("firstTimestamp") or "")[:19]
 
 
 def _life(pod: PodView) -> _Life:

@@ -98,14 +98,22 @@ class Kubectl:
         return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
 
-def wait_for(what: str, probe: Callable[[], Any], seconds: float = 60, every: float = 0.2) -> Any:
-    """The first true answer of `probe`; when none comes in time, the last one is in the message."""
+def wait_for(
+    what: str,
+    probe: Callable[[], Any],
+    seconds: float = 60,
+    every: float = 0.2,
+    shown: Callable[[], Any] | None = None,
+) -> Any:
+    """The first true answer of `probe`; when none comes in time, the last one is in the message, or what `shown` says."""
     deadline = time.monotonic() + seconds
     while True:
         answer = probe()
         if answer:
             return answer
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s; the last answer was {answer!r}"
+        if time.monotonic() >= deadline:
+            last = shown() if shown is not None else answer
+            raise AssertionError(f"{what}: not within {seconds:.0f} s; the last answer was {last!r}")
         time.sleep(every)
 
 

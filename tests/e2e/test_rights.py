@@ -235,9 +235,9 @@ def test_granted_and_used_are_the_same(system, cluster, namespace, unmountable, 
         wait_for("nodes pull", lambda: namespace.get("jobs"), 60)
         namespace("delete", "infd", "ahead", "--timeout=60s", timeout=70)
         wait_for("strays are removed", lambda: not namespace.get(kinds, chosen), 30)
-        wait_for(
-            "the kubelet's words are told", lambda: "hostPath" in namespace.condition("stored").get("message", ""), 60
-        )
+        said = lambda: namespace.condition("stored").get("message", "")  # noqa: E731
+        events = lambda: (said(), [e["message"] for e in namespace.get("events", "--field-selector=type=Warning")])  # noqa: E731
+        wait_for("the kubelet's words are told", lambda: "hostPath" in said(), 60, shown=events)
         namespace("delete", "infd", "stored", "--timeout=60s", timeout=70)
     with operator_outside() as proxy:  # without Redis: its Secret must go
         wait_for("the Secret is removed", lambda: not namespace.get("secrets"), 60)

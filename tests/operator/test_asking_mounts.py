@@ -10,13 +10,16 @@ IN_VAIN = "Unable to attach or mount volumes: unmounted volumes=[models]: contex
 
 
 class Api:
-    """Has said these things of a pod."""
+    """Has said these things of a pod: a message, or one with the second in which it was said last."""
 
     def __init__(self, *messages):
-        self.messages = messages
+        self.messages = [said if isinstance(said, tuple) else (said, 0) for said in messages]
 
     async def events_of(self, namespace, uid):
-        return [{"reason": "FailedMount", "message": text} for text in self.messages]
+        return [
+            {"reason": "FailedMount", "message": text, "lastTimestamp": f"2026-01-01T00:00:{second:02}Z"}
+            for text, second in self.messages
+        ]
 
 
 async def told(*messages):
@@ -40,3 +43,11 @@ async def test_the_cause_is_told_also_after_the_kubelet_has_waited_in_vain():
 async def test_that_it_has_waited_is_told_when_it_says_no_more():
     assert await told(IN_VAIN) == IN_VAIN
     assert await told() is None
+
+
+async def test_what_was_said_last_is_told_whatever_was_said_first():
+    once = (
+        'MountVolume.SetUp failed for volume "key" : failed to sync secret cache: timed out waiting for the condition'
+    )
+    assert await told((CAUSE, 40), (once, 2)) == CAUSE
+    assert await told((CAUSE, 1), (once, 2)) == once
