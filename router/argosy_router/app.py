@@ -275,6 +275,9 @@ async def serve(settings: Settings, source: MembershipSource) -> None:
         # the modules' hundred thousand
         gc.collect()
         gc.freeze()
+        # and once more over what is left, nothing: full collections come when a quarter of what the last one found has
+        # been added, and it had found the modules
+        gc.collect()
         gc.set_threshold(YOUNG)
         await asked.wait()
         log.info("draining for up to %g s", settings.drain_seconds)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import grpc
 
-from argosy_api.errors import InternalError
+from argosy_api.errors import ArgosyError, InternalError
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.clock import now
 from argosy_router.lost import DEATHS, NO_FAULT, Lost, meaning
@@ -90,10 +90,7 @@ class Attempt:
         try:
             return await self._call.read()
         except grpc.aio.AioRpcError as error:
-            found = meaning(error, self._request_id)
-            if isinstance(found, InternalError):
-                self.assignment.failed()
-            raise found from None
+            raise self._meaning(error) from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -102,6 +99,12 @@ class Attempt:
                 raise Lost("hung", "gives no sign, or its engine does not come around") from None
             # grpc.aio raises this for a CANCELLED status of the peer, too: a server that is shut down
             raise Lost("unavailable", "CANCELLED by the worker") from None
+
+    def _meaning(self, error: grpc.aio.AioRpcError) -> Lost | ArgosyError:
+        found = meaning(error, self._request_id)
+        if isinstance(found, InternalError):
+            self.assignment.failed()
+        return found
 
     def _note_acceptance(self, number: int) -> None:
         """The worker has taken it, as its submission with this number."""

@@ -127,9 +127,13 @@ class _CallContext:
             self._accepted(int(number))
 
     async def abort(self, code, details="", trailing=()):
-        error = error_of(code, details, trailing)
-        error.status = code.name
-        raise error
+        raise _aborted(code, details, trailing)
+
+
+def _aborted(code, details, trailing):
+    error = error_of(code, details, trailing)
+    error.status = code.name
+    return error
 
 
 @dataclass

@@ -14,7 +14,7 @@ import grpc
 from argosy_api import limits
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_api.v1 import worker_pb2_grpc as rpc
-from argosy_router.fleet.calls import Metadata
+from argosy_router.fleet.calls import Metadata, nobody
 
 MESSAGE_BYTES = 1024 * 1024
 """A message that has so many takes no further command, so that it stays below what one may have."""
@@ -46,8 +46,12 @@ class SessionCall:
         while not chunks:
             if self._cancelled:
                 raise asyncio.CancelledError
-            if self._error is not None:
-                raise self._error
+            if (why := self._error) is not None:
+                self._error = None  # once: it holds the frames that it passes, and they hold the call
+                try:
+                    raise why
+                finally:
+                    del why
             if self._ended:
                 return None
             self._reader = asyncio.get_running_loop().create_future()
@@ -113,6 +117,7 @@ class SessionCall:
     def _end(self, why: grpc.aio.AioRpcError | None) -> None:
         if not self._ended:
             self._ended, self._error = True, why
+            self._accepted = nobody
             if self._timer is not None:
                 self._timer.cancel()
         self._wake()
@@ -201,8 +206,8 @@ class Session:
             writing.cancel()
             stream.cancel()
             calls, self._calls, self._commands, self._task = self._calls, {}, [], None
-            for call in calls.values():
-                call.fail(why)
+            for call in calls.values():  # each its own: it gathers the frames that it passes
+                call.fail(error(why.code(), why.details() or ""))
 
     async def _write(self, stream: "grpc.aio.StreamStreamCall[pb.SessionRequest, pb.SessionReply]") -> None:
         # what is wrong with the stream its reader says; InvalidStateError: it has ended

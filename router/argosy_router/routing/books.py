@@ -109,6 +109,7 @@ class Books:
             self._waits_no_more(entry)
             del self._entries[entry]
             self.decode -= entry.decode
+            entry.abandon = _nothing  # whoever is to be told holds the entry: memory would wait for the collector
 
     def __len__(self) -> int:
         return len(self._entries)

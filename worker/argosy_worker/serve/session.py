@@ -141,6 +141,9 @@ class Session:
         finally:
             if self._calls.get(call.number) is call:
                 del self._calls[call.number]
+            # both hold the task, and its error holds this frame: only the collector would free them
+            call.task = None
+            del scope
             self._wake.set()
         if status is not None:
             code: int = status.code.value[0]
