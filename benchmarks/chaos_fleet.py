@@ -36,7 +36,7 @@ class Slot(abc.ABC):
 
     def __init__(self, port: int, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
         self.port = port
-        self._command = [sys.executable, "-m", *arguments]
+        self._command = [sys.executable, *arguments]
         self._environment = {**os.environ, **environment}
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
@@ -108,7 +108,7 @@ class WorkerSlot(Slot):
             "ARGOSY_DEPLOYMENT": MODEL,
             "ARGOSY_WORKER_ID": f"{MODEL}-{port}",
         }
-        super().__init__(port, ["argosy_worker", spec.argument()], environment)
+        super().__init__(port, ["-m", "argosy_worker", spec.argument()], environment)
 
     async def serving(self) -> None:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{self.port}") as channel:
@@ -122,11 +122,11 @@ class WorkerSlot(Slot):
 class RouterSlot(Slot):
     """A router that reads the workers from a file."""
 
-    def __init__(self, membership: Path) -> None:
+    def __init__(self, membership: Path, program: Sequence[str]) -> None:
         port, self.http_port, self.metrics_port = (processes.free_port() for _ in range(3))
         ports = [f"--grpc-port={port}", f"--http-port={self.http_port}", f"--metrics-port={self.metrics_port}"]
         options = [f"--membership=file:{membership}", f"--drain-seconds={ROUTER_DRAIN_S}"]
-        super().__init__(port, ["argosy_router", "--host=127.0.0.1", *options, *ports], {"ARGOSY_REDIS_URL": ""})
+        super().__init__(port, [*program, "--host=127.0.0.1", *options, *ports], {"ARGOSY_REDIS_URL": ""})
 
     async def serving(self) -> None:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{self.port}") as channel:
@@ -140,9 +140,12 @@ class RouterSlot(Slot):
 
 @contextlib.asynccontextmanager
 async def fleet(
-    workers: int, routers: int, decode_ms: float, *, uri: str = ""
+    workers: int, routers: int, decode_ms: float, *, uri: str = "", router: Sequence[str] = ("-m", "argosy_router")
 ) -> AsyncIterator[tuple[list[Slot], list[Slot]]]:
-    """Workers, simulated where no other `uri` is given, and routers that know them all."""
+    """Workers, simulated where no other `uri` is given, and routers that know them all.
+
+    `router`: what Python is to run as one, before its arguments.
+    """
     slots: list[Slot] = []
     try:
         slots += (WorkerSlot(uri or URI.format(decode_ms=decode_ms)) for _ in range(workers))
@@ -153,7 +156,7 @@ async def fleet(
             path.write_text(
                 Membership((Deployment(namespace="default", name=MODEL, served_name=MODEL, workers=members),)).to_json()
             )
-            slots += (RouterSlot(path) for _ in range(routers))
+            slots += (RouterSlot(path, router) for _ in range(routers))
             await asyncio.gather(*(slot.serving() for slot in slots[workers:]))
             await asyncio.sleep(2)  # the reports of all workers are there
             yield slots[:workers], slots[workers:]

@@ -1,6 +1,7 @@
 """A router under mixed load and faults for a long time: does it keep memory, tasks or file descriptors?
 
     python benchmarks/soak.py [--minutes 30] [--rate 10] [--every 20] [--workers 3] [--out soak.json]
+                              [--inside looks.jsonl [--places]] [--kinds gRPC,HTTP,leaves,never,nonsense]
 
 Streams over gRPC, each held against the oracle, and over HTTP; clients that leave in mid-answer, that never read, and
 that ask for nonsense. Workers are killed, stopped and drained in turn, each fault verified (`chaos.py`). Every
@@ -8,6 +9,9 @@ that ask for nonsense. Workers are killed, stopped and drained in turn, each fau
 file descriptors, threads and bytes held. The slope of memory is that of a straight line by least squares through what
 came after the warm-up: the first fifth of the run, and at least two minutes. When the load has ended, tasks and file
 descriptors must be as few as before it.
+
+`--inside` has the router look at itself every minute and tells where what it grew by lies, by allocator and type of
+object; with `--places`, also by line of code, at the price of a slower and larger router (`inside.py`).
 """
 
 import argparse
@@ -18,12 +22,13 @@ import random
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import aiohttp
 import grpc
+import inside
 import psutil
 from chaos import ALL, Happened, disturb
 from chaos_fleet import RouterSlot, Slot, fleet
@@ -33,6 +38,8 @@ from storm import gauge
 from argosy_api.v1 import worker_pb2_grpc as rpc
 
 SAMPLE_S = 5.0
+INSIDE_S = 60
+KINDS = ("gRPC", "HTTP", "leaves", "never", "nonsense")
 SETTLE_S = 120.0
 """Clients that do not read are given up after 30 s."""
 SILENT_S = (5.0, 20.0)
@@ -124,17 +131,24 @@ async def look(router: RouterSlot, began: float) -> Sample:
 class Load:
     """Requests of all kinds."""
 
-    def __init__(self, router: RouterSlot, soak: Soak, rng: random.Random, silent_s: tuple[float, float]) -> None:
+    def __init__(
+        self,
+        router: RouterSlot,
+        soak: Soak,
+        rng: random.Random,
+        silent_s: tuple[float, float],
+        kinds: Collection[str] = KINDS,
+    ) -> None:
         """`silent_s`: how long those stay who never read."""
-        self._router, self._soak, self._rng, self._silent_s = router, soak, rng, silent_s
+        self._router, self._soak, self._rng, self._silent_s, self._only = router, soak, rng, silent_s, kinds
         self._kinds: list[tuple[str, Callable[[], Coroutine[None, None, None]], int]] = [
             ("gRPC", self._checked, 6), ("HTTP", self._http, 4), ("leaves", self._leaves, 2),
-            ("never reads", self._never_reads, 1), ("nonsense", self._nonsense, 2),
+            ("never", self._never_reads, 1), ("nonsense", self._nonsense, 2),
         ]  # fmt: skip
 
     async def run(self, rate: float, seconds: float) -> None:
         """So many a second at random times (open loop), each of some kind; until all have ended."""
-        names = [kind for kind, _, weight in self._kinds for _ in range(weight)]
+        names = [kind for kind, _, weight in self._kinds if kind in self._only for _ in range(weight)]
         makers = {kind: make for kind, make, _ in self._kinds}
         tasks: set[asyncio.Task[None]] = set()
         due = time.monotonic()
@@ -203,20 +217,22 @@ async def soak(
     warm_s: float = 10.0,
     silent_s: tuple[float, float] = SILENT_S,
     seed: int = 1,
+    kinds: Collection[str] = KINDS,
+    router_program: Sequence[str] = ("-m", "argosy_router"),
 ) -> Soak:
     """A run of so many minutes, with a fault every so many seconds."""
     rng = random.Random(seed)
-    async with fleet(workers, 1, 20) as (worker_slots, router_slots):
+    async with fleet(workers, 1, 20, router=router_program) as (worker_slots, router_slots):
         (router,) = router_slots
         if not isinstance(router, RouterSlot):
             raise TypeError("no router")
         warm = Soak(await look(router, time.monotonic()))
-        await Load(router, warm, rng, silent_s).run(rate, warm_s)  # tokenizers, connections, what is made once
+        await Load(router, warm, rng, silent_s, kinds).run(rate, warm_s)  # tokenizers, connections, what is made once
         await quiet_again(router)
         began = time.monotonic()
         result = Soak(await look(router, began), problems=warm.problems)
         async with disturbed(worker_slots, every, rng, result), sampled(router, began, result):
-            await Load(router, result, rng, silent_s).run(rate, 60 * minutes)
+            await Load(router, result, rng, silent_s, kinds).run(rate, 60 * minutes)
         await quiet_again(router)
         result.after = await look(router, began)
     return result
@@ -265,6 +281,13 @@ async def sampled(router: RouterSlot, began: float, result: Soak) -> AsyncIterat
             await task
 
 
+def tell_inside(path: Path) -> list[str]:
+    """What the router had more of at its last look than after the warm-up, for people."""
+    looks = [json.loads(line) for line in path.read_text().splitlines()]
+    late = [one for one in looks if one["at"] >= WARM_SHARE * looks[-1]["at"]] if looks else []
+    return inside.told(late[0], late[-1]) if len(late) > 1 else ["inside: too few looks"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30)
@@ -272,8 +295,19 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=20)
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--inside", type=Path)
+    parser.add_argument("--places", action="store_true")
+    parser.add_argument("--kinds", type=lambda text: text.split(","), default=KINDS)
     options = parser.parse_args()
-    found = asyncio.run(soak(minutes=options.minutes, rate=options.rate, every=options.every, workers=options.workers))
+    program = ["-m", "argosy_router"]
+    if options.inside is not None:
+        program = [inside.__file__, str(options.inside), str(INSIDE_S), str(int(options.places))]
+    found = asyncio.run(
+        soak(
+            minutes=options.minutes, rate=options.rate, every=options.every, workers=options.workers,
+            kinds=options.kinds, router_program=program,
+        )
+    )  # fmt: skip
     slopes = found.slopes()
     if options.out is not None:
         told = {
@@ -290,6 +324,8 @@ def main() -> None:
     print(f"tasks {slopes['tasks']:+.2f}, descriptors {slopes['descriptors']:+.2f} a minute; left: {found.left}")
     for problem in found.problems[:20]:
         print(" ", problem)
+    if options.inside is not None:
+        print(*tell_inside(options.inside), sep="\n")
     if found.problems or any(found.left.values()) or not found.happened:
         sys.exit("something failed, or is left, or no fault happened")
     if slopes["resident_mb"] > MOST_SLOPE:
