@@ -6,6 +6,7 @@ of one connection do.
 
 import asyncio
 import contextlib
+import copy
 from collections import deque
 from collections.abc import Callable
 
@@ -206,8 +207,8 @@ class Session:
             writing.cancel()
             stream.cancel()
             calls, self._calls, self._commands, self._task = self._calls, {}, [], None
-            for call in calls.values():
-                call.fail(_like(why))
+            for call in calls.values():  # each its own: it gathers the frames that it passes
+                call.fail(copy.copy(why))
 
     async def _write(self, stream: "grpc.aio.StreamStreamCall[pb.SessionRequest, pb.SessionReply]") -> None:
         # what is wrong with the stream its reader says; InvalidStateError: it has ended
@@ -233,8 +234,3 @@ def error(code: grpc.StatusCode, details: str, trailing: dict[str, str] | None =
     """As a call of its own would end."""
     metadata = grpc.aio.Metadata(*(trailing or {}).items())
     return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), metadata, details, "")
-
-
-def _like(why: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
-    """The same for another reader: an error gathers the frames that it passes."""
-    return grpc.aio.AioRpcError(why.code(), why.initial_metadata(), why.trailing_metadata(), why.details())
