@@ -92,8 +92,7 @@ class Attempt:
         except grpc.aio.AioRpcError as error:
             raise self._meaning(error) from None
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if _cancelled_here():
                 raise
             if self._hung:
                 raise Lost("hung", "gives no sign, or its engine does not come around") from None
@@ -111,3 +110,9 @@ class Attempt:
         self.accepted = True
         self.assignment.accepted(number)
         self._taken(self.assignment.decision)
+
+
+def _cancelled_here() -> bool:
+    """Whether somebody here cancelled this task. No frame that an error passes may hold the task, which holds it."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0

@@ -24,10 +24,9 @@ async def over_http(rig, **more):
     assert response.status == 200
 
 
-async def one_that_leaves(rig):
-    async with rig.http.post(
-        rig.base + "/v1/completions", json={**BODY, "stream": True, "max_tokens": LONG}
-    ) as response:
+async def one_that_leaves(rig, **more):
+    body = {**BODY, "stream": True, "max_tokens": LONG, **more}
+    async with rig.http.post(rig.base + "/v1/completions", json=body) as response:
         await response.content.readany()
         response.close()
 
@@ -55,6 +54,7 @@ KINDS = {
     "streamed": lambda rig: over_http(rig, stream=True),
     "choices": lambda rig: over_http(rig, stream=True, n=3),
     "leaves": one_that_leaves,
+    "leaves choices": lambda rig: one_that_leaves(rig, n=3),
     "its worker dies": one_whose_worker_dies,
     "gRPC": over_grpc,
     "gRPC leaves": lambda rig: over_grpc(rig, leave=True),
