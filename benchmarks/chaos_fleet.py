@@ -34,8 +34,12 @@ ROUTER_DRAIN_S = 1
 class Slot(abc.ABC):
     """A process at one port, again and again, as the kubelet would start it."""
 
-    def __init__(self, port: int, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, port: int, arguments: Sequence[str], environment: Mapping[str, str], logs: Path | None = None
+    ) -> None:
+        """`logs`: the folder where a log of each process is kept, if it is wanted."""
         self.port = port
+        self._log = Path(os.devnull) if logs is None else logs / f"{port}.log"
         self._command = [sys.executable, *arguments]
         self._environment = {**os.environ, **environment}
         self._process: subprocess.Popen[bytes] | None = None
@@ -48,9 +52,10 @@ class Slot(abc.ABC):
         return self._process
 
     def start(self) -> None:
-        self._process = subprocess.Popen(
-            self._command, env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        with self._log.open("a") as log:
+            self._process = subprocess.Popen(
+                self._command, env=self._environment, stdout=subprocess.DEVNULL, stderr=log
+            )
 
     def wake(self) -> None:
         """It goes on, where it was stopped; it is started, where it had ended."""
@@ -95,7 +100,7 @@ class Slot(abc.ABC):
 class WorkerSlot(Slot):
     """A worker."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, logs: Path | None = None) -> None:
         port = processes.free_port()
         model = ModelSpec(uri=uri, served_name=MODEL)
         spec = WorkerSpec(model=model, engine=EngineSpec(), drain=DrainSpec(timeout_seconds=DRAIN_S))
@@ -108,7 +113,7 @@ class WorkerSlot(Slot):
             "ARGOSY_DEPLOYMENT": MODEL,
             "ARGOSY_WORKER_ID": f"{MODEL}-{port}",
         }
-        super().__init__(port, ["-m", "argosy_worker", spec.argument()], environment)
+        super().__init__(port, ["-m", "argosy_worker", spec.argument()], environment, logs)
 
     async def serving(self) -> None:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{self.port}") as channel:
@@ -122,11 +127,11 @@ class WorkerSlot(Slot):
 class RouterSlot(Slot):
     """A router that reads the workers from a file."""
 
-    def __init__(self, membership: Path, program: Sequence[str]) -> None:
+    def __init__(self, membership: Path, program: Sequence[str], logs: Path | None = None) -> None:
         port, self.http_port, self.metrics_port = (processes.free_port() for _ in range(3))
         ports = [f"--grpc-port={port}", f"--http-port={self.http_port}", f"--metrics-port={self.metrics_port}"]
         options = [f"--membership=file:{membership}", f"--drain-seconds={ROUTER_DRAIN_S}"]
-        super().__init__(port, [*program, "--host=127.0.0.1", *options, *ports], {"ARGOSY_REDIS_URL": ""})
+        super().__init__(port, [*program, "--host=127.0.0.1", *options, *ports], {"ARGOSY_REDIS_URL": ""}, logs)
 
     async def serving(self) -> None:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{self.port}") as channel:
@@ -140,15 +145,21 @@ class RouterSlot(Slot):
 
 @contextlib.asynccontextmanager
 async def fleet(
-    workers: int, routers: int, decode_ms: float, *, uri: str = "", router: Sequence[str] = ("-m", "argosy_router")
+    workers: int,
+    routers: int,
+    decode_ms: float,
+    *,
+    uri: str = "",
+    router: Sequence[str] = ("-m", "argosy_router"),
+    logs: Path | None = None,
 ) -> AsyncIterator[tuple[list[Slot], list[Slot]]]:
     """Workers, simulated where no other `uri` is given, and routers that know them all.
 
-    `router`: what Python is to run as one, before its arguments.
+    `router`: what Python is to run as one, before its arguments. `logs`: a folder for those of all processes.
     """
     slots: list[Slot] = []
     try:
-        slots += (WorkerSlot(uri or URI.format(decode_ms=decode_ms)) for _ in range(workers))
+        slots += (WorkerSlot(uri or URI.format(decode_ms=decode_ms), logs) for _ in range(workers))
         await asyncio.gather(*(slot.serving() for slot in slots))
         members = tuple(Worker(worker_id=f"{MODEL}-{s.port}", address=f"127.0.0.1:{s.port}") for s in slots)
         with tempfile.TemporaryDirectory() as folder:
@@ -156,7 +167,7 @@ async def fleet(
             path.write_text(
                 Membership((Deployment(namespace="default", name=MODEL, served_name=MODEL, workers=members),)).to_json()
             )
-            slots += (RouterSlot(path, router) for _ in range(routers))
+            slots += (RouterSlot(path, router, logs) for _ in range(routers))
             await asyncio.gather(*(slot.serving() for slot in slots[workers:]))
             await asyncio.sleep(2)  # the reports of all workers are there
             yield slots[:workers], slots[workers:]

@@ -4,7 +4,7 @@
 
 Runs the router, and beside it a thread that writes one line of JSON every so many seconds: bytes that the kernel, the
 C library and Python's own allocator hold and use, and how many objects there are of each type (of those that may be
-part of a cycle). The router's log is beside it. With PLACES 1, also how many bytes each place in the code has allocated
+part of a cycle). With PLACES 1, also how many bytes each place in the code has allocated
 that live yet (`tracemalloc`, which makes the router slower, and takes memory itself; of Python's allocator nothing is
 told then). `growth` tells what two such lines differ in.
 """
@@ -126,8 +126,6 @@ def told(first: Mapping[str, Any], last: Mapping[str, Any]) -> list[str]:
 
 def main(arguments: Sequence[str]) -> int:
     out, every, traced, *rest = arguments
-    with Path(out).with_suffix(".log").open("w") as log:
-        os.dup2(log.fileno(), 2)
     if traced == "1":
         tracemalloc.start()
     from argosy_router import __main__ as router

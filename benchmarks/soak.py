@@ -1,7 +1,7 @@
 """A router under mixed load and faults for a long time: does it keep memory, tasks or file descriptors?
 
     python benchmarks/soak.py [--minutes 30] [--rate 10] [--every 20] [--workers 3] [--out soak.json]
-                              [--inside looks.jsonl [--places]] [--kinds gRPC,HTTP,leaves,never,nonsense]
+                              [--kinds gRPC,HTTP,leaves,never,nonsense] [--logs FOLDER] [--inside FILE [--places]]
 
 Streams over gRPC, each held against the oracle, and over HTTP; clients that leave in mid-answer, that never read, and
 that ask for nonsense. Workers are killed, stopped and drained in turn, each fault verified (`chaos.py`). Every
@@ -10,8 +10,9 @@ file descriptors, threads and bytes held. The slope of memory is that of a strai
 came after the warm-up: the first fifth of the run, and at least two minutes. When the load has ended, tasks and file
 descriptors must be as few as before it.
 
-`--inside` has the router look at itself every minute and tells where what it grew by lies, by allocator and type of
-object; with `--places`, also by line of code, at the price of a slower and larger router (`inside.py`).
+`--logs` keeps the log of each process in that folder. `--inside` has the router look at itself every minute, into a
+file with one line of JSON for each look, and tells by allocator and type of object what it has more of at the end than
+after the warm-up; with `--places`, also by line of code, at the price of a slower and larger router (`inside.py`).
 """
 
 import argparse
@@ -219,10 +220,11 @@ async def soak(
     seed: int = 1,
     kinds: Collection[str] = KINDS,
     router_program: Sequence[str] = ("-m", "argosy_router"),
+    logs: Path | None = None,
 ) -> Soak:
     """A run of so many minutes, with a fault every so many seconds."""
     rng = random.Random(seed)
-    async with fleet(workers, 1, 20, router=router_program) as (worker_slots, router_slots):
+    async with fleet(workers, 1, 20, router=router_program, logs=logs) as (worker_slots, router_slots):
         (router,) = router_slots
         if not isinstance(router, RouterSlot):
             raise TypeError("no router")
@@ -297,6 +299,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--inside", type=Path)
     parser.add_argument("--places", action="store_true")
+    parser.add_argument("--logs", type=Path)
     parser.add_argument("--kinds", type=lambda text: text.split(","), default=KINDS)
     options = parser.parse_args()
     program = ["-m", "argosy_router"]
@@ -305,7 +308,7 @@ def main() -> None:
     found = asyncio.run(
         soak(
             minutes=options.minutes, rate=options.rate, every=options.every, workers=options.workers,
-            kinds=options.kinds, router_program=program,
+            kinds=options.kinds, router_program=program, logs=options.logs,
         )
     )  # fmt: skip
     slopes = found.slopes()
