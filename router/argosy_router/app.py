@@ -5,6 +5,7 @@ import contextlib
 import gc
 import logging
 import signal
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -171,6 +172,7 @@ class Router:
             raise grpc_common.PortTakenError(
                 f"cannot listen on {net.address(host, port)} for {what}: {error.strerror}"
             ) from error
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.MAX_UNSENT_BYTES)  # of its connections, too
         runner: web.AppRunner
         if connections is None:
             runner = web.AppRunner(app, **options)
