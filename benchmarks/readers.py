@@ -1,10 +1,12 @@
 """Clients that read nothing beside clients that do, at one router: does anybody notice?
 
-    python benchmarks/readers.py [--seconds 30] [--clients 100]
+    python benchmarks/readers.py [--seconds 15] [--clients 100]
 
 A hundred normal clients stream answers of a simulated model again and again; first alone, then beside as many that ask
 for long streams and read nothing of them. Those ask another model, so that what is felt is the router. Looked at: the
-time between two tokens of normal clients, the router's memory, and what it has left when all are gone.
+time between two tokens of normal clients, the router's memory, what it has left when all are gone, and what processor
+time router and workers take: all share one machine. A client that takes nothing for 30 s is given up, so `--seconds`
+is to end before that.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import json
 import socket
 import sys
 import time
+from collections.abc import Iterator, Sequence
 
 import aiohttp
 import processes
@@ -22,7 +25,11 @@ from rich.table import Table
 from storm import CALM, STORMY, gauge
 
 SETTLE_S = 60.0
+FILL_S = 10.0
+"""Until nothing more can be sent to who reads nothing."""
 SMALL = 4096
+CHOICES = 4
+"""Of a request of who reads nothing."""
 
 
 async def normal(session: aiohttp.ClientSession, base: str, end: float, gaps: list[float], failures: list[str]) -> None:
@@ -52,7 +59,7 @@ async def stream(base: str, clients: int, seconds: float) -> tuple[list[float], 
 async def never_reads(base: str, leave: asyncio.Event) -> None:
     host, port = base.removeprefix("http://").split(":")
     raw = json.dumps(
-        {"model": "stormy", "prompt": "a", "n": 4, "max_tokens": 20_000, "ignore_eos": True, "stream": True}
+        {"model": "stormy", "prompt": "a", "n": CHOICES, "max_tokens": 20_000, "ignore_eos": True, "stream": True}
     ).encode()
     quiet = socket.socket()
     quiet.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
@@ -64,15 +71,30 @@ async def never_reads(base: str, leave: asyncio.Event) -> None:
         await leave.wait()
 
 
-async def measure(router: processes.Running, clients: int, seconds: float) -> list[tuple[str, str, str, bool]]:
+@contextlib.contextmanager
+def busy(who: Sequence[processes.Running], cores: list[float]) -> Iterator[None]:
+    """Appends how many cores each of these kept busy meanwhile."""
+    began, before = time.monotonic(), [one.cpu_seconds for one in who]
+    yield
+    cores += [(one.cpu_seconds - b) / (time.monotonic() - began) for one, b in zip(who, before, strict=True)]
+
+
+async def measure(
+    router: processes.Running, workers: Sequence[processes.Running], clients: int, seconds: float
+) -> list[tuple[str, str, str, bool]]:
+    """Rows of the table. `workers`: of the normal clients, and of those who read nothing."""
     base, metrics = f"http://127.0.0.1:{router.http_port}", f"http://127.0.0.1:{router.metrics_port}/metrics"
     await stream(base, clients, 5.0)
     tasks, memory = await gauge(metrics, "argosy_router_tasks"), router.resident_bytes
-    alone, failed_alone = await stream(base, clients, seconds)
+    everyone, cores_alone, cores_beside = [router, *workers], list[float](), list[float]()
+    with busy(everyone, cores_alone):
+        alone, failed_alone = await stream(base, clients, seconds)
     leave = asyncio.Event()
     dead = [asyncio.create_task(never_reads(base, leave)) for _ in range(clients)]
-    await asyncio.sleep(5.0)  # their buffers are full
-    beside, failed = await stream(base, clients, seconds)
+    await asyncio.sleep(FILL_S)
+    with busy(everyone, cores_beside):
+        beside, failed = await stream(base, clients, seconds)
+    stayed = router.metrics().get('argosy_router_requests_in_flight{model="stormy"}', 0.0)
     grown = router.resident_bytes - memory
     leave.set()
     await asyncio.gather(*dead)
@@ -82,11 +104,15 @@ async def measure(router: processes.Running, clients: int, seconds: float) -> li
     held = await gauge(metrics, "argosy_router_held_bytes")
     p99 = [1e3 * g[int(0.99 * len(g))] for g in (alone, beside)]
     p50 = [1e3 * g[len(g) // 2] for g in (alone, beside)]
+    cores = zip(("router", "worker", "worker of who reads nothing"), cores_alone, cores_beside, strict=True)
+    dead_answers = CHOICES * clients
     tail = f"{p99[0]:.1f} / {p99[1]:.1f}"
     return [
         ("normal clients, tokens read alone / beside", f"{len(alone)} / {len(beside)}", "", True),
         ("time between tokens p50, alone / beside, ms", f"{p50[0]:.1f} / {p50[1]:.1f}", "", True),
         ("time between tokens p99, alone / beside, ms", tail, "<= 1.2 x", p99[1] <= 1.2 * p99[0]),
+        ("answers that nobody reads, still under way", f"{stayed:.0f}", f"{dead_answers}", stayed == dead_answers),
+        *((f"cores busy, alone / beside: {who}", f"{a:.2f} / {b:.2f}", "", True) for who, a, b in cores),
         ("normal clients that failed", f"{len(failed_alone) + len(failed)}", "0", not failed_alone and not failed),
         ("router grown by, MB", f"{grown / 1e6:.1f}", "<= 32", grown <= 32e6),
         ("tasks, bytes left", f"{max(0, left)}, {held}", "0, 0", left <= 0 and held == 0),
@@ -95,7 +121,7 @@ async def measure(router: processes.Running, clients: int, seconds: float) -> li
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--seconds", type=float, default=15)
     parser.add_argument("--clients", type=int, default=100)
     options = parser.parse_args()
     with (
@@ -103,7 +129,7 @@ def main() -> None:
         processes.worker(STORMY, name="stormy") as stormy,
         processes.router([calm], others={"stormy": [stormy]}, name="calm") as router,
     ):
-        rows = asyncio.run(measure(router, options.clients, options.seconds))
+        rows = asyncio.run(measure(router, [calm, stormy], options.clients, options.seconds))
     table = Table("", "measured", "wanted", "")
     for name, value, wanted, holds in rows:
         table.add_row(name, value, wanted, "" if not wanted else "holds" if holds else "FAILS")
