@@ -40,10 +40,4 @@ RULES: tuple[Rule, ...] = (
         "must be 1 with engine.kvCacheHostMemory: a group keeps no evicted blocks",
         lambda s: _alone(s) or "kvCacheHostMemory" not in s["engine"],
     ),
-    Rule(
-        "spec", "parallelism.pipeline",
-        f"{_ALONE} || (!has(self.resources.gpu) && self.engine.device != 'cuda')",
-        "must be 1 with GPUs: this version shares models between CPUs",
-        lambda s: _alone(s) or ("gpu" not in s["resources"] and s["engine"]["device"] != "cuda"),
-    ),
 )  # fmt: skip

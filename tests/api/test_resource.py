@@ -149,8 +149,6 @@ REFUSED = [
         {"parallelism": {"pipeline": 2}, "model__uri": "hf://a/b", "engine__kvCacheHostMemory": "1Gi"},
         "spec.parallelism.pipeline",
     ),
-    ({"parallelism": {"pipeline": 2}, "model__uri": "hf://a/b", "resources__gpu": {}}, "spec.parallelism.pipeline"),
-    ({"parallelism": {"pipeline": 2}, "model__uri": "hf://a/b", "engine__device": "cuda"}, "spec.parallelism.pipeline"),
     ({"resources__cpu": 1.5}, "spec.resources.cpu"),
     ({"resources__memory": "lots"}, "spec.resources.memory"),
     ({"resources__gpu": {}}, "spec.resources.gpu"),

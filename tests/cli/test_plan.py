@@ -297,3 +297,16 @@ def test_for_programs(file):
 def test_larger_cards_come_later():
     sizes = [gpu.gib for gpu in GPUS.values()]
     assert sizes == sorted(sizes)
+
+
+def test_a_group_on_gpus_is_planned_as_its_fullest_pod(planned):
+    alone, shared = (
+        planned("llama-3.1-70b", gpu="h100", parallelism={"pipeline": ranks}, resources={"gpu": {}}) for ranks in (1, 4)
+    )
+    assert (alone.plan.fits, shared.plan.fits, shared.ranks) == (False, True, 4)
+    assert shared.plan.needs.weights < 0.3 * alone.plan.needs.weights
+    assert 4 * shared.plan.needs.kv_token == alone.plan.needs.kv_token
+    assert (shared.gpus, shared.plan.budget.device) == (4, "cuda")
+    assert not any(
+        "tensor" in words for words in planned("llama-3.1-70b", gpu="t4", parallelism={"pipeline": 2}).nearest
+    )

@@ -45,7 +45,6 @@ REFUSED = [
     (PARTS | {"spec/disaggregation": {}}, "spec.parallelism.pipeline"),
     (PARTS | {"spec/engine/speculative": {"model": "hf://org/small@main"}}, "spec.parallelism.pipeline"),
     (PARTS | {"spec/engine/kvCacheHostMemory": "1Gi", "spec/resources/memory": "8Gi"}, "spec.parallelism.pipeline"),
-    (PARTS | {"spec/resources/gpu": {}}, "spec.parallelism.pipeline"),
     (PARTS | {"spec/adapters": [{"name": "a", "uri": "hf://org/a"}]}, "spec.adapters"),
     ({"spec/adapters": [{"name": "a", "uri": "sim://a"}, {"name": "a", "uri": "sim://b"}]}, "spec.adapters"),
     ({"spec/adapters": [{"name": "a", "uri": "hf://org/a"}]}, "spec.adapters"),

@@ -67,6 +67,17 @@ def test_each_group_is_a_stateful_set_whose_pods_find_each_other():
     assert (told.parallelism.pipeline, told.revision) == (3, result.revision)
 
 
+@pytest.mark.parametrize("name", ["nvidia.com/gpu", "amd.com/gpu"])
+def test_each_pod_of_a_group_on_gpus_has_one(name):
+    result = planned(shared(3, resources={"gpu": {"resourceName": name}}, engine={"device": "cuda"}))
+    ((_, made),) = by_name(result, "StatefulSet").items()
+    (container,) = made["spec"]["template"]["spec"]["containers"]
+    assert made["spec"]["replicas"] == 3
+    assert [container["resources"][part][name] for part in ("requests", "limits")] == ["1", "1"]
+    told = WorkerSpec.parse(container["args"][0].removeprefix("--spec="))
+    assert (told.parallelism.pipeline, told.engine.device) == (3, "cuda")
+
+
 def test_routers_see_the_pods_of_rank_0_alone():
     result = planned(shared())
     (made,) = by_name(result, "StatefulSet").values()

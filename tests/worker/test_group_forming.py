@@ -63,7 +63,7 @@ def joined(leader):
     assert leader.wait(quiet) == [hello()]
     leader._members.begun = True
     for line in leader._members.lines.values():
-        line.send({"kind": "begin", "blocks": 3, "store": 4})
+        line.send({"kind": "begin", "blocks": 3, "store": 4, "rows": "gloo"})
     assert found.get(timeout=60) == Begin(3, 4)
     return one
 

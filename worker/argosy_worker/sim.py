@@ -24,7 +24,16 @@ from argosy_api import bpe
 from argosy_api.errors import ModelInvalidError
 from argosy_api.model_uri import ModelUri
 from argosy_worker import sim_tokens
-from argosy_worker.core.batch import Finished, SequenceSlice, StepBatch, StepOutput, TokenLogprob, accepted, stuck
+from argosy_worker.core.batch import (
+    Finished,
+    Runner,
+    SequenceSlice,
+    StepBatch,
+    StepOutput,
+    TokenLogprob,
+    accepted,
+    stuck,
+)
 from argosy_worker.core.blocks import NULL_BLOCK
 from argosy_worker.core.facts import ModelFacts
 from argosy_worker.core.rules import Counts
@@ -274,6 +283,9 @@ class SimModel:
         """A runner with `num_blocks` usable blocks, and room for evicted ones. There is nothing to touch."""
         del touch
         return SimRunner(self._spec, num_blocks, block_size, host_blocks)
+
+    def warm(self, runner: Runner, block_size: int) -> None:
+        """There is nothing to compile."""
 
 
 def load(uri: ModelUri, progress: Callable[[str, float], None]) -> SimModel:

@@ -66,6 +66,7 @@ def planned_of(
 
     """
     spec = resource.spec
+    ranks = spec.parallelism.pipeline
     budget, place = _budget(resource, gpu, memory)
     try:
         headers = [header_of(uri) for uri in resource.model_uris]
@@ -80,6 +81,7 @@ def planned_of(
             asked=spec.engine.kv_cache_bytes,
             wanted=spec.model.max_model_len,
             host=spec.engine.kv_cache_host_bytes,
+            ranks=ranks,
         )
         taken = needs_of(choice.weights, choice.kv_cache)
         found = choice.plan(taken, budget)
@@ -95,15 +97,22 @@ def planned_of(
         name=resource.metadata.name,
         model=str(ModelUri.parse(spec.model.uri)),
         workers=spec.workers,
-        ranks=spec.parallelism.pipeline,
+        ranks=ranks,
         place=place,
         weights=f"{names.get(held.weights, held.weights)} (stored as {headers[0].formats})",
         kv_cache=floats if kv == "auto" else kv,
         context=context or min(choice.wanted or USEFUL_CONTEXT, longest),
         plan=found,
         nearest=better,
-        gpus=gpus_needed(choice, taken, budget) if budget.device == "cuda" else 0,
+        gpus=_gpus(choice, taken, budget, fits=found.fits),
     )
+
+
+def _gpus(choice: Choice, taken: Needs, budget: Budget, *, fits: bool) -> int:
+    """As `show.Planned` has them."""
+    if budget.device != "cuda":
+        return 0
+    return choice.ranks * fits if choice.ranks > 1 else gpus_needed(choice, taken, budget)
 
 
 def _needs(resource: InferenceDeployment, headers: Sequence[Header], device: str, weights: str, kv_cache: str) -> Needs:

@@ -22,6 +22,8 @@ class Choice:
     asked: int | None
     wanted: int | None
     host: int = 0
+    ranks: int = 1
+    """Pods that share the model."""
 
     def plan(self, needs: Needs, budget: Budget) -> MemoryPlan:
         """How it divides."""
@@ -84,7 +86,7 @@ def _more(choice: Choice, needs: Needs, budget: Budget) -> Iterator[str]:
     if fitting:
         yield f"a larger GPU: {fitting[0]}"
     count = gpus_needed(choice, needs, budget)
-    if count:
+    if count and choice.ranks == 1:
         yield f"{count} such GPUs by tensor parallelism, which workers of this version do not run"
 
 

@@ -30,7 +30,7 @@ class Planned:
     plan: MemoryPlan
     nearest: list[str] = field(default_factory=list)
     gpus: int = 1
-    """With tensor parallelism: how many are needed; 0: more than 16."""
+    """With tensor parallelism: how many are needed; 0: more than 16. Of a group: its own; 0 where it does not fit."""
 
 
 def bar(plan: MemoryPlan, width: int = WIDTH) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from argosy_api.memory import automatic_cache, kv_token_bytes
 from argosy_worker.compute.config import DecoderConfig
-from argosy_worker.core.batch import CachedRunner
+from argosy_worker.core.batch import CachedRunner, Runner
 from argosy_worker.core.facts import ModelFacts
 from argosy_worker.machine import memory
 
@@ -72,3 +72,10 @@ class LoadedModel(LoadedPart, ABC):
             ModelUnsupportedError: there is no host memory for so many.
 
         """
+
+    def warm(self, runner: Runner, block_size: int) -> None:
+        """Have a runner of this model compute steps that no request waits for; of a group, when all ranks are there.
+
+        Nothing by default.
+        """
+        del runner, block_size

@@ -16,6 +16,7 @@ from argosy_worker.compute.loaded import LoadedModel, LoadedPart
 from argosy_worker.compute.stack import Stack
 from argosy_worker.compute.torch_runner import TorchRunner
 from argosy_worker.compute.warm import warm
+from argosy_worker.core.batch import Runner
 from argosy_worker.sampling.contract import Sampler
 from argosy_worker.sampling.sampler import TORCH
 
@@ -77,10 +78,12 @@ class TorchModel(TorchPart, LoadedModel):
     ) -> TorchRunner:
         """As its base says."""
         attention = self.make_attention(num_blocks, block_size, touch=touch, host_blocks=host_blocks)
-        runner = TorchRunner(self.decoder, attention, threads=self.threads, sampler=self.sampler)
+        return TorchRunner(self.decoder, attention, threads=self.threads, sampler=self.sampler)
+
+    def warm(self, runner: Runner, block_size: int) -> None:
+        """As its base says: on a GPU, where kernels are compiled as they are first used."""
         if self.stack.device.type == "cuda":
             warm(runner, block_size=block_size, longest=self.config.context_length, tokens=_WARMED_TOKENS)
-        return runner
 
 
 def attention_shape(config: DecoderConfig, block_size: int) -> rows.Shape:

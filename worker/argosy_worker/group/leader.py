@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from argosy_api import limits, net
 from argosy_worker.core.facts import EXACT, ModelFacts
+from argosy_worker.group.backend import Backend, Offer
 from argosy_worker.group.lines import Line, Message
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class Hello(BaseModel):
     fingerprint: str
     exactness: str
     weights_bytes: int
+    offer: Offer = Offer()
+    """What it computes on."""
 
 
 @dataclass(slots=True)
@@ -76,8 +79,11 @@ class Leader:
                 self._changed.wait()
             return [hello for _, hello in sorted(self._members.hellos.items())]
 
-    def begin(self, blocks: int) -> "Ring":
-        """Have all begin with so many blocks, and join them in a ring. From now on none may be lost."""
+    def begin(self, blocks: int, backend: Backend = Backend.GLOO, device: str = "cpu") -> "Ring":
+        """Have all begin with so many blocks, and join them in a ring. From now on none may be lost.
+
+        `backend`: how rows go from rank to rank. `device`: where those of rank 0 are.
+        """
         from argosy_worker.group.ring import Ring  # noqa: PLC0415  # torch
 
         with self._changed:
@@ -88,8 +94,8 @@ class Leader:
             self._tell_lost("one has gone while the group was to begin")
         store, port = Ring.store(self._host)
         for line in lines:
-            line.send({"kind": "begin", "blocks": blocks, "store": port})
-        return Ring.join(store, 0, self._ranks, self._host)
+            line.send({"kind": "begin", "blocks": blocks, "store": port, "rows": backend.value})
+        return Ring.join(store, 0, self._ranks, self._host, backend=backend, device=device)
 
     def end(self) -> None:
         """Let all go: they end without a fault."""

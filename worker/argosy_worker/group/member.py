@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from argosy_worker.group.backend import Backend
 from argosy_worker.group.leader import Hello
 from argosy_worker.group.lines import Line, Message
 
@@ -26,6 +27,8 @@ class Begin(NamedTuple):
     """Of each rank's KV cache."""
     store: int
     """Port on which they find each other."""
+    backend: Backend = Backend.GLOO
+    """How rows go from rank to rank."""
 
 
 class Member:
@@ -44,7 +47,7 @@ class Member:
         while True:
             problem, begin = self._try(hello)
             if begin is not None:
-                return Begin(int(begin["blocks"]), int(begin["store"]))
+                return Begin(int(begin["blocks"]), int(begin["store"]), Backend(begin["rows"]))
             if problem != said:
                 log.info("no group yet: %s", said := problem)
             progress(f"waiting for rank 0 at {self._leader[0]}: {problem}", 1.0)
@@ -55,7 +58,9 @@ class Member:
         from argosy_worker.group.ring import Ring  # noqa: PLC0415  # torch
 
         store = Ring.store_of(self._leader[0], begin.store, hello.ranks)
-        return Ring.join(store, hello.rank, hello.ranks, self._own_host)
+        return Ring.join(
+            store, hello.rank, hello.ranks, self._own_host, backend=begin.backend, device=hello.offer.device
+        )
 
     def leave(self) -> None:
         """Ask rank 0 to drain and to let everybody go."""

@@ -39,7 +39,7 @@ class RemoteLayers:
         passed = self._ring.receive()
         if passed.kind is Kind.FAILED or passed.rows is None:
             raise RuntimeError("another rank of the group could not compute the step; its log has the cause")
-        return passed.rows.to(x.device)
+        return passed.rows
 
 
 def follow(part: TorchPart, attention: AttentionBackend, ring: Ring, *, last: bool) -> None:
@@ -57,9 +57,8 @@ def follow(part: TorchPart, attention: AttentionBackend, ring: Ring, *, last: bo
                 torch.set_num_threads(threads_for(part.config, len(passed.rows), part.threads))
                 try:
                     attention.prepare(passed.layout)
-                    device = part.stack.device
-                    positions = torch.from_numpy(passed.layout.positions).to(device)
-                    rows = part.stack(passed.rows.to(device), positions, attention)
+                    positions = torch.from_numpy(passed.layout.positions).to(part.stack.device)
+                    rows = part.stack(passed.rows, positions, attention)
                 except BaseException as error:
                     if not is_fault(error):
                         raise

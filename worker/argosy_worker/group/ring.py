@@ -1,9 +1,9 @@
-"""How the rows of a step go from rank to rank, and from the last one back to rank 0: Gloo of torch.distributed.
+"""How the rows of a step go from rank to rank, and from the last one back to rank 0: by torch.distributed.
 
-A step is a header of fixed size, the step's layout as one array, and the rows. The layout goes with each step, so that
-a rank needs no state of its own but its weights and its part of the KV cache. No operation has a time limit: an idle
-group waits for its next step for as long as it takes. That a peer has ended is told by Gloo at once, that one hangs by
-the beats of `lines`.
+A step is a header of fixed size, the step's layout as one array (both by Gloo), and the rows (`rows`). The layout goes
+with each step, so that a rank needs no state of its own but its weights and its part of the KV cache. No operation has
+a time limit: an idle group waits for its next step for as long as it takes. That a peer has ended Gloo tells at once,
+that one hangs by the beats of `lines`.
 """
 
 import contextlib
@@ -22,6 +22,8 @@ from torch import Tensor
 from argosy_api import net
 from argosy_worker.core.batch import RunnerBrokenError
 from argosy_worker.core.layout import StepLayout
+from argosy_worker.group import rows as ways
+from argosy_worker.group.backend import Backend
 
 _ALL = (net.EVERYWHERE, "0.0.0.0")
 _FOREVER = timedelta(days=3650)
@@ -52,8 +54,9 @@ class Passed:
 class Ring:
     """One rank's place in it. Owned by one thread. All methods raise RunnerBrokenError when another rank is gone."""
 
-    def __init__(self, group: Any, rank: int, ranks: int) -> None:
-        self._group, self._next, self._before = group, (rank + 1) % ranks, (rank - 1) % ranks
+    def __init__(self, group: Any, rows: ways.Rows, rank: int, ranks: int) -> None:
+        """`group`: of all ranks, for what the CPU makes and reads. `rows`: what moves rows."""
+        self._group, self._rows, self._next, self._before = group, rows, (rank + 1) % ranks, (rank - 1) % ranks
 
     @staticmethod
     def store(host: str) -> tuple[Any, int]:
@@ -75,24 +78,31 @@ class Ring:
             )
 
     @classmethod
-    def join(cls, store: Any, rank: int, ranks: int, host: str) -> "Ring":
-        """Wait for all, and connect each with each. `host`: the address of this process, or any of its machine's."""
+    def join(
+        cls, store: Any, rank: int, ranks: int, host: str, *, backend: Backend = Backend.GLOO, device: str = "cpu"
+    ) -> "Ring":
+        """Wait for all, and connect each with each.
+
+        `host`: the address of this process, or any of its machine's. `device`: where its rows are computed.
+        """
         options: Any = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]  # noqa: SLF001  # for the address
         options._timeout = _FOREVER  # noqa: SLF001
         address = socket.gethostname() if host in _ALL else host
         options._devices = [dist.ProcessGroupGloo.create_device(hostname=address)]  # noqa: SLF001
         with _gone():
-            return cls(dist.ProcessGroupGloo(store, rank, ranks, options), rank, ranks)
+            gloo = dist.ProcessGroupGloo(store, rank, ranks, options)
+            rows = ways.make(backend, torch.device(device), gloo=gloo, store=store, rank=rank, ranks=ranks)
+        return cls(gloo, rows, rank, ranks)
 
     def send(self, layout: StepLayout | None, rows: Tensor) -> None:
         """Pass rows [R, hidden] on; the last rank needs no layout with them."""
         arrays = [] if layout is None else [getattr(layout, name).ravel() for name in _ARRAYS]
         slices, columns, block_size = (0, 0, 0) if layout is None else (*layout.block_table.shape, layout.block_size)
-        rows = rows.cpu().contiguous()
         self._send(_header(Kind.STEP, *rows.shape, slices, columns, block_size, _DTYPES.index(rows.dtype)))
         if arrays:
             self._send(torch.from_numpy(np.concatenate(arrays)))
-        self._send(rows)
+        with _gone():
+            self._rows.send(rows, self._next)
 
     def fail(self) -> None:
         """Pass on that the step could not be computed."""
@@ -104,7 +114,9 @@ class Ring:
         if kind == Kind.FAILED:
             return Passed(Kind.FAILED)
         layout = self._layout(count, slices, columns, block_size) if slices else None
-        return Passed(Kind.STEP, layout, self._receive((count, hidden), _DTYPES[dtype]))
+        with _gone():
+            rows = self._rows.receive((count, hidden), _DTYPES[dtype], self._before)
+        return Passed(Kind.STEP, layout, rows)
 
     def _layout(self, rows: int, slices: int, columns: int, block_size: int) -> StepLayout:
         sizes = (rows, slices + 1, slices, slices * columns, rows)
@@ -128,7 +140,7 @@ class Ring:
 def _gone() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # all that Gloo raises
+    except RuntimeError as error:  # all that Gloo and NCCL raise
         raise RunnerBrokenError("another rank of the group is gone") from error
 
 

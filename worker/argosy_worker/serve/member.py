@@ -13,6 +13,7 @@ from argosy_api.process import EXIT_FAULT, EXIT_OK
 from argosy_api.worker_status import Phase, ServedModel
 from argosy_worker.core.batch import RunnerBrokenError
 from argosy_worker.engine.metrics import WorkerMetrics
+from argosy_worker.group.backend import offer
 from argosy_worker.group.leader import Hello
 from argosy_worker.group.member import Member
 from argosy_worker.kv_events.log import KvEventLog
@@ -95,7 +96,7 @@ def _compute(settings: Settings, state: Lifecycle, member: Member, joined: Calla
     blocks, _ = size_cache(part, settings)
     hello = Hello(
         rank=rank, ranks=ranks, spec=settings.spec.argument(), blocks=blocks, fingerprint=part.facts.fingerprint,
-        exactness=part.facts.exactness, weights_bytes=part.facts.weights_bytes,
+        exactness=part.facts.exactness, weights_bytes=part.facts.weights_bytes, offer=offer(part.facts.device),
     )  # fmt: skip
     begin = member.wait(hello, state.progress)
     touch = engine.kv_cache_bytes is not None

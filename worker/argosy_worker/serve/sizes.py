@@ -6,7 +6,7 @@ from typing import Protocol
 
 from argosy_api import limits, memory
 from argosy_api.errors import ModelUnsupportedError
-from argosy_worker.core.batch import CachedRunner
+from argosy_worker.core.batch import CachedRunner, Runner
 from argosy_worker.core.blocks import blocks_of_window, common_window
 from argosy_worker.core.facts import ModelFacts
 from argosy_worker.serve.settings import Settings
@@ -55,6 +55,10 @@ class LoadedModel(LoadedPart, Protocol):
         `touch`: take its memory now, not as blocks are first used. `host_blocks`: evicted blocks that host memory is
         taken for. Raises ModelUnsupportedError when there is not so much.
         """
+        ...
+
+    def warm(self, runner: Runner, block_size: int) -> None:
+        """Have a runner compute steps that no request waits for."""
         ...
 
 

@@ -19,6 +19,7 @@ from argosy_worker.core.config import SchedulerConfig
 from argosy_worker.core.facts import ModelFacts
 from argosy_worker.engine.config import EngineConfig
 from argosy_worker.engine.trace import StepTrace
+from argosy_worker.group.backend import choose, offer
 from argosy_worker.group.leader import Leader, joint
 from argosy_worker.group.unmoved import Unmoved
 from argosy_worker.machine import usable_cores
@@ -79,9 +80,17 @@ def load(settings: Settings, state: Lifecycle, group: Leader | None = None) -> L
     touch = engine.kv_cache_bytes is not None
     runner = model.make_runner(num_blocks, engine.block_size, touch=touch, host_blocks=host_blocks)
     facts, store, kernels, guesses = model.facts, runner.store, dict(model.kernels), None
+    if group is not None and others is not None:
+        backend = choose([offer(model.facts.device), *(member.offer for member in members)])
+        others.connect(group.begin(num_blocks, backend, model.facts.device))
+        log.info("rows of the group go by %s", backend)
+        facts, store = joint(facts, members), Unmoved(store)
+    model.warm(runner, engine.block_size)  # of a group every rank computes these steps, and has its kernels compiled
     if draft is not None:
+        guessing = draft.make_runner(num_blocks, engine.block_size, touch=touch)
+        draft.warm(guessing, engine.block_size)
         guesses = DraftModel(
-            draft.make_runner(num_blocks, engine.block_size, touch=touch),
+            guessing,
             facts=draft.facts,
             target=model.facts,
             num_blocks=num_blocks,
@@ -96,9 +105,6 @@ def load(settings: Settings, state: Lifecycle, group: Leader | None = None) -> L
     )
     if host_blocks:
         log.info("host memory for %d evicted blocks", host_blocks)
-    if group is not None and others is not None:
-        others.connect(group.begin(num_blocks))
-        facts, store = joint(facts, members), Unmoved(store)
     config = EngineConfig(
         num_blocks=num_blocks,
         host_blocks=host_blocks,
