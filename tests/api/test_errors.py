@@ -50,6 +50,9 @@ class _Context:
         self.told = (code, message, trailing)
         raise grpc.aio.AbortError
 
+    def add_done_callback(self, callback):
+        self.at_end = callback
+
 
 async def _told(error):
     context = _Context()

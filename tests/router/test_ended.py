@@ -42,6 +42,15 @@ async def over_grpc(rig, *, leave=False):
                 break
 
 
+async def one_that_is_refused(rig):
+    request = pb.InferenceRequest(
+        model="m", tokens=pb.TokenIds(ids=[104] * 5000), sampling=params_to_proto(SamplingParams(max_tokens=1))
+    )
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{rig.router.grpc_port}") as channel:
+        with pytest.raises(grpc.aio.AioRpcError, match="INVALID_ARGUMENT"):
+            await rpc.InferenceStub(channel).Generate(request).read()
+
+
 async def one_whose_worker_dies(rig):
     script = rig.workers[0].script
     script.die_after, script.faults_left = 5, 1
@@ -57,6 +66,7 @@ KINDS = {
     "leaves choices": lambda rig: one_that_leaves(rig, n=3),
     "its worker dies": one_whose_worker_dies,
     "gRPC": over_grpc,
+    "gRPC refused": one_that_is_refused,
     "gRPC leaves": lambda rig: over_grpc(rig, leave=True),
 }
 
