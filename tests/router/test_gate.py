@@ -14,7 +14,7 @@ from argosy_api.access import TenantLimits
 from argosy_api.errors import DeadlineError, OverloadedError, UnavailableError
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.tenants import turns as module
-from argosy_router.tenants.pace import LEAST_S, Pace
+from argosy_router.tenants.pace import FEW, LEAST_S, STALL_S, Pace
 from argosy_router.tenants.tenant import Tenant
 from argosy_router.tenants.turns import AT_ONCE, LEAST_AT_ONCE, Strength, Turns
 
@@ -217,6 +217,26 @@ def test_pace_is_what_came_while_more_was_wanted():
     assert pace.rate(15.0) == pytest.approx(8)
     pace.contended(yes=False, now=15.0)
     assert pace.rate(16.0) is None
+
+
+def test_a_stall_is_not_taken_for_the_pace_at_once():
+    """As when a worker dies: for some seconds nothing begins, and then it goes on."""
+    pace = Pace()
+    pace.contended(yes=True, now=0.0)
+    assert pace.rate(6.0) is None, "nothing has begun since more is wanted than can be taken"
+    for i in range(80):
+        pace.began(10.0 + 0.1 * i)
+    assert pace.rate(18.0) == pytest.approx(10, rel=0.03)
+    assert pace.rate(24.0) == pytest.approx(FEW / 6.5, rel=0.03)
+    assert pace.rate(78.0) == pytest.approx(FEW / 60.5, rel=0.03)
+
+
+def test_who_begins_nothing_for_long_is_slow():
+    pace = Pace()
+    pace.contended(yes=True, now=0.0)
+    pace.began(1.0)
+    assert pace.rate(STALL_S - 1) is None
+    assert pace.rate(2 * STALL_S) == pytest.approx(1 / (2 * STALL_S))
 
 
 # --- the whole router

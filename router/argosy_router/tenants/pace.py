@@ -1,6 +1,7 @@
 """How many answers begin in a second while more are wanted than workers can take. Pure; times are monotonic seconds.
 
-Only what is measured while there is contention says what workers can do; before, it says what clients wanted.
+Only what is measured while there is contention says what workers can do; before, it says what clients wanted. A few
+seconds in which nothing begins say little: so it is when a worker has died, and those that are left take its requests.
 """
 
 from collections import deque
@@ -8,6 +9,10 @@ from collections import deque
 WINDOW_S = 5.0
 LEAST_S = 1.0
 """Of contention before anything is said."""
+FEW = 5
+"""Answers that have begun, of which the latest are reckoned with however long ago that was."""
+STALL_S = 20.0
+"""Of contention in which fewer than that have begun before anything is said."""
 
 
 class Pace:
@@ -32,8 +37,11 @@ class Pace:
 
     def rate(self, now: float) -> float | None:
         """Answers that begin in a second; None where that is not known."""
-        if self._since is None or now - self._since < LEAST_S:
+        if self._since is None or (measured := now - self._since) < LEAST_S:
             return None
-        while self._begun and now - self._begun[0] > WINDOW_S:
-            self._begun.popleft()
-        return max(1, len(self._begun)) / min(WINDOW_S, now - self._since)
+        begun = self._begun
+        while len(begun) > FEW and now - begun[0] > WINDOW_S:
+            begun.popleft()
+        if len(begun) < FEW:
+            return None if measured < STALL_S else max(1, len(begun)) / measured
+        return len(begun) / min(measured, max(WINDOW_S, now - begun[0]))
