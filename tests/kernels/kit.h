@@ -13,6 +13,7 @@
 #include "argosy_cpu.h"
 
 using argosy::Draw;
+using argosy::Ends;
 using argosy::GROUP;
 using argosy::Layer;
 using argosy::Linear;
@@ -37,6 +38,7 @@ struct Library {
     open = symbol<void*(int, const char*)>(handle, "argosy_open");
     close = symbol<void(void*)>(handle, "argosy_close");
     forward = symbol<int(void*, const Layer*, int, const Step*, const float* const*, const float* const*, float*, int)>(handle, "argosy_forward");
+    step = symbol<int(void*, const Layer*, int, const Step*, const float* const*, const float* const*, const Ends*, const int32_t*, const Draw*, float*, float*, int32_t*, int)>(handle, "argosy_step");
     project = symbol<int(void*, const Linear*, const float*, float, const float*, int, float*, int)>(handle, "argosy_project");
     healthy = symbol<int(void*, const float*, int, int, uint8_t*, int)>(handle, "argosy_healthy");
     pick = symbol<int(void*, const float*, int, int, const Draw*, int32_t*, int)>(handle, "argosy_pick");
@@ -46,6 +48,7 @@ struct Library {
   void* (*open)(int, const char*);
   void (*close)(void*);
   int (*forward)(void*, const Layer*, int, const Step*, const float* const*, const float* const*, float*, int);
+  int (*step)(void*, const Layer*, int, const Step*, const float* const*, const float* const*, const Ends*, const int32_t*, const Draw*, float*, float*, int32_t*, int);
   int (*project)(void*, const Linear*, const float*, float, const float*, int, float*, int);
   int (*healthy)(void*, const float*, int, int, uint8_t*, int);
   int (*pick)(void*, const float*, int, int, const Draw*, int32_t*, int);

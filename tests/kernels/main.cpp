@@ -216,6 +216,83 @@ void picks(const Tests& tests, int vocab) {
   digest(name, Floats(first.begin(), first.end()));
 }
 
+// From tokens to tokens: what the parts of it give one after the other, with cosines and sines by position.
+void steps(const Tests& tests, int rows) {
+  const std::string name = "steps of " + std::to_string(rows);
+  if (!tests.wanted(name)) return;
+  const Shape s{4, 2, 32, 32, 0, 16, 16, 4};
+  Random random(rows);
+  const Model model(random, s);
+  constexpr int VOCAB = 80;
+  const Weights head = weights(random, s.hidden, VOCAB, 8, false);
+  const Floats norm = numbers(random, s.hidden);
+  std::vector<uint8_t> embedding(size_t(VOCAB) * s.hidden / GROUP * (2 + GROUP));
+  for (uint8_t& byte : embedding) byte = uint8_t(random.next());
+  for (size_t i = 0; i < embedding.size(); i += 2 + GROUP) {
+    const uint16_t d = scale(random, 10);
+    std::memcpy(embedding.data() + i, &d, 2);
+  }
+  constexpr int ILL = 7;  // a token whose row is no number
+  const uint16_t infinite = 0x7C00;
+  std::memcpy(embedding.data() + size_t(ILL) * s.hidden / GROUP * (2 + GROUP), &infinite, 2);
+  std::vector<int32_t> tokens;
+  std::vector<Draw> draws;
+  std::vector<Slice> slices;
+  for (int row = 0; row < rows; row++) {
+    tokens.push_back(row == 2 ? ILL : 8 + random.below(VOCAB - 8));
+    draws.push_back({row % 2 ? 0.8 : 0.0, -INFINITY, row % 3 ? 1 : 0.9, double(random.next() >> 11) * 0x1p-53, 0, nullptr});
+    slices.push_back({row, 1, {row, rows + row}});
+  }
+  const Floats before = numbers(random, size_t(rows) * s.hidden);
+  Floats first;
+  for (const auto& engine : tests.engines)
+    for (float factor : {1.0f, 3.5f}) {
+      const Ends ends{embedding.data(), factor, head.linear(), norm.data(), EPS};
+      Floats x(size_t(rows) * s.hidden), logits(size_t(rows) * VOCAB), known;
+      for (int32_t token : tokens)
+        for (int b = 0; b < s.hidden / GROUP; b++) {
+          const uint8_t* block = embedding.data() + (size_t(token) * s.hidden / GROUP + b) * (2 + GROUP);
+          uint16_t d;
+          std::memcpy(&d, block, 2);
+          const float of = (d & 0x7C00) == 0x7C00 ? INFINITY : float(half(d));
+          for (int i = 0; i < GROUP; i++) known.push_back(float(int8_t(block[2 + i])) * of * factor);
+        }
+      Cache one(s, 2 * rows), other(s, 2 * rows);
+      for (int row = 1; row < rows; row++)
+        for (Cache* cache : {&one, &other}) run(*engine, model, *cache, part(before, 0, row, s.hidden), {{0, row, slices[row].table}});
+      const Stepped of(model, one, slices, true);
+      std::vector<int32_t> picked(rows, -7), expected(rows);
+      check(!tests.library.step(engine->handle, of.layers.data(), int(of.layers.size()), &of.step, of.cosines.data(), of.sines.data(), &ends,
+                                tokens.data(), draws.data(), x.data(), logits.data(), picked.data(), engine->threads > 1),
+            name, "no memory");
+      const Floats passed = run(*engine, model, other, known, slices);
+      check(same(x, passed), name + " " + engine->name, "not the rows that the layers give");
+      Floats scores(logits.size());
+      const Linear w = head.linear();
+      tests.library.project(engine->handle, &w, norm.data(), EPS, passed.data(), rows, scores.data(), engine->threads > 1);
+      check(same(logits, scores), name + " " + engine->name, "not the logits that the head gives");
+      std::vector<uint8_t> fine(rows);
+      tests.library.healthy(engine->handle, scores.data(), rows, VOCAB, fine.data(), 0);
+      for (int row = 0; row < rows; row++) {
+        check(fine[row] == (row != 2), name, "rows that are numbers, and only they, are healthy");
+        expected[row] = -1;
+        if (fine[row]) tests.library.pick(engine->handle, scores.data() + size_t(row) * VOCAB, 1, VOCAB, &draws[row], &expected[row], 0);
+      }
+      check(picked == expected, name + " " + engine->name, "not the tokens that are drawn");
+      if (factor != 1) continue;
+      if (first.empty()) first = logits;
+      check(same(logits, first), name + " " + engine->name, "not the bits of the portable kernels");
+      for (int32_t none : {-1, VOCAB}) {
+        std::vector<int32_t> wrong = tokens;
+        wrong.back() = none;
+        check(tests.library.step(engine->handle, of.layers.data(), int(of.layers.size()), &of.step, of.cosines.data(), of.sines.data(), &ends,
+                                 wrong.data(), draws.data(), x.data(), logits.data(), picked.data(), 0) == 2,
+              name, "a token that the vocabulary lacks");
+      }
+    }
+  digest(name, first);
+}
+
 // Numbers at the ends of what fp32 and fp16 hold, zeros, and what is no number.
 void extremes(const Tests& tests) {
   for (int bits : {4, 8}) {
@@ -374,6 +451,7 @@ void all(const Tests& tests) {
               layers(tests, shape);
             }
   for (int vocab : {1, 3, 16, 63, 64, 65, 200, 5000}) picks(tests, vocab);
+  for (int rows : {1, 2, 9}) steps(tests, rows);
   extremes(tests);
   rounding(tests);
   pool(tests);

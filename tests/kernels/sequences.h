@@ -43,42 +43,62 @@ struct Cache {
   std::vector<std::vector<int8_t>> codes;
 };
 
+// A step as the library is given it.
+struct Stepped {
+  std::vector<Layer> layers;
+  std::vector<int32_t> positions, cu_rows{0}, lengths, table, slots;
+  Floats cos, sin;  // of each row; by position, of all positions from 0 on
+  std::vector<const float*> cosines, sines;
+  Step step{};
+
+  Stepped(const Model& model, Cache& cache, const std::vector<Slice>& slices, bool by_position = false) {
+    const Shape& s = model.shape;
+    for (size_t i = 0; i < model.layers.size(); i++) {
+      const LayerOf& l = model.layers[i];
+      auto at = [](const Floats& norm) { return norm.empty() ? nullptr : norm.data(); };
+      layers.push_back({l.qkv.linear(), l.o.linear(), l.gate_up.linear(), l.down.linear(), at(l.attn_norm), at(l.mlp_norm),
+                        at(l.post_attn_norm), at(l.post_mlp_norm), at(l.q_norm), at(l.k_norm), cache.of(int(i)), cache.scales(int(i)),
+                        s.hidden, s.heads, s.kv_heads, s.head_dim, s.ffn, s.rotary, s.window, s.cache_bits, s.activation, s.qk == 2,
+                        EPS, scale_of(s), s.softcap, s.residual});
+    }
+    size_t width = 0;
+    int most = 0;
+    for (const Slice& slice : slices) width = std::max(width, slice.table.size());
+    for (const Slice& slice : slices) {
+      for (int p = slice.start; p < slice.start + slice.count; p++) {
+        positions.push_back(p);
+        slots.push_back(slice.table[p / s.block_size] * s.block_size + p % s.block_size);
+      }
+      cu_rows.push_back(int(positions.size()));
+      lengths.push_back(slice.start + slice.count);
+      most = std::max(most, slice.start + slice.count);
+      table.insert(table.end(), slice.table.begin(), slice.table.end());
+      table.resize(cu_rows.size() * width - width, -1);
+    }
+    const int half = s.rotary / 2;
+    if (by_position) {
+      const auto all = turns(most, half);
+      cos = all.first, sin = all.second;
+      step.turns = positions.data();
+    } else {
+      for (int p : positions) {
+        const auto all = turns(p + 1, half);
+        cos.insert(cos.end(), all.first.end() - half, all.first.end());
+        sin.insert(sin.end(), all.second.end() - half, all.second.end());
+      }
+    }
+    cosines.assign(layers.size(), cos.data()), sines.assign(layers.size(), sin.data());
+    step.rows = int32_t(positions.size()), step.slices = int32_t(slices.size());
+    step.positions = positions.data(), step.cu_rows = cu_rows.data(), step.context_lens = lengths.data();
+    step.block_table = table.data(), step.slots = slots.data(), step.table_width = int32_t(width), step.block_size = s.block_size;
+  }
+  Stepped(const Stepped&) = delete;
+};
+
 // x [rows of all slices, hidden] -> the same after all layers.
 inline Floats run(const Engine& engine, const Model& model, Cache& cache, Floats x, const std::vector<Slice>& slices) {
-  const Shape& s = model.shape;
-  std::vector<Layer> layers;
-  for (size_t i = 0; i < model.layers.size(); i++) {
-    const LayerOf& l = model.layers[i];
-    auto at = [](const Floats& norm) { return norm.empty() ? nullptr : norm.data(); };
-    layers.push_back({l.qkv.linear(), l.o.linear(), l.gate_up.linear(), l.down.linear(), at(l.attn_norm), at(l.mlp_norm),
-                      at(l.post_attn_norm), at(l.post_mlp_norm), at(l.q_norm), at(l.k_norm), cache.of(int(i)), cache.scales(int(i)),
-                      s.hidden, s.heads, s.kv_heads, s.head_dim, s.ffn, s.rotary, s.window, s.cache_bits, s.activation, s.qk == 2,
-                      EPS, scale_of(s), s.softcap, s.residual});
-  }
-  std::vector<int32_t> positions, cu_rows{0}, lengths, table, slots;
-  size_t width = 0;
-  for (const Slice& slice : slices) width = std::max(width, slice.table.size());
-  for (const Slice& slice : slices) {
-    for (int p = slice.start; p < slice.start + slice.count; p++) {
-      positions.push_back(p);
-      slots.push_back(slice.table[p / s.block_size] * s.block_size + p % s.block_size);
-    }
-    cu_rows.push_back(int(positions.size()));
-    lengths.push_back(slice.start + slice.count);
-    table.insert(table.end(), slice.table.begin(), slice.table.end());
-    table.resize(cu_rows.size() * width - width, -1);
-  }
-  const int half = s.rotary / 2;
-  Floats cos, sin;
-  for (int p : positions) {
-    const auto all = turns(p + 1, half);
-    cos.insert(cos.end(), all.first.end() - half, all.first.end());
-    sin.insert(sin.end(), all.second.end() - half, all.second.end());
-  }
-  const std::vector<const float*> cosines(layers.size(), cos.data()), sines(layers.size(), sin.data());
-  const Step step{int32_t(positions.size()), int32_t(slices.size()), positions.data(), cu_rows.data(), lengths.data(),
-                  table.data(), slots.data(), int32_t(width), s.block_size, 0, nullptr, nullptr};
-  const int failed = engine.library.forward(engine.handle, layers.data(), int(layers.size()), &step, cosines.data(), sines.data(), x.data(), engine.threads > 1);
+  const Stepped of(model, cache, slices);
+  const int failed = engine.library.forward(engine.handle, of.layers.data(), int(of.layers.size()), &of.step, of.cosines.data(), of.sines.data(), x.data(), engine.threads > 1);
   check(!failed, engine.name, "no memory");
   return x;
 }

@@ -49,7 +49,7 @@ const Kernels* named(const char* name) {
 #pragma GCC visibility push(default)
 extern "C" {
 
-int argosy_version() { return 10; }
+int argosy_version() { return 11; }
 
 // A hash of the files that this was built from.
 const char* argosy_sources() { return ARGOSY_SOURCES; }
@@ -93,7 +93,24 @@ int argosy_healthy(void* engine, const float* logits, int rows, int vocab, uint8
 int argosy_pick(void* engine, const float* logits, int rows, int vocab, const Draw* draws, int32_t* tokens,
                 int together) {
   auto& e = *static_cast<Engine*>(engine);
-  return tried([&] { pick(e.pool, e.kernels, e.sampling, logits, rows, vocab, draws, tokens, together != 0); });
+  return tried([&] { pick(e.pool, e.kernels, e.sampling, logits, rows, vocab, draws, tokens, false, together != 0); });
+}
+
+// From tokens [rows] to the one that follows each, picked [rows]; -1 where its logits are no numbers. x [rows, hidden] and
+// logits [rows, vocab] are room, but x where there is no embedding. 2: no token of the vocabulary.
+int argosy_step(void* engine, const Layer* layers, int count, const Step* step, const float* const* cos,
+                const float* const* sin, const Ends* ends, const int32_t* tokens, const Draw* draws, float* x, float* logits,
+                int32_t* picked, int together) {
+  auto& e = *static_cast<Engine*>(engine);
+  const int rows = step->rows;
+  for (int row = 0; ends->embedding && row < rows; row++)
+    if (tokens[row] < 0 || tokens[row] >= ends->head.out) return 2;
+  return tried([&] {
+    if (ends->embedding) look_up(*ends, layers[0].hidden, tokens, rows, x);
+    forward(e.pool, e.kernels, e.room, layers, count, *step, cos, sin, x, together != 0);
+    project(e.pool, e.kernels, e.room, ends->head, ends->norm, ends->eps, x, rows, logits, together != 0);
+    pick(e.pool, e.kernels, e.sampling, logits, rows, ends->head.out, draws, picked, true, together != 0);
+  });
 }
 
 }  // extern "C"

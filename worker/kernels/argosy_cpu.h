@@ -72,7 +72,19 @@ struct Step {
   int32_t most_rank;               // of the adapters
   const int32_t* adapter_of;       // [rows]: which of them a row has, or -1; null where no row has any
   const LowRank* const* adapters;  // of each: [layers, LINEARS]
+  const int32_t* turns;  // [rows]: which row of the cosines and sines a row has; null: those of its own number
 };
+
+// What stands before the layers of a model, and behind them.
+struct Ends {
+  const uint8_t* embedding;  // [vocab, hidden / GROUP] blocks as ggml has them in Q8_0; null: the rows are there already
+  float factor;              // of what is looked up
+  Linear head;
+  const float* norm;         // [hidden]
+  float eps;
+};
+// Rows of an embedding, [rows, hidden].
+void look_up(const Ends& ends, int hidden, const int32_t* tokens, int rows, float* x);
 
 enum Activation { SILU, GELU };  // x sigmoid(x); x Phi(x), by tanh
 

@@ -29,8 +29,8 @@ struct Room {
   int pieces_count = 0;
 };
 
-// x [rows, hidden] goes through `count` layers, in place. cos and sin [rows, rotary / 2] belong to the positions; layer i
-// has those of ropes[i].
+// x [rows, hidden] goes through `count` layers, in place. cos[i] and sin[i] are those of layer i, each
+// [rows, rotary / 2], or by the step's `turns`.
 void forward(Pool& pool, const Kernels& kernels, Room& room, const Layer* layers, int count, const Step& step,
              const float* const* cos, const float* const* sin, float* x, bool together);
 

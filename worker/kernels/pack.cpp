@@ -1,6 +1,7 @@
 #include <cstring>
 
 #include "argosy_cpu.h"
+#include "vec_plain.h"
 
 namespace argosy {
 
@@ -25,6 +26,20 @@ void pack(int bits, int scale_bits, const uint8_t* from, int rows, int blocks, i
         std::memcpy(block + 512 + size * r, from, size);
         from += size + GROUP;
       }
+    }
+  }
+}
+
+void look_up(const Ends& ends, int hidden, const int32_t* tokens, int rows, float* x) {
+  const int blocks = hidden / GROUP, bytes = 2 + GROUP;
+  for (int row = 0; row < rows; row++) {
+    const uint8_t* from = ends.embedding + size_t(tokens[row]) * blocks * bytes;
+    for (int b = 0; b < blocks; b++, from += bytes, x += GROUP) {
+      uint16_t d;
+      std::memcpy(&d, from, sizeof d);
+      const float scale = vec::half(d);
+      for (int i = 0; i < GROUP; i++) x[i] = float(int8_t(from[2 + i])) * scale;
+      for (int i = 0; ends.factor != 1 && i < GROUP; i++) x[i] *= ends.factor;
     }
   }
 }

@@ -27,7 +27,7 @@ void healthy(Pool& pool, const Kernels& kernels, const float* logits, int rows, 
 }
 
 void pick(Pool& pool, const Kernels& kernels, SampleRoom& room, const float* logits, int rows, int vocab,
-          const Draw* draws, int32_t* tokens, bool together) {
+          const Draw* draws, int32_t* tokens, bool look, bool together) {
   const size_t blocks = (vocab + CHOICES - 1) / CHOICES, threads = pool.threads();
   least(room.numbers, threads * 2 * blocks);
   least(room.sums, threads * blocks);
@@ -37,7 +37,8 @@ void pick(Pool& pool, const Kernels& kernels, SampleRoom& room, const float* log
     float* numbers = room.numbers.data() + thread * 2 * blocks;
     Candidates of{numbers, numbers + blocks, room.sums.data() + thread * blocks, room.found.data() + size_t(thread) * vocab,
                   draws[row].open ? room.open.data() + size_t(thread) * vocab : nullptr};
-    tokens[row] = kernels.pick(logits + size_t(row) * vocab, vocab, draws[row], of);
+    const float* its = logits + size_t(row) * vocab;
+    tokens[row] = look && !kernels.healthy(its, vocab) ? -1 : kernels.pick(its, vocab, draws[row], of);
   });
 }
 

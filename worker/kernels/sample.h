@@ -18,8 +18,8 @@ struct SampleRoom {
 // logits [rows, vocab]; fine [rows]: 1 where a row is finite.
 void healthy(Pool& pool, const Kernels& kernels, const float* logits, int rows, int vocab, uint8_t* fine, bool together);
 
-// logits [rows, vocab], draws [rows] -> tokens [rows].
+// logits [rows, vocab], draws [rows] -> tokens [rows]. `look`: at rows that may not be finite, of which -1 comes.
 void pick(Pool& pool, const Kernels& kernels, SampleRoom& room, const float* logits, int rows, int vocab,
-          const Draw* draws, int32_t* tokens, bool together);
+          const Draw* draws, int32_t* tokens, bool look, bool together);
 
 }  // namespace argosy

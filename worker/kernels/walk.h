@@ -224,11 +224,12 @@ struct Walk {
       parts[part] += head * counts[part];
       if (!l.together) gather(l, number, row, part, head * counts[part], counts[part]);
     }
+    const size_t at = size_t(step.turns ? step.turns[row] : row) * half;
     for (int part = 0; part < 2; part++) {
       const float* norm = l.together ? nullptr : part ? l.k_norm : l.q_norm;
       for (float* x = parts[part]; x < parts[part] + counts[part]; x += dim) {
         if (norm) k.rms_norm(x, norm, l.eps, dim, x);
-        if (half) k.rotate(x, cos + size_t(row) * half, sin + size_t(row) * half, half);
+        if (half) k.rotate(x, cos + at, sin + at, half);
         if (l.cache_bits == 8) k.spread(x, dim);
       }
     }

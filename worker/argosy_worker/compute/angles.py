@@ -68,20 +68,22 @@ class Turns:
     def __init__(self, rope: Rope) -> None:
         self._inverse, self._factor = inverse(rope)
         self._held = np.empty((2, 0, len(self._inverse)), dtype=np.float32)
+        self._places = (0, 0)
         self._known = 0
         self._rows = np.empty((2, 0, len(self._inverse)), dtype=np.float32)
 
     def __call__(self, positions: npt.NDArray[np.int32]) -> tuple[int, int]:
-        """Where what `taken` gives lies."""
-        cos, sin = self.taken(positions)
-        return address(cos), address(sin)
+        """Where cosines and sines of all positions from 0 on lie, these among them; each fp32 [positions, dims / 2].
+
+        They stay there until the next call.
+        """
+        self._reach(positions)
+        return self._places
 
     def taken(self, positions: npt.NDArray[np.int32]) -> tuple[Floats, Floats]:
         """Cosines and sines of these rows, each fp32 [rows, dims / 2]; the next call writes over them."""
         rows = len(positions)
-        last = int(positions[0]) if rows == 1 else int(positions.max())
-        if last >= self._known:
-            self._learn(last)
+        self._reach(positions)
         if rows > self._rows.shape[1]:
             self._rows = np.empty((2, 2 * rows, len(self._inverse)), dtype=np.float32)
         for held, out in zip(self._held, self._rows, strict=True):
@@ -93,12 +95,18 @@ class Turns:
         chunks = [list(self._chunk(int(p) // _CHUNK * _CHUNK)) for p in positions]
         return np.array([[part[p % _CHUNK] for part in chunk] for p, chunk in zip(positions, chunks, strict=True)])
 
+    def _reach(self, positions: npt.NDArray[np.int32]) -> None:
+        last = int(positions[0]) if len(positions) == 1 else int(positions.max())
+        if last >= self._known:
+            self._learn(last)
+
     def _learn(self, last: int) -> None:
         wanted = (last // _CHUNK + 1) * _CHUNK
         if wanted > self._held.shape[1]:
             held = np.empty((2, max(wanted, 2 * self._held.shape[1]), len(self._inverse)), dtype=np.float32)
             held[:, : self._known] = self._held[:, : self._known]
             self._held = held
+            self._places = (address(held[0]), address(held[1]))
         for begin in range(self._known, wanted, _CHUNK):
             for held, chunk in zip(self._held, self._chunk(begin), strict=True):
                 held[begin : begin + _CHUNK] = chunk

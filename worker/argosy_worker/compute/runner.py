@@ -23,7 +23,7 @@ from argosy_worker.sampling.rows import Row, row_of
 
 _LOGIT_ROWS = 64
 """Rows of logits held at once for prompt log-probabilities: 64 x 49,152 x 4 bytes = 12.6 MB."""
-_FAULT = "the model computed a value that is no number for this request"
+FAULT = "the model computed a value that is no number for this request"
 
 
 class StepRunner(ABC):
@@ -86,7 +86,7 @@ class StepRunner(ABC):
         outputs: list[StepOutput] = []
         for i, (s, begin, end) in enumerate(zip(slices, bounds, bounds[1:], strict=False)):
             if not fine[i]:
-                outputs.append(StepOutput(error=_FAULT))
+                outputs.append(StepOutput(error=FAULT))
                 continue
             tokens = picked.tokens[begin:end]
             most = next((n for n, row in enumerate(rows[begin:end]) if row.stuck), len(tokens))

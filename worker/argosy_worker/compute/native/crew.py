@@ -17,6 +17,8 @@ _TRIAL = 3
 """Calls that a trial has at most: where the first ones are slower it is over."""
 _TRIAL_S = 4.0
 """A call on one thread is tried where it would take no longer than this if threads shared the work evenly."""
+_NO_TOKEN = 2
+"""What a call answers that was given one that there is not."""
 _SUSPECT = 0.5
 """Share of the time on one thread from which on all threads together are suspected to be the slower way."""
 
@@ -105,6 +107,17 @@ class Crew:
             ctypes.addressof(sin), x, together,
         ))  # fmt: skip
 
+    def step(  # noqa: PLR0917  # as the library has it
+        self, layers: ctypes.Array[library.Layer], step: library.Step, cos: ctypes.Array[ctypes.c_void_p],
+        sin: ctypes.Array[ctypes.c_void_p], ends: library.Ends, tokens: int, draws: ctypes.Array[library.Draw], x: int,
+        logits: int, picked: int,
+    ) -> None:  # fmt: skip
+        """Tokens [rows] int32 -> picked [rows] int32; -1 where a row's logits are not finite."""
+        self._timed(("step", len(layers)), step.rows, lambda together: self._library.argosy_step(
+            self._handle, ctypes.addressof(layers), len(layers), ctypes.addressof(step), ctypes.addressof(cos),
+            ctypes.addressof(sin), ctypes.addressof(ends), tokens, ctypes.addressof(draws), x, logits, picked, together,
+        ))  # fmt: skip
+
     def linear(self, weights: library.Linear, x: int, rows: int, out: int) -> None:
         """X [rows, in] fp32 -> out [rows, out] fp32."""
         self._timed((weights.inputs, weights.outputs), rows, lambda together: self._library.argosy_project(
@@ -145,5 +158,7 @@ class Crew:
 
 
 def _check(failed: int) -> None:
+    if failed == _NO_TOKEN:
+        raise IndexError("a token that the vocabulary does not have")
     if failed:
         raise MemoryError("the native kernels have no memory for this step")

@@ -42,7 +42,7 @@ class NativeLayer:
         halves = {rope: _halves(turned) for rope, turned in step.rotations.items()}
         places_of = {rope: (cos.data_ptr(), sin.data_ptr()) for rope, (cos, sin) in halves.items()}
         adapters = None if step.adapted is None else step.adapted.adapters
-        self._stack(x.data_ptr(), len(x), layout, places_of, adapters)
+        self._stack(x.data_ptr(), len(x), layout, places_of, adapters, by_position=False)
         return x
 
 

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 FILE = Path(__file__).with_name("libargosy_cpu.so")
 SOURCES = Path(__file__).parents[3] / "kernels"
 """What it was built from, where the package is used from a checkout."""
-VERSION = 10
+VERSION = 11
 """Of the interface; that of a library from another build is refused."""
 ISA = "ARGOSY_CPU_KERNELS"
 """Environment: the kernels to use, or `none`. Unset: the best of the processor."""
@@ -68,6 +68,19 @@ class Step(ctypes.Structure):
         ("most_rank", ctypes.c_int32),
         ("adapter_of", ctypes.c_void_p),
         ("adapters", ctypes.c_void_p),
+        ("turns", ctypes.c_void_p),
+    ]
+
+
+class Ends(ctypes.Structure):
+    """What stands before the layers of a model, and behind them; see argosy_cpu.h."""
+
+    _fields_: ClassVar[list[Any]] = [
+        ("embedding", ctypes.c_void_p),
+        ("factor", ctypes.c_float),
+        ("head", Linear),
+        ("norm", ctypes.c_void_p),
+        ("eps", ctypes.c_float),
     ]
 
 
@@ -136,6 +149,10 @@ def load() -> ctypes.CDLL | None:
     found.argosy_pack.argtypes = [integer, integer, pointer, integer, integer, integer, pointer]
     found.argosy_forward.restype = integer
     found.argosy_forward.argtypes = [pointer, pointer, integer, pointer, pointer, pointer, pointer, integer]
+    found.argosy_step.restype, found.argosy_step.argtypes = (
+        integer,
+        [pointer, pointer, integer, *[pointer] * 9, integer],
+    )
     found.argosy_project.restype = integer
     found.argosy_project.argtypes = [pointer, pointer, pointer, ctypes.c_float, pointer, integer, pointer, integer]
     found.argosy_healthy.restype = found.argosy_pick.restype = integer

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from argosy_api.params import SamplingParams
 from argosy_worker.arrays import Array, address, is_numpy, solid, to_torch
 from argosy_worker.compute.native import library
 from argosy_worker.compute.native.crew import Crew
@@ -30,7 +31,7 @@ def sampler(crew: Crew) -> Sampler:
 
     def pick(logits: Array, rows: Sequence[Row]) -> list[int]:
         logits = solid(edited(logits, rows, masks=False))
-        draws = (library.Draw * len(rows))(*map(_draw, rows))
+        draws = (library.Draw * len(rows))(*(draw_of(row.params, row.seed, row.position, row.open) for row in rows))
         picked = np.empty(len(rows), dtype=np.int32)
         crew.pick(address(logits), draws, logits.shape[-1], address(picked))
         tokens: list[int] = picked.tolist()
@@ -75,15 +76,18 @@ def _typical(logits: Array, row: Row) -> int:
     return draw(tensor, row.params, uniform(row.seed, row.position))
 
 
-def _draw(row: Row) -> library.Draw:
-    params, left = row.params, None if row.open is None else address(row.open)
+def draw_of(
+    params: SamplingParams, seed: int, position: int, left: npt.NDArray[np.uint8] | None = None
+) -> library.Draw:
+    """How the token at `position` is drawn; `left`: see `Row.open`. Where typical-p has a say, anything is."""
+    bits = None if left is None else address(left)
     if params.greedy or params.typical_p < 1:
-        return library.Draw(temperature=0.0, open=left)
+        return library.Draw(temperature=0.0, open=bits)
     return library.Draw(
         temperature=params.temperature,
         least=math.log(params.min_p) if params.min_p > 0 else -math.inf,
         top_p=params.top_p,
-        u=uniform(row.seed, row.position),
+        u=uniform(seed, position),
         top_k=params.top_k,
-        open=left,
+        open=bits,
     )

@@ -45,18 +45,18 @@ class Stack:
         self.parts = list(parts)
         """What the structs point into."""
         self._crew = parts[0].qkv.crew
-        self._layers: ctypes.Array[library.Layer] = (library.Layer * len(specs))(
+        self.layers: ctypes.Array[library.Layer] = (library.Layer * len(specs))(
             *(_struct(spec, of) for spec, of in zip(specs, parts, strict=True))
         )
         self._ropes = list(dict.fromkeys(spec.rope for spec in specs if spec.rope is not None))
         self._rope_of = [self._ropes.index(spec.rope) if spec.rope is not None else None for spec in specs]
         self._pointers = ctypes.c_void_p * len(specs)
         self._turned: tuple[object, ...] = ()
-        self._cosines, self._sines = self._pointers(), self._pointers()
+        self.cosines, self.sines = self._pointers(), self._pointers()
 
     def bind(self, caches: Sequence[tuple[int, int]], dtype: str) -> None:
         """Where each layer's keys and values lie from now on, and their scales (0 for none)."""
-        for layer, (cache, scales) in zip(self._layers, caches, strict=True):
+        for layer, (cache, scales) in zip(self.layers, caches, strict=True):
             layer.cache, layer.scales, layer.cache_bits = cache, scales or None, KV_BITS[dtype]
 
     def __call__(
@@ -66,27 +66,37 @@ class Stack:
         layout: StepLayout,
         turned: Mapping[Rope, tuple[int, int]],
         adapters: StepAdapters | None = None,
+        *,
+        by_position: bool = True,
     ) -> None:
         """Run x, fp32 [rows, hidden] at this address, through the layers in place.
 
-        `turned`: where the rows' cosines and sines lie, each fp32 [rows, dims / 2].
+        `turned`: where cosines and sines lie, each fp32 [positions, dims / 2]; without `by_position` those of the
+        rows, [rows, dims / 2].
         """
-        places = tuple(turned[rope] for rope in self._ropes)
-        if places != self._turned:
-            self._cosines, self._sines = (
-                self._pointers(*(0 if i is None else places[i][side] for i in self._rope_of)) for side in (0, 1)
-            )
-            self._turned = places
-        where = library.Step(
-            rows, len(layout.context_lens), address(layout.positions), address(layout.cu_rows),
-            address(layout.context_lens), address(layout.block_table), address(layout.slots),
-            layout.block_table.shape[1], layout.block_size,
-        )  # fmt: skip
+        where = self.step(rows, layout, turned, by_position=by_position)
         if adapters is not None:
             pointers = table(adapters, self._first)
             where.most_rank, where.adapter_of = adapters.most_rank, address(adapters.rows)
             where.adapters = ctypes.addressof(pointers)
-        self._crew.forward(self._layers, where, self._cosines, self._sines, x)
+        self._crew.forward(self.layers, where, self.cosines, self.sines, x)
+
+    def step(
+        self, rows: int, layout: StepLayout, turned: Mapping[Rope, tuple[int, int]], *, by_position: bool = True
+    ) -> library.Step:
+        """Where the rows of a step lie; from now on `cosines` and `sines` are of it. As a call has it."""
+        places = tuple(turned[rope] for rope in self._ropes)
+        if places != self._turned:
+            self.cosines, self.sines = (
+                self._pointers(*(0 if i is None else places[i][side] for i in self._rope_of)) for side in (0, 1)
+            )
+            self._turned = places
+        positions = address(layout.positions)
+        return library.Step(
+            rows, len(layout.context_lens), positions, address(layout.cu_rows),
+            address(layout.context_lens), address(layout.block_table), address(layout.slots),
+            layout.block_table.shape[1], layout.block_size, turns=positions if by_position else None,
+        )  # fmt: skip
 
 
 def _struct(spec: LayerSpec, of: Parts) -> library.Layer:
