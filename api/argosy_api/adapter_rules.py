@@ -39,8 +39,8 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "spec", "adapters",
-        "self.adapters.size() == 0 || self.parallelism.pipeline == 1",
-        "must be empty with parallelism.pipeline above 1: a group computes the model alone",
-        lambda s: not s["adapters"] or s["parallelism"]["pipeline"] == 1,
+        "self.adapters.size() == 0 || (self.parallelism.pipeline == 1 && self.parallelism.tensor == 1)",
+        "must be empty with parallelism above 1: a group computes the model alone",
+        lambda s: not s["adapters"] or s["parallelism"]["pipeline"] == s["parallelism"]["tensor"] == 1,
     ),
 )  # fmt: skip

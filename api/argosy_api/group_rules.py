@@ -1,43 +1,52 @@
 """Rules about models that several pods share; `rules` has all of them."""
 
+from collections.abc import Callable, Iterator
+
+from argosy_api import limits
 from argosy_api.rule import Document, Rule, scheme
 
+_MOST = limits.MAX_PIPELINE
 
-def _alone(spec: Document) -> bool:
-    return bool(spec["parallelism"]["pipeline"] == 1)
-
-
-_ALONE = "self.parallelism.pipeline == 1"
-
-RULES: tuple[Rule, ...] = (
-    Rule(
-        "spec.parallelism", "tensor",
-        "self.tensor == 1",
-        "must be 1: this version cuts a model between layers (pipeline), and no layer into parts",
-        lambda p: p["tensor"] == 1,
-    ),
-    Rule(
-        "spec", "parallelism.pipeline",
-        f"{_ALONE} || !self.model.uri.startsWith('sim://')",
+_REFUSED: tuple[tuple[str, str, Callable[[Document], bool]], ...] = (
+    (
+        "self.model.uri.startsWith('sim://')",
         "must be 1 for sim:// models, which have no layers",
-        lambda s: _alone(s) or scheme(s) != "sim",
+        lambda s: scheme(s) == "sim",
     ),
-    Rule(
-        "spec", "parallelism.pipeline",
-        f"{_ALONE} || !has(self.disaggregation)",
+    (
+        "has(self.disaggregation)",
         "must be 1 with disaggregation: blocks of a group go to no other worker",
-        lambda s: _alone(s) or "disaggregation" not in s,
+        lambda s: "disaggregation" in s,
     ),
-    Rule(
-        "spec", "parallelism.pipeline",
-        f"{_ALONE} || !has(self.engine.speculative.model)",
+    (
+        "has(self.engine.speculative.model)",
         "must be 1 with engine.speculative.model; method ngram guesses without a model",
-        lambda s: _alone(s) or "model" not in s["engine"]["speculative"],
+        lambda s: "model" in s["engine"]["speculative"],
     ),
-    Rule(
-        "spec", "parallelism.pipeline",
-        f"{_ALONE} || !has(self.engine.kvCacheHostMemory)",
+    (
+        "has(self.engine.kvCacheHostMemory)",
         "must be 1 with engine.kvCacheHostMemory: a group keeps no evicted blocks",
-        lambda s: _alone(s) or "kvCacheHostMemory" not in s["engine"],
+        lambda s: "kvCacheHostMemory" in s["engine"],
     ),
-)  # fmt: skip
+)
+"""What does not go with a group: CEL, why, and the same in Python."""
+
+
+def _rules() -> Iterator[Rule]:
+    yield Rule(
+        "spec.parallelism", "tensor",
+        f"self.tensor * self.pipeline <= {_MOST}",
+        f"times pipeline must be at most {_MOST}, the pods of a group",
+        lambda p: bool(p["tensor"] * p["pipeline"] <= _MOST),
+    )  # fmt: skip
+    for name in ("pipeline", "tensor"):
+        for cel, message, refused in _REFUSED:
+            yield Rule(
+                "spec", f"parallelism.{name}",
+                f"self.parallelism.{name} == 1 || !{cel}",
+                message,
+                lambda s, name=name, refused=refused: s["parallelism"][name] == 1 or not refused(s),  # type: ignore[misc]
+            )  # fmt: skip
+
+
+RULES: tuple[Rule, ...] = tuple(_rules())

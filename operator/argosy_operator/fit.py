@@ -19,7 +19,8 @@ def counted_for(spec: InferenceDeploymentSpec) -> str:
     """What decides how large weights and tokens are, in words: what a MemoryStatus is `of`."""
     numbers, draft = spec.quantization, spec.engine.speculative.model
     held = f"weights {numbers.weights}, group {numbers.group_size or 0}, kvCache {numbers.kv_cache}"
-    shared = f", pipeline {spec.parallelism.pipeline}" if spec.parallelism.pipeline > 1 else ""
+    parts = {"pipeline": spec.parallelism.pipeline, "tensor": spec.parallelism.tensor}
+    shared = "".join(f", {name} {count}" for name, count in parts.items() if count > 1)
     return f"{spec.model.uri}; {held}, compute {spec.engine.compute}, draft {draft or 'none'}{shared}"
 
 

@@ -168,7 +168,7 @@ def _volumes(resource: InferenceDeployment) -> tuple[list[Manifest], list[Manife
 
 
 def _takes_adapters(resource: InferenceDeployment) -> bool:
-    return resource.spec.parallelism.pipeline == 1
+    return resource.spec.parallelism.ranks == 1
 
 
 def _probes() -> Manifest:

@@ -140,6 +140,14 @@ REFUSED = [
     ({"parallelism": {"pipeline": 0}}, "spec.parallelism.pipeline"),
     ({"parallelism": {"pipeline": 17}}, "spec.parallelism.pipeline"),
     ({"parallelism": {"pipeline": 2}}, "spec.parallelism.pipeline"),  # sim://
+    ({"parallelism": {"tensor": 2}}, "spec.parallelism.tensor"),  # sim://
+    ({"parallelism": {"tensor": 17}, "model__uri": "hf://a/b"}, "spec.parallelism.tensor"),
+    ({"parallelism": {"tensor": 4, "pipeline": 5}, "model__uri": "hf://a/b"}, "spec.parallelism.tensor"),
+    ({"parallelism": {"tensor": 2}, "model__uri": "hf://a/b", "disaggregation": {}}, "spec.parallelism.tensor"),
+    (
+        {"parallelism": {"tensor": 2}, "model__uri": "hf://a/b", "engine__kvCacheHostMemory": "1Gi"},
+        "spec.parallelism.tensor",
+    ),
     ({"parallelism": {"pipeline": 2}, "model__uri": "hf://a/b", "disaggregation": {}}, "spec.parallelism.pipeline"),
     (
         {"parallelism": {"pipeline": 2}, "model__uri": "hf://a/b", "engine__speculative": {"model": "hf://c/d"}},

@@ -123,7 +123,7 @@ def test_a_70b_model_needs_several_gpus(planned, gpu, count):
     item = planned("llama-3.1-70b", gpu=gpu)
     assert not item.plan.fits
     assert item.gpus == count
-    assert any(near.startswith(f"{count} such GPUs") for near in item.nearest)
+    assert any(near.startswith(f"spec.parallelism.tensor {count}:") for near in item.nearest)
 
 
 @pytest.mark.parametrize(
@@ -305,6 +305,8 @@ def test_a_group_on_gpus_is_planned_as_its_fullest_pod(planned):
     assert shared.plan.needs.weights < 0.3 * alone.plan.needs.weights
     assert 4 * shared.plan.needs.kv_token == alone.plan.needs.kv_token
     assert (shared.gpus, shared.plan.budget.device) == (4, "cuda")
+    cut = planned("llama-3.1-70b", gpu="h100", parallelism={"tensor": 4}, resources={"gpu": {}})
+    assert (cut.plan.fits, cut.gpus, 4 * cut.plan.needs.kv_token) == (True, 4, alone.plan.needs.kv_token)
     assert not any(
         "tensor" in words for words in planned("llama-3.1-70b", gpu="t4", parallelism={"pipeline": 2}).nearest
     )

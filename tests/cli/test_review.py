@@ -53,6 +53,7 @@ def test_what_has_no_effect_is_named_once(spec, field):
         ({"uri": "hf://o/r", "model": {"tokenSecretRef": {"name": "s"}}}, "spec.model.tokenSecretRef: .*HF_TOKEN"),
         ({"resources": {"gpu": {}}}, "spec.resources.gpu: this machine has no CUDA device"),
         ({"parallelism": {"pipeline": 2}}, "spec.parallelism.pipeline: groups of pods need a cluster"),
+        ({"parallelism": {"tensor": 2}}, "spec.parallelism.tensor: groups of pods need a cluster"),
         ({"engine": {"device": "cuda"}}, "spec.engine.device: is cuda"),
     ],
 )

@@ -42,6 +42,8 @@ REFUSED = [
     ({"spec/parallelism/tensor": 2}, "spec.parallelism.tensor"),
     ({"spec/parallelism/pipeline": 17}, "spec.parallelism.pipeline"),
     ({"spec/parallelism/pipeline": 2}, "spec.parallelism.pipeline"),
+    ({"spec/parallelism/tensor": 2}, "spec.parallelism.tensor"),
+    (HF | {"spec/parallelism/tensor": 4, "spec/parallelism/pipeline": 5}, "spec.parallelism.tensor"),
     (PARTS | {"spec/disaggregation": {}}, "spec.parallelism.pipeline"),
     (PARTS | {"spec/engine/speculative": {"model": "hf://org/small@main"}}, "spec.parallelism.pipeline"),
     (PARTS | {"spec/engine/kvCacheHostMemory": "1Gi", "spec/resources/memory": "8Gi"}, "spec.parallelism.pipeline"),

@@ -67,7 +67,7 @@ FIELDS = {
     "quantization.weights": Field("int8", ("worker", "quantization", "weights"), beside=HUB),
     "quantization.groupSize": Field(64, ("worker", "quantization", "groupSize"), beside=HUB | {"quantization.weights": "int8"}),
     "quantization.kvCache": Field("bf16", ("worker", "quantization", "kvCache"), beside=HUB),
-    "parallelism.tensor": Field(1),
+    "parallelism.tensor": Field(2, ("StatefulSet/m-", "spec", "replicas"), beside={"model.uri": "pvc://models/m.gguf"}),
     "parallelism.pipeline": Field(2, ("StatefulSet/m-", "spec", "replicas"), beside={"model.uri": "pvc://models/m.gguf"}),
     "resources.cpu": Field("3", (*CONTAINER, "resources", "requests", "cpu")),
     "resources.memory": Field("7Gi", (*CONTAINER, "resources", "limits", "memory")),

@@ -78,6 +78,14 @@ def test_each_pod_of_a_group_on_gpus_has_one(name):
     assert (told.parallelism.pipeline, told.engine.device) == (3, "cuda")
 
 
+def test_a_group_has_a_pod_for_each_part_of_each_stage():
+    result = planned(document(uri=GGUF, parallelism={"pipeline": 2, "tensor": 3}))
+    ((_, made),) = by_name(result, "StatefulSet").items()
+    (container,) = made["spec"]["template"]["spec"]["containers"]
+    told = WorkerSpec.parse(container["args"][0].removeprefix("--spec=")).parallelism
+    assert (made["spec"]["replicas"], told.tensor, told.pipeline) == (6, 3, 2)
+
+
 def test_routers_see_the_pods_of_rank_0_alone():
     result = planned(shared())
     (made,) = by_name(result, "StatefulSet").values()

@@ -281,7 +281,7 @@ _CHANGES = {
     "disaggregation.prefill.replicas": 3, "disaggregation.decode.replicas": 3,
     **{f"engine.{name}": value for name, value in single_fields().items()},
     "quantization.weights": "int4", "quantization.groupSize": 64, "quantization.kvCache": "bf16",
-    "parallelism.pipeline": 2,
+    "parallelism.pipeline": 2, "parallelism.tensor": 2,
     "resources.cpu": "3", "resources.memory": "7Gi", "resources.gpu.resourceName": "amd.com/gpu",
     "image": "mine:1",
     "placement.nodeSelector": {"a": "b"}, "placement.tolerations.0.key": "other", "placement.tolerations.0.value": "w",
@@ -309,7 +309,7 @@ CANARY = {
         "analysis": {"minRequests": 10, "maxErrorRate": 0.5, "maxTtftRatio": 3.0, "maxItlRatio": 3.0},
     },
 }
-_SINGLE_VALUED = {"resources.gpu.count", "parallelism.tensor"}
+_SINGLE_VALUED = {"resources.gpu.count"}
 """1 is all that this version accepts."""
 _DECIDING = "autoscaling."
 """These decide a number before there is a plan: test_autoscaling.py."""

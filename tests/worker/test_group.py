@@ -26,12 +26,12 @@ SAMPLED = {"temperature": 0.9, "seed": 7, "top_p": 0.95, "repetition_penalty": 1
 class Process:
     """One rank."""
 
-    def __init__(self, folder, free_port, *, rank=0, ranks=1, leader="", spec=None):
+    def __init__(self, folder, free_port, *, rank=0, ranks=1, tensor=1, leader="", spec=None):
         self.grpc_port, self.metrics_port, self.log = free_port(), free_port(), folder / f"rank-{rank}-of-{ranks}.log"
         spec = {
             "model": {"uri": MODEL_URI, "servedName": "m", "maxModelLen": 1024},
             "engine": {"threads": 1, "kvCacheMemory": "64Mi"},
-            **({"parallelism": {"pipeline": ranks}} if ranks > 1 else {}),
+            **({"parallelism": {"pipeline": ranks // tensor, "tensor": tensor}} if ranks > 1 else {}),
             **(spec or {}),
         }
         environment = {
@@ -160,3 +160,26 @@ async def test_all_end_in_order_when_one_is_told_to(start):
         tokens += chunk.token_ids
     assert len(tokens) > 90  # all but what `endless` has read
     assert [p.end()[0] for p in group] == [0, 0]
+
+
+FP32 = {"quantization": {"weights": "none", "kvCache": "fp32"}}
+
+
+@pytest.mark.parametrize(("tensor", "ranks"), [(2, 2), (2, 4)])
+async def test_ranks_that_share_layers_give_the_tokens_of_one_process(start, tensor, ranks):
+    """In fp32 every number is the same; the repetitive prompt has tokens guessed, and the second round its prefix cached."""
+    (one,) = ready(start(1, spec=FP32))
+    alone, _ = await answers(one)
+    one.process.kill()
+    group = ready(start(ranks, tensor=tensor, spec=FP32))
+    shared, told = await answers(group[0])
+    assert shared == alone
+    assert (told.exactness, told.kv_layout) == ("exact", "")
+    assert (await answers(group[0]))[0] == alone
+    call = await endless(group[0])
+    group[-1].process.kill()
+    async with asyncio.timeout(60):
+        assert await call.code() == grpc.StatusCode.UNAVAILABLE
+    for process in group[:-1]:
+        code, log = process.end()
+        assert (code, "GroupLost" in log or "RunnerBrokenError" in log) == (1, True), log

@@ -12,7 +12,7 @@ import waiting
 from argosy_api import limits, net
 from argosy_api.errors import InvalidArgumentError, ModelUnsupportedError
 from argosy_api.model_uri import ModelUri
-from argosy_api.pipeline import layers_of
+from argosy_api.pipeline import Cut, Place, layers_of
 from argosy_worker.core.facts import EXACT
 from argosy_worker.group import lines
 from argosy_worker.group.leader import Hello, Leader, joint
@@ -80,6 +80,31 @@ def test_each_layer_is_of_one_rank(layers, ranks):
     sizes = [len(part) for part in parts]
     assert sizes == sorted(sizes)
     assert sizes[-1] - sizes[0] <= 1
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+@pytest.mark.parametrize(("kv_heads", "width"), [(3, 576), (8, 1000), (3, 49152)])
+def test_each_head_and_each_output_is_of_one_rank(parts, kv_heads, width):
+    cuts = [Cut(part, parts) for part in range(parts)]
+    assert [head for cut in cuts for head in cut.heads(kv_heads)] == list(range(kv_heads))
+    assert [output for cut in cuts for output in cut.outputs(width)] == list(range(width))
+    assert all(cut.outputs(width).start % 32 == 0 for cut in cuts)
+
+
+def test_what_cannot_be_cut_is_refused():
+    with pytest.raises(ModelUnsupportedError, match=r"parallelism\.tensor is 4, but the model has 3 key/value heads"):
+        Cut(0, 4).heads(3)
+    with pytest.raises(ModelUnsupportedError, match=r"parallelism\.tensor is 3"):
+        Cut(0, 3).outputs(64)
+
+
+@pytest.mark.parametrize(("stages", "parts"), [(1, 1), (1, 3), (2, 1), (2, 2), (3, 4)])
+def test_rows_pass_every_rank_and_come_back(stages, parts):
+    ranks = [Place(rank, stages, parts) for rank in range(stages * parts)]
+    sends = {(0, peer) for peer in ranks[0].peers} | {(p.rank, p.after) for p in ranks if p.after is not None}
+    awaited = {(p.before, p.rank) for p in ranks if p.rank or stages > 1}
+    assert sends == awaited
+    assert sorted((p.stage, p.cut.part) for p in ranks) == [(s, t) for s in range(stages) for t in range(parts)]
 
 
 def test_a_member_is_waited_for_and_told_to_begin(leader):

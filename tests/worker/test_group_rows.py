@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from argosy_api.errors import ModelUnsupportedError
+from argosy_api.pipeline import Place
 from argosy_worker.compute import warm
 from argosy_worker.core.batch import Finished, RunnerBrokenError
 from argosy_worker.core.layout import make_layout
@@ -56,8 +57,8 @@ def ring(*, copied):
     """Two ranks; with copies, as if the rows lay elsewhere."""
     store, port = Ring.store("127.0.0.1")
     ranks = [
-        lambda: Ring.join(store, 0, 2, "127.0.0.1"),
-        lambda: Ring.join(Ring.store_of("127.0.0.1", port, 2), 1, 2, "127.0.0.1"),
+        lambda: Ring.join(store, Place(0, 2), "127.0.0.1"),
+        lambda: Ring.join(Ring.store_of("127.0.0.1", port, 2), Place(1, 2), "127.0.0.1"),
     ]
     with ThreadPoolExecutor(2) as pool:
         made = list(pool.map(lambda join: join(), ranks))
@@ -142,7 +143,7 @@ def test_every_rank_computes_the_steps_that_are_computed_ahead():
     attention = SimpleNamespace(prepare=lambda layout: None)
 
     with ThreadPoolExecutor(1) as other:
-        rank_1 = other.submit(follow, part, attention, second, last=True)
+        rank_1 = other.submit(follow, part, attention, second)
         others = RemoteLayers()
         with pytest.raises(RunnerBrokenError, match="has not begun"):
             warm.warm(Runner(others), block_size=16, longest=2048, tokens=512)

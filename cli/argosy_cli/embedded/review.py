@@ -57,10 +57,10 @@ def _refusals(resource: InferenceDeployment, machine: Machine, environment: Mapp
         found.append(
             ("spec.model.tokenSecretRef", f"there are no Secrets outside a cluster; set {HF_TOKEN} to the token")
         )
-    if spec.parallelism.pipeline > 1:
-        found.append(
-            ("spec.parallelism.pipeline", "groups of pods need a cluster; here a worker is one process: set 1")
-        )
+    for name in ("pipeline", "tensor"):
+        if getattr(spec.parallelism, name) > 1:
+            problem = "groups of pods need a cluster; here a worker is one process: set 1"
+            found.append((f"spec.parallelism.{name}", problem))
     if spec.resources.gpu is not None and not machine.gpus:
         found.append(("spec.resources.gpu", "this machine has no CUDA device; remove it to run on the CPU"))
     if spec.engine.device == "cuda" and not machine.gpus:

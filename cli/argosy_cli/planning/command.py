@@ -12,6 +12,7 @@ from argosy_api.errors import ModelError
 from argosy_api.gpus import GPUS
 from argosy_api.memory import Budget, Needs
 from argosy_api.model_uri import ModelUri
+from argosy_api.pipeline import Place
 from argosy_api.resource import InferenceDeployment
 from argosy_cli.embedded import resources
 from argosy_cli.errors import CommandError, ResourceError
@@ -66,7 +67,7 @@ def planned_of(
 
     """
     spec = resource.spec
-    ranks = spec.parallelism.pipeline
+    ranks = spec.parallelism.ranks
     budget, place = _budget(resource, gpu, memory)
     try:
         headers = [header_of(uri) for uri in resource.model_uris]
@@ -125,7 +126,7 @@ def _needs(resource: InferenceDeployment, headers: Sequence[Header], device: str
             spec.engine,
             device=device,
             max_model_len=spec.model.max_model_len,
-            ranks=spec.parallelism.pipeline,
+            group=Place(0, spec.parallelism.pipeline, spec.parallelism.tensor),
         )
         for header in headers
     ]

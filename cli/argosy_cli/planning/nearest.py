@@ -86,8 +86,8 @@ def _more(choice: Choice, needs: Needs, budget: Budget) -> Iterator[str]:
     if fitting:
         yield f"a larger GPU: {fitting[0]}"
     count = gpus_needed(choice, needs, budget)
-    if count and choice.ranks == 1:
-        yield f"{count} such GPUs by tensor parallelism, which workers of this version do not run"
+    if count and choice.ranks == 1 and count <= needs.kv_heads:  # no head is cut
+        yield f"spec.parallelism.tensor {count}: {count} such GPUs, one in each pod"
 
 
 def _least_memory(choice: Choice, needs: Needs, budget: Budget) -> int:

@@ -3,8 +3,10 @@
 import pytest
 import small_models
 
+from argosy_api.pipeline import Place
 from argosy_api.resource import EngineSpec, QuantizationSpec
 from argosy_worker.compute.native import library
+from argosy_worker.compute.shared import Sharing
 from argosy_worker.group.remote import RemoteLayers
 from argosy_worker.models import load_model, load_part
 from argosy_worker.models.sizing import needs, read_header
@@ -26,14 +28,20 @@ def test_what_is_counted_before_is_what_was_packed(name, tmp_path):
         assert planned.context == loaded.facts.context_length
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_what_is_counted_for_a_group_is_what_the_fullest_of_its_ranks_takes(ranks, smollm_path):
+@pytest.mark.parametrize(("stages", "parts"), [(2, 1), (3, 1), (1, 2), (2, 3)])
+def test_what_is_counted_for_a_group_is_what_the_fullest_of_its_ranks_takes(stages, parts, smollm_path):
+    group = Place(0, stages, parts)
     planned = needs(
         read_header(smollm_path), QuantizationSpec(), EngineSpec(), device="cpu", max_model_len=None,
-        native=bool(library.kernels()), ranks=ranks,
+        native=bool(library.kernels()), group=group,
     )  # fmt: skip
-    loaded = [load_model(smollm_path, threads=1, ranks=ranks, rest=RemoteLayers())]
-    loaded += [load_part(smollm_path, rank=rank, ranks=ranks, threads=1) for rank in range(1, ranks)]
+    sharing, rest = Sharing() if parts > 1 else None, RemoteLayers() if stages > 1 else None
+    loaded = [load_model(smollm_path, threads=1, place=group, rest=rest, sharing=sharing)]
+    loaded += [
+        load_part(smollm_path, place=group._replace(rank=rank), sharing=sharing, threads=1)
+        for rank in range(1, group.ranks)
+    ]
     assert planned.weights == max(part.facts.weights_bytes for part in loaded)
     assert planned.kv_token == max(part.kv_bytes_per_block(1) for part in loaded)
-    assert sum(len(part.stack.specs) for part in loaded) == loaded[0].config.layers
+    assert sum(len(part.stack.specs) for part in loaded) == parts * loaded[0].config.layers
+    assert sum(part.layers * part.kv_heads for part in loaded) == loaded[0].config.layers * loaded[0].config.kv_heads

@@ -30,11 +30,16 @@ class LoadedPart:
         """Layers that are here."""
         return self.config.layers
 
+    @property
+    def kv_heads(self) -> int:
+        """Key/value heads of each layer that are here."""
+        return self.config.kv_heads
+
     def kv_bytes_per_block(self, block_size: int) -> int:
         """Bytes of one KV block over the layers that are here."""
         config = self.config
         return block_size * kv_token_bytes(
-            layers=self.layers, kv_heads=config.kv_heads, head_dim=config.head_dim, kind=self.facts.kv_dtype
+            layers=self.layers, kv_heads=self.kv_heads, head_dim=config.head_dim, kind=self.facts.kv_dtype
         )
 
     def memory_for_kv(self, kept: int = 0) -> int:

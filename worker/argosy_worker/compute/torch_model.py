@@ -13,6 +13,7 @@ from argosy_worker.compute.attention.tiles import tile_size
 from argosy_worker.compute.config import DecoderConfig
 from argosy_worker.compute.decoder import Decoder
 from argosy_worker.compute.loaded import LoadedModel, LoadedPart
+from argosy_worker.compute.quant.linear import Linear
 from argosy_worker.compute.stack import Stack
 from argosy_worker.compute.torch_runner import TorchRunner
 from argosy_worker.compute.warm import warm
@@ -31,11 +32,18 @@ class TorchPart(LoadedPart):
     stack: Stack
     kv_type: KvType
     """In what numbers keys and values are held."""
+    head: Linear | None = None
+    """Of a rank that shares the head of rank 0: its outputs."""
 
     @property
     def layers(self) -> int:
         """Layers that are here."""
         return len(self.stack.specs)
+
+    @property
+    def kv_heads(self) -> int:
+        """Key/value heads of each layer that are here."""
+        return self.stack.specs[0].kv_heads
 
     def memory_left(self) -> int:
         """Bytes that a KV cache can take at most, now that the model is loaded."""
@@ -53,7 +61,7 @@ class TorchPart(LoadedPart):
             layers=len(layers),
             blocks=num_blocks,
             block_size=block_size,
-            kv_heads=config.kv_heads,
+            kv_heads=self.kv_heads,
             head_dim=config.head_dim,
             dtype=self.stack.dtype,
             device=self.stack.device,
@@ -61,7 +69,7 @@ class TorchPart(LoadedPart):
             touch=touch,
             host_blocks=host_blocks,
         )
-        found, _ = rows.choose(attention_shape(config, block_size), self.threads)
+        found, _ = rows.choose(attention_shape(config, block_size, self.kv_heads), self.threads)
         kernel, _ = choose_attention(AttentionSpec(layers=layers, device=self.stack.device.type))
         return kernel.make(cache, found, layers)
 
@@ -86,10 +94,10 @@ class TorchModel(TorchPart, LoadedModel):
             warm(runner, block_size=block_size, longest=self.config.context_length, tokens=_WARMED_TOKENS)
 
 
-def attention_shape(config: DecoderConfig, block_size: int) -> rows.Shape:
-    """What decides the products of a model's attention."""
+def attention_shape(config: DecoderConfig, block_size: int, kv_heads: int = 0) -> rows.Shape:
+    """What decides the products of attention over so many of a model's key/value heads; 0 for all."""
     return rows.Shape(
-        kv_heads=config.kv_heads,
+        kv_heads=kv_heads or config.kv_heads,
         queries=config.heads // config.kv_heads,
         head_dim=config.head_dim,
         tile=tile_size(block_size),

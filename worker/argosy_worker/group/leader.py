@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from argosy_api import limits, net
+from argosy_api.pipeline import Place
 from argosy_worker.core.facts import EXACT, ModelFacts
 from argosy_worker.group.backend import Backend, Offer
 from argosy_worker.group.lines import Line, Message
@@ -57,11 +58,13 @@ class Leader:
         port: int,
         *,
         ranks: int,
+        parts: int = 1,
         spec: str,
         lost: Callable[[str], object],
         leaving: Callable[[], object],
     ) -> None:
-        """Listen. Raises OSError."""
+        """Listen. `parts`: of the `ranks` share each layer. Raises OSError."""
+        self._place = Place(0, ranks // parts, parts)
         self._host, self._ranks, self._spec, self._tell_lost, self._tell_leaving = host, ranks, spec, lost, leaving
         self._members = _Members()
         self._changed = threading.Condition()
@@ -95,7 +98,7 @@ class Leader:
         store, port = Ring.store(self._host)
         for line in lines:
             line.send({"kind": "begin", "blocks": blocks, "store": port, "rows": backend.value})
-        return Ring.join(store, 0, self._ranks, self._host, backend=backend, device=device)
+        return Ring.join(store, self._place, self._host, backend=backend, device=device)
 
     def end(self) -> None:
         """Let all go: they end without a fault."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from argosy_api.pipeline import Place
 from argosy_worker.group.backend import Backend
 from argosy_worker.group.leader import Hello
 from argosy_worker.group.lines import Line, Message
@@ -53,14 +54,12 @@ class Member:
             progress(f"waiting for rank 0 at {self._leader[0]}: {problem}", 1.0)
             time.sleep(_AGAIN_S)
 
-    def ring(self, hello: Hello, begin: Begin) -> "Ring":
+    def ring(self, place: Place, begin: Begin, device: str) -> "Ring":
         """Join the others. Raises RunnerBrokenError when one of them is gone."""
         from argosy_worker.group.ring import Ring  # noqa: PLC0415  # torch
 
-        store = Ring.store_of(self._leader[0], begin.store, hello.ranks)
-        return Ring.join(
-            store, hello.rank, hello.ranks, self._own_host, backend=begin.backend, device=hello.offer.device
-        )
+        store = Ring.store_of(self._leader[0], begin.store, place.ranks)
+        return Ring.join(store, place, self._own_host, backend=begin.backend, device=device)
 
     def leave(self) -> None:
         """Ask rank 0 to drain and to let everybody go."""

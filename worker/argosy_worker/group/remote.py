@@ -1,6 +1,7 @@
 """The layers of other ranks, as rank 0 sees them; and what such a rank does all day."""
 
 import logging
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -42,16 +43,23 @@ class RemoteLayers:
         return passed.rows
 
 
-def follow(part: TorchPart, attention: AttentionBackend, ring: Ring, *, last: bool) -> None:
+def follow(
+    part: TorchPart, attention: AttentionBackend, ring: Ring, head: Callable[[Tensor], Tensor] | None = None
+) -> None:
     """Compute this rank's layers of all steps that come. A step that raises is told to have failed.
 
+    `head`: this rank's part of the head, where it has one.
+
     Raises:
-        RunnerBrokenError: another rank is gone.
+        RunnerBrokenError: another rank is gone; or this one has failed in layers that it shares, where others wait.
 
     """
     with torch.inference_mode():
         while True:
             passed = ring.receive()
+            if passed.kind is Kind.HEAD and passed.rows is not None and head is not None:
+                ring.answer(head(passed.rows))
+                continue
             rows = None
             if passed.kind is Kind.STEP and passed.layout is not None and passed.rows is not None:
                 torch.set_num_threads(threads_for(part.config, len(passed.rows), part.threads))
@@ -62,8 +70,10 @@ def follow(part: TorchPart, attention: AttentionBackend, ring: Ring, *, last: bo
                 except BaseException as error:
                     if not is_fault(error):
                         raise
+                    if ring.place.parts > 1:
+                        raise RunnerBrokenError("a step failed in layers that ranks share") from error
                     log.exception("a step failed")
             if rows is None:
                 ring.fail()
             else:
-                ring.send(None if last else passed.layout, rows)
+                ring.send(None if ring.place.after == 0 else passed.layout, rows)

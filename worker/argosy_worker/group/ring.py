@@ -8,7 +8,7 @@ that one hangs by the beats of `lines`.
 
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import IntEnum
@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from argosy_api import net
+from argosy_api.pipeline import Place
 from argosy_worker.core.batch import RunnerBrokenError
 from argosy_worker.core.layout import StepLayout
 from argosy_worker.group import rows as ways
@@ -40,6 +41,8 @@ class Kind(IntEnum):
     STEP = 1
     FAILED = 2
     """A rank could not compute the step; nothing follows."""
+    HEAD = 3
+    """Rows of which the logits are wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +57,11 @@ class Passed:
 class Ring:
     """One rank's place in it. Owned by one thread. All methods raise RunnerBrokenError when another rank is gone."""
 
-    def __init__(self, group: Any, rows: ways.Rows, rank: int, ranks: int) -> None:
-        """`group`: of all ranks, for what the CPU makes and reads. `rows`: what moves rows."""
-        self._group, self._rows, self._next, self._before = group, rows, (rank + 1) % ranks, (rank - 1) % ranks
+    def __init__(self, group: Any, rows: ways.Rows, place: Place, joint: ways.Joint | None = None) -> None:
+        """`group`: of all ranks, for what the CPU makes and reads. `rows`: what moves rows. `joint`: what joins those
+        of a stage.
+        """
+        self._group, self._rows, self.place, self._joint = group, rows, place, joint
 
     @staticmethod
     def store(host: str) -> tuple[Any, int]:
@@ -79,7 +84,7 @@ class Ring:
 
     @classmethod
     def join(
-        cls, store: Any, rank: int, ranks: int, host: str, *, backend: Backend = Backend.GLOO, device: str = "cpu"
+        cls, store: Any, place: Place, host: str, *, backend: Backend = Backend.GLOO, device: str = "cpu"
     ) -> "Ring":
         """Wait for all, and connect each with each.
 
@@ -90,23 +95,60 @@ class Ring:
         address = socket.gethostname() if host in _ALL else host
         options._devices = [dist.ProcessGroupGloo.create_device(hostname=address)]  # noqa: SLF001
         with _gone():
-            gloo = dist.ProcessGroupGloo(store, rank, ranks, options)
-            rows = ways.make(backend, torch.device(device), gloo=gloo, store=store, rank=rank, ranks=ranks)
-        return cls(gloo, rows, rank, ranks)
+            gloo = dist.ProcessGroupGloo(store, place.rank, place.ranks, options)
+            rows = ways.make(backend, torch.device(device), gloo=gloo, store=store, place=place)
+            joint = None
+            if place.parts > 1:
+                joint = ways.make_joint(backend, torch.device(device), store=store, place=place, options=options)
+        return cls(gloo, rows, place, joint)
+
+    def share(self, layout: StepLayout, rows: Tensor) -> None:
+        """Give a step to the other ranks of stage 0."""
+        for peer in self.place.peers:
+            self._pass(layout, rows, peer)
 
     def send(self, layout: StepLayout | None, rows: Tensor) -> None:
-        """Pass rows [R, hidden] on; the last rank needs no layout with them."""
+        """Pass rows [R, hidden] on, where somebody waits for them; the last rank needs no layout with them."""
+        if self.place.after is not None:
+            self._pass(layout, rows, self.place.after)
+
+    def join_columns(self, x: Tensor, widths: Sequence[int]) -> Tensor:
+        """Columns [R, n] of this rank and those of the others of its stage, in order: [R, sum of `widths`]."""
+        if self._joint is None:
+            raise RunnerBrokenError("no other rank shares this one's layers")
+        with _gone():
+            return self._joint(x, widths)
+
+    def logits(self, rows: Tensor, head: Callable[[Tensor], Tensor], widths: Sequence[int]) -> Tensor:
+        """Have the other ranks of stage 0 compute their parts of the logits of rows [R, hidden]: [R, all `widths`]."""
+        for peer in self.place.peers:
+            self._send(_header(Kind.HEAD, *rows.shape, 0, 0, 0, _DTYPES.index(rows.dtype)), peer)
+            with _gone():
+                self._rows.send(rows, peer)
+        parts = [head(rows)]
+        for peer in self.place.peers:
+            with _gone():
+                parts.append(self._rows.receive((len(rows), widths[peer]), parts[0].dtype, peer).clone())
+        return torch.cat(parts, 1)
+
+    def answer(self, logits: Tensor) -> None:
+        """Send rank 0 this one's part of the logits."""
+        with _gone():
+            self._rows.send(logits, 0)
+
+    def _pass(self, layout: StepLayout | None, rows: Tensor, to: int) -> None:
         arrays = [] if layout is None else [getattr(layout, name).ravel() for name in _ARRAYS]
         slices, columns, block_size = (0, 0, 0) if layout is None else (*layout.block_table.shape, layout.block_size)
-        self._send(_header(Kind.STEP, *rows.shape, slices, columns, block_size, _DTYPES.index(rows.dtype)))
+        self._send(_header(Kind.STEP, *rows.shape, slices, columns, block_size, _DTYPES.index(rows.dtype)), to)
         if arrays:
-            self._send(torch.from_numpy(np.concatenate(arrays)))
+            self._send(torch.from_numpy(np.concatenate(arrays)), to)
         with _gone():
-            self._rows.send(rows, self._next)
+            self._rows.send(rows, to)
 
     def fail(self) -> None:
         """Pass on that the step could not be computed."""
-        self._send(_header(Kind.FAILED))
+        if self.place.after is not None:
+            self._send(_header(Kind.FAILED), self.place.after)
 
     def receive(self) -> Passed:
         """Wait for what the rank before passes on."""
@@ -115,8 +157,8 @@ class Ring:
             return Passed(Kind.FAILED)
         layout = self._layout(count, slices, columns, block_size) if slices else None
         with _gone():
-            rows = self._rows.receive((count, hidden), _DTYPES[dtype], self._before)
-        return Passed(Kind.STEP, layout, rows)
+            rows = self._rows.receive((count, hidden), _DTYPES[dtype], self.place.before)
+        return Passed(Kind(kind), layout, rows)
 
     def _layout(self, rows: int, slices: int, columns: int, block_size: int) -> StepLayout:
         sizes = (rows, slices + 1, slices, slices * columns, rows)
@@ -125,14 +167,14 @@ class Ring:
         table = parts.pop("block_table").reshape(slices, columns)
         return StepLayout(**parts, block_table=table, block_size=block_size)
 
-    def _send(self, tensor: Tensor) -> None:
+    def _send(self, tensor: Tensor, to: int) -> None:
         with _gone():
-            self._group.send([tensor], self._next, 0).wait()
+            self._group.send([tensor], to, 0).wait()
 
     def _receive(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         tensor = torch.empty(shape, dtype=dtype)
         with _gone():
-            self._group.recv([tensor], self._before, 0).wait()
+            self._group.recv([tensor], self.place.before, 0).wait()
         return tensor
 
 

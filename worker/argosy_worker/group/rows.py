@@ -1,12 +1,15 @@
 """The two ways of rows from one rank's device to another's; `backend` says which a group takes."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F  # noqa: N812  # the name that torch users know
 from torch import Tensor
 
+from argosy_api.pipeline import Place
 from argosy_worker.group.backend import Backend
 
 
@@ -100,13 +103,47 @@ class NcclRows:
         return rows
 
 
-def make(backend: Backend, device: torch.device, *, gloo: Any, store: Any, rank: int, ranks: int) -> Rows:
+def make(backend: Backend, device: torch.device, *, gloo: Any, store: Any, place: Place) -> Rows:
     """What moves rows; `gloo` is the group of all ranks that headers take. Raises RuntimeError where NCCL fails."""
     if backend is Backend.GLOO:
         return GlooRows(gloo, Staging(device))
+    return NcclRows(_nccl("nccl", store, place.rank, place.ranks), device)
+
+
+class Joint:
+    """Joins the columns that the ranks of a stage have, by a group of their own. Every rank calls it for the same rows.
+
+    All send as many bytes as the widest of them: the exchange knows one size.
+    """
+
+    def __init__(self, group: Any, staging: Staging | None) -> None:
+        """`staging`: where the group reads host memory; None where it reads the device's."""
+        self._group, self._staging = group, staging
+
+    def __call__(self, x: Tensor, widths: Sequence[int]) -> Tensor:
+        """[R, n] -> [R, sum of `widths`], fresh; `widths` are those of all ranks, in order."""
+        rows, most = len(x), max(widths)
+        mine = x if x.shape[1] == most else F.pad(x, (0, most - x.shape[1]))
+        held = mine.contiguous() if self._staging is None else self._staging.out(mine)
+        # in bytes, so that it is no matter which numbers a backend knows
+        found = [torch.empty((rows, most), dtype=held.dtype, device=held.device) for _ in widths]
+        self._group.allgather([[one.view(torch.uint8) for one in found]], [held.view(torch.uint8)]).wait()
+        joined = torch.cat([one[:, :width] for one, width in zip(found, widths, strict=True)], 1)
+        return joined if self._staging is None else self._staging.back(joined)
+
+
+def make_joint(backend: Backend, device: torch.device, *, store: Any, place: Place, options: Any) -> Joint:
+    """Of the ranks of this one's stage. `options`: of Gloo. Raises RuntimeErrors of torch.distributed."""
+    name, (part, parts) = f"stage{place.stage}", place.cut
+    if backend is Backend.NCCL:
+        return Joint(_nccl(f"{name}-nccl", store, part, parts), None)
+    apart = dist.PrefixStore(name, store)  # type: ignore[attr-defined]  # not in its stubs
+    return Joint(dist.ProcessGroupGloo(apart, part, parts, options), Staging(device))
+
+
+def _nccl(name: str, store: Any, rank: int, ranks: int) -> Any:
     nccl: Any = getattr(dist, "ProcessGroupNCCL")  # noqa: B009  # not there without CUDA
-    group = nccl(dist.PrefixStore("nccl", store), rank, ranks, nccl.Options())  # type: ignore[attr-defined]
-    return NcclRows(group, device)
+    return nccl(dist.PrefixStore(name, store), rank, ranks, nccl.Options())  # type: ignore[attr-defined]
 
 
 def _view(held: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

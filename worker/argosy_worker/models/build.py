@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from argosy_api.blocks import DEFAULT_BLOCK_SIZE
 from argosy_api.errors import ModelNotFoundError, ModelUnsupportedError
+from argosy_api.pipeline import Place
 from argosy_worker.compute.loaded import LoadedModel, LoadedPart
 from argosy_worker.compute.quant.linear import LinearKernel
 from argosy_worker.core.facts import EXACT
@@ -19,10 +20,12 @@ from argosy_worker.models.open_model import OpenModel, open_gguf
 
 if TYPE_CHECKING:
     from argosy_worker.compute.layer import Layer
+    from argosy_worker.compute.shared import Sharing
     from argosy_worker.compute.torch_model import TorchPart
 
 log = logging.getLogger(__name__)
 
+ALONE = Place()
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -42,8 +45,9 @@ def load_model(
     block_size: int = DEFAULT_BLOCK_SIZE,
     max_model_len: int | None = None,
     progress: Progress = _silent,
-    ranks: int = 1,
+    place: Place = ALONE,
     rest: "Layer | None" = None,
+    sharing: "Sharing | None" = None,
 ) -> LoadedModel:
     """Load a GGUF file, or a folder with safetensors, config.json and tokenizer.tokenizer_json.
 
@@ -58,8 +62,9 @@ def load_model(
         block_size: tokens of a KV cache block; decides the shapes of attention that are checked.
         max_model_len: tokens of the longest sequence to come; None for the model's context. LongRoPE depends on it.
         progress: told (stage, fraction of the load in 0 .. 1).
-        ranks: processes that share the layers; this one is rank 0 of them.
-        rest: computes the layers of the others.
+        place: of this process in its group, of which it is rank 0.
+        rest: computes the layers of other stages.
+        sharing: the ranks that share each layer, where there are any.
 
     Raises:
         ModelNotFoundError, ModelInvalidError, ModelUnsupportedError: with what is wrong, and where.
@@ -70,18 +75,20 @@ def load_model(
         return assemble(
             open_model(path, stack), weights=weights, group_size=group_size, kv_cache=kv_cache, compute=compute,
             device=device, threads=threads, block_size=block_size, max_model_len=max_model_len, progress=progress,
-            ranks=ranks, rest=rest,
+            place=place, rest=rest, sharing=sharing,
         )  # fmt: skip
 
 
-def load_part(path: Path, *, rank: int, ranks: int, progress: Progress = _silent, **how: Any) -> "TorchPart":
-    """Load what a rank above 0 has: some of the layers. Arguments and errors are those of `load_model`."""
+def load_part(
+    path: Path, *, place: Place, sharing: "Sharing | None" = None, progress: Progress = _silent, **how: Any
+) -> "TorchPart":
+    """Load what a rank above 0 has: some layers, or a part of them. Arguments and errors are those of `load_model`."""
     from argosy_worker.models import torch_build  # noqa: PLC0415  # loads torch
 
     progress("open", 0.0)
     target, asked = _device(how.pop("device", "auto")), _asked(**how)
     with ExitStack() as stack:
-        part = torch_build.build(open_model(path, stack), asked, target, progress, rank=rank, ranks=ranks)
+        part = torch_build.build(open_model(path, stack), asked, target, progress, place=place, sharing=sharing)
     _made(part, progress)
     return part
 
@@ -99,8 +106,9 @@ def assemble(
     max_model_len: int | None = None,
     progress: Progress = _silent,
     kernels: Sequence[LinearKernel] = (),
-    ranks: int = 1,
+    place: Place = ALONE,
     rest: "Layer | None" = None,
+    sharing: "Sharing | None" = None,
 ) -> LoadedModel:
     """Build an open model; its files may be closed afterwards. Arguments and errors are those of `load_model`.
 
@@ -113,12 +121,14 @@ def assemble(
     )  # fmt: skip
     progress("tokenizer", 0.02)
     found: LoadedPart | None = None
-    if target == "cpu" and not kernels and ranks == 1:
+    if target == "cpu" and not kernels and place.ranks == 1:
         found = native_build.build(model, asked, progress)
     if found is None:
         from argosy_worker.models import torch_build  # noqa: PLC0415  # loads torch
 
-        found = torch_build.build(model, asked, target, progress, kernels=kernels, ranks=ranks, rest=rest)
+        found = torch_build.build(
+            model, asked, target, progress, kernels=kernels, place=place, rest=rest, sharing=sharing
+        )
     _made(found, progress)
     if not isinstance(found, LoadedModel):
         raise TypeError("rank 0 without a decoder")

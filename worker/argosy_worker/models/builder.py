@@ -1,10 +1,13 @@
 """From a source's tensors to layers and a decoder: each linear and each layer gets the first kernel that can."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from argosy_api.errors import ModelUnsupportedError
+from argosy_api.pipeline import WHOLE, Cut
 from argosy_worker.compute.attention.kernels import AttentionSpec, choose_attention
 from argosy_worker.compute.config import DecoderConfig, Experts, LayerSpec
 from argosy_worker.compute.decoder import Decoder
@@ -21,9 +24,10 @@ from argosy_worker.compute.quant.packer import KERNELS, Packer
 from argosy_worker.compute.quant.precision import Precision, of_head, of_shape
 from argosy_worker.compute.quant.rounding import embedding
 from argosy_worker.compute.quant.sizes import embedding_bytes
+from argosy_worker.compute.shared import SharedHead, SharedLinear, Sharing
 from argosy_worker.compute.stack import Stack
 from argosy_worker.models.facts import Progress
-from argosy_worker.models.weights import WeightSource, layer_roles
+from argosy_worker.models.weights import ALL, WeightSource, layer_roles
 
 _FLOATS = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
@@ -51,13 +55,16 @@ class Builder:
         *,
         kernels: Sequence[LinearKernel] = KERNELS,
         layer_kernels: Sequence[LayerKernel] = LAYER_KERNELS,
+        cut: Cut = WHOLE,
+        sharing: Sharing | None = None,
     ) -> None:
+        """`cut`: what this rank has of each layer; `sharing`: the other ranks that have the rest."""
         self._layer_kernels = layer_kernels
         self._source, self._precision, self._device, self._progress = source, precision, device, progress
         self._packer = Packer(kernels, check)
         self._head_precision = of_head(precision, device.type, integers=integers(device.type))
         self._dtype = activations(precision, device.type)
-        self._isa = cpu_features()
+        self._isa, self._cut, self._sharing = cpu_features(), cut, sharing
         self.reports = self._packer.reports
         self.nbytes = 0
         """What the weights take, once they are packed."""
@@ -67,13 +74,14 @@ class Builder:
 
     def stack(self, config: DecoderConfig, part: range, rest: Layer | None = None) -> Stack:
         """The layers `part` of the model, and behind them `rest`, which has all others."""
-        specs = config.layer_specs()[part.start : part.stop]
-        _, self.reports["attention"] = choose_attention(AttentionSpec(layers=specs, device=self._device.type))
+        whole = config.layer_specs()[part.start : part.stop]
+        specs = [self._part_of(spec) for spec in whole]
+        _, self.reports["attention"] = choose_attention(AttentionSpec(layers=tuple(specs), device=self._device.type))
         layers: list[Layer] = []
         for i, spec in enumerate(specs):
             kernel, report = choose_layer(spec, self._layer_kernels)
             self.reports.setdefault("layer", report)
-            weights = self._layer(part.start + i, spec)
+            weights = self._layer(part.start + i, whole[i])
             layers.append(kernel.pack(spec, i, weights))
             if self.native is None and isinstance(layers[-1], NativeLayer):
                 self.native = spec, weights
@@ -89,8 +97,11 @@ class Builder:
         """Embedding and head around the layers."""
         source = self._source
         embed = source.matrix("embed")
-        head_matrix = embed if config.tied else source.matrix("head")
-        head = self._linear("head", ["head"], matrices=[head_matrix])
+        if self._sharing is not None:
+            head: Linear = SharedHead(self.head(config), self._sharing, self._widths(config.vocab_size))
+        else:
+            matrix = embed if config.tied else source.matrix("head")
+            head = self._linear("head", ["head"], matrices=[matrix])
         self._progress("weights", 0.95)
         self.nbytes = self._packer.nbytes + embedding_bytes(
             rows=embed.rows, cols=embed.cols, stored=embed.format, weights=self._precision.weights
@@ -103,38 +114,92 @@ class Builder:
             head=head,
         )
 
+    def head(self, config: DecoderConfig) -> Linear:
+        """The outputs of the head that this rank has, alone."""
+        mine = self._cut.outputs(config.vocab_size)
+        matrix = self._source.matrix("embed" if config.tied else "head", slice(mine.start, mine.stop))
+        found = self._linear("head", ["head"], matrices=[matrix])
+        self.nbytes = self._packer.nbytes
+        return found
+
+    def _part_of(self, spec: LayerSpec) -> LayerSpec:
+        """What this rank computes of a layer."""
+        if self._sharing is None:
+            return spec
+        if spec.qk_norm == "width":
+            raise ModelUnsupportedError("parallelism.tensor: the model norms all heads together; they cannot be apart")
+        kv_heads, each = len(self._cut.heads(spec.kv_heads)), spec.heads // spec.kv_heads
+        return replace(spec, heads=each * kv_heads, kv_heads=kv_heads, ffn=len(self._cut.outputs(spec.ffn)))
+
+    def _widths(self, size: int) -> list[int]:
+        """Outputs of each rank that shares a linear of `size`."""
+        return [len(Cut(part, self._cut.parts).outputs(size)) for part in range(self._cut.parts)]
+
+    def _rows(self, role: str, spec: LayerSpec) -> slice:
+        """Which rows of a matrix or bias this rank has; `spec` is of the whole layer."""
+        part = role.removesuffix(".bias").rpartition(".")[2]
+        if self._sharing is None or part == "router":
+            return ALL
+        if part in ("q", "k", "v", "sinks"):
+            each = {"q": spec.heads // spec.kv_heads * spec.head_dim, "sinks": spec.heads // spec.kv_heads}
+            heads, width = self._cut.heads(spec.kv_heads), each.get(part, spec.head_dim)
+            return slice(heads.start * width, heads.stop * width)
+        mine = self._cut.outputs(spec.ffn if part in ("gate", "up") else spec.hidden)
+        return slice(mine.start, mine.stop)
+
+    def _joined(self, linear: Linear, spec: LayerSpec, inputs: Sequence[int]) -> Linear:
+        """A linear whose inputs are spread over the ranks, as its outputs are."""
+        if self._sharing is None:
+            return linear
+        return SharedLinear(linear, self._sharing, outputs=self._widths(spec.hidden), inputs=inputs)
+
+    def _head_widths(self, spec: LayerSpec) -> list[int]:
+        """Columns of what attention gives, of each rank."""
+        each = spec.heads // spec.kv_heads * spec.head_dim
+        return [each * len(Cut(part, self._cut.parts).heads(spec.kv_heads)) for part in range(self._cut.parts)]
+
     def _layer(self, i: int, spec: LayerSpec) -> LayerWeights:
         at = f"layers.{i}."
         has = {role: self._vector(f"{at}{role}") for role in layer_roles(spec) if role.endswith("norm")}
         return LayerWeights(
-            qkv=self._linear("qkv", [f"{at}{n}" for n in "qkv"]),
-            o=self._linear("o", [f"{at}o"]),
+            qkv=self._linear("qkv", [f"{at}{n}" for n in "qkv"], spec),
+            o=self._joined(self._linear("o", [f"{at}o"], spec), spec, self._head_widths(spec)),
             mlp=self._experts(at, spec, spec.mlp) if isinstance(spec.mlp, Experts) else self._mlp(at, spec),
-            sinks=self._source.vector(f"{at}sinks").to(self._device) if spec.sinks else None,
+            sinks=self._source.vector(f"{at}sinks", self._rows("sinks", spec)).to(self._device) if spec.sinks else None,
             **has,
         )
 
     def _mlp(self, at: str, spec: LayerSpec) -> Mlp:
-        gate_up = self._linear("gate_up", [f"{at}gate", f"{at}up"])
-        return DenseMlp(gate_up, self._linear("down", [f"{at}down"]), spec.activation)
+        gate_up = self._linear("gate_up", [f"{at}gate", f"{at}up"], spec)
+        down = self._joined(self._linear("down", [f"{at}down"], spec), spec, self._widths(spec.ffn))
+        return DenseMlp(gate_up, down, spec.activation)
 
     def _experts(self, at: str, spec: LayerSpec, experts: Experts) -> Mlp:
         """The router is computed in floats: an expert more or less is not a matter of rounding."""
         parts = [self._mlp(f"{at}experts.{e}.", spec) for e in range(experts.count)]
-        return ExpertsMlp(self._linear("router", [f"{at}router"], floats=True), parts, experts)
+        return ExpertsMlp(self._linear("router", [f"{at}router"], spec, floats=True), parts, experts)
 
     def _vector(self, role: str) -> Tensor:
         vector: Tensor = self._source.vector(role).to(self._device, self._dtype)
         return vector
 
     def _linear(
-        self, name: str, roles: Sequence[str], *, matrices: Sequence[QuantTensor] = (), floats: bool = False
+        self,
+        name: str,
+        roles: Sequence[str],
+        layer: LayerSpec | None = None,
+        *,
+        matrices: Sequence[QuantTensor] = (),
+        floats: bool = False,
     ) -> Linear:
-        """The linear of these matrices, one below the other; `name` is its role among linears."""
+        """The linear of these matrices, one below the other, or what this rank has of them; `name` is its role among
+        linears, `layer` the whole one that it is of.
+        """
+        rows = [ALL if layer is None else self._rows(role, layer) for role in roles]
         bias, biases = None, [f"{role}.bias" for role in roles if name != "head"]
         if any(self._source.has(one) for one in biases):  # all or none: a missing one is refused by `vector`
-            bias = torch.cat([self._source.vector(one) for one in biases])
-        parts = matrices or [self._source.matrix(role) for role in roles]
+            bias = torch.cat([self._source.vector(one, part) for one, part in zip(biases, rows, strict=True)])
+        parts = matrices or [self._source.matrix(role, part) for role, part in zip(roles, rows, strict=True)]
         inputs, outputs = parts[0].cols, sum(part.rows for part in parts)
         precision = of_shape(
             self._head_precision if name == "head" else self._precision, inputs, outputs, self._device.type,

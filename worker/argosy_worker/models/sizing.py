@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
 from argosy_api.memory import Needs, kv_token_bytes
-from argosy_api.pipeline import layers_of
+from argosy_api.pipeline import WHOLE, Cut, Place, layers_of
 from argosy_api.resource import EngineSpec, QuantizationSpec
 from argosy_worker.compute.config import DecoderConfig, Experts, LayerSpec, window_of
 from argosy_worker.compute.native import able
@@ -22,6 +22,7 @@ from argosy_worker.models.hf_quantized import read_settings
 from argosy_worker.models.tensor_file import Opened
 from argosy_worker.models.weights import storage
 
+ALONE = Place()
 MAX_CONFIG_BYTES = 16 * 1024 * 1024
 _ROLES = {
     **dict.fromkeys(("attn_q", "attn_k", "attn_v", "attn_qkv"), "qkv"),
@@ -107,11 +108,12 @@ def needs(
     max_model_len: int | None,
     integers: bool = True,
     native: bool = True,
-    ranks: int = 1,
+    group: Place = ALONE,
 ) -> Needs:
-    """What a worker would take on a `device`, cpu or cuda; with `ranks` what each of a group takes at most.
+    """What a worker would take on a `device`, cpu or cuda; of a group what each rank takes at most.
 
-    `integers`: whether its CPU has VNNI or AMX. `native`: whether it has the kernels of our own.
+    `group`: any place in it. `integers`: whether its CPU has VNNI or AMX. `native`: whether it has the
+    kernels of our own.
 
     Raises:
         ModelUnsupportedError: the device cannot compute it so; the message says what it can.
@@ -123,14 +125,16 @@ def needs(
     )
     kv = own_kv(quantization.kv_cache, precision)
     activations = "bf16" if device == "cuda" and precision.compute == "bf16" else "fp32"
-    parts = [layers_of(config.layers, ranks, rank) for rank in range(ranks)]
+    ranks = [group._replace(rank=rank) for rank in range(group.ranks)]
+    parts = [layers_of(config.layers, group.stages, place.stage) for place in ranks]
     return Needs(
         weights=max(
-            weights_bytes(config, precision, header, device=device, integers=integers, part=part) for part in parts
+            weights_bytes(config, precision, header, device=device, integers=integers, part=part, place=place)
+            for part, place in zip(parts, ranks, strict=True)
         ),
         kv_token=kv_token_bytes(
             layers=max(map(len, parts)),
-            kv_heads=config.kv_heads,
+            kv_heads=max(len(place.cut.heads(config.kv_heads)) for place in ranks),
             head_dim=config.head_dim,
             kind=activations if kv == "auto" else kv,
         ),
@@ -140,7 +144,7 @@ def needs(
         kv_heads=config.kv_heads,
         kept=blocks_of_window(window_of(config.layer_specs()), engine.block_size),
         lean=header.gguf
-        and (device, ranks, native) == ("cpu", 1, True)
+        and (device, group.ranks, native) == ("cpu", 1, True)
         and able.whole(config, precision, kv, engine.block_size),
     )
 
@@ -153,16 +157,19 @@ def weights_bytes(
     device: str,
     integers: bool,
     part: range | None = None,
+    place: Place = ALONE,
 ) -> int:
-    """Bytes of all linears and of the embedding; of a part those of its layers, and the others where it begins at 0."""
+    """Bytes of all linears and of the embedding; of a `part` of the layers those of a rank, with the embedding and the
+    head where it has any.
+    """
     head = of_head(precision, device, integers=integers)
     floats = "bf16" if device == "cuda" and precision.compute == "bf16" else "fp32"
     total = 0
-    if part is None or part.start == 0:
+    if place.rank == 0:
         total = embedding_bytes(
             rows=config.vocab_size, cols=config.hidden, stored=header.embedding, weights=precision.weights
         )
-    for linear in linears(config, part):
+    for linear in linears(config, part, place.cut):
         of_role = head if linear.role == "head" else precision
         held = of_shape(of_role, linear.cols, linear.rows, device, integers=integers)
         router = linear.role == "router"
@@ -177,26 +184,32 @@ def weights_bytes(
     return total
 
 
-def linears(config: DecoderConfig, part: range | None = None) -> Iterator[Linear]:
-    """All linears of a model, as `build` makes them, or of a part; the head has a copy of its own where it is tied."""
+def linears(config: DecoderConfig, part: range | None = None, cut: Cut = WHOLE) -> Iterator[Linear]:
+    """All linears of a model, as `build` makes them, or of a part; `cut`: what a rank has of them. The head has a copy
+    of its own where it is tied.
+    """
     specs = config.layer_specs()
     if part is None or part.start == 0:
-        yield Linear("head", config.vocab_size, config.hidden)
+        yield Linear("head", _mine(cut, config.vocab_size), config.hidden)
     for spec in specs if part is None else specs[part.start : part.stop]:
-        yield from _of_layer(spec)
+        yield from _of_layer(spec, cut)
 
 
-def _of_layer(spec: LayerSpec) -> Iterator[Linear]:
-    queries, keys = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
-    yield Linear("qkv", queries + 2 * keys, spec.hidden)
-    yield Linear("o", spec.hidden, queries)
+def _mine(cut: Cut, size: int) -> int:
+    return size if cut.parts == 1 else len(cut.outputs(size))
+
+
+def _of_layer(spec: LayerSpec, cut: Cut) -> Iterator[Linear]:
+    each, mine = spec.heads // spec.kv_heads, len(cut.heads(spec.kv_heads))
+    yield Linear("qkv", (each + 2) * mine * spec.head_dim, spec.hidden)
+    yield Linear("o", _mine(cut, spec.hidden), spec.heads * spec.head_dim)
     count = 1
     if isinstance(spec.mlp, Experts):
         count = spec.mlp.count
         yield Linear("router", count, spec.hidden)
     for _ in range(count):
-        yield Linear("gate_up", 2 * spec.ffn, spec.hidden)
-        yield Linear("down", spec.hidden, spec.ffn)
+        yield Linear("gate_up", 2 * _mine(cut, spec.ffn), spec.hidden)
+        yield Linear("down", _mine(cut, spec.hidden), spec.ffn)
 
 
 def step_bytes(config: DecoderConfig, engine: EngineSpec, width: int) -> int:

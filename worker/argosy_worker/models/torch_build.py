@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import torch
 
-from argosy_api.pipeline import layers_of
+from argosy_api.pipeline import Place, layers_of
 from argosy_worker.compute.attention.kv_types import kv_type
 from argosy_worker.compute.exactness import Check
 from argosy_worker.compute.fused import FusedLayers
@@ -22,6 +22,7 @@ from argosy_worker.compute.quant.isa import instruction_set
 from argosy_worker.compute.quant.linear import LinearKernel
 from argosy_worker.compute.quant.packer import KERNELS
 from argosy_worker.compute.quant.precision import NATIVE, own_kv, resolve
+from argosy_worker.compute.shared import SharedStack, Sharing
 from argosy_worker.compute.torch_model import TorchModel, TorchPart, attention_shape
 from argosy_worker.compute.triton import machine
 from argosy_worker.models.builder import Builder, activations, integers
@@ -30,6 +31,7 @@ from argosy_worker.models.native_build import Asked
 from argosy_worker.models.open_model import OpenModel
 from argosy_worker.sampling.sampler import CUDA, TORCH
 
+ALONE = Place()
 _GPU_EXACTNESS = "cuBLAS picks its kernels by the number of rows: answers may depend on a request's company"
 
 
@@ -40,9 +42,9 @@ def build(
     progress: Progress,
     *,
     kernels: Sequence[LinearKernel] = (),
-    rank: int = 0,
-    ranks: int = 1,
+    place: Place = ALONE,
     rest: Layer | None = None,
+    sharing: Sharing | None = None,
 ) -> TorchPart:
     """What a rank has of the model, on a device, `cpu` or `cuda`; rank 0's is a TorchModel.
 
@@ -52,9 +54,9 @@ def build(
         target: the device.
         progress: is told how far it is.
         kernels: those that its linears may choose from; all by default.
-        rank: which one this process is.
-        ranks: processes that share the layers.
-        rest: computes the layers of the others.
+        place: of this process in its group.
+        rest: computes the layers of the other stages.
+        sharing: the ranks that share each layer, where there are any.
 
     Raises:
         ModelError: it is no sound model, or nothing computes it as it is asked for.
@@ -76,20 +78,24 @@ def build(
         if precision.weights in NATIVE:
             crew = Crew(asked.threads)
             kernels, sampler = (NativeLinears(crew), *kernels), native_sampler(crew)
-            if kind.name in KV_BITS and asked.block_size % TILE == 0:
+            if kind.name in KV_BITS and asked.block_size % TILE == 0 and sharing is None:
                 layer_kernels = (NativeLayers(), *LAYER_KERNELS)
         builder = Builder(
             model.weights, precision, torch.device(target), check, progress,
-            kernels=kernels, layer_kernels=layer_kernels,
+            kernels=kernels, layer_kernels=layer_kernels, cut=place.cut, sharing=sharing,
         )  # fmt: skip
         config = model.weights.config.up_to(asked.max_model_len)
-        stack = builder.stack(config, layers_of(config.layers, ranks, rank), rest)
-        decoder = builder.decoder(config, stack) if rank == 0 else None
+        stack, head = builder.stack(config, layers_of(config.layers, place.stages, place.stage), rest), None
+        if place.rank == 0 and sharing is not None:
+            stack = SharedStack(stack, sharing)
+        elif place.stage == 0 and sharing is not None:
+            head = builder.head(config)
+        decoder = builder.decoder(config, stack) if place.rank == 0 else None
         if check is not None and builder.native is not None:
             spec, weights = builder.native
             check.layer(Probe(spec, parts_of(weights), kind.name, asked.block_size))
         if check is not None and not builder.all_native:
-            check.attention(attention_shape(config, asked.block_size))
+            check.attention(attention_shape(config, asked.block_size, stack.specs[0].kv_heads))
             check.elementwise()
         builder.reports["kv_cache"] = f"{kind.name} ({'auto' if asked.kv_cache == 'auto' else 'as asked for'})"
         facts = facts_of(
@@ -100,7 +106,13 @@ def build(
             weights_bytes=builder.nbytes,
         )  # fmt: skip
     part = TorchPart(
-        facts=facts, kernels=builder.reports, config=config, threads=asked.threads, stack=stack, kv_type=kind
+        facts=facts,
+        kernels=builder.reports,
+        config=config,
+        threads=asked.threads,
+        stack=stack,
+        kv_type=kind,
+        head=head,
     )
     if decoder is None:
         return part

@@ -145,6 +145,7 @@ def _lead(
             settings.host,
             port,
             ranks=settings.ranks,
+            parts=settings.place.parts,
             spec=settings.spec.argument(),
             lost=lambda why: tell(loop, lost, why),
             leaving=leaving,

@@ -83,6 +83,7 @@ async def serve(settings: Settings, state: Lifecycle, metrics: WorkerMetrics, pa
 
 
 def _compute(settings: Settings, state: Lifecycle, member: Member, joined: Callable[[ServedModel], object]) -> None:
+    from argosy_worker.compute.shared import Sharing  # noqa: PLC0415
     from argosy_worker.fetch.uri import resolve  # noqa: PLC0415  # torch
     from argosy_worker.group.remote import follow  # noqa: PLC0415
     from argosy_worker.models import load_part  # noqa: PLC0415
@@ -91,8 +92,9 @@ def _compute(settings: Settings, state: Lifecycle, member: Member, joined: Calla
     state.enter(Phase.DOWNLOADING, "fetching the model")
     path = resolve(settings.model_uri, cache_dir=settings.model_cache, progress=state.progress)
     state.enter(Phase.LOADING, "loading the model")
-    rank, ranks, engine = settings.rank, settings.ranks, settings.engine
-    part = load_part(path, rank=rank, ranks=ranks, progress=state.progress, **options(settings))
+    rank, ranks, engine, place = settings.rank, settings.ranks, settings.engine, settings.place
+    sharing = Sharing() if place.parts > 1 else None
+    part = load_part(path, place=place, sharing=sharing, progress=state.progress, **options(settings))
     blocks, _ = size_cache(part, settings)
     hello = Hello(
         rank=rank, ranks=ranks, spec=settings.spec.argument(), blocks=blocks, fingerprint=part.facts.fingerprint,
@@ -101,8 +103,10 @@ def _compute(settings: Settings, state: Lifecycle, member: Member, joined: Calla
     begin = member.wait(hello, state.progress)
     touch = engine.kv_cache_bytes is not None
     attention = part.make_attention(begin.blocks, engine.block_size, touch=touch)
-    ring = member.ring(hello, begin)
+    ring = member.ring(place, begin, part.facts.device)
+    if sharing is not None:
+        sharing.connect(ring)
     layers = len(part.stack.specs)
     log.info("rank %d of %d: %d layers, %d blocks", rank, ranks, layers, begin.blocks)
     joined(ServedModel(architecture=part.facts.architecture, fingerprint=hello.fingerprint, exactness=hello.exactness))
-    follow(part, attention, ring, last=rank == ranks - 1)
+    follow(part, attention, ring, part.head)

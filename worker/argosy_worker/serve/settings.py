@@ -9,6 +9,7 @@ from pathlib import Path
 from argosy_api import net, process, worker_spec
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.model_uri import ModelUri
+from argosy_api.pipeline import Place
 from argosy_api.resource import EngineSpec
 from argosy_api.worker_spec import WorkerSpec
 
@@ -43,7 +44,12 @@ class Settings:
     @property
     def ranks(self) -> int:
         """Processes that share the model."""
-        return self.spec.parallelism.pipeline
+        return self.spec.parallelism.ranks
+
+    @property
+    def place(self) -> Place:
+        """Of this process in its group."""
+        return Place(self.rank, self.spec.parallelism.pipeline, self.spec.parallelism.tensor)
 
     @property
     def model_uri(self) -> ModelUri:
@@ -70,7 +76,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         help='what to serve, in the resource\'s own terms, as JSON: {"model": {"uri": "sim://m", "servedName": "m"}}',
     )
     spec = WorkerSpec.parse(parser.parse_args(arguments).spec)
-    rank, leader = _place(environment, spec.parallelism.pipeline)
+    rank, leader = _place(environment, spec.parallelism.ranks)
     deployment = environment.get(process.DEPLOYMENT) or spec.model.served_name or ""
     return Settings(
         spec=spec,

@@ -33,6 +33,7 @@ from argosy_worker.speculation.draft_model import DraftModel
 from argosy_worker.speculation.vocabulary import check_vocabulary
 
 if TYPE_CHECKING:
+    from argosy_worker.compute.shared import Sharing
     from argosy_worker.group.remote import RemoteLayers
 
 log = logging.getLogger(__name__)
@@ -64,8 +65,8 @@ def load(settings: Settings, state: Lifecycle, group: Leader | None = None) -> L
     """
     engine, speculative = settings.engine, settings.engine.speculative
     trace = step_trace(settings, Path.home() / ".cache" / "argosy")
-    others = None if group is None else _others(settings)
-    model = _load_model(settings.model_uri, settings, state, rest=others)
+    others, sharing = (None, None) if group is None else _others(settings)
+    model = _load_model(settings.model_uri, settings, state, rest=others, sharing=sharing)
     draft = None
     if speculative.model is not None:
         draft = _load_model(ModelUri.parse(speculative.model), settings, state, what="the draft model")
@@ -80,9 +81,12 @@ def load(settings: Settings, state: Lifecycle, group: Leader | None = None) -> L
     touch = engine.kv_cache_bytes is not None
     runner = model.make_runner(num_blocks, engine.block_size, touch=touch, host_blocks=host_blocks)
     facts, store, kernels, guesses = model.facts, runner.store, dict(model.kernels), None
-    if group is not None and others is not None:
+    if group is not None:
         backend = choose([offer(model.facts.device), *(member.offer for member in members)])
-        others.connect(group.begin(num_blocks, backend, model.facts.device))
+        ring = group.begin(num_blocks, backend, model.facts.device)
+        for one in (others, sharing):
+            if one is not None:
+                one.connect(ring)
         log.info("rows of the group go by %s", backend)
         facts, store = joint(facts, members), Unmoved(store)
     model.warm(runner, engine.block_size)  # of a group every rank computes these steps, and has its kernels compiled
@@ -162,16 +166,26 @@ def forming(engine: EngineSpec) -> Forming:
     )
 
 
-def _others(settings: Settings) -> "RemoteLayers":
-    """The layers of a group's other ranks. Raises ModelUnsupportedError where they cannot be elsewhere."""
+def _others(settings: Settings) -> "tuple[RemoteLayers | None, Sharing | None]":
+    """The layers of a group's other stages, and who shares those of this one. Raises ModelUnsupportedError where they
+    cannot be elsewhere.
+    """
     check_group(settings)
+    from argosy_worker.compute.shared import Sharing  # noqa: PLC0415
     from argosy_worker.group.remote import RemoteLayers  # noqa: PLC0415  # torch
 
-    return RemoteLayers()
+    place = settings.place
+    return RemoteLayers() if place.stages > 1 else None, Sharing() if place.parts > 1 else None
 
 
 def _load_model(
-    uri: ModelUri, settings: Settings, state: Lifecycle, what: str = "the model", rest: "RemoteLayers | None" = None
+    uri: ModelUri,
+    settings: Settings,
+    state: Lifecycle,
+    *,
+    what: str = "the model",
+    rest: "RemoteLayers | None" = None,
+    sharing: "Sharing | None" = None,
 ) -> LoadedModel:
     if uri.scheme == "sim":
         state.enter(Phase.LOADING, f"loading {what}, which is simulated")
@@ -183,8 +197,9 @@ def _load_model(
     state.enter(Phase.DOWNLOADING, f"fetching {what}")
     path = resolve(uri, cache_dir=settings.model_cache, progress=state.progress)
     state.enter(Phase.LOADING, f"loading {what}")
-    ranks = 1 if rest is None else settings.ranks
-    model: LoadedModel = load_model(path, ranks=ranks, rest=rest, progress=state.progress, **options(settings))
+    model: LoadedModel = load_model(
+        path, place=settings.place, rest=rest, sharing=sharing, progress=state.progress, **options(settings)
+    )
     return model
 
 
@@ -206,11 +221,10 @@ def options(settings: Settings) -> dict[str, Any]:
 def check_group(settings: Settings) -> None:
     """Refuse what is not built for a model that several processes share. (`argosy_api.rules` refuses it before.)"""
     lacks = {
-        "parallelism.tensor above 1": settings.spec.parallelism.tensor > 1,
         "sim:// models": settings.model_uri.scheme == "sim",
         "engine.speculative.model": settings.engine.speculative.model is not None,
         "engine.kvCacheHostMemory": bool(settings.engine.kv_cache_host_bytes),
     }
     for what, asked in lacks.items():
         if asked:
-            raise ModelUnsupportedError(f"{what} and parallelism.pipeline {settings.ranks} do not go together")
+            raise ModelUnsupportedError(f"{what} and a group of {settings.ranks} do not go together")
