@@ -6,7 +6,7 @@ FOLDER has `azure_llm_2023_code.csv.gz` (Azure/AzurePublicDataset, CC-BY-4.0: Pa
 `mooncake_synthetic_trace.jsonl.gz` (kvcache-ai/Mooncake, Apache-2.0: Qin et al., FAST 2025).
 
 Each autoscaler is tried with as many targets, in equal ratios from one at which hardly anything waits to one at which
-nearly everything does, and with the same two windows. For what each peer can do, the cheapest choice of ours that
+nearly everything does, and with the same three windows. For what each peer can do, the cheapest choice of ours that
 serves at least the same share is beside it: nobody is beaten by a bad setting. `autoscaling_model.py` says what is
 simulated, `autoscaling_scalers.py` how peers decide.
 """
@@ -41,8 +41,10 @@ def mooncake(folder: Path) -> list[Ask]:
     return [Ask(r["timestamp"] / 1000, r["input_length"], r["output_length"], tuple(r["hash_ids"])) for r in rows]
 
 
-WINDOWS = (60.0, 300.0)
+WINDOWS = (60.0, 300.0, 1200.0)
 TARGETS = 40
+ROWS = 8
+"""Of a peer, at most."""
 
 
 def targets(least: float, most: float) -> list[float]:
@@ -54,7 +56,7 @@ PEERS = {
     "HPA, queue length": (scalers.hpa, targets(0.1, 24)),
     "KPA, concurrency": (scalers.kpa, targets(0.5, 40)),
 }
-OURS = targets(0.5, 150)
+OURS = targets(0.5, 200)
 
 
 def main() -> None:
@@ -114,7 +116,7 @@ def worth_showing(found: dict[scalers.Choice, Result]) -> list[tuple[scalers.Cho
         ):
             best = scalers.cheapest(found, result.within)
             shown.append(best if best is not None else (choice, result))
-    return shown[:5]
+    return shown[:ROWS]
 
 
 def label(choice: scalers.Choice) -> str:

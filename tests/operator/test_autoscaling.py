@@ -101,6 +101,14 @@ def test_who_is_content_with_longer_waits_has_workers_that_are_busier():
     assert found == [16, 10, 9, 9]
 
 
+def test_who_accepts_longer_waits_than_a_start_takes_gets_the_notice_from_the_queue():
+    """Of what comes in the part counts that cannot wait for it; what waits counts as ever."""
+    coming, waiting = Signals(arriving=8.0, requests=9), Signals(arriving=8.0, queue_s=240.0, requests=9)
+    for target, ahead, both in [(30, 9, 17), (60, 5, 9), (240, 2, 3)]:
+        autoscaling = spec(metrics=[{"type": "queueSeconds", "target": target}])
+        assert [wanted(told, autoscaling, 1).workers for told in (coming, waiting)] == [ahead, both]
+
+
 def test_up_at_once_down_after_the_window_and_step_by_step():
     flown = Flown(spec(scaleDown={"stabilizationSeconds": 100, "periodSeconds": 30}))
     assert flown.fly(BUSY) == 5  # maxStep 4 at a time

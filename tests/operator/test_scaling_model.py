@@ -84,3 +84,13 @@ def test_who_knows_what_comes_needs_less_than_anybody():
     assert ahead.course[-1][1] == 1
     assert 20.0 < ahead.computing_s < 21.0
     assert Replay(asks, setting, scalers.argosy(setting)(1, 60)).run().within < ahead.within
+
+
+def test_who_accepts_long_waits_needs_fewer_workers_and_waits_no_longer_than_that():
+    """Under a steady load: waits grow until the queue brings the workers that are missing, and they come in time."""
+    rng = random.Random(3)
+    asks = [Ask(at / 4, rng.randrange(2000, 6000), 10) for at in range(4 * 1500)]  # keeps four workers busy
+    setting = Setting(rate=4000.0, ttft_s=100.0, first=2)
+    patient, hasty = (Replay(asks, setting, scalers.argosy(setting)(target, 60)).run() for target in (100, 30))
+    assert patient.replica_seconds < hasty.replica_seconds
+    assert patient.within >= 0.95

@@ -13,6 +13,11 @@ moment, and workers that go and come again cost more than they save."""
 IDLE_S = 0.25
 """In a queue waiting times grow as busy time / idle time of those that serve. So who wants prompts computed within a
 second has workers that are busy with them for 1 / (1 + 0.25) = 80 % of their time, who waits for ten seconds 98 %."""
+NOTICE_S = 30.0
+"""In which a worker that is asked for serves, about. Who accepts longer waits gets notice from the queue: where workers
+are missing, waits grow to the target less this time, and one that is asked for then serves when they reach the target.
+So of what comes in that part counts beforehand which cannot wait for the notice: all of it for a target of 30 s, half
+of it for 60 s."""
 _STEEPEST = 2.0
 """A time that is above its target does not tell how many workers are missing: at most twice as many are asked for."""
 
@@ -50,7 +55,8 @@ def _exact(metric: MetricSpec, signals: Signals, serving: int, waits: float, hea
     match metric.type:
         case "queueSeconds":
             # what comes in keeps so many busy; on top come those that compute what waits within the target
-            busy = signals.arriving * (1 + IDLE_S / metric.target) / headroom
+            ahead = min(1.0, NOTICE_S / metric.target)
+            busy = signals.arriving * ahead * (1 + IDLE_S / metric.target) / headroom
             why = f"{signals.queue_s:.1f} s of work wait and {signals.arriving:.2f} s come in a second"
             if abs(waits - signals.queue_s) >= 0.05:
                 why += f"; a usual burst is {waits:.1f} s"
