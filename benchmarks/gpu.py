@@ -39,6 +39,7 @@ def main() -> None:
 
 def measure(dry: bool, deadline: float, wanted: list[str] | None) -> None:
     """Run the parts, one after another."""
+    import gpu_experts
     import gpu_kernels
     import gpu_models
     import torch
@@ -62,6 +63,7 @@ def measure(dry: bool, deadline: float, wanted: list[str] | None) -> None:
         "decode": lambda: gpu_models.decode(machine, copy, deadline),
         "attention": lambda: gpu_kernels.attention(machine, copy),
         "linears": lambda: gpu_kernels.linears(machine, copy),
+        "experts": lambda: gpu_experts.experts(machine, copy),
         "between": lambda: gpu_kernels.between(machine, copy),
         "prefill": lambda: gpu_models.prefill(machine),
         "transformers": lambda: gpu_models.transformers(machine, deadline),

@@ -171,7 +171,7 @@ def linears(machine: Machine, copy: float) -> Iterator[dict[str, Any]]:
         held = {"bf16": torch.randn(outputs, inputs, device=machine.device).bfloat16()}
         for bits, group in ((8, 0), (4, 128), (4, 32)):
             if group <= inputs:
-                held[f"int{bits}{f' g{group}' if group else ''}"] = _packed(machine, outputs, inputs, bits, group)
+                held[f"int{bits}{f' g{group}' if group else ''}"] = packed(machine, outputs, inputs, bits, group)
         for rows in (1, 16) if machine.dry else (1, 4, 16, 32, 64, 128, 256, 2048):
             x = torch.randn(rows, inputs, device=machine.device).bfloat16()
             row: dict[str, Any] = {"outputs": outputs, "inputs": inputs, "rows": rows}
@@ -195,7 +195,8 @@ def linears(machine: Machine, copy: float) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def _packed(machine: Machine, outputs: int, inputs: int, bits: int, group: int) -> Packed:
+def packed(machine: Machine, outputs: int, inputs: int, bits: int, group: int) -> Packed:
+    """Random weights in 4 or 8 bits."""
     if bits == 8:
         weight = torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8, device=machine.device)
         scale = torch.full((1, outputs), 0.01, device=machine.device)

@@ -48,7 +48,7 @@ def _cell(value: Any) -> str:
 def floors(bandwidth: float = HBM, speed: float = BF16) -> list[dict[str, Any]]:
     """The least time of decode steps, from what each launch reads, writes and computes: arithmetic, no measurement."""
     rows = []
-    for name, model in cost.MODELS.items():
+    for name, model in {**cost.MODELS, **cost.SPARSE}.items():
         for batch, context in ((1, 512), (8, 1024), (32, 1024), (128, 1024), (256, 512), (1, 8192), (32, 8192)):
             row: dict[str, Any] = {"model": name, "sequences": batch, "context": context}
             forms = {

@@ -1,8 +1,11 @@
 """A whole model on Triton's kernels gives the tokens that it gives on torch; and what is computed before it is ready."""
 
+import os
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
+import small_models
 import tiny_llama
 import torch
 from kernels_here import DEVICE
@@ -13,7 +16,10 @@ from argosy_worker.compute.attention.cache import PagedKvCache
 from argosy_worker.compute.attention.kernels import TritonAttention
 from argosy_worker.compute.attention.kv_types import KV_TYPES
 from argosy_worker.compute.attention.triton_paged import PagedTriton
+from argosy_worker.compute.experts import GroupedTriton
 from argosy_worker.compute.fused import FusedLayers
+from argosy_worker.compute.quant.float_cuda import FloatCuda
+from argosy_worker.compute.quant.linear import Verdict
 from argosy_worker.compute.quant.precision import Precision
 from argosy_worker.compute.torch_runner import TorchRunner
 from argosy_worker.compute.triton.machine import Gpu
@@ -35,12 +41,31 @@ def folder(tmp_path_factory):
     return found
 
 
+class FloatHere(FloatCuda):
+    """cuBLAS's linears, which torch computes on every device."""
+
+    def can_run(self, spec):
+        return Verdict(ok=True, reason="")
+
+
+class GroupedHere(GroupedTriton):
+    """Triton's experts in the interpreter, too."""
+
+    def can_run(self, spec):
+        return super().can_run(
+            replace(spec, **{n: replace(getattr(spec, n), device="cuda") for n in ("gate_up", "down")})
+        )
+
+
 def on_triton(folder, kind, **options):
     with ExitStack() as files, torch.inference_mode():
         source = open_model(folder, files).weights
         precision = Precision(weights="none", group=0, compute="fp32")
         layers = (FusedLayers(TritonAttention(lambda: H100)),)
-        builder = Builder(source, precision, DEVICE, None, lambda *_: None, layer_kernels=layers)
+        builder = Builder(
+            source, precision, DEVICE, None, lambda *_: None, kernels=(FloatHere(),), layer_kernels=layers,
+            experts_kernels=(GroupedHere(lambda: H100),),
+        )  # fmt: skip
         config = source.config
         stack = builder.stack(config, range(config.layers))
         decoder = builder.decoder(config, stack)
@@ -81,6 +106,16 @@ def test_the_tokens_are_those_of_torch(folder, kind):
     assert tokens(on_triton(folder, kind), 6) == expected
     guessed = expected[21:24]
     assert tokens(on_triton(folder, kind, invariant=True), 6, draft=[*guessed, 5]) == expected
+
+
+@pytest.mark.parametrize("family", ["qwen3-moe", "gpt-oss"] if os.environ.get("ARGOSY_WHOLE") else ["gpt-oss"])
+def test_a_model_of_experts_gives_the_tokens_of_torch(family, tmp_path):
+    """With biases and bounded gates, too."""
+    small_models.model(family).save_pretrained(tmp_path)
+    small_models.write_tokenizer(tmp_path)
+    reference = load_model(tmp_path, weights="none", compute="fp32", device="cpu", threads=1, kv_cache="fp32")
+    assert reference.kernels["experts"].startswith("experts-each")
+    assert tokens(on_triton(tmp_path, "fp32"), 2) == tokens(reference.make_runner(8, 16), 2)
 
 
 def test_warming_leaves_the_answers_as_they_are(folder):

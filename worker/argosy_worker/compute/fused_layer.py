@@ -5,12 +5,12 @@ happens to queries, keys and values on their way into attention. Loads Triton.
 from torch import Tensor
 
 from argosy_worker.compute.attention.triton_paged import PagedTriton
-from argosy_worker.compute.config import Activation, Clamp, LayerSpec
+from argosy_worker.compute.config import LayerSpec
+from argosy_worker.compute.fused_mlp import FusedMlp
 from argosy_worker.compute.layer import LayerWeights, Step
 from argosy_worker.compute.mlp import Adds, DenseMlp, Mlp, adapted
-from argosy_worker.compute.quant.linear import Linear
 from argosy_worker.compute.triton.attention import NOTHING, Turn
-from argosy_worker.compute.triton.rows import Gate, add_norm, gated, norm
+from argosy_worker.compute.triton.rows import add_norm, norm
 
 
 class FusedLayer:
@@ -59,19 +59,3 @@ class FusedLayer:
 
     def _norm(self, x: Tensor, weight: Tensor | None) -> Tensor:
         return x if weight is None else norm(x, weight, self._spec.rms_eps)
-
-
-class FusedMlp:
-    """What `DenseMlp` computes."""
-
-    def __init__(self, gate_up: Linear, down: Linear, activation: Activation) -> None:
-        self._gate_up, self._down, self._activation = gate_up, down, activation
-
-    def __call__(self, x: Tensor, adds: Adds = None) -> Tensor:
-        """Compute all rows."""
-        wide, kind = adapted(self._gate_up, "gate_up", x, adds), self._activation
-        if isinstance(kind, Clamp):
-            inner = gated(wide, Gate.CLAMP, alpha=kind.alpha, limit=kind.limit)
-        else:
-            inner = gated(wide, Gate.SILU if kind == "silu" else Gate.GELU_TANH)
-        return adapted(self._down, "down", inner, adds)

@@ -12,9 +12,11 @@ from argosy_worker.compute.attention.kernels import AttentionSpec, choose_attent
 from argosy_worker.compute.config import DecoderConfig, Experts, LayerSpec
 from argosy_worker.compute.decoder import Decoder
 from argosy_worker.compute.exactness import Check
+from argosy_worker.compute.experts import KERNELS as EXPERTS_KERNELS
+from argosy_worker.compute.experts import ExpertsKernel, ExpertsSpec, choose_experts
 from argosy_worker.compute.layer import KERNELS as LAYER_KERNELS
 from argosy_worker.compute.layer import Layer, LayerKernel, LayerWeights, choose_layer
-from argosy_worker.compute.mlp import DenseMlp, ExpertsMlp, Mlp
+from argosy_worker.compute.mlp import DenseMlp, Mlp
 from argosy_worker.compute.native.layer import NativeLayer, joined
 from argosy_worker.compute.quant.formats import QuantTensor
 from argosy_worker.compute.quant.int8_cpu import sums_are_exact
@@ -55,11 +57,12 @@ class Builder:
         *,
         kernels: Sequence[LinearKernel] = KERNELS,
         layer_kernels: Sequence[LayerKernel] = LAYER_KERNELS,
+        experts_kernels: Sequence[ExpertsKernel] = EXPERTS_KERNELS,
         cut: Cut = WHOLE,
         sharing: Sharing | None = None,
     ) -> None:
         """`cut`: what this rank has of each layer; `sharing`: the other ranks that have the rest."""
-        self._layer_kernels = layer_kernels
+        self._layer_kernels, self._experts_kernels = layer_kernels, experts_kernels
         self._source, self._precision, self._device, self._progress = source, precision, device, progress
         self._packer = Packer(kernels, check)
         self._head_precision = of_head(precision, device.type, integers=integers(device.type))
@@ -169,15 +172,24 @@ class Builder:
             **has,
         )
 
-    def _mlp(self, at: str, spec: LayerSpec) -> Mlp:
+    def _mlp(self, at: str, spec: LayerSpec) -> DenseMlp:
         gate_up = self._linear("gate_up", [f"{at}gate", f"{at}up"], spec)
         down = self._joined(self._linear("down", [f"{at}down"], spec), spec, self._widths(spec.ffn))
         return DenseMlp(gate_up, down, spec.activation)
 
     def _experts(self, at: str, spec: LayerSpec, experts: Experts) -> Mlp:
         """The router is computed in floats: an expert more or less is not a matter of rounding."""
-        parts = [self._mlp(f"{at}experts.{e}.", spec) for e in range(experts.count)]
-        return ExpertsMlp(self._linear("router", [f"{at}router"], spec, floats=True), parts, experts)
+        asked = ExpertsSpec(
+            experts=experts,
+            activation=spec.activation,
+            gate_up=self._spec("gate_up", (), spec.hidden, 2 * spec.ffn),
+            down=self._spec("down", (), spec.ffn, spec.hidden),
+            shared=self._sharing is not None,
+        )
+        kernel, report = choose_experts(asked, self._experts_kernels)
+        self.reports.setdefault("experts", report)
+        router = self._linear("router", [f"{at}router"], spec, floats=True)
+        return kernel.make(router, (self._mlp(f"{at}experts.{e}.", spec) for e in range(experts.count)), asked)
 
     def _vector(self, role: str) -> Tensor:
         vector: Tensor = self._source.vector(role).to(self._device, self._dtype)
@@ -200,14 +212,20 @@ class Builder:
         if any(self._source.has(one) for one in biases):  # all or none: a missing one is refused by `vector`
             bias = torch.cat([self._source.vector(one, part) for one, part in zip(biases, rows, strict=True)])
         parts = matrices or [self._source.matrix(role, part) for role, part in zip(roles, rows, strict=True)]
-        inputs, outputs = parts[0].cols, sum(part.rows for part in parts)
+        formats = tuple(part.format for part in parts)
+        spec = self._spec(name, formats, parts[0].cols, sum(part.rows for part in parts), floats=floats)
+        return self._packer.pack(spec, parts, bias, self._device)
+
+    def _spec(
+        self, name: str, formats: tuple[str, ...], inputs: int, outputs: int, *, floats: bool = False
+    ) -> LinearSpec:
         precision = of_shape(
             self._head_precision if name == "head" else self._precision, inputs, outputs, self._device.type,
             integers=integers(self._device.type),
         )  # fmt: skip
-        spec = LinearSpec(
+        return LinearSpec(
             role=name,
-            formats=tuple(part.format for part in parts),
+            formats=formats,
             in_features=inputs,
             out_features=outputs,
             weights="none" if floats else precision.weights,
@@ -216,4 +234,3 @@ class Builder:
             device=self._device.type,
             isa=self._isa,
         )
-        return self._packer.pack(spec, parts, bias, self._device)

@@ -216,4 +216,6 @@ def step_bytes(config: DecoderConfig, engine: EngineSpec, width: int) -> int:
     """Activations of the largest step: what lives at once in a layer, and the logits with their sorted copy."""
     queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
     wide = max(2 * config.ffn + config.hidden, 2 * queries + 2 * keys)
+    if config.experts is not None:  # of all experts of a row at once
+        wide = max(wide, config.experts.used * (3 * (config.expert_ffn or config.ffn) + config.hidden))
     return engine.max_batch_tokens * (2 * config.hidden + wide) * width + 3 * engine.max_running * config.vocab_size * 4

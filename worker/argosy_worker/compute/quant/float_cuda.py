@@ -12,12 +12,15 @@ from argosy_worker.compute.quant.linear import Linear, LinearSpec, Verdict, stac
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-class _PlainLinear:
+class PlainLinear:
+    """Weights [out, in] and a bias, as they are."""
+
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self._weight, self._bias = weight, bias
+        self.weight, self.bias = weight, bias
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.linear(x, self._weight, self._bias)
+        """Compute `x W^T + b`."""
+        return F.linear(x, self.weight, self.bias)
 
 
 class FloatCuda:
@@ -34,4 +37,4 @@ class FloatCuda:
     def pack(self, spec: LinearSpec, parts: Sequence[QuantTensor], bias: Tensor | None, device: torch.device) -> Linear:
         """Dequantize and stack in the compute type."""
         dtype = _DTYPES[spec.compute]
-        return _PlainLinear(stack(spec, parts, dtype, device), None if bias is None else bias.to(device, dtype))
+        return PlainLinear(stack(spec, parts, dtype, device), None if bias is None else bias.to(device, dtype))

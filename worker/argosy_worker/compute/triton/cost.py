@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from argosy_worker.compute.config import Experts
 from argosy_worker.compute.triton import tiles
 from argosy_worker.compute.triton.paths import half_of, path
 from argosy_worker.compute.triton.tiles import Heads
@@ -47,20 +48,20 @@ class Model:
     attention: Heads
     hidden: int
     ffn: int
+    """Of the feed-forward part, or of each expert."""
     layers: int
     vocab: int
+    experts: Experts | None = None
 
     @property
     def linears(self) -> tuple[tuple[int, int], ...]:
-        """(outputs, inputs) of a layer's linears: qkv, o, gate and up, down."""
+        """(outputs, inputs) of a layer's linears: qkv, o, and, where there are no experts, gate and up, down."""
         shape = self.attention
         wide = shape.heads * shape.head_dim
-        return (
-            (wide + 2 * shape.kv_heads * shape.head_dim, self.hidden),
-            (self.hidden, wide),
-            (2 * self.ffn, self.hidden),
-            (self.hidden, self.ffn),
-        )
+        attending = (wide + 2 * shape.kv_heads * shape.head_dim, self.hidden), (self.hidden, wide)
+        if self.experts is not None:
+            return attending
+        return (*attending, (2 * self.ffn, self.hidden), (self.hidden, self.ffn))
 
 
 MODELS = {
@@ -75,6 +76,17 @@ MODELS = {
     ),
 }
 """Shapes of models that benchmarks/gpu.py fills with random weights."""
+SPARSE = {
+    "Qwen3-30B-A3B": Model(
+        attention=Heads(heads=32, kv_heads=4, head_dim=128, width=2), hidden=2048, ffn=768, layers=48, vocab=151_936,
+        experts=Experts(128, 8),
+    ),
+    "Mixtral-8x7B": Model(
+        attention=Heads(heads=32, kv_heads=8, head_dim=128, width=2), hidden=4096, ffn=14_336, layers=32, vocab=32_000,
+        experts=Experts(8, 2),
+    ),
+}  # fmt: skip
+"""Shapes of models of experts, of which it measures the experts."""
 
 
 def attention(shape: Heads, slices: Iterable[tuple[int, int]], *, kv: int, multiprocessors: int) -> Cost:
@@ -117,13 +129,7 @@ def linear(rows: int, outputs: int, inputs: int, *, bits: int, group: int = 0, m
     products = 2 * rows * inputs * outputs
     if bits == 16:
         return Cost(2 * inputs * outputs + ends, products)
-    held = inputs * outputs * bits // 8
-    if bits == 4:
-        block = 2 * half_of(group)
-        groups = -(-inputs // block) * block // group
-        held += 4 * outputs * groups
-    else:
-        held += 4 * outputs * (inputs // group if group else 1)
+    held = _held(outputs, inputs, bits, group)
     chosen = path(rows=rows, outputs=outputs, inputs=inputs, bits=bits, group=group, multiprocessors=multiprocessors)
     if chosen.tile is None:
         floats = 2 * inputs * outputs
@@ -134,15 +140,43 @@ def linear(rows: int, outputs: int, inputs: int, *, bits: int, group: int = 0, m
     return Cost(held + 2 * rows * inputs + parts, products) + Cost(parts + 2 * rows * outputs, rows * outputs)
 
 
+def _held(outputs: int, inputs: int, bits: int, group: int) -> int:
+    """Bytes of weights in 4 or 8 bits, with their scales."""
+    held = inputs * outputs * bits // 8
+    if bits == 4:
+        block = 2 * half_of(group)
+        return held + 4 * outputs * (-(-inputs // block) * block // group)
+    return held + 4 * outputs * (inputs // group if group else 1)
+
+
+def experts(model: Model, rows: int, *, bits: int, group: int = 0) -> Cost:
+    """The experts of a layer, from the router's scores to the joined rows, where rows choose them by chance."""
+    if model.experts is None:
+        raise ValueError("a model without experts")
+    count, used = model.experts.count, model.experts.used
+    pairs, width = rows * used, model.attention.width
+    seen = round(count * (1 - (1 - used / count) ** rows))
+    total = Cost(4 * count, 0)  # zeros
+    total += Cost(rows * count * width + 8 * pairs, 3 * rows * count * used)  # the choice
+    total += Cost(8 * pairs, pairs * count)  # the order
+    for outputs, inputs in ((2 * model.ffn, model.hidden), (model.hidden, model.ffn)):
+        held = _held(outputs, inputs, bits, group) if bits < 16 else 2 * outputs * inputs
+        sources = rows if inputs == model.hidden else pairs
+        total += Cost(seen * held + width * (sources * inputs + pairs * outputs), 2 * pairs * outputs * inputs)
+    total += Cost(3 * pairs * model.ffn * width, 5 * pairs * model.ffn)  # the gates
+    return total + Cost((pairs + rows) * model.hidden * width, 2 * pairs * model.hidden)
+
+
 def between(model: Model, rows: int) -> Cost:
     """The norms, the gates, and what queries, keys and values go through in a layer; and the last addition."""
     shape, width = model.attention, model.attention.width
     qkv = (shape.heads + 2 * shape.kv_heads) * shape.head_dim
+    gates = NOTHING if model.experts else Cost(3 * rows * model.ffn * width, 5 * rows * model.ffn)
     return (
         Cost(2 * rows * model.hidden * width, 4 * rows * model.hidden)
         + Cost(2 * rows * qkv * width, 6 * rows * qkv)
         + Cost(4 * rows * model.hidden * width, 5 * rows * model.hidden)
-        + Cost(3 * rows * model.ffn * width, 5 * rows * model.ffn)
+        + gates
         + Cost(3 * rows * model.hidden * width, rows * model.hidden)
     )
 
@@ -155,5 +189,8 @@ def decode(  # noqa: PLR0917
     layer += attention(model.attention, [(1, context)] * batch, kv=kv, multiprocessors=multiprocessors)
     for outputs, inputs in model.linears:
         layer += linear(batch, outputs, inputs, bits=bits, group=group, multiprocessors=multiprocessors)
+    if model.experts is not None:
+        layer += linear(batch, model.experts.count, model.hidden, bits=16, multiprocessors=multiprocessors)
+        layer += experts(model, batch, bits=bits, group=group)
     head = 16 if bits == 16 else 8
     return layer * model.layers + linear(batch, model.vocab, model.hidden, bits=head, multiprocessors=multiprocessors)

@@ -58,11 +58,11 @@ class WeightOnly:
     """A linear on a GPU of so many multiprocessors, whose results are `dtype`."""
 
     def __init__(self, packed: Packed, multiprocessors: int, dtype: torch.dtype) -> None:
-        self._packed, self._multiprocessors, self._dtype = packed, multiprocessors, dtype
+        self.packed, self._multiprocessors, self._dtype = packed, multiprocessors, dtype
 
     def __call__(self, x: Tensor) -> Tensor:
         """Compute `x W^T + b`: [rows, in] -> [rows, out]."""
-        return multiply(x, self._packed, multiprocessors=self._multiprocessors, dtype=self._dtype)
+        return multiply(x, self.packed, multiprocessors=self._multiprocessors, dtype=self._dtype)
 
 
 def multiply(x: Tensor, packed: Packed, *, multiprocessors: int, dtype: torch.dtype) -> Tensor:

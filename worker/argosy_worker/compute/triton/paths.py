@@ -7,7 +7,7 @@ TFLOP/s 2.5 fs, and on kernels that are half as good as cuBLAS as much again: 53
 sides of it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _FLOATS_FROM = 513
 """Rows from which on weights are made floats first."""
@@ -59,3 +59,27 @@ def tile_for(rows: int, bits: int, group: int) -> LinearTile:
     if bits == 4:
         return LinearTile(columns, 64, 2 * half_of(group), 4, 4)
     return LinearTile(columns, 64, min(group or 128, 128), 4, 4 if columns < 64 else 3)
+
+
+def rows_of_tile(pairs: int, experts: int) -> int:
+    """Pairs of a tile where so many are spread over the experts: enough for a mean expert's rows, at most 64."""
+    return 16 if pairs <= 16 * experts else 64
+
+
+def most_tiles(pairs: int, experts: int, rows: int) -> int:
+    """Tiles of so many rows that there are at most, however pairs are spread."""
+    return min(pairs, pairs // rows + experts)
+
+
+def pairs_at_once(pairs: int) -> int:
+    """Pairs that are looked through at once, where each expert's are found."""
+    return 256 if pairs <= 1024 else 2048
+
+
+def grouped_tile(rows: int, bits: int, group: int, width: int = 2) -> LinearTile:
+    """The tile of a product of experts: that of a linear, or, where weights are floats of so many bytes, its own."""
+    if bits != 16:
+        return replace(tile_for(rows, bits, group), rows=rows)
+    if width == 4:
+        return LinearTile(rows, 64, 32, 4, 3)
+    return LinearTile(rows, 64, 64, 4, 4)

@@ -157,6 +157,69 @@ def _scaled(group: int) -> str:
     return f"groups of {group}" if group else "per output"
 
 
+def grouped(rows: int, bits: int, group: int = 0, *, scatter: bool, bias: bool = False) -> Case:
+    """`grouped_linear` with tiles of so many rows."""
+    tile = paths.grouped_tile(rows, bits, group)
+    held = {4: ("*u8", "*bf16"), 8: ("*i8", "*fp32"), 16: ("*bf16", "*bf16")}[bits]
+    form = f"int{bits} {_scaled(group)}" if bits < 16 else "bf16"
+    return Case(
+        name=f"experts {form}, {rows} rows{' down' * scatter}{' bias' * bias}",
+        kernel=f"{_KERNELS}experts:grouped_linear",
+        types={
+            "X": "*bf16", "W": held[0], "SCALE": held[1], "MIDDLE": "*bf16", "BIAS": "*bf16", "OUT": "*bf16",
+            **dict.fromkeys(("ORDER", "TILES"), "*i32"),
+            **dict.fromkeys(("n", "k", "x_stride", "used", "blocks", "groups"), "i32"),
+        },
+        constants={
+            "BITS": bits, "GROUP": group, "BM": tile.rows, "BN": tile.outputs, "BK": tile.inputs, "SCATTER": scatter,
+            "HAS_BIAS": bias,
+        },
+        unaligned=frozenset({"used", "blocks", "groups"}),
+        warps=tile.warps,
+        stages=tile.stages,
+        counts_on=frozenset({WARPGROUP, COPY}),
+    )  # fmt: skip
+
+
+def routing(count: int, used: int, *, many: bool, normalized: bool = True) -> Iterator[Case]:
+    """`pick_experts` and `order_pairs`, and the sum of each row's experts."""
+    block = 1 << (count - 1).bit_length()
+    yield Case(
+        name=f"choice of {used} of {count} experts{' normalized' * normalized}",
+        kernel=f"{_KERNELS}experts:pick_experts",
+        types={
+            "SCORES": "*bf16", "CHOSEN": "*i32", "WEIGHTS": "*fp32", "COUNTS": "*i32",
+            "count": "i32", "used": "i32",
+        },
+        constants={"BLOCK": block, "UB": 1 << (used - 1).bit_length(), "NORMALIZED": normalized},
+        unaligned=frozenset({"used"}),
+        warps=1,
+        stages=1,
+    )  # fmt: skip
+    pairs = 8192 if many else 64
+    yield Case(
+        name=f"order of {pairs} pairs among {count} experts",
+        kernel=f"{_KERNELS}experts:order_pairs",
+        types={
+            **dict.fromkeys(("CHOSEN", "COUNTS", "ORDER", "TILES"), "*i32"),
+            **dict.fromkeys(("pairs", "most", "count"), "i32"),
+        },
+        constants={"BM": paths.rows_of_tile(pairs, count), "BLOCK": block, "NB": paths.pairs_at_once(pairs)},
+        unaligned=frozenset({"pairs", "most"}),
+        warps=4,
+        stages=1,
+    )
+    yield Case(
+        name=f"sum of {used} experts",
+        kernel=f"{_KERNELS}experts:join_experts",
+        types={"PARTS": "*bf16", "WEIGHTS": "*fp32", "OUT": "*bf16", "columns": "i32", "used": "i32"},
+        constants={"BLOCK": 1024},
+        unaligned=frozenset({"used"}),
+        warps=4,
+        stages=1,
+    )
+
+
 def floating(bits: int, group: int) -> Case:
     """`int4_floats` or `int8_floats`."""
     held = {"W": "*u8", "SCALE": "*bf16", "MIDDLE": "*bf16"} if bits == 4 else {"W": "*i8", "SCALE": "*fp32"}
@@ -220,6 +283,8 @@ def some() -> Iterator[Case]:
     yield weights(1, 4, 128, split=True)
     yield weights(32, 8, 0, split=False)
     yield floating(4, 32)
+    yield grouped(16, 16, scatter=False)
+    yield from routing(128, 8, many=True)
     yield from list(others())[:1]
 
 
@@ -252,4 +317,11 @@ def every() -> Iterator[Case]:
                     yield weights(rows, bits, group, split=split)
     for bits, group in ((4, 32), (4, 128), (8, 0), (8, 32)):
         yield floating(bits, group)
+    for rows in (16, 64):
+        for bits, group in ((16, 0), (8, 0), (8, 32), (8, 128), (4, 32), (4, 64), (4, 128)):
+            yield grouped(rows, bits, group, scatter=False, bias=bits == 16)
+        for bits, group in ((16, 0), (4, 128)):
+            yield grouped(rows, bits, group, scatter=True)
+    for count, used in ((8, 2), (128, 8)):
+        yield from routing(count, used, many=count == 128, normalized=count != 8)
     yield from others()

@@ -42,15 +42,39 @@ def int4_linear(
     """
     rn = tl.program_id(0) * BN + tl.arange(0, BN)
     rm = tl.program_id(2) * BM + tl.arange(0, BM)
-    rb = tl.arange(0, HALF)
     split = tl.program_id(1)
     per = tl.cdiv(blocks, tl.num_programs(1))
+    acc = int4_sums(
+        X + rm[None, :].to(tl.int64) * x_stride, (rm < m)[None, :], W, SCALE, MIDDLE, rn, n, k, blocks,
+        split * per, tl.minimum(blocks, (split + 1) * per), HALF, GROUP, BM, BN,
+    )  # fmt: skip
+    _store(acc, OUT, BIAS, rn, rm, m, n, split, SPLIT, HAS_BIAS)
+
+
+@triton.jit
+def int4_sums(
+    x_at,
+    inside,
+    W,
+    SCALE,
+    MIDDLE,
+    rn,
+    n,
+    k,
+    blocks,
+    begin,
+    end,
+    HALF: tl.constexpr,
+    GROUP: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+):
+    """fp32 [BN, BM]: outputs rn of rows that begin at x_at [1, BM], over the blocks begin .. end of their inputs."""
+    rb = tl.arange(0, HALF)
     row = tl.minimum(rn, n - 1).to(tl.int64) * (blocks * HALF)
-    x_at = X + rm[None, :].to(tl.int64) * x_stride
-    inside = (rm < m)[None, :]
     named = rn < n
     acc = tl.zeros((BN, BM), tl.float32)
-    for block in tl.range(split * per, tl.minimum(blocks, (split + 1) * per)):
+    for block in tl.range(begin, end):
         packed = tl.load(W + row[:, None] + (block * HALF + rb)[None, :]).to(tl.int16)
         low = ((packed & 15) | 0x4300).to(tl.bfloat16, bitcast=True)
         high = ((packed >> 4) | 0x4300).to(tl.bfloat16, bitcast=True)
@@ -69,7 +93,7 @@ def int4_linear(
             scale = tl.load(SCALE + (group + 1) * n + rn, mask=named, other=0.0).to(tl.float32)
             middle = tl.load(MIDDLE + (group + 1) * n + rn, mask=named, other=0.0).to(tl.float32) - _OFFSET * scale
             acc += tl.dot(high, second) * scale[:, None] + middle[:, None] * tl.sum(second.to(tl.float32), 0)[None, :]
-    _store(acc, OUT, BIAS, rn, rm, m, n, split, SPLIT, HAS_BIAS)
+    return acc
 
 
 @triton.jit(do_not_specialize=["m"])
@@ -93,27 +117,51 @@ def int8_linear(
     """The same for W int8 [n, k] with fp32 SCALE [k / GROUP, n], a multiple of BK; GROUP 0: [1, n]."""
     rn = tl.program_id(0) * BN + tl.arange(0, BN)
     rm = tl.program_id(2) * BM + tl.arange(0, BM)
-    rk = tl.arange(0, BK)
     split = tl.program_id(1)
     blocks = tl.cdiv(k, BK)
     per = tl.cdiv(blocks, tl.num_programs(1))
+    acc = plain_sums(
+        X + rm[None, :].to(tl.int64) * x_stride, (rm < m)[None, :], W, SCALE, rn, n, k,
+        split * per, tl.minimum(blocks, (split + 1) * per), True, GROUP, BM, BN, BK,
+    )  # fmt: skip
+    _store(acc, OUT, BIAS, rn, rm, m, n, split, SPLIT, HAS_BIAS)
+
+
+@triton.jit
+def plain_sums(
+    x_at,
+    inside,
+    W,
+    SCALE,
+    rn,
+    n,
+    k,
+    begin,
+    end,
+    SCALED: tl.constexpr,
+    GROUP: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+):
+    """What `int4_sums` gives, of W [n, k] in int8 with scales, or, where not SCALED, in the type of x."""
+    rk = tl.arange(0, BK)
+    kind = x_at.dtype.element_ty
     row = tl.minimum(rn, n - 1).to(tl.int64) * k
-    x_at = X + rm[None, :].to(tl.int64) * x_stride
-    inside = (rm < m)[None, :]
     named = rn < n
     acc = tl.zeros((BN, BM), tl.float32)
-    for block in tl.range(split * per, tl.minimum(blocks, (split + 1) * per)):
+    for block in tl.range(begin, end):
         at = block * BK + rk
         w = tl.load(W + row[:, None] + at[None, :], mask=(at < k)[None, :], other=0)
         x = tl.load(x_at + at[:, None], mask=inside & (at < k)[:, None], other=0.0)
-        if GROUP:
+        if SCALED and GROUP:
             scale = tl.load(SCALE + (block * BK // GROUP) * n + rn, mask=named, other=0.0)
-            acc += tl.dot(w.to(X.dtype.element_ty), x) * scale[:, None]
+            acc += tl.dot(w.to(kind), x) * scale[:, None]
         else:
-            acc = tl.dot(w.to(X.dtype.element_ty), x, acc)
-    if not GROUP:
+            acc = tl.dot(w.to(kind), x, acc, input_precision="ieee")
+    if SCALED and not GROUP:
         acc *= tl.load(SCALE + rn, mask=named, other=0.0)[:, None]
-    _store(acc, OUT, BIAS, rn, rm, m, n, split, SPLIT, HAS_BIAS)
+    return acc
 
 
 @triton.jit
