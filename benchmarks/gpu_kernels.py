@@ -16,9 +16,9 @@ from argosy_worker.compute.attention.kv_types import KV_TYPES
 from argosy_worker.compute.attention.triton_paged import PagedTriton
 from argosy_worker.compute.config import Dense, Full, LayerSpec
 from argosy_worker.compute.triton import cost
-from argosy_worker.compute.triton.linear import Packed, by_path, pack_grid, pack_int4
-from argosy_worker.compute.triton.paths import Path, path, tile_for
-from argosy_worker.compute.triton.rows import Gate, add_norm, gated
+from argosy_worker.compute.triton.linear import Packed, by_codes, by_path, pack_grid, pack_int4
+from argosy_worker.compute.triton.paths import Path, coded_path, path, tile_for
+from argosy_worker.compute.triton.rows import Code, Gate, add_norm, add_norm_codes, code_rows, gated, gated_codes
 from argosy_worker.core.layout import StepLayout
 
 PAGE = 16
@@ -191,8 +191,23 @@ def linears(machine: Machine, copy: float) -> Iterator[dict[str, Any]]:
                     rows, outputs, inputs, bits=weight.bits, group=weight.group,
                     multiprocessors=machine.multiprocessors,
                 )  # fmt: skip
+                if name == "int8":
+                    row |= _coded(machine, x, weight, copy)
                 row[f"{name}: of the copy"] = found.read / (row[f"{name}: us"] / 1e6) / copy
             yield row
+
+
+def _coded(machine: Machine, x: torch.Tensor, weight: Packed, copy: float) -> dict[str, Any]:
+    """The product with rows in 8 bits, at each number of rows, and apart from it the making of the codes."""
+    way = coded_path(rows=len(x), outputs=weight.outputs, inputs=weight.inputs, multiprocessors=machine.multiprocessors)
+    codes = code_rows(x, Code.INT8)
+    made = timed(machine, [lambda: code_rows(x, Code.INT8)] * 4)
+    seconds = timed(machine, [lambda: by_codes(codes, weight, way, torch.bfloat16)] * 4)
+    found = cost.coded(len(x), weight.outputs, weight.inputs, multiprocessors=machine.multiprocessors)
+    return {
+        "codes: us": made * 1e6, "int8 by int8: us": seconds * 1e6,
+        "codes and int8 by int8: of the copy": found.read / (made + seconds) / copy,
+    }  # fmt: skip
 
 
 def packed(machine: Machine, outputs: int, inputs: int, bits: int, group: int) -> Packed:
@@ -223,6 +238,12 @@ def between(machine: Machine, copy: float) -> Iterator[dict[str, Any]]:
                 8 * rows * hidden,
             ),
             ("gates", lambda wide=wide: gated(wide, Gate.SILU), 6 * rows * ffn),
+            (
+                "addition and norm, in int8",
+                lambda x=x, part=part, weight=weight: add_norm_codes(x, part, weight, 1e-5, 1.0, Code.INT8),
+                7 * rows * hidden,
+            ),
+            ("gates, in int8", lambda wide=wide: gated_codes(wide, Gate.SILU, Code.INT8), 5 * rows * ffn),
         ):
             seconds = timed(machine, [call] * 4)
             yield {

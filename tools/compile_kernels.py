@@ -32,10 +32,11 @@ PTX = {
     "mma": r"\bmma\.sync",
     "wgmma": r"\bwgmma\.mma_async",
     "tcgen05": r"\btcgen05\.mma",
+    "s8": r"\b(mma\.sync|wgmma\.mma_async)\S*\.s32\.s8\.s8",
     "cp.async": r"\bcp\.async\.c[ag]\.shared",
     "ex2": r"\bex2\.approx",
 }
-SASS = {"HMMA": r"\bHMMA\b", "HGMMA": r"\bHGMMA\b", "LDGSTS": r"\bLDGSTS\b"}
+SASS = {"HMMA": r"\bHMMA\b", "HGMMA": r"\bHGMMA\b", "IMMA": r"\bIMMA\b", "IGMMA": r"\bIGMMA\b", "LDGSTS": r"\bLDGSTS\b"}
 
 
 def compiled(case: Case, capability: int) -> dict[str, object]:

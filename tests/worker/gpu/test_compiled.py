@@ -70,4 +70,5 @@ def test_the_instructions_are_there(compiled):
         if capability < 90:
             wanted = {"mma" if name == "wgmma" else name for name in wanted}
         assert wanted <= set(case["ptx"]), (case["name"], case["ptx"])
-        assert {"HGMMA" if "wgmma" in wanted else "HMMA", "LDGSTS"} <= set(case["sass"]), (case["name"], case["sass"])
+        unit = ("I" if "s8" in wanted else "H") + ("GMMA" if "wgmma" in wanted else "MMA")
+        assert {unit, "LDGSTS"} <= set(case["sass"]), (case["name"], case["sass"])

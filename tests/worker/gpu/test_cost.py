@@ -26,3 +26,10 @@ def test_a_step_of_experts_has_their_router_and_no_other_gates():
     assert step.read == pytest.approx(weights, rel=0.01)
     with pytest.raises(ValueError, match="without experts"):
         cost.experts(cost.MODELS["Llama-3.2-1B"], 1, bits=16)
+
+
+def test_rows_in_8_bits_move_less_and_cost_half_the_operations():
+    held = cost.linear(256, 14_336, 4096, bits=8, multiprocessors=132)
+    made = cost.coded(256, 14_336, 4096, multiprocessors=132)
+    assert made.operations == pytest.approx(held.operations / 2, rel=0.01)
+    assert made.read == pytest.approx(14_336 * 4096 + 256 * (4 * 4096 + 2 * 14_336), rel=0.01)

@@ -6,11 +6,11 @@ from torch import Tensor
 
 from argosy_worker.compute.attention.triton_paged import PagedTriton
 from argosy_worker.compute.config import LayerSpec
-from argosy_worker.compute.fused_mlp import FusedMlp
+from argosy_worker.compute.fused_mlp import FusedMlp, of_codes
 from argosy_worker.compute.layer import LayerWeights, Step
 from argosy_worker.compute.mlp import Adds, DenseMlp, Mlp, adapted
 from argosy_worker.compute.triton.attention import NOTHING, Turn
-from argosy_worker.compute.triton.rows import add_norm, norm
+from argosy_worker.compute.triton.rows import add_norm, add_norm_codes, norm, norm_codes
 
 
 class FusedLayer:
@@ -26,18 +26,27 @@ class FusedLayer:
         """Compute the layer."""
         w, spec = self._weights, self._spec
         adds = None if step.adapted is None else step.adapted.layer(self._number)
-        part = self._norm(self._attend(self._norm(x, w.attn_norm), step, adds), w.post_attn_norm)
+        part = self._norm(self._attend(x, step, adds), w.post_attn_norm)
         if w.mlp_norm is None:
-            x = normed = x.add(part, alpha=spec.residual_scale)
+            x = x.add(part, alpha=spec.residual_scale)
+            made = self._mlp(x, adds)
+        elif isinstance(self._mlp, FusedMlp) and (wide := of_codes(self._mlp.gate_up, len(x), adds)) is not None:
+            x, codes = add_norm_codes(x, part, w.mlp_norm, spec.rms_eps, spec.residual_scale, wide.code)
+            made = self._mlp.after(wide.of_codes(codes))
         else:
             x, normed = add_norm(x, part, w.mlp_norm, spec.rms_eps, spec.residual_scale)
-        return x.add(self._norm(self._mlp(normed, adds), w.post_mlp_norm), alpha=spec.residual_scale)
+            made = self._mlp(normed, adds)
+        return x.add(self._norm(made, w.post_mlp_norm), alpha=spec.residual_scale)
 
     def _attend(self, x: Tensor, step: Step, adds: Adds) -> Tensor:
         spec, w = self._spec, self._weights
         if not isinstance(step.attention, PagedTriton):
             raise TypeError("a fused layer attends by Triton's kernels")
-        qkv = adapted(w.qkv, "qkv", x, adds).view(len(x), -1, spec.head_dim)
+        if w.attn_norm is not None and (coded := of_codes(w.qkv, len(x), adds)) is not None:
+            qkv = coded.of_codes(norm_codes(x, w.attn_norm, spec.rms_eps, coded.code))
+        else:
+            qkv = adapted(w.qkv, "qkv", self._norm(x, w.attn_norm), adds)
+        qkv = qkv.view(len(x), -1, spec.head_dim)
         heads, both = spec.heads, spec.heads + spec.kv_heads
         attended = step.attention.turn_and_attend(
             self._number, qkv[:, :heads], qkv[:, heads:both], qkv[:, both:], self._turn(step), w.sinks

@@ -9,8 +9,13 @@ from argosy_worker.compute.mlp import Adds, DenseMlp, adapted
 from argosy_worker.compute.quant.float_cuda import PlainLinear
 from argosy_worker.compute.quant.linear import Linear
 from argosy_worker.compute.triton.experts import Bank, Held, join, products, put, room, routing
-from argosy_worker.compute.triton.linear import WeightOnly
-from argosy_worker.compute.triton.rows import Gate, gated
+from argosy_worker.compute.triton.linear import Coded, WeightOnly
+from argosy_worker.compute.triton.rows import Code, Codes, Gate, gated, gated_codes
+
+
+def of_codes(linear: Linear, rows: int, adds: Adds) -> Coded | None:
+    """The linear, if it takes so many rows in 8 bits. Not where adapters add something: these read floats."""
+    return linear if isinstance(linear, Coded) and adds is None and linear.takes_codes(rows) else None
 
 
 def activated(wide: Tensor, activation: Activation) -> Tensor:
@@ -20,16 +25,33 @@ def activated(wide: Tensor, activation: Activation) -> Tensor:
     return gated(wide, Gate.SILU if activation == "silu" else Gate.GELU_TANH)
 
 
+def activated_codes(wide: Tensor, activation: Activation, code: Code) -> Codes:
+    """The same in 8 bits."""
+    if isinstance(activation, Clamp):
+        return gated_codes(wide, Gate.CLAMP, code, alpha=activation.alpha, limit=activation.limit)
+    return gated_codes(wide, Gate.SILU if activation == "silu" else Gate.GELU_TANH, code)
+
+
 class FusedMlp:
     """What `DenseMlp` computes."""
 
     def __init__(self, gate_up: Linear, down: Linear, activation: Activation) -> None:
         self._gate_up, self._down, self._activation = gate_up, down, activation
 
+    @property
+    def gate_up(self) -> Linear:
+        """The first product."""
+        return self._gate_up
+
     def __call__(self, x: Tensor, adds: Adds = None) -> Tensor:
         """Compute all rows."""
-        inner = activated(adapted(self._gate_up, "gate_up", x, adds), self._activation)
-        return adapted(self._down, "down", inner, adds)
+        return self.after(adapted(self._gate_up, "gate_up", x, adds), adds)
+
+    def after(self, wide: Tensor, adds: Adds = None) -> Tensor:
+        """What follows the first product."""
+        if (down := of_codes(self._down, len(wide), adds)) is not None:
+            return down.of_codes(activated_codes(wide, self._activation, down.code))
+        return adapted(self._down, "down", activated(wide, self._activation), adds)
 
 
 class GroupedExperts:

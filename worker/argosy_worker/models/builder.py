@@ -23,7 +23,7 @@ from argosy_worker.compute.quant.int8_cpu import sums_are_exact
 from argosy_worker.compute.quant.isa import cpu_features
 from argosy_worker.compute.quant.linear import Linear, LinearKernel, LinearSpec
 from argosy_worker.compute.quant.packer import KERNELS, Packer
-from argosy_worker.compute.quant.precision import Precision, of_head, of_shape
+from argosy_worker.compute.quant.precision import Precision, floats_of, of_head, of_shape
 from argosy_worker.compute.quant.rounding import embedding
 from argosy_worker.compute.quant.sizes import embedding_bytes
 from argosy_worker.compute.shared import SharedHead, SharedLinear, Sharing
@@ -40,8 +40,8 @@ def integers(device: str) -> bool:
 
 
 def activations(precision: Precision, device: str) -> torch.dtype:
-    """Type of what goes between the linears; on a CPU fp32, whatever these compute in."""
-    return torch.bfloat16 if device == "cuda" and precision.compute == "bf16" else torch.float32
+    """Type of what goes between the linears."""
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[floats_of(precision, device)]
 
 
 class Builder:

@@ -11,7 +11,7 @@ from argosy_api.pipeline import WHOLE, Cut, Place, layers_of
 from argosy_api.resource import EngineSpec, QuantizationSpec
 from argosy_worker.compute.config import DecoderConfig, Experts, LayerSpec, window_of
 from argosy_worker.compute.native import able
-from argosy_worker.compute.quant.precision import Precision, of_head, of_shape, own_form, own_kv, resolve
+from argosy_worker.compute.quant.precision import Precision, floats_of, of_head, of_shape, own_form, own_kv, resolve
 from argosy_worker.compute.quant.sizes import embedding_bytes, linear_bytes
 from argosy_worker.core.blocks import blocks_of_window
 from argosy_worker.models import hf_config
@@ -124,7 +124,7 @@ def needs(
         quantization.weights, quantization.group_size, engine.compute, device, integers=integers, native=native
     )
     kv = own_kv(quantization.kv_cache, precision)
-    activations = "bf16" if device == "cuda" and precision.compute == "bf16" else "fp32"
+    activations = floats_of(precision, device)
     ranks = [group._replace(rank=rank) for rank in range(group.ranks)]
     parts = [layers_of(config.layers, group.stages, place.stage) for place in ranks]
     return Needs(
@@ -163,7 +163,7 @@ def weights_bytes(
     head where it has any.
     """
     head = of_head(precision, device, integers=integers)
-    floats = "bf16" if device == "cuda" and precision.compute == "bf16" else "fp32"
+    floats = floats_of(precision, device)
     total = 0
     if place.rank == 0:
         total = embedding_bytes(

@@ -9,7 +9,7 @@ from argosy_worker.compute.exactness import Check
 from argosy_worker.compute.quant.float_cuda import FloatCuda
 from argosy_worker.compute.quant.formats import QuantTensor
 from argosy_worker.compute.quant.fp32_cpu import Fp32OneDnn, Fp32Tiles
-from argosy_worker.compute.quant.groups_cuda import WeightOnlyTriton
+from argosy_worker.compute.quant.groups_cuda import CodedTriton, WeightOnlyTriton
 from argosy_worker.compute.quant.half_cpu import HalfFbgemm
 from argosy_worker.compute.quant.int4_cpu import Int4Torch
 from argosy_worker.compute.quant.int8_cpu import Int8OneDnn
@@ -25,6 +25,7 @@ KERNELS: tuple[LinearKernel, ...] = (
     HalfFbgemm(),
     Fp32OneDnn(),
     Fp32Tiles(),
+    CodedTriton(),
     WeightOnlyTriton(),
     FloatCuda(),
 )

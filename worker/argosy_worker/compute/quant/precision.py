@@ -60,7 +60,7 @@ _ARITHMETIC: dict[str, dict[str, tuple[str, ...]]] = {
         "int4": ("bf16",),
         "fp8": ("fp32",),
     },
-    "cuda": {"none": ("bf16", "fp32"), "bf16": ("bf16",), "int8": ("bf16",), "int4": ("bf16",)},
+    "cuda": {"none": ("bf16", "fp32"), "bf16": ("bf16",), "int8": ("bf16", "int8"), "int4": ("bf16",)},
 }
 """Device -> weights -> arithmetic that reads them, the preferred first."""
 
@@ -120,6 +120,11 @@ def resolve(
         raise ModelUnsupportedError(f"quantization.groupSize is for int4 and int8; the weights are {weights!r}")
     group = group_size or (INT4_GROUP if weights == "int4" else 0)
     return Precision(weights=weights, group=group, compute=able[weights][0] if compute == "auto" else compute)
+
+
+def floats_of(precision: Precision, device: str) -> str:
+    """`fp32` or `bf16`: what goes between the linears. On a CPU it is fp32, whatever these compute in."""
+    return "fp32" if device == "cpu" or precision.compute == "fp32" else "bf16"
 
 
 def own_kv(kv_cache: str, precision: Precision) -> str:

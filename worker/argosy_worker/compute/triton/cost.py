@@ -11,7 +11,7 @@ import numpy as np
 
 from argosy_worker.compute.config import Experts
 from argosy_worker.compute.triton import tiles
-from argosy_worker.compute.triton.paths import half_of, path
+from argosy_worker.compute.triton.paths import coded_path, half_of, path
 from argosy_worker.compute.triton.tiles import Heads
 
 
@@ -147,6 +147,17 @@ def _held(outputs: int, inputs: int, bits: int, group: int) -> int:
         block = 2 * half_of(group)
         return held + 4 * outputs * (-(-inputs // block) * block // group)
     return held + 4 * outputs * (inputs // group if group else 1)
+
+
+def coded(rows: int, outputs: int, inputs: int, *, multiprocessors: int) -> Cost:
+    """A product of rows in 8 bits with int8 weights, and the making of their codes. Two whole numbers count as one."""
+    made = Cost(3 * rows * inputs + 4 * rows, 2 * rows * inputs)
+    chosen = coded_path(rows=rows, outputs=outputs, inputs=inputs, multiprocessors=multiprocessors)
+    read = _held(outputs, inputs, 8, 0) + rows * inputs + 4 * rows
+    if chosen.splits == 1:
+        return made + Cost(read + 2 * rows * outputs, rows * inputs * outputs)
+    parts = 4 * rows * outputs * chosen.splits
+    return made + Cost(read + parts, rows * inputs * outputs) + Cost(parts + 2 * rows * outputs, rows * outputs)
 
 
 def experts(model: Model, rows: int, *, bits: int, group: int = 0) -> Cost:

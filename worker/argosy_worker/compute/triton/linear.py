@@ -6,8 +6,16 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # the name that torch users know
 from torch import Tensor
 
-from argosy_worker.compute.triton.kernels.linear import add_splits, int4_floats, int4_linear, int8_floats, int8_linear
-from argosy_worker.compute.triton.paths import Path, half_of, path
+from argosy_worker.compute.triton.kernels.linear import (
+    add_splits,
+    coded_linear,
+    int4_floats,
+    int4_linear,
+    int8_floats,
+    int8_linear,
+)
+from argosy_worker.compute.triton.paths import Path, coded_path, half_of, path, takes_codes
+from argosy_worker.compute.triton.rows import Code, Codes, code_rows
 
 _SUMMED_AT_ONCE = 512
 _FLOATS_AT_ONCE = 32
@@ -58,11 +66,66 @@ class WeightOnly:
     """A linear on a GPU of so many multiprocessors, whose results are `dtype`."""
 
     def __init__(self, packed: Packed, multiprocessors: int, dtype: torch.dtype) -> None:
-        self.packed, self._multiprocessors, self._dtype = packed, multiprocessors, dtype
+        self.packed, self.multiprocessors, self.dtype = packed, multiprocessors, dtype
 
     def __call__(self, x: Tensor) -> Tensor:
         """Compute `x W^T + b`: [rows, in] -> [rows, out]."""
-        return multiply(x, self.packed, multiprocessors=self._multiprocessors, dtype=self._dtype)
+        return multiply(x, self.packed, multiprocessors=self.multiprocessors, dtype=self.dtype)
+
+
+class Coded(WeightOnly):
+    """Where there are many rows, they get 8 bits, too. Weights are int8 with a scale for each output."""
+
+    code = Code.INT8
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """As `WeightOnly`."""
+        return self.of_codes(code_rows(x, self.code)) if self.takes_codes(len(x)) else super().__call__(x)
+
+    def takes_codes(self, rows: int) -> bool:
+        """Whether so many rows are computed from codes: who has just made them had better made these."""
+        return takes_codes(rows)
+
+    def of_codes(self, x: Codes) -> Tensor:
+        """The product with rows that have 8 bits already."""
+        held = self.packed
+        chosen = coded_path(
+            rows=len(x.codes), outputs=held.outputs, inputs=held.inputs, multiprocessors=self.multiprocessors
+        )
+        return by_codes(x, held, chosen, self.dtype)
+
+
+def by_codes(x: Codes, packed: Packed, chosen: Path, dtype: torch.dtype) -> Tensor:
+    """`x W^T + b` of whole numbers, in a given way."""
+    if chosen.tile is None:
+        raise ValueError("whole numbers are multiplied in tiles")
+    rows, tile, many = len(x.codes), chosen.tile, chosen.splits > 1
+    out, target = _targets(rows, packed, chosen, dtype)
+    bias = out if packed.bias is None else packed.bias
+    coded_linear[-(-packed.outputs // tile.outputs), chosen.splits, -(-rows // tile.rows)](
+        x.codes, x.scales, packed.weight, packed.scale, bias, target, rows, packed.outputs, packed.inputs, BM=tile.rows,
+        BN=tile.outputs, BK=tile.inputs, SPLIT=many, HAS_BIAS=packed.bias is not None, num_warps=tile.warps,
+        num_stages=tile.stages,
+    )  # fmt: skip
+    return _added(target, packed, out)
+
+
+def _targets(rows: int, packed: Packed, chosen: Path, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Room for the result, and for what a program makes of it: the same, or fp32 [splits, rows, outputs]."""
+    out = torch.empty((rows, packed.outputs), dtype=dtype, device=packed.weight.device)
+    if chosen.splits == 1:
+        return out, out
+    return out, torch.empty((chosen.splits, *out.shape), dtype=torch.float32, device=out.device)
+
+
+def _added(target: Tensor, packed: Packed, out: Tensor) -> Tensor:
+    """The result, of the parts if there are such."""
+    if target is not out:
+        add_splits[-(-packed.outputs // _SUMMED_AT_ONCE), len(out)](
+            target, out if packed.bias is None else packed.bias, out, len(out), packed.outputs, len(target),
+            BLOCK=_SUMMED_AT_ONCE, HAS_BIAS=packed.bias is not None, num_warps=4, num_stages=1,
+        )  # fmt: skip
+    return out
 
 
 def multiply(x: Tensor, packed: Packed, *, multiprocessors: int, dtype: torch.dtype) -> Tensor:
@@ -80,8 +143,7 @@ def by_path(x: Tensor, packed: Packed, chosen: Path, dtype: torch.dtype) -> Tens
         found = F.linear(x, floats(packed, x.dtype), None if packed.bias is None else packed.bias.to(x.dtype))
         return found.to(dtype)
     rows, tile, many = len(x), chosen.tile, chosen.splits > 1
-    out = torch.empty((rows, packed.outputs), dtype=dtype, device=x.device)
-    target = torch.empty((chosen.splits, *out.shape), dtype=torch.float32, device=x.device) if many else out
+    out, target = _targets(rows, packed, chosen, dtype)
     bias = out if packed.bias is None else packed.bias
     has_bias = packed.bias is not None
     grid = (-(-packed.outputs // tile.outputs), chosen.splits, -(-rows // tile.rows))
@@ -98,12 +160,7 @@ def by_path(x: Tensor, packed: Packed, chosen: Path, dtype: torch.dtype) -> Tens
             GROUP=packed.group, BM=tile.rows, BN=tile.outputs, BK=tile.inputs, SPLIT=many, HAS_BIAS=has_bias,
             num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
-    if many:
-        add_splits[-(-packed.outputs // _SUMMED_AT_ONCE), rows](
-            target, bias, out, rows, packed.outputs, chosen.splits, BLOCK=_SUMMED_AT_ONCE, HAS_BIAS=has_bias,
-            num_warps=4, num_stages=1,
-        )  # fmt: skip
-    return out
+    return _added(target, packed, out)
 
 
 def floats(packed: Packed, dtype: torch.dtype) -> Tensor:

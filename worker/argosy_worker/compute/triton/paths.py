@@ -5,12 +5,18 @@ cuBLAS keeps busier: there the weights are made floats first. Where the one ends
 Writing and reading the floats costs 4 bytes a weight, at 3 TB/s 1.3 ps; a row costs 2 operations a weight, at 800
 TFLOP/s 2.5 fs, and on kernels that are half as good as cuBLAS as much again: 533 rows. benchmarks/gpu.py measures both
 sides of it.
+
+Where activations may have 8 bits, too, tensor cores compute whole numbers, twice as fast. Few rows gain nothing by it:
+they wait for the weights, which are the same bytes. On a kernel that is half as good as cuBLAS a row costs 5 fs a
+weight, and the weight's byte 333 fs: from 67 rows on the arithmetic takes longer. So from 65 on, which are a tile more.
 """
 
 from dataclasses import dataclass, replace
 
 _FLOATS_FROM = 513
 """Rows from which on weights are made floats first."""
+_CODED_FROM = 65
+"""Rows from which on activations get 8 bits where they may."""
 _LEAST_BLOCKS = 4
 """Blocks of the inputs that a split has at least."""
 _WAVES = 2
@@ -35,6 +41,8 @@ class Path:
     """None: make floats, and leave the rest to cuBLAS."""
     splits: int = 1
     """Parts of the inputs, each of a program of its own; their sums are added in order."""
+    coded: bool = False
+    """Whether activations get 8 bits first."""
 
 
 def half_of(group: int) -> int:
@@ -47,10 +55,30 @@ def path(*, rows: int, outputs: int, inputs: int, bits: int, group: int, multipr
     if rows >= _FLOATS_FROM:
         return Path(None)
     tile = tile_for(rows, bits, group)
+    return Path(tile, _splits(tile, rows, outputs, inputs, multiprocessors))
+
+
+def takes_codes(rows: int) -> bool:
+    """Whether activations of so many rows get 8 bits where they may."""
+    return rows >= _CODED_FROM
+
+
+def coded_path(*, rows: int, outputs: int, inputs: int, multiprocessors: int) -> Path:
+    """For activations in 8 bits and int8 weights with a scale for each output."""
+    tile = coded_tile(rows)
+    return Path(tile, _splits(tile, rows, outputs, inputs, multiprocessors), coded=True)
+
+
+def coded_tile(rows: int) -> LinearTile:
+    """The tile of whole numbers for so many rows."""
+    return LinearTile(64, 64, 128, 4, 4) if rows <= 256 else LinearTile(128, 128, 128, 8, 3)
+
+
+def _splits(tile: LinearTile, rows: int, outputs: int, inputs: int, multiprocessors: int) -> int:
+    """Parts of the inputs: as many as fill the GPU, with some blocks in each."""
     programs = -(-outputs // tile.outputs) * -(-rows // tile.rows)
-    blocks = -(-inputs // tile.inputs)
     wanted = -(-_WAVES * multiprocessors // programs)
-    return Path(tile, max(1, min(wanted, blocks // _LEAST_BLOCKS, 16)))
+    return max(1, min(wanted, -(-inputs // tile.inputs) // _LEAST_BLOCKS, 16))
 
 
 def tile_for(rows: int, bits: int, group: int) -> LinearTile:

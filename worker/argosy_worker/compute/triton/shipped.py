@@ -12,8 +12,10 @@ from argosy_worker.compute.triton.tiles import Heads, Tile
 
 _KERNELS = "argosy_worker.compute.triton.kernels."
 _WIDTHS = {"fp32": 4, "bf16": 2, "fp16": 2, "i8": 1}
-MATRIX, COPY, WARPGROUP = "mma", "cp.async", "wgmma"
-"""Tensor cores of a warp, copies that run beside the arithmetic, and tensor cores of four warps (from sm_90 on)."""
+MATRIX, COPY, WARPGROUP, WHOLE = "mma", "cp.async", "wgmma", "s8"
+"""Tensor cores of a warp, copies that run beside the arithmetic, tensor cores of four warps (from sm_90 on), and that
+these multiply bytes.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,7 @@ _PAGE = 16
 _CODES = {"bf16": 0, "fp16": 0, "fp32": 0, "int8": 1, "fp8": 2}
 _LOOSE = frozenset({"splits", "CU_ROWS", "TILE_SEQ", "TILE_BLOCK"})
 _HELD = {"int8": "i8", "fp8": "i8"}
+_CODED = ("", " in int8", " in fp8")
 
 
 def attention(
@@ -153,6 +156,24 @@ def weights(rows: int, bits: int, group: int, *, split: bool, bias: bool = False
     )  # fmt: skip
 
 
+def coded(rows: int, *, split: bool) -> Case:
+    """`coded_linear`."""
+    tile = paths.coded_tile(rows)
+    return Case(
+        name=f"int8 by int8, {rows} rows{' split' * split}",
+        kernel=f"{_KERNELS}linear:coded_linear",
+        types={
+            "X": "*i8", "X_SCALES": "*fp32", "W": "*i8", "SCALE": "*fp32", "BIAS": "*bf16",
+            "OUT": "*fp32" if split else "*bf16", **dict.fromkeys(("m", "n", "k"), "i32"),
+        },
+        constants={"BM": tile.rows, "BN": tile.outputs, "BK": tile.inputs, "SPLIT": split, "HAS_BIAS": False},
+        unaligned=frozenset({"m"}),
+        warps=tile.warps,
+        stages=tile.stages,
+        counts_on=frozenset({WARPGROUP, COPY, WHOLE}),
+    )  # fmt: skip
+
+
 def _scaled(group: int) -> str:
     return f"groups of {group}" if group else "per output"
 
@@ -239,18 +260,36 @@ def floating(bits: int, group: int) -> Case:
 def others() -> Iterator[Case]:
     """Kernels of rows, and the sum of splits."""
     for columns, warps in ((2048, 4), (4096, 8), (8192, 16)):
-        for part in (False, True):
+        for part, code in ((False, 0), (True, 0), (True, 1)):
             yield Case(
-                name=f"norm of {columns}{' after an addition' * part}",
+                name=f"norm of {columns}{' after an addition' * part}{_CODED[code]}",
                 kernel=f"{_KERNELS}rows:add_norm",
                 types={
-                    **dict.fromkeys(("X", "PART", "WEIGHT", "SUM", "OUT"), "*bf16"),
+                    **dict.fromkeys(("X", "PART", "WEIGHT", "SUM"), "*bf16"), "OUT": "*i8" if code else "*bf16",
+                    "SCALES": "*fp32" if code else "*bf16",
                     **dict.fromkeys(("columns", "x_stride", "part_stride"), "i32"), "eps": "fp32", "factor": "fp32",
                 },
-                constants={"BLOCK": columns, "HAS_PART": part},
+                constants={"BLOCK": columns, "HAS_PART": part, "CODE": code},
                 warps=warps,
                 stages=1,
             )  # fmt: skip
+    coded = {"X": "*bf16", "OUT": "*i8", "SCALES": "*fp32"}
+    yield Case(
+        name="rows in int8",
+        kernel=f"{_KERNELS}rows:code_rows",
+        types={**coded, "columns": "i32", "x_stride": "i32"},
+        constants={"BLOCK": 4096, "CODE": 1},
+        warps=8,
+        stages=1,
+    )
+    yield Case(
+        name="gates silu in int8",
+        kernel=f"{_KERNELS}rows:gated_codes",
+        types={**coded, "ffn": "i32", "x_stride": "i32", "alpha": "fp32", "limit": "fp32"},
+        constants={"BLOCK": 4096, "KIND": 0, "CODE": 1},
+        warps=8,
+        stages=1,
+    )
     for kind, activation in enumerate(("silu", "gelu", "clamp")):
         yield Case(
             name=f"gates {activation}",
@@ -283,6 +322,7 @@ def some() -> Iterator[Case]:
     yield weights(1, 4, 128, split=True)
     yield weights(32, 8, 0, split=False)
     yield floating(4, 32)
+    yield coded(512, split=False)
     yield grouped(16, 16, scatter=False)
     yield from routing(128, 8, many=True)
     yield from list(others())[:1]
@@ -317,6 +357,9 @@ def every() -> Iterator[Case]:
                     yield weights(rows, bits, group, split=split)
     for bits, group in ((4, 32), (4, 128), (8, 0), (8, 32)):
         yield floating(bits, group)
+    for rows in (128, 512):
+        for split in (False, True):
+            yield coded(rows, split=split)
     for rows in (16, 64):
         for bits, group in ((16, 0), (8, 0), (8, 32), (8, 128), (4, 32), (4, 64), (4, 128)):
             yield grouped(rows, bits, group, scatter=False, bias=bits == 16)

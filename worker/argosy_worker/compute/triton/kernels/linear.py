@@ -122,7 +122,7 @@ def int8_linear(
     per = tl.cdiv(blocks, tl.num_programs(1))
     acc = plain_sums(
         X + rm[None, :].to(tl.int64) * x_stride, (rm < m)[None, :], W, SCALE, rn, n, k,
-        split * per, tl.minimum(blocks, (split + 1) * per), True, GROUP, BM, BN, BK,
+        split * per, tl.minimum(blocks, (split + 1) * per), 1, GROUP, BM, BN, BK,
     )  # fmt: skip
     _store(acc, OUT, BIAS, rn, rm, m, n, split, SPLIT, HAS_BIAS)
 
@@ -162,6 +162,46 @@ def plain_sums(
     if SCALED and not GROUP:
         acc *= tl.load(SCALE + rn, mask=named, other=0.0)[:, None]
     return acc
+
+
+@triton.jit(do_not_specialize=["m"])
+def coded_linear(
+    X,
+    X_SCALES,
+    W,
+    SCALE,
+    BIAS,
+    OUT,
+    m,
+    n,
+    k,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    SPLIT: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+):
+    """`int8_linear` with int8 X [m, k] times fp32 X_SCALES [m], and SCALE [n]: the sums of a program are whole numbers.
+
+    They fit 32 bits: k is below 2**17.
+    """
+    rn = tl.program_id(0) * BN + tl.arange(0, BN)
+    rm = tl.program_id(2) * BM + tl.arange(0, BM)
+    rk = tl.arange(0, BK)
+    split = tl.program_id(1)
+    blocks = tl.cdiv(k, BK)
+    per = tl.cdiv(blocks, tl.num_programs(1))
+    row = tl.minimum(rn, n - 1).to(tl.int64) * k
+    x_row = tl.minimum(rm, m - 1).to(tl.int64) * k
+    acc = tl.zeros((BN, BM), tl.int32)
+    for block in tl.range(split * per, tl.minimum(blocks, (split + 1) * per)):
+        at = block * BK + rk
+        w = tl.load(W + row[:, None] + at[None, :], mask=(at < k)[None, :], other=0)
+        x = tl.load(X + x_row[None, :] + at[:, None], mask=(at < k)[:, None], other=0)
+        acc = tl.dot(w, x, acc)
+    scale = tl.load(SCALE + rn, mask=rn < n, other=0.0)
+    x_scale = tl.load(X_SCALES + rm, mask=rm < m, other=0.0)
+    _store(acc.to(tl.float32) * scale[:, None] * x_scale[None, :], OUT, BIAS, rn, rm, m, n, split, SPLIT, HAS_BIAS)
 
 
 @triton.jit
