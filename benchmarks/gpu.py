@@ -53,7 +53,9 @@ def measure(dry: bool, deadline: float, wanted: list[str] | None) -> None:
         device, found = torch.device("cuda"), torch.cuda.get_device_properties(0)
         facts = {"device": f"{found.name}, {found.multi_processor_count} multiprocessors"}
         room = int(torch.cuda.mem_get_info()[0] * 0.6)
-        machine = gpu_kernels.Machine(device=device, multiprocessors=found.multi_processor_count, room=room)
+        machine = gpu_kernels.Machine(
+            device=device, multiprocessors=found.multi_processor_count, room=room, capability=(found.major, found.minor)
+        )
     report = Report(
         {**facts, "torch": torch.__version__, "triton": triton.__version__, "python": platform.python_version()}
     )

@@ -16,8 +16,8 @@ from argosy_worker.compute.attention.kv_types import KV_TYPES
 from argosy_worker.compute.attention.triton_paged import PagedTriton
 from argosy_worker.compute.config import Dense, Full, LayerSpec
 from argosy_worker.compute.triton import cost
-from argosy_worker.compute.triton.linear import Packed, by_codes, by_path, pack_grid, pack_int4
-from argosy_worker.compute.triton.paths import Path, coded_path, path, tile_for
+from argosy_worker.compute.triton.linear import Float8, Packed, by_codes, by_path, pack_float8, pack_grid, pack_int4
+from argosy_worker.compute.triton.paths import FLOAT8_FROM, Path, coded_path, path, tile_for
 from argosy_worker.compute.triton.rows import Code, Gate, add_norm, add_norm_codes, code_rows, gated, gated_codes
 from argosy_worker.core.layout import StepLayout
 
@@ -32,6 +32,7 @@ class Machine:
     multiprocessors: int
     room: int
     """Bytes that a part may take."""
+    capability: tuple[int, int] = FLOAT8_FROM
 
     @property
     def dry(self) -> bool:
@@ -168,14 +169,17 @@ def linears(machine: Machine, copy: float) -> Iterator[dict[str, Any]]:
     """An 8B model's products, in all forms of its weights, each path besides the one that the table takes."""
     shapes = [(96, 64)] if machine.dry else [*cost.MODELS["Llama-3.1-8B"].linears]
     for outputs, inputs in shapes:
-        held = {"bf16": torch.randn(outputs, inputs, device=machine.device).bfloat16()}
+        held: dict[str, Any] = {"bf16": torch.randn(outputs, inputs, device=machine.device).bfloat16()}
         for bits, group in ((8, 0), (4, 128), (4, 32)):
             if group <= inputs:
                 held[f"int{bits}{f' g{group}' if group else ''}"] = packed(machine, outputs, inputs, bits, group)
+        held["fp8"] = _of_float8(machine, outputs, inputs)
         for rows in (1, 16) if machine.dry else (1, 4, 16, 32, 64, 128, 256, 2048):
             x = torch.randn(rows, inputs, device=machine.device).bfloat16()
             row: dict[str, Any] = {"outputs": outputs, "inputs": inputs, "rows": rows}
             for name, weight in held.items():
+                if isinstance(weight, Float8):
+                    continue
                 if isinstance(weight, torch.Tensor):
                     row[f"{name}: us"] = timed(machine, [lambda w=weight, x=x: F.linear(x, w)] * 4) * 1e6
                     continue
@@ -194,7 +198,24 @@ def linears(machine: Machine, copy: float) -> Iterator[dict[str, Any]]:
                 if name == "int8":
                     row |= _coded(machine, x, weight, copy)
                 row[f"{name}: of the copy"] = found.read / (row[f"{name}: us"] / 1e6) / copy
-            yield row
+            yield row | _float8(machine, x, held["fp8"])
+
+
+def _float8(machine: Machine, x: torch.Tensor, linear: Float8) -> dict[str, Any]:
+    """Weights of e4m3 as they are held, and multiplied by rows in e4m3, at each number of rows."""
+    held = linear.packed
+    way = Path(tile_for(len(x), 8, 0))
+    found = {"fp8 as held: us": timed(machine, [lambda: by_path(x, held, way, torch.bfloat16)] * 4) * 1e6}
+    if machine.capability >= FLOAT8_FROM:
+        codes = code_rows(x, Code.E4M3)
+        found["fp8 by fp8: us"] = timed(machine, [lambda: linear.of_codes(codes)] * 4) * 1e6
+    return found
+
+
+def _of_float8(machine: Machine, outputs: int, inputs: int) -> Float8:
+    weight = torch.randn(outputs, inputs, device=machine.device).to(torch.float8_e4m3fn)
+    packed = pack_float8(weight, torch.full((outputs, 1), 0.01, device=machine.device), None)
+    return Float8(packed, machine.multiprocessors, torch.bfloat16, machine.capability)
 
 
 def _coded(machine: Machine, x: torch.Tensor, weight: Packed, copy: float) -> dict[str, Any]:

@@ -40,11 +40,10 @@ def test_auto_is_what_fits(asked, device, integers, expected):
     ("asked", "device", "words"),
     [
         (
-            ("fp8", None, "auto"),
+            ("fp16", None, "auto"),
             "cuda",
-            "quantization.weights 'fp8' cannot be computed on this cuda device; it can: none, bf16, int8, int4",
+            "quantization.weights 'fp16' cannot be computed on this cuda device; it can: none, bf16, int8, int4, fp8",
         ),
-        (("fp16", None, "auto"), "cuda", "it can: none, bf16, int8, int4"),
         (("int4", None, "fp32"), "cuda", "leave it at auto, or at one of bf16"),
         (("none", None, "int8"), "cpu", "engine.compute 'int8' does not go with weights 'none'"),
         (("int4", None, "fp32"), "cpu", "leave it at auto, or at one of bf16"),

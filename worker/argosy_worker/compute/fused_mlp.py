@@ -84,7 +84,7 @@ def _banks(parts: Iterable[DenseMlp], count: int) -> tuple[Bank, Bank]:
 
 
 def _held(linear: Linear) -> Held:
-    if isinstance(linear, WeightOnly):
+    if isinstance(linear, WeightOnly) and linear.packed.code == Code.INT8:
         one = linear.packed
         return Held(one.weight, one.scale, one.middle, one.bias, one.inputs, one.group)
     if isinstance(linear, PlainLinear):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from argosy_worker.compute.exactness import Check
+from argosy_worker.compute.quant.float8_cuda import Float8Cuda
 from argosy_worker.compute.quant.float_cuda import FloatCuda
 from argosy_worker.compute.quant.formats import QuantTensor
 from argosy_worker.compute.quant.fp32_cpu import Fp32OneDnn, Fp32Tiles
@@ -27,6 +28,7 @@ KERNELS: tuple[LinearKernel, ...] = (
     Fp32Tiles(),
     CodedTriton(),
     WeightOnlyTriton(),
+    Float8Cuda(),
     FloatCuda(),
 )
 """In order of preference."""

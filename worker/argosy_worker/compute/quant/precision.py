@@ -60,7 +60,13 @@ _ARITHMETIC: dict[str, dict[str, tuple[str, ...]]] = {
         "int4": ("bf16",),
         "fp8": ("fp32",),
     },
-    "cuda": {"none": ("bf16", "fp32"), "bf16": ("bf16",), "int8": ("bf16", "int8"), "int4": ("bf16",)},
+    "cuda": {
+        "none": ("bf16", "fp32"),
+        "bf16": ("bf16",),
+        "int8": ("bf16", "int8"),
+        "int4": ("bf16",),
+        "fp8": ("bf16",),
+    },
 }
 """Device -> weights -> arithmetic that reads them, the preferred first."""
 

@@ -31,7 +31,7 @@ def linear_bytes(*, rows: int, cols: int, weights: str, group: int, compute: str
     groups = rows * (cols // group if group else 1)
     if weights == "int4":
         return count // 2 + 4 * groups  # scale and middle, in bf16
-    if weights == "int8" and compute in ("int8", "bf16"):
+    if (weights == "int8" and compute in ("int8", "bf16")) or (weights, compute) == ("fp8", "bf16"):
         return count + 4 * groups
     if weights in ("none", compute):
         return count * _WIDTH[compute]

@@ -14,9 +14,11 @@ from argosy_worker.compute.triton.kernels.linear import (
     int8_floats,
     int8_linear,
 )
-from argosy_worker.compute.triton.paths import Path, coded_path, half_of, path, takes_codes
+from argosy_worker.compute.triton.paths import Path, coded_path, float8_product, half_of, path, takes_codes
 from argosy_worker.compute.triton.rows import Code, Codes, code_rows
 
+_HALVES = 256
+"""What `e4m3_halves` divides numbers by."""
 _SUMMED_AT_ONCE = 512
 _FLOATS_AT_ONCE = 32
 
@@ -41,7 +43,7 @@ class Packed:
     """A linear's weights on the device."""
 
     weight: Tensor
-    """int4: uint8 [outputs, bytes], of `pack_int4`; int8: int8 [outputs, inputs]."""
+    """int4: uint8 [outputs, bytes], of `pack_int4`; int8, and the bits of e4m3: int8 [outputs, inputs]."""
     scale: Tensor
     """int4: bf16 [groups, outputs]; int8: fp32 [groups or 1, outputs]."""
     middle: Tensor | None
@@ -50,6 +52,8 @@ class Packed:
     inputs: int
     group: int
     """0: a scale for each output."""
+    code: Code = Code.INT8
+    """What 8 bits are; the scales of e4m3 are 256 times as large, as `e4m3_halves` wants them."""
 
     @property
     def outputs(self) -> int:
@@ -93,6 +97,40 @@ class Coded(WeightOnly):
             rows=len(x.codes), outputs=held.outputs, inputs=held.inputs, multiprocessors=self.multiprocessors
         )
         return by_codes(x, held, chosen, self.dtype)
+
+
+class Float8(Coded):
+    """Where there are many rows, they get e4m3, as the weights have, and torch multiplies both."""
+
+    code = Code.E4M3
+
+    def __init__(self, packed: Packed, multiprocessors: int, dtype: torch.dtype, capability: tuple[int, int]) -> None:
+        """`capability`: of the GPU."""
+        super().__init__(packed, multiprocessors, dtype)
+        self._capability = capability
+        self._weight = packed.weight.view(torch.float8_e4m3fn).t()
+        self._scale = packed.scale / _HALVES
+
+    def takes_codes(self, rows: int) -> bool:
+        """As `Coded`."""
+        held = self.packed
+        return float8_product(rows=rows, outputs=held.outputs, inputs=held.inputs, capability=self._capability)
+
+    def of_codes(self, x: Codes) -> Tensor:
+        """As `Coded`. Sums are fp32 throughout, which the fast ones of sm_90 are not."""
+        found: Tensor = torch._scaled_mm(  # noqa: SLF001  # torch has no other name for it before 2.10
+            x.codes, self._weight, scale_a=x.scales[:, None], scale_b=self._scale, bias=self.packed.bias,
+            out_dtype=self.dtype,
+        )  # fmt: skip
+        return found
+
+
+def pack_float8(codes: Tensor, scale: Tensor, bias: Tensor | None) -> Packed:
+    """e4m3 [outputs, inputs] with fp32 scales [outputs, 1]."""
+    return Packed(
+        weight=codes.view(torch.int8), scale=(scale.t() * _HALVES).contiguous(), middle=None, bias=bias,
+        inputs=codes.shape[1], group=0, code=Code.E4M3,
+    )  # fmt: skip
 
 
 def by_codes(x: Codes, packed: Packed, chosen: Path, dtype: torch.dtype) -> Tensor:
@@ -157,8 +195,8 @@ def by_path(x: Tensor, packed: Packed, chosen: Path, dtype: torch.dtype) -> Tens
     else:
         int8_linear[grid](
             x, packed.weight, packed.scale, bias, target, rows, packed.outputs, packed.inputs, x.stride(0),
-            GROUP=packed.group, BM=tile.rows, BN=tile.outputs, BK=tile.inputs, SPLIT=many, HAS_BIAS=has_bias,
-            num_warps=tile.warps, num_stages=tile.stages,
+            CODE=int(packed.code), GROUP=packed.group, BM=tile.rows, BN=tile.outputs, BK=tile.inputs, SPLIT=many,
+            HAS_BIAS=has_bias, num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
     return _added(target, packed, out)
 
@@ -177,7 +215,7 @@ def floats(packed: Packed, dtype: torch.dtype) -> Tensor:
     else:
         block = min(packed.group or 128, 128)
         int8_floats[across, -(-packed.inputs // block)](
-            packed.weight, packed.scale, out, packed.outputs, packed.inputs, GROUP=packed.group, BN=_FLOATS_AT_ONCE,
-            BK=block, num_warps=4, num_stages=1,
+            packed.weight, packed.scale, out, packed.outputs, packed.inputs, CODE=int(packed.code), GROUP=packed.group,
+            BN=_FLOATS_AT_ONCE, BK=block, num_warps=4, num_stages=1,
         )  # fmt: skip
     return out

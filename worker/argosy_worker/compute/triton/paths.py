@@ -17,6 +17,8 @@ _FLOATS_FROM = 513
 """Rows from which on weights are made floats first."""
 _CODED_FROM = 65
 """Rows from which on activations get 8 bits where they may."""
+FLOAT8_FROM = (8, 9)
+"""Compute capability from which on tensor cores multiply floats of 8 bits."""
 _LEAST_BLOCKS = 4
 """Blocks of the inputs that a split has at least."""
 _WAVES = 2
@@ -61,6 +63,15 @@ def path(*, rows: int, outputs: int, inputs: int, bits: int, group: int, multipr
 def takes_codes(rows: int) -> bool:
     """Whether activations of so many rows get 8 bits where they may."""
     return rows >= _CODED_FROM
+
+
+def float8_product(*, rows: int, outputs: int, inputs: int, capability: tuple[int, int]) -> bool:
+    """Whether activations of so many rows get e4m3, and torch multiplies them with weights of e4m3.
+
+    It does that from compute capability 8.9 on, for outputs and inputs that are multiples of 16. Else weights are read
+    as they are held, and multiplied in the activations' type.
+    """
+    return takes_codes(rows) and capability >= FLOAT8_FROM and outputs % 16 == inputs % 16 == 0
 
 
 def coded_path(*, rows: int, outputs: int, inputs: int, multiprocessors: int) -> Path:

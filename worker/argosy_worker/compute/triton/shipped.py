@@ -135,15 +135,15 @@ def turning(name: str, shape: Heads, *, kv: str, norm: bool, rotated: bool = Tru
     )  # fmt: skip
 
 
-def weights(rows: int, bits: int, group: int, *, split: bool, bias: bool = False) -> Case:
-    """`int4_linear` or `int8_linear`."""
+def weights(rows: int, bits: int, group: int, *, split: bool, bias: bool = False, code: int = 1) -> Case:
+    """`int4_linear` or `int8_linear`, the latter also for e4m3 (code 2)."""
     tile = paths.tile_for(rows, bits, group)
     held = {"W": "*u8", "SCALE": "*bf16", "MIDDLE": "*bf16"} if bits == 4 else {"W": "*i8", "SCALE": "*fp32"}
     constants = {"GROUP": group, "BM": tile.rows, "BN": tile.outputs, "SPLIT": split, "HAS_BIAS": bias}
-    constants.update({"HALF": tile.inputs // 2} if bits == 4 else {"BK": tile.inputs})
+    constants.update({"HALF": tile.inputs // 2} if bits == 4 else {"BK": tile.inputs, "CODE": code})
     sizes = ("m", "n", "k", "x_stride", *(("blocks",) if bits == 4 else ()))
     return Case(
-        name=f"int{bits} {_scaled(group)}, {rows} rows{' split' * split}{' bias' * bias}",
+        name=f"{'fp' if code == 2 else 'int'}{bits} {_scaled(group)}, {rows} rows{' split' * split}{' bias' * bias}",
         kernel=f"{_KERNELS}linear:int{bits}_linear",
         types={
             "X": "*bf16", **held, "BIAS": "*bf16", "OUT": "*fp32" if split else "*bf16", **dict.fromkeys(sizes, "i32"),
@@ -241,13 +241,13 @@ def routing(count: int, used: int, *, many: bool, normalized: bool = True) -> It
     )
 
 
-def floating(bits: int, group: int) -> Case:
-    """`int4_floats` or `int8_floats`."""
+def floating(bits: int, group: int, *, code: int = 1) -> Case:
+    """`int4_floats` or `int8_floats`, the latter also of e4m3 (code 2)."""
     held = {"W": "*u8", "SCALE": "*bf16", "MIDDLE": "*bf16"} if bits == 4 else {"W": "*i8", "SCALE": "*fp32"}
     sizes = ("n", "k", *(("blocks",) if bits == 4 else ()))
-    own = {"HALF": paths.half_of(group)} if bits == 4 else {"BK": min(group or 128, 128)}
+    own = {"HALF": paths.half_of(group)} if bits == 4 else {"BK": min(group or 128, 128), "CODE": code}
     return Case(
-        name=f"floats of int{bits}, {_scaled(group)}",
+        name=f"floats of {'fp' if code == 2 else 'int'}{bits}, {_scaled(group)}",
         kernel=f"{_KERNELS}linear:int{bits}_floats",
         types={**held, "OUT": "*bf16", **dict.fromkeys(sizes, "i32")},
         constants={"GROUP": group, "BN": 32, **own},
@@ -260,7 +260,7 @@ def floating(bits: int, group: int) -> Case:
 def others() -> Iterator[Case]:
     """Kernels of rows, and the sum of splits."""
     for columns, warps in ((2048, 4), (4096, 8), (8192, 16)):
-        for part, code in ((False, 0), (True, 0), (True, 1)):
+        for part, code in ((False, 0), (True, 0), (True, 1), (True, 2)):
             yield Case(
                 name=f"norm of {columns}{' after an addition' * part}{_CODED[code]}",
                 kernel=f"{_KERNELS}rows:add_norm",
@@ -274,22 +274,23 @@ def others() -> Iterator[Case]:
                 stages=1,
             )  # fmt: skip
     coded = {"X": "*bf16", "OUT": "*i8", "SCALES": "*fp32"}
-    yield Case(
-        name="rows in int8",
-        kernel=f"{_KERNELS}rows:code_rows",
-        types={**coded, "columns": "i32", "x_stride": "i32"},
-        constants={"BLOCK": 4096, "CODE": 1},
-        warps=8,
-        stages=1,
-    )
-    yield Case(
-        name="gates silu in int8",
-        kernel=f"{_KERNELS}rows:gated_codes",
-        types={**coded, "ffn": "i32", "x_stride": "i32", "alpha": "fp32", "limit": "fp32"},
-        constants={"BLOCK": 4096, "KIND": 0, "CODE": 1},
-        warps=8,
-        stages=1,
-    )
+    for code in (1, 2):
+        yield Case(
+            name=f"rows{_CODED[code]}",
+            kernel=f"{_KERNELS}rows:code_rows",
+            types={**coded, "columns": "i32", "x_stride": "i32"},
+            constants={"BLOCK": 4096, "CODE": code},
+            warps=8,
+            stages=1,
+        )
+        yield Case(
+            name=f"gates silu{_CODED[code]}",
+            kernel=f"{_KERNELS}rows:gated_codes",
+            types={**coded, "ffn": "i32", "x_stride": "i32", "alpha": "fp32", "limit": "fp32"},
+            constants={"BLOCK": 4096, "KIND": 0, "CODE": code},
+            warps=8,
+            stages=1,
+        )
     for kind, activation in enumerate(("silu", "gelu", "clamp")):
         yield Case(
             name=f"gates {activation}",
@@ -357,6 +358,9 @@ def every() -> Iterator[Case]:
                     yield weights(rows, bits, group, split=split)
     for bits, group in ((4, 32), (4, 128), (8, 0), (8, 32)):
         yield floating(bits, group)
+    for rows in (1, 32, 64):
+        yield weights(rows, 8, 0, split=rows == 1, code=2)
+    yield floating(8, 0, code=2)
     for rows in (128, 512):
         for split in (False, True):
             yield coded(rows, split=split)

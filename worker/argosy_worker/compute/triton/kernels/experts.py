@@ -144,8 +144,8 @@ def grouped_linear(
         )  # fmt: skip
     else:
         acc = plain_sums(
-            x_at, inside[None, :], W + expert * n * k, SCALE + scales, rn, n, k, 0, tl.cdiv(k, BK), BITS == 8, GROUP,
-            BM, BN, BK,
+            x_at, inside[None, :], W + expert * n * k, SCALE + scales, rn, n, k, 0, tl.cdiv(k, BK),
+            1 if BITS == 8 else 0, GROUP, BM, BN, BK,
         )  # fmt: skip
     if HAS_BIAS:
         acc += tl.load(BIAS + expert * n + rn, mask=rn < n, other=0.0).to(tl.float32)[:, None]

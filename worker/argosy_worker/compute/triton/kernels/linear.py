@@ -12,6 +12,8 @@ applied to sums, not to weights.
 import triton
 import triton.language as tl
 
+from argosy_worker.compute.triton.kernels.codes import e4m3_halves
+
 _OFFSET = tl.constexpr(136.0)
 
 
@@ -107,6 +109,7 @@ def int8_linear(
     n,
     k,
     x_stride,
+    CODE: tl.constexpr,
     GROUP: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
@@ -114,7 +117,10 @@ def int8_linear(
     SPLIT: tl.constexpr,
     HAS_BIAS: tl.constexpr,
 ):
-    """The same for W int8 [n, k] with fp32 SCALE [k / GROUP, n], a multiple of BK; GROUP 0: [1, n]."""
+    """The same for W int8 [n, k] with fp32 SCALE [k / GROUP, n], a multiple of BK; GROUP 0: [1, n].
+
+    CODE 1: W has numbers; 2: codes of e4m3, whose SCALE is that of `e4m3_halves`.
+    """
     rn = tl.program_id(0) * BN + tl.arange(0, BN)
     rm = tl.program_id(2) * BM + tl.arange(0, BM)
     split = tl.program_id(1)
@@ -122,7 +128,7 @@ def int8_linear(
     per = tl.cdiv(blocks, tl.num_programs(1))
     acc = plain_sums(
         X + rm[None, :].to(tl.int64) * x_stride, (rm < m)[None, :], W, SCALE, rn, n, k,
-        split * per, tl.minimum(blocks, (split + 1) * per), 1, GROUP, BM, BN, BK,
+        split * per, tl.minimum(blocks, (split + 1) * per), CODE, GROUP, BM, BN, BK,
     )  # fmt: skip
     _store(acc, OUT, BIAS, rn, rm, m, n, split, SPLIT, HAS_BIAS)
 
@@ -138,13 +144,13 @@ def plain_sums(
     k,
     begin,
     end,
-    SCALED: tl.constexpr,
+    CODE: tl.constexpr,
     GROUP: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """What `int4_sums` gives, of W [n, k] in int8 with scales, or, where not SCALED, in the type of x."""
+    """What `int4_sums` gives, of W [n, k] in int8 with scales, or, with CODE 0, in the type of x."""
     rk = tl.arange(0, BK)
     kind = x_at.dtype.element_ty
     row = tl.minimum(rn, n - 1).to(tl.int64) * k
@@ -154,12 +160,14 @@ def plain_sums(
         at = block * BK + rk
         w = tl.load(W + row[:, None] + at[None, :], mask=(at < k)[None, :], other=0)
         x = tl.load(x_at + at[:, None], mask=inside & (at < k)[:, None], other=0.0)
-        if SCALED and GROUP:
+        if CODE == 2:
+            w = e4m3_halves(w)
+        if CODE and GROUP:
             scale = tl.load(SCALE + (block * BK // GROUP) * n + rn, mask=named, other=0.0)
             acc += tl.dot(w.to(kind), x) * scale[:, None]
         else:
             acc = tl.dot(w.to(kind), x, acc, input_precision="ieee")
-    if SCALED and not GROUP:
+    if CODE and not GROUP:
         acc *= tl.load(SCALE + rn, mask=named, other=0.0)[:, None]
     return acc
 
@@ -264,8 +272,8 @@ def int4_floats(
 
 
 @triton.jit
-def int8_floats(W, SCALE, OUT, n, k, GROUP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
-    """The weights as floats: OUT [n, k]. Grid (blocks of n, blocks of k)."""
+def int8_floats(W, SCALE, OUT, n, k, CODE: tl.constexpr, GROUP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+    """The weights of `int8_linear` as floats: OUT [n, k]. Grid (blocks of n, blocks of k)."""
     rn = tl.program_id(0) * BN + tl.arange(0, BN)
     at = tl.program_id(1) * BK + tl.arange(0, BK)
     mask = (rn < n)[:, None] & (at < k)[None, :]
@@ -274,5 +282,8 @@ def int8_floats(W, SCALE, OUT, n, k, GROUP: tl.constexpr, BN: tl.constexpr, BK: 
     if GROUP:
         group = tl.program_id(1) * BK // GROUP
     scale = tl.load(SCALE + group * n + rn, mask=rn < n, other=0.0)
-    value = tl.load(W + cells, mask=mask, other=0).to(tl.float32) * scale[:, None]
+    w = tl.load(W + cells, mask=mask, other=0)
+    if CODE == 2:
+        w = e4m3_halves(w)
+    value = w.to(tl.float32) * scale[:, None]
     tl.store(OUT + cells, value.to(OUT.dtype.element_ty), mask=mask)
