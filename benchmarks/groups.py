@@ -1,9 +1,10 @@
-"""What it costs that several processes share a model: one process, and groups of 2 and 3; every token is compared.
+"""What it costs that several processes share a model: one process, and groups; every token is compared.
 
-    python benchmarks/groups.py [--threads 1] [--prompt 512] [--new 128] [--rounds 3]
+    python benchmarks/groups.py [--weights auto] [--threads 1] [--prompt 512] [--new 128] [--rounds 3]
 
-All processes are of this machine and compute one after another, as on several nodes; only the way from one to the next
-is shorter here.
+All processes are of this machine; those of a pipeline compute one after another, as on several nodes, and only the way
+from one to the next is shorter here. Groups that share layers (tensor) are measured with `--weights none` alone: with
+other weights they compute otherwise than one process.
 """
 
 import argparse
@@ -40,16 +41,17 @@ def is_ready(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def group(ranks: int, threads: int) -> Iterator[int]:
+def group(pipeline: int, tensor: int, threads: int, weights: str) -> Iterator[int]:
     """Port of rank 0."""
     leader, made, ports = f"127.0.0.1:{processes.free_port()}", [], []
     spec = {
         "model": {"uri": MODEL, "servedName": "m"},
         "engine": {"threads": threads, "prefixCaching": False},
-        "parallelism": {"pipeline": ranks},
+        "quantization": {"weights": weights},
+        "parallelism": {"pipeline": pipeline, "tensor": tensor},
     }
     try:
-        for rank in range(ranks):
+        for rank in range(pipeline * tensor):
             grpc_port, pages = processes.free_port(), processes.free_port()
             ports.append((grpc_port, pages))
             environment = {
@@ -100,16 +102,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("threads", 1), ("prompt", 512), ("new", 128), ("rounds", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--weights", choices=("auto", "none"), default="auto")
     options = parser.parse_args()
     rng = random.Random(0)
     prompts = [[rng.randrange(20, 49_000) for _ in range(options.prompt)] for _ in range(options.rounds)]
-    table, right, same = Table("processes", "first token (s)", "between tokens (ms)", "tokens"), None, True
-    for ranks in (1, 2, 3):
-        with group(ranks, options.threads) as port:
+    table, right, same = Table("pipeline x tensor", "first token (s)", "between tokens (ms)", "tokens"), None, True
+    shapes = [(1, 1), (2, 1), (3, 1), *([(1, 2), (1, 3), (2, 2)] if options.weights == "none" else [])]
+    for pipeline, tensor in shapes:
+        with group(pipeline, tensor, options.threads, options.weights) as port:
             tokens, first, gap = asyncio.run(rounds(port, prompts, options.new))
         right = right or tokens
         same &= tokens == right
-        table.add_row(str(ranks), f"{first:.3f}", f"{gap * 1e3:.2f}", "equal" if tokens == right else "DIFFERENT")
+        table.add_row(
+            f"{pipeline} x {tensor}", f"{first:.3f}", f"{gap * 1e3:.2f}", "equal" if tokens == right else "DIFFERENT"
+        )
     Console().print(table)
     return 0 if same else 1
 

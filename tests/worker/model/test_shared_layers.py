@@ -1,6 +1,7 @@
 """Layers that ranks share: the logits of one process, bit for bit, of every kind of layer. Threads are the ranks."""
 
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import small_models
@@ -8,7 +9,8 @@ import torch
 
 from argosy_api.errors import ModelUnsupportedError
 from argosy_api.pipeline import Place
-from argosy_worker.compute.shared import Sharing
+from argosy_worker.compute.shared import SharedHead, SharedStack, Sharing
+from argosy_worker.compute.stack import Stack
 from argosy_worker.core.batch import RunnerBrokenError, SequenceSlice
 from argosy_worker.core.layout import make_layout
 from argosy_worker.group.remote import RemoteLayers, follow
@@ -83,6 +85,33 @@ def test_logits_are_those_of_one_process(folder, stages):
     assert loaded.kv_heads == 1
     if stages == 1:
         assert loaded.kv_bytes_per_block(16) * 2 == whole.kv_bytes_per_block(16)
+
+
+class Alone:
+    """An exchange without others."""
+
+    def share(self, layout, rows):
+        pass
+
+    def logits(self, rows, head, widths):
+        return head(rows)
+
+
+def fails(*_):
+    raise MemoryError
+
+
+def test_what_fails_while_others_wait_ends_the_group():
+    sharing = Sharing()
+    head = SharedHead(fails, sharing, [8])
+    stack = SharedStack(Stack([fails], [], dtype=torch.float32, device=torch.device("cpu")), sharing)
+    with pytest.raises(RunnerBrokenError, match="has not begun"):
+        head(torch.ones(1, 8))
+    sharing.connect(Alone())
+    with pytest.raises(RunnerBrokenError, match="MemoryError"):
+        head(torch.ones(1, 8))
+    with pytest.raises(RunnerBrokenError, match="MemoryError"):
+        stack(torch.ones(1, 8), torch.zeros(1), SimpleNamespace(layout=None))
 
 
 @pytest.mark.parametrize(

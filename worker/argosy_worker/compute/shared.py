@@ -4,11 +4,13 @@ No sum ever crosses ranks: every number is computed by one rank, from all that o
 answer has the bits of one process. The cost is four exchanges a layer.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from torch import Tensor
 
+from argosy_api.faults import is_fault
 from argosy_worker.compute.adapted import Adapted
 from argosy_worker.compute.attention.backend import AttentionBackend
 from argosy_worker.compute.quant.linear import Linear
@@ -76,8 +78,9 @@ class SharedHead:
         self._linear, self._sharing, self._outputs = linear, sharing, list(outputs)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[rows, hidden] -> [rows, vocab]. Raises RunnerBrokenError when another rank is gone."""
-        return self._sharing.ring.logits(x, self._linear, self._outputs)
+        """[rows, hidden] -> [rows, vocab]. Raises RunnerBrokenError when another rank is gone, or this one fails."""
+        with _together():
+            return self._sharing.ring.logits(x, self._linear, self._outputs)
 
 
 class SharedStack(Stack):
@@ -91,10 +94,17 @@ class SharedStack(Stack):
         self, x: Tensor, positions: Tensor, attention: AttentionBackend, adapted: Adapted | None = None
     ) -> Tensor:
         """As its base does. Raises RunnerBrokenError when another rank is gone, or this one fails."""
-        self._sharing.ring.share(attention.layout, x)
-        try:
+        with _together():
+            self._sharing.ring.share(attention.layout, x)
             return super().__call__(x, positions, attention, adapted)
-        except RunnerBrokenError:
+
+
+@contextlib.contextmanager
+def _together() -> Iterator[None]:
+    """While the other ranks wait for this one: what fails here cannot be told to them, and ends the group."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, RunnerBrokenError) or not is_fault(error):
             raise
-        except Exception as error:
-            raise RunnerBrokenError(f"a step that ranks share failed: {type(error).__name__}") from error
+        raise RunnerBrokenError(f"a step that ranks share failed: {type(error).__name__}") from error
