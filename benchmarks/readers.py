@@ -58,9 +58,8 @@ async def stream(base: str, clients: int, seconds: float) -> tuple[list[float], 
 
 async def never_reads(base: str, leave: asyncio.Event) -> None:
     host, port = base.removeprefix("http://").split(":")
-    raw = json.dumps(
-        {"model": "stormy", "prompt": "a", "n": CHOICES, "max_tokens": 20_000, "ignore_eos": True, "stream": True}
-    ).encode()
+    body = {"model": "stormy", "prompt": "a", "n": CHOICES, "max_tokens": 20_000, "ignore_eos": True, "stream": True}
+    raw = json.dumps({**body, "logprobs": 5}).encode()  # with many bytes to a token, so that they are soon stuck
     quiet = socket.socket()
     quiet.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
     quiet.setblocking(False)

@@ -89,6 +89,11 @@ class Service:
         """Choices that are on their way."""
         return self.admission.running
 
+    @property
+    def _read(self) -> int:
+        """Those of them that somebody reads."""
+        return self.running - sum(w.session.paused for state in self.fleet.states for w in state.workers.values())
+
     @contextlib.contextmanager
     def request(self, api: str) -> Iterator[Request]:
         """Counts one request of a client from its beginning to its end, whatever that is.
@@ -269,7 +274,7 @@ class Service:
                 if self._picks is not None:
                     self._picks.came(job.pick.token)
                 interval = interval_ms(
-                    self.running, read_as_it_comes=read_as_it_comes, by_token=job.params.logprobs is not None
+                    self._read, read_as_it_comes=read_as_it_comes, by_token=job.params.logprobs is not None
                 )
                 flight = Flight(
                     job, self._dispatcher, self.metrics, attempts=self._attempts, interval_ms=interval,

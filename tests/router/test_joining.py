@@ -24,3 +24,12 @@ async def test_workers_are_told(rig, extra, expected):
     assert response.status == 200
     told = [request.message_interval_ms for worker in rig.workers for request in worker.requests]
     assert told == [expected]
+
+
+async def test_answers_that_nobody_reads_do_not_count(rig, monkeypatch):
+    monkeypatch.setattr(rig.router.service.admission, "running", 100)
+    for peer in rig.state.workers.values():
+        monkeypatch.setattr(peer.session, "paused", 25)
+    await rig.post("/v1/completions", {"model": "m", "prompt": "hello", "max_tokens": 3, "stream": True})
+    told = [request.message_interval_ms for worker in rig.workers for request in worker.requests]
+    assert told == [interval_ms(51, read_as_it_comes=True, by_token=False)]

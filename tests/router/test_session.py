@@ -98,8 +98,22 @@ async def test_a_call_that_nobody_reads_is_paused_until_it_is(session, stream):
         stream.tell(stream.chunk(1, i), stream.chunk(2, i))
         assert (await other.read()).index == i
     await eventually(lambda: stream.said()[2:] == [(1, "pause")], "it was paused")
+    assert session.paused == 1
     assert len((await slow.read()).token_ids) == UNREAD_CHUNKS + 5
+    assert session.paused == 0
     await eventually(lambda: [c.pause for c in stream.commands[2:]] == [True, False], "it goes on")
+
+
+async def test_a_call_that_ends_is_paused_no_more(session, stream):
+    calls = [begin(session), begin(session)]
+    for i in range(UNREAD_CHUNKS):
+        stream.tell(stream.chunk(1, i), stream.chunk(2, i))
+    await eventually(lambda: session.paused == 2, "both were paused")
+    calls[0].cancel()
+    calls[0].cancel()
+    assert session.paused == 1
+    stream.replies.put_nowait(error(grpc.StatusCode.UNAVAILABLE, "gone"))
+    await eventually(lambda: session.paused == 0, "the stream broke")
 
 
 async def test_a_worker_that_does_not_pause_is_given_up_for_this_call(session, stream, monkeypatch):

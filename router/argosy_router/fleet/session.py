@@ -61,7 +61,7 @@ class SessionCall:
         while chunks and _follows(chunks[0], chunk):  # whoever reads is behind: a chunk costs him more than its tokens
             _join(chunk, chunks.popleft())
         if self._paused and not chunks and not self._ended:
-            self._paused = False
+            self._pause(yes=False)
             self._session.send(pb.SessionCommand(call=self.number, pause=False))
         return chunk
 
@@ -103,7 +103,7 @@ class SessionCall:
             self._end(None)
             return
         if len(chunks) >= UNREAD_CHUNKS and not self._paused:
-            self._paused = True
+            self._pause(yes=True)
             self._session.send(pb.SessionCommand(call=self.number, pause=True))
         elif len(chunks) >= limits.MAX_STREAM_CHUNKS:  # no worker of ours goes on so long when it was told to pause
             self._session.cancel(self.number)
@@ -119,9 +119,14 @@ class SessionCall:
         if not self._ended:
             self._ended, self._error = True, why
             self._accepted = nobody
+            self._pause(yes=False)
             if self._timer is not None:
                 self._timer.cancel()
         self._wake()
+
+    def _pause(self, *, yes: bool) -> None:
+        self._session.paused += yes - self._paused
+        self._paused = yes
 
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():
@@ -145,6 +150,8 @@ class Session:
     def __init__(self, stub: "rpc.WorkerAsyncStub") -> None:
         self.refused = False
         """The worker does not know sessions, whatever it said: another process has its address."""
+        self.paused = 0
+        """Calls of which nobody reads what has come."""
         self._stub = stub
         self._count = 0
         self._calls: dict[int, SessionCall] = {}
