@@ -88,6 +88,10 @@ async def measure(
     """Rows of the table. `workers`: of the normal clients, and of those who read nothing."""
     base, metrics = f"http://127.0.0.1:{router.http_port}", f"http://127.0.0.1:{router.metrics_port}/metrics"
     await stream(base, clients, 5.0)
+    async with aiohttp.ClientSession() as session:  # the router keeps a stream to each worker it has asked
+        first = {"model": "stormy", "prompt": "a", "max_tokens": 1}
+        async with session.post(base + "/v1/completions", json=first) as answer:
+            await answer.read()
     await asyncio.sleep(LOOK_S)
     tasks, memory = await gauge(metrics, "argosy_router_tasks"), router.resident_bytes
     everyone, cores_alone, cores_beside = [router, *workers], list[float](), list[float]()
