@@ -161,3 +161,12 @@ def test_an_embedding_is_no_wider_than_the_linears_ask(weights, name, error):
     assert torch.equal(found.select(torch.tensor([3, 1])), found.dequantize()[[3, 1]])
     narrow = QuantTensor("F8_E4M3", table.to(torch.float8_e4m3fn).view(torch.uint8), 64)
     assert embedding(narrow, weights) is narrow
+
+
+def test_a_row_of_half_precision_has_its_bits_among_any_number_of_others():
+    wanted = spec("fp16")
+    linear = choose(wanted, KERNELS).kernel.pack(wanted, [from_plain(weight())], None, CPU)
+    x = torch.randn(1, INPUTS)
+    for rows in range(1, 70):
+        found = linear(x.expand(rows, -1))
+        assert all(torch.equal(row, linear(x)[0]) for row in found), rows

@@ -3,16 +3,21 @@
 FBGEMM reads fp16 weights and multiplies and adds in fp32; every element of the result is a chain over the features of
 its own row. Numbers of 8 bits are exact in fp16, and those of bf16 after a power of two is taken from each row, so one
 kernel serves them all: what is held are the rounded numbers, and the rows' scales are multiplied to the result.
+
+Without AVX-512 it computes six rows at a time, and where one or two are left over, these in kernels that sum in another
+order (torch 2.13.0, 1 to 400 rows, on an EPYC of Zen 3). Of a multiple of three rows, it never leaves one or two.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F  # noqa: N812  # the name that torch users know
 from torch import Tensor
 
 from argosy_api.errors import ModelUnsupportedError
 from argosy_worker.compute.quant.formats import QuantTensor
+from argosy_worker.compute.quant.isa import cpu_features
 from argosy_worker.compute.quant.linear import ROWS_AT_ONCE, Linear, LinearSpec, Verdict
 from argosy_worker.compute.quant.rounding import float8, int8, power_of_two
 
@@ -26,9 +31,12 @@ class _HalfLinear:
         with _fbgemm():
             self._packed = torch.ops.quantized.linear_prepack_fp16(weight, None)
         self._scale, self._bias = scale, bias
+        self._multiple = 1 if "avx512" in cpu_features() else 3
 
     def __call__(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.quantized.linear_dynamic_fp16(x.contiguous(), self._packed)
+        rows = len(x)
+        padded = F.pad(x, (0, 0, 0, -rows % self._multiple))
+        y: Tensor = torch.ops.quantized.linear_dynamic_fp16(padded.contiguous(), self._packed)[:rows]
         if self._scale is not None:
             y.mul_(self._scale)
         return y if self._bias is None else y.add_(self._bias)
