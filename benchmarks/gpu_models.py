@@ -16,6 +16,7 @@ from argosy_worker.compute.attention.kv_types import kv_type
 from argosy_worker.compute.attention.triton_paged import PagedTriton
 from argosy_worker.compute.config import DecoderConfig
 from argosy_worker.compute.fused import FusedLayers
+from argosy_worker.compute.graphs import CudaRecord, Graphs
 from argosy_worker.compute.quant.formats import QuantTensor
 from argosy_worker.compute.quant.precision import Precision
 from argosy_worker.compute.torch_runner import TorchRunner
@@ -70,6 +71,8 @@ class Engine:
     """A runner over a random model, and room for so many sequences of so long a context."""
 
     runner: TorchRunner
+    recorded: TorchRunner
+    """The same, from graphs."""
     pages: int
 
     def step(self, batch: int, tokens: int, start: int, params: SamplingParams = GREEDY) -> StepBatch:
@@ -99,7 +102,12 @@ def engine(machine: Machine, model: cost.Model, precision: Precision, batch: int
         dtype=stack.dtype, device=machine.device, kind=kv_type(kv, stack.dtype),
     )  # fmt: skip
     attention = PagedTriton(cache, stack.specs, multiprocessors=machine.multiprocessors)
-    return Engine(TorchRunner(decoder, attention, threads=1, sampler=CUDA), pages)
+    record = (lambda run: run) if machine.dry else CudaRecord()
+    graphs = Graphs(stack, attention, record, longest=source.config.context_length)
+    launched, recorded = (
+        TorchRunner(decoder, attention, threads=1, sampler=CUDA, graphs=found) for found in (None, graphs)
+    )
+    return Engine(launched, recorded, pages)
 
 
 class _Layers(FusedLayers):
@@ -135,9 +143,13 @@ def decode(machine: Machine, copy: float, deadline: float) -> Iterator[dict[str,
                 pages = -(-(context + 2 * PAGE) // PAGE)
                 made.pages = pages
                 row: dict[str, Any] = {"model": name, "weights": form, "sequences": batch, "context": context}
-                for label, params in (("", GREEDY), (" drawn", DRAWN)):
+                for label, params, runner in (
+                    ("", GREEDY, made.recorded),
+                    (" drawn", DRAWN, made.recorded),
+                    (", launched one by one", GREEDY, made.runner),
+                ):
                     step = made.step(batch, 1, context, params)
-                    seconds = _timed(lambda run=made.runner, step=step: run.launch(step).result(), rounds)
+                    seconds = _timed(lambda run=runner, step=step: run.launch(step).result(), rounds)
                     row[f"ms{label}"] = seconds * 1e3
                 found = cost.decode(model, batch, context, bits, group, multiprocessors=machine.multiprocessors)
                 row["tokens/s"] = batch / row["ms"] * 1e3

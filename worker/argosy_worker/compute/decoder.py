@@ -47,10 +47,12 @@ class Decoder:
 
         `attention` is prepared for the step; its cache gets the rows' keys and values.
         """
+        return self.stack(self.embedded(tokens), positions, attention, adapted)
+
+    def embedded(self, tokens: Tensor) -> Tensor:
+        """What the first layer gets: int [rows] -> [rows, hidden]."""
         x: Tensor = self._embed.select(tokens).to(self.stack.dtype)
-        if self.config.embed_scale != 1:
-            x = x * self.config.embed_scale
-        return self.stack(x, positions, attention, adapted)
+        return x * self.config.embed_scale if self.config.embed_scale != 1 else x
 
     def normed(self, hidden: Tensor) -> Floats:
         """After the final norm: [n, hidden] -> fp32 [n, hidden], of numpy."""

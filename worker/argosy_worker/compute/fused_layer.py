@@ -22,6 +22,13 @@ class FusedLayer:
         if isinstance(weights.mlp, DenseMlp):
             self._mlp = FusedMlp(weights.mlp.gate_up, weights.mlp.down, weights.mlp.activation)
 
+    @property
+    def waits(self) -> str:
+        """Why a graph cannot have this layer, where one of its parts says so; empty: it can."""
+        w, mlp = self._weights, self._mlp
+        inner = (mlp.gate_up, mlp.down) if isinstance(mlp, FusedMlp) else ()
+        return next((found for part in (w.qkv, w.o, mlp, *inner) if (found := getattr(part, "waits", ""))), "")
+
     def __call__(self, x: Tensor, step: Step) -> Tensor:
         """Compute the layer."""
         w, spec = self._weights, self._spec

@@ -43,6 +43,11 @@ class FusedMlp:
         """The first product."""
         return self._gate_up
 
+    @property
+    def down(self) -> Linear:
+        """The second product."""
+        return self._down
+
     def __call__(self, x: Tensor, adds: Adds = None) -> Tensor:
         """Compute all rows."""
         return self.after(adapted(self._gate_up, "gate_up", x, adds), adds)

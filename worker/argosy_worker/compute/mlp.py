@@ -69,6 +69,9 @@ def _gelu_(x: Tensor) -> Tensor:
 class ExpertsMlp:
     """A router and its experts."""
 
+    waits = "experts one after another ask the device for each one's rows"
+    """Why no graph has it."""
+
     def __init__(self, router: Linear, experts: Sequence[Mlp], spec: Experts) -> None:
         self._router, self._experts, self._spec = router, experts, spec
 

@@ -60,6 +60,9 @@ class SharedLinear:
     all ranks, in order.
     """
 
+    waits = "ranks wait for one another"
+    """Why no graph has it."""
+
     def __init__(self, linear: Linear, sharing: Sharing, *, outputs: Sequence[int], inputs: Sequence[int] = ()) -> None:
         self._linear, self._sharing, self._outputs, self._inputs = linear, sharing, list(outputs), list(inputs)
 

@@ -1,6 +1,8 @@
 """A loaded model on torch, or a part of one."""
 
+import logging
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 
@@ -12,6 +14,7 @@ from argosy_worker.compute.attention.kv_types import KvType
 from argosy_worker.compute.attention.tiles import tile_size
 from argosy_worker.compute.config import DecoderConfig
 from argosy_worker.compute.decoder import Decoder
+from argosy_worker.compute.graphs import CudaRecord, FixedAttention, Graphs, able
 from argosy_worker.compute.loaded import LoadedModel, LoadedPart
 from argosy_worker.compute.quant.linear import Linear
 from argosy_worker.compute.stack import Stack
@@ -20,6 +23,8 @@ from argosy_worker.compute.warm import warm
 from argosy_worker.core.batch import Runner
 from argosy_worker.sampling.contract import Sampler
 from argosy_worker.sampling.sampler import TORCH
+
+log = logging.getLogger(__name__)
 
 _WARMED_TOKENS = 512
 """That a step has before the worker is ready; a step of more is computed by the same kernels."""
@@ -86,7 +91,12 @@ class TorchModel(TorchPart, LoadedModel):
     ) -> TorchRunner:
         """As its base says."""
         attention = self.make_attention(num_blocks, block_size, touch=touch, host_blocks=host_blocks)
-        return TorchRunner(self.decoder, attention, threads=self.threads, sampler=self.sampler)
+        graphs, verdict = None, able(self.stack, attention)
+        if verdict.ok:
+            found = cast("FixedAttention", attention)
+            graphs = Graphs(self.stack, found, CudaRecord(), longest=self.config.context_length)
+        log.info("graphs: %s (%s)", "on" if verdict.ok else "off", verdict.reason)
+        return TorchRunner(self.decoder, attention, threads=self.threads, sampler=self.sampler, graphs=graphs)
 
     def warm(self, runner: Runner, block_size: int) -> None:
         """As its base says: on a GPU, where kernels are compiled as they are first used."""

@@ -13,6 +13,7 @@ from argosy_worker.compute.adapter import StepAdapters
 from argosy_worker.compute.attention.backend import AttentionBackend
 from argosy_worker.compute.config import DecoderConfig
 from argosy_worker.compute.decoder import Decoder
+from argosy_worker.compute.graphs import Graphs
 from argosy_worker.compute.pooling import Floats
 from argosy_worker.compute.runner import StepRunner
 from argosy_worker.core.batch import Finished, SequenceSlice, StepBatch
@@ -31,10 +32,12 @@ class TorchRunner(StepRunner):
     """A runner over a decoder and its attention."""
 
     def __init__(
-        self, decoder: Decoder, attention: AttentionBackend, *, threads: int, sampler: Sampler = TORCH
-    ) -> None:
+        self, decoder: Decoder, attention: AttentionBackend, *, threads: int, sampler: Sampler = TORCH,
+        graphs: Graphs | None = None,
+    ) -> None:  # fmt: skip
+        """`graphs`: of the decoder's layers, over the same attention."""
         super().__init__(attention.cache, sampler)
-        self._decoder, self._attention, self._threads = decoder, attention, threads
+        self._decoder, self._attention, self._threads, self._graphs = decoder, attention, threads, graphs
         self._held: Held = WeakKeyDictionary()
 
     def launch(self, batch: StepBatch) -> Finished:
@@ -46,10 +49,14 @@ class TorchRunner(StepRunner):
         torch.set_num_threads(threads_for(self._decoder.config, rows, self._threads))
         device = self._decoder.device
         layout = make_layout(slices, self._attention.cache.spec.block_size)
-        self._attention.prepare(layout)
         tokens = np.concatenate([np.asarray(s.tokens, dtype=np.int64) for s in slices])
-        positions = sent(layout.positions, device)
         found = StepAdapters.of(slices)
+        if self._graphs is not None and found is None:
+            hidden = self._graphs(self._decoder.embedded(sent(tokens, device)), layout)
+            if hidden is not None:
+                return hidden
+        self._attention.prepare(layout)
+        positions = sent(layout.positions, device)
         adapted = None if found is None else Adapted(found, device, self._held)
         return self._decoder.hidden(sent(tokens, device), positions, self._attention, adapted)
 

@@ -1,6 +1,7 @@
 """Paged attention by Triton's kernels: an `AttentionBackend` over the same cache as that on torch. Loads Triton."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -12,6 +13,19 @@ from argosy_worker.compute.triton.attention import turn_and_write as write
 from argosy_worker.core.layout import StepLayout
 
 _CODES = {"int8": INT8, "fp8": E4M3}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedStep:
+    """What kernels read of steps of one shape, in memory that stays, and their launches."""
+
+    arrays: step.StepArrays
+    launches: tuple[tiles.Launch, ...]
+
+    @property
+    def positions(self) -> Tensor:
+        """int32 [rows]."""
+        return self.arrays.positions
 
 
 class PagedTriton:
@@ -47,9 +61,23 @@ class PagedTriton:
 
     def prepare(self, layout: StepLayout) -> None:
         """Take up a step: what its kernels read goes to the device, in one copy."""
-        plan = tiles.plan(self._shape, layout.cu_rows, layout.context_lens, invariant=self._invariant)
+        plan = self._plan(layout)
         self._layout, self._launches = layout, plan.launches
         self._arrays = step.put(layout, plan, self.cache.device)
+
+    def fix(self, layout: StepLayout, keys: int) -> FixedStep:
+        """Room for the arrays of steps of this shape, whose sequences have so many keys at most."""
+        plan = self._plan(layout)
+        launches = tuple(replace(launch, keys=keys) for launch in plan.launches)
+        return FixedStep(arrays=step.put(layout, plan, self.cache.device), launches=launches)
+
+    def take(self, fixed: FixedStep, layout: StepLayout) -> None:
+        """`prepare` in this room."""
+        self._layout, self._launches, self._arrays = layout, fixed.launches, fixed.arrays
+        step.put_again(fixed.arrays, layout, self._plan(layout))
+
+    def _plan(self, layout: StepLayout) -> tiles.Plan:
+        return tiles.plan(self._shape, layout.cu_rows, layout.context_lens, invariant=self._invariant)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None = None) -> Tensor:
         """Store keys and values and attend, as the protocol says."""

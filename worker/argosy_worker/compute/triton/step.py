@@ -8,13 +8,15 @@ from torch import Tensor
 
 from argosy_worker.arrays import sent
 from argosy_worker.compute.triton.tiles import Plan
-from argosy_worker.core.layout import StepLayout
+from argosy_worker.core.layout import Ints, StepLayout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepArrays:
     """On the device, int32: of a `StepLayout` and of a `Plan`, as these say."""
 
+    whole: Tensor
+    """All of them, one after another."""
     positions: Tensor
     cu_rows: Tensor
     context_lens: Tensor
@@ -26,14 +28,12 @@ class StepArrays:
 
 def put(layout: StepLayout, plan: Plan, device: torch.device) -> StepArrays:
     """Copy them."""
-    arrays = (
-        layout.positions, layout.cu_rows, layout.context_lens, layout.slots, layout.block_table, plan.sequence,
-        plan.block,
-    )  # fmt: skip
+    arrays = _arrays(layout, plan)
     whole: Tensor = sent(np.concatenate([array.ravel() for array in arrays]), device)
     parts = torch.split(whole, [array.size for array in arrays])
     positions, cu_rows, context_lens, slots, table, sequence, block = parts
     return StepArrays(
+        whole=whole,
         positions=positions,
         cu_rows=cu_rows,
         context_lens=context_lens,
@@ -42,3 +42,16 @@ def put(layout: StepLayout, plan: Plan, device: torch.device) -> StepArrays:
         sequence=sequence,
         block=block,
     )
+
+
+def put_again(held: StepArrays, layout: StepLayout, plan: Plan) -> None:
+    """Copy those of another step of the same shape to the same place."""
+    numbers = np.concatenate([array.ravel() for array in _arrays(layout, plan)])
+    held.whole.copy_(sent(numbers, held.whole.device))
+
+
+def _arrays(layout: StepLayout, plan: Plan) -> tuple[Ints, ...]:
+    return (
+        layout.positions, layout.cu_rows, layout.context_lens, layout.slots, layout.block_table, plan.sequence,
+        plan.block,
+    )  # fmt: skip
