@@ -182,7 +182,7 @@ class Model:
         self.events.append(f"cache of {num_blocks}")
         return SimpleNamespace(store=SimpleNamespace(bytes_per_block=1))
 
-    def warm(self, runner, block_size):
+    def warm(self, runner, block_size, tokens):
         self.events.append("warm")
 
 

@@ -284,7 +284,7 @@ class SimModel:
         del touch
         return SimRunner(self._spec, num_blocks, block_size, host_blocks)
 
-    def warm(self, runner: Runner, block_size: int) -> None:
+    def warm(self, runner: Runner, block_size: int, tokens: int) -> None:
         """There is nothing to compile."""
 
 

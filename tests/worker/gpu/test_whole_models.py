@@ -22,6 +22,7 @@ from argosy_worker.compute.quant.float_cuda import FloatCuda
 from argosy_worker.compute.quant.linear import Verdict
 from argosy_worker.compute.quant.precision import Precision
 from argosy_worker.compute.torch_runner import TorchRunner
+from argosy_worker.compute.triton import paths
 from argosy_worker.compute.triton.machine import Gpu
 from argosy_worker.core.batch import SequenceSlice, StepBatch
 from argosy_worker.models import load_model
@@ -129,10 +130,24 @@ def test_a_gpu_is_warmed_for_all_kinds_of_steps():
     found = list(warm.steps(block_size=16, longest=8192, tokens=2048))
     kinds = {(len(s.slices), len(s.slices[0].tokens), s.slices[0].start > 0) for s in found}
     assert kinds == {
-        (count, tokens, later) for tokens in (1, 4, 16, 200) for count in {1, min(96, 2048 // tokens)} for later in (False, True)
+        (count, tokens, later) for tokens in (1, 4, 16, 32, 200) for count in {1, min(96, 2048 // tokens)} for later in (False, True)
     }  # fmt: skip
     assert all(batch.num_tokens <= 2048 for batch in found)
     for longest in (1, 3, 100):
         for batch in warm.steps(block_size=16, longest=longest, tokens=8):
             assert all(piece.start + len(piece.tokens) <= longest for piece in batch.slices)
             assert batch.num_tokens <= 8
+
+
+def test_steps_of_all_sizes_have_the_tiles_of_those_before_the_worker_is_ready():
+    """Of weights in 8 and 4 bits, of rows in 8 bits, and of experts."""
+    rows = {batch.num_tokens for batch in warm.steps(block_size=16, longest=8192, tokens=2048)}
+    forms = (
+        lambda n: paths.path(rows=n, outputs=4096, inputs=4096, bits=8, group=0, multiprocessors=132).tile,
+        lambda n: paths.path(rows=n, outputs=4096, inputs=4096, bits=4, group=64, multiprocessors=132).tile,
+        lambda n: paths.takes_codes(n) and paths.coded_tile(n),
+        lambda n: [(paths.rows_of_tile(n * 4, count), paths.pairs_at_once(n * 4)) for count in (8, 128)],
+    )
+    for form in forms:
+        warmed = [form(n) for n in rows]
+        assert [n for n in range(1, 8193) if form(n) not in warmed] == []

@@ -78,9 +78,9 @@ class LoadedModel(LoadedPart, ABC):
 
         """
 
-    def warm(self, runner: Runner, block_size: int) -> None:
+    def warm(self, runner: Runner, block_size: int, tokens: int) -> None:
         """Have a runner of this model compute steps that no request waits for; of a group, when all ranks are there.
 
-        Nothing by default.
+        They have as many `tokens` as steps may have. Nothing by default.
         """
-        del runner, block_size
+        del runner, block_size, tokens

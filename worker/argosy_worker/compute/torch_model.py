@@ -26,8 +26,8 @@ from argosy_worker.sampling.sampler import TORCH
 
 log = logging.getLogger(__name__)
 
-_WARMED_TOKENS = 512
-"""That a step has before the worker is ready; a step of more is computed by the same kernels."""
+_WARMED_TOKENS = 2048
+"""That a step has at most before the worker is ready; a step of more is computed by the same kernels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,10 +98,11 @@ class TorchModel(TorchPart, LoadedModel):
         log.info("graphs: %s (%s)", "on" if verdict.ok else "off", verdict.reason)
         return TorchRunner(self.decoder, attention, threads=self.threads, sampler=self.sampler, graphs=graphs)
 
-    def warm(self, runner: Runner, block_size: int) -> None:
+    def warm(self, runner: Runner, block_size: int, tokens: int) -> None:
         """As its base says: on a GPU, where kernels are compiled as they are first used."""
         if self.stack.device.type == "cuda":
-            warm(runner, block_size=block_size, longest=self.config.context_length, tokens=_WARMED_TOKENS)
+            most = min(tokens, _WARMED_TOKENS)
+            warm(runner, block_size=block_size, longest=self.config.context_length, tokens=most)
 
 
 def attention_shape(config: DecoderConfig, block_size: int, kv_heads: int = 0) -> rows.Shape:

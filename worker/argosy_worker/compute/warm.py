@@ -10,7 +10,7 @@ from argosy_api.params import SamplingParams
 from argosy_worker.core.batch import Runner, SequenceSlice, StepBatch
 from argosy_worker.core.blocks import NULL_BLOCK
 
-_TOKENS = (1, 4, 16, 200)
+_TOKENS = (1, 4, 16, 32, 200)
 _LONG = 4096
 _MANY = 96
 """Sequences that fill a GPU without cut keys."""

@@ -57,8 +57,8 @@ class LoadedModel(LoadedPart, Protocol):
         """
         ...
 
-    def warm(self, runner: Runner, block_size: int) -> None:
-        """Have a runner compute steps that no request waits for."""
+    def warm(self, runner: Runner, block_size: int, tokens: int) -> None:
+        """Have a runner compute steps that no request waits for, of at most so many tokens."""
         ...
 
 

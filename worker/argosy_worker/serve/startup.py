@@ -89,10 +89,11 @@ def load(settings: Settings, state: Lifecycle, group: Leader | None = None) -> L
                 one.connect(ring)
         log.info("rows of the group go by %s", backend)
         facts, store = joint(facts, members), Unmoved(store)
-    model.warm(runner, engine.block_size)  # of a group every rank computes these steps, and has its kernels compiled
+    # of a group every rank computes these steps, and has its kernels compiled
+    model.warm(runner, engine.block_size, engine.max_batch_tokens)
     if draft is not None:
         guessing = draft.make_runner(num_blocks, engine.block_size, touch=touch)
-        draft.warm(guessing, engine.block_size)
+        draft.warm(guessing, engine.block_size, engine.max_batch_tokens)
         guesses = DraftModel(
             guessing,
             facts=draft.facts,
