@@ -25,7 +25,7 @@ from argosy_worker.compute.torch_model import attention_shape
 from argosy_worker.core.batch import SequenceSlice
 from argosy_worker.core.layout import make_layout
 from argosy_worker.models.builder import Builder
-from argosy_worker.models.weights import shape_of
+from argosy_worker.models.weights import ALL, shape_of
 
 BLOCK, THREADS = 16, 2
 LENGTHS = (1, 2, 3, 5, 17, 31, 64, 65, 100, 127, 128, 129, 200)
@@ -41,11 +41,11 @@ class Weights:
     def has(self, role):
         return not role.endswith(".bias")
 
-    def matrix(self, role):
-        return from_plain(pattern(*shape_of(CONFIG, role)) * 0.05)
+    def matrix(self, role, rows=ALL, cols=ALL):
+        return from_plain(pattern(*shape_of(CONFIG, role))[rows, cols] * 0.05)
 
-    def vector(self, role):
-        return pattern(1, *shape_of(CONFIG, role))[0] + 1
+    def vector(self, role, part=ALL):
+        return pattern(1, *shape_of(CONFIG, role))[0][part] + 1
 
 
 def main(compute):
