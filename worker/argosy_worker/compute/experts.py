@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from argosy_api.errors import ModelUnsupportedError
 from argosy_worker.compute.config import Activation, Experts
 from argosy_worker.compute.mlp import DenseMlp, ExpertsMlp, Mlp
 from argosy_worker.compute.quant.float_cuda import FloatCuda
 from argosy_worker.compute.quant.groups_cuda import WeightOnlyTriton
-from argosy_worker.compute.quant.linear import Linear, LinearSpec, Verdict
+from argosy_worker.compute.quant.linear import Linear, LinearSpec, Verdict, first_able
 from argosy_worker.compute.triton import machine
 
 _MOST = 1024
@@ -103,10 +102,4 @@ def choose_experts(spec: ExpertsSpec, kernels: Sequence[ExpertsKernel] = KERNELS
         ModelUnsupportedError: none can; the message has every kernel's reason.
 
     """
-    refused: list[str] = []
-    for kernel in kernels:
-        verdict = kernel.can_run(spec)
-        if verdict.ok:
-            return kernel, f"{kernel.name} ({verdict.reason})" + "".join(f"; refused: {r}" for r in refused)
-        refused.append(f"{kernel.name} ({verdict.reason})")
-    raise ModelUnsupportedError("no kernel computes the model's experts: " + ", ".join(refused))
+    return first_able(kernels, lambda kernel: kernel.can_run(spec), "experts")

@@ -11,12 +11,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # the name that torch users know
 from torch import Tensor
 
-from argosy_api.errors import ModelUnsupportedError
 from argosy_worker.compute.adapted import Adapted
 from argosy_worker.compute.attention.backend import AttentionBackend
 from argosy_worker.compute.config import LayerSpec
 from argosy_worker.compute.mlp import Adds, Mlp, adapted
-from argosy_worker.compute.quant.linear import Linear, Verdict
+from argosy_worker.compute.quant.linear import Linear, Verdict, first_able
 from argosy_worker.compute.rope import Rotation, rotate
 from argosy_worker.compute.rope_spec import Rope
 
@@ -137,10 +136,4 @@ def choose_layer(spec: LayerSpec, kernels: Sequence[LayerKernel] = KERNELS) -> t
         ModelUnsupportedError: none can; the message has every kernel's reason.
 
     """
-    refused: list[str] = []
-    for kernel in kernels:
-        verdict = kernel.can_run(spec)
-        if verdict.ok:
-            return kernel, f"{kernel.name} ({verdict.reason})" + "".join(f"; refused: {r}" for r in refused)
-        refused.append(f"{kernel.name} ({verdict.reason})")
-    raise ModelUnsupportedError("no kernel computes the model's layers: " + ", ".join(refused))
+    return first_able(kernels, lambda kernel: kernel.can_run(spec), "layers")

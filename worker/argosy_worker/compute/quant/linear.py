@@ -6,9 +6,9 @@ taken, and why the others were refused is kept for the log. Kernels for other de
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from argosy_api.errors import ModelUnsupportedError
 from argosy_worker.compute.quant.formats import QuantTensor
@@ -26,6 +26,31 @@ class Verdict(NamedTuple):
 
     ok: bool
     reason: str
+
+
+class Named(Protocol):
+    """A kernel of any kind."""
+
+    name: str
+
+
+K = TypeVar("K", bound=Named)
+
+
+def first_able(kernels: Sequence[K], can_run: Callable[[K], Verdict], what: str) -> tuple[K, str]:
+    """The first kernel that can, with the reason.
+
+    Raises:
+        ModelUnsupportedError: none can compute `what`; the message has every kernel's reason.
+
+    """
+    refused: list[str] = []
+    for kernel in kernels:
+        verdict = can_run(kernel)
+        if verdict.ok:
+            return kernel, f"{kernel.name} ({verdict.reason})" + "".join(f"; refused: {r}" for r in refused)
+        refused.append(f"{kernel.name} ({verdict.reason})")
+    raise ModelUnsupportedError(f"no kernel computes the model's {what}: " + ", ".join(refused))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
