@@ -16,10 +16,12 @@ from argosy_api import limits, redis_acl
 from argosy_api.keys import BATCH_FIELD, TENANTS, Keys
 from argosy_api.membership import RoutingPolicy
 from argosy_api.v1 import worker_pb2 as pb
+from argosy_router.clock import now
 from argosy_router.fleet.index_feed import IndexFeed
 from argosy_router.fleet.index_source import parse_lease, parse_load
 from argosy_router.fleet.redis_link import CALL_S
 from argosy_router.routing.index import SLICE, KvIndex, Outcome
+from argosy_router.routing.predictions import Predictions
 
 PREFIX = "a common beginning of several blocks, " * 4
 KEYS = Keys("default", "m")
@@ -103,6 +105,37 @@ async def test_siblings_of_a_burst_stay_together(rig):
     answers = await asyncio.gather(*(ask(rig, f"{i}") for i in range(6)))
     ((_, together),) = Counter(response.headers["x-argosy-worker"] for response, _ in answers).most_common(1)
     assert together >= 5
+
+
+async def test_what_was_sent_to_a_worker_counts_before_its_events_come(make_rig):
+    """One of two workers is followed already: the prompt that the other was just sent is no less there for that."""
+    rig = await make_rig()
+    workers = [Untold(worker_id="w0"), Untold(worker_id="w1")]
+    await rig.add(*workers)
+    rig.state.predictions = Predictions(lag_s=60)
+    first, _ = await ask(rig)
+    assert first.headers["x-argosy-decision"].startswith("kvAware/indexStale:")
+    holder = first.headers["x-argosy-worker"]
+    next(w for w in workers if w.worker_id != holder).told.set()
+    await eventually(lambda: any(w.index_counts(now()) for w in rig.state.workers.values()), what="one is followed")
+    assert not rig.state.workers[holder].index_counts(now())
+    second, body = await ask(rig)
+    assert second.headers["x-argosy-worker"] == holder
+    assert second.headers["x-argosy-decision"].startswith("kvAware:prefix")
+    assert cached(body) == int(second.headers["x-argosy-cached-tokens-predicted"]) > 0
+
+
+class Untold(FakeWorker):
+    """Its events come when they are told to."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.told = asyncio.Event()
+
+    async def SubscribeKvEvents(self, request, context):
+        await self.told.wait()
+        async for batch in super().SubscribeKvEvents(request, context):
+            yield batch
 
 
 async def test_salted_prompts_share_nothing(rig):

@@ -302,6 +302,22 @@ def test_predictions_last_until_computed_and_a_moment_more():
     assert (len(soon), dict(soon.promised())) == (0, {})
 
 
+def test_what_is_promised_is_told_apart_from_what_is_held():
+    """A worker whose events have stopped may hold anything; what was just sent there it will hold."""
+    index, soon = KvIndex(), Predictions()
+    index.join("a", 10)
+    index.join("b", 10)
+    ids = [block(1), block(2), block(3)]
+    index.apply("a", batch(1, 1, stored=[2]))
+    index.apply("b", batch(1, 1, stored=[1, 2, 3]))
+    soon.add(index.bit("a"), [ids[0], ids[2]])
+    soon.add(index.bit("b"), ids[1:])
+    assert index.match(ids, soon) == {"a": 3, "b": 3}
+    assert index.promised(ids, soon) == {"a": 1}
+    index.leave("a")
+    assert index.promised(ids, soon) == {}
+
+
 def test_predictions_are_bounded_and_forgotten():
     """They never outgrow their limit, and go with their worker; its bit may then be another's."""
     soon = Predictions(limit=10)

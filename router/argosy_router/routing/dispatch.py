@@ -240,8 +240,12 @@ class Dispatcher:
         state = job.deployment
         state.predictions.expire(time)
         workers = {w.worker_id: w for w in peers}
-        fresh = {w.worker_id for w in peers if w.index_counts(time)}  # what others hold is not known any more
-        matched = state.index.match(_matched_ids(job), state.predictions)
+        ids = _matched_ids(job)
+        matched = state.index.match(ids, state.predictions)
+        stale = {w.worker_id for w in peers if not w.index_counts(time)}
+        if stale:  # what they hold is not known; what they were just sent is
+            sent = state.index.promised(ids, state.predictions)
+            matched |= {worker: sent.get(worker, 0) for worker in stale}
         card = state.card
         size = card.facts.block_size if card is not None else 1
         most = (len(job.tokens) - 1) // size  # the last token is always computed: its logits are wanted
@@ -254,7 +258,7 @@ class Dispatcher:
             made.append(
                 policy.Candidate(
                     worker=worker.worker_id,
-                    cached=min(matched.get(worker.worker_id, 0), most) * size if worker.worker_id in fresh else 0,
+                    cached=min(matched.get(worker.worker_id, 0), most) * size,
                     queue=worker.books.line(rate, discipline, time),
                     rate=rate,
                     priority=job.priority,
@@ -264,7 +268,7 @@ class Dispatcher:
                     held_blocks=state.index.held(worker.worker_id),
                 )
             )
-        return made, bool(fresh)
+        return made, len(stale) < len(workers)
 
 
 def _matched_ids(job: Job) -> Sequence[bytes]:

@@ -256,6 +256,15 @@ class KvIndex:
             self._extend(found, ids, extra)
         return found
 
+    def promised(self, ids: Sequence[bytes], extra: Predictions) -> dict[str, int]:
+        """The same, of what is predicted alone: what was sent to a worker counts whatever is known of its cache."""
+        found: dict[str, int] = {}
+        for bit, blocks in extra.promised():
+            depth = next((i for i, block in enumerate(ids) if block not in blocks), len(ids))
+            if depth and (worker := self._by_bit.get(bit)) is not None:
+                found[worker] = depth
+        return found
+
     def _extend(self, found: dict[str, int], ids: Sequence[bytes], extra: Predictions) -> None:
         """Goes on with what is promised, where a worker's leading blocks end."""
         for bit, promised in extra.promised():
