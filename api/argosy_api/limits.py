@@ -118,9 +118,10 @@ MAX_REQUEST_BYTES = 64 * 1024 * 1024
 """The same, of one request."""
 MAX_CONNECTIONS = 8192
 """HTTP connections to the router."""
-MAX_UNSENT_BYTES = 128 * 1024
-"""What the system holds of an answer that its client does not read, of one HTTP connection (Linux adds half). Left to
-itself it takes 3 to 4 MB, which a router's pod is charged with, before the router hears that nobody reads."""
+MAX_UNSENT_BYTES = 16 * 1024
+"""Of an answer that its client does not read: what the system holds, and again what waits for the system, of one HTTP
+connection. Left to itself Linux takes 3 to 4 MB, which a router's pod is charged with, before the router hears that
+nobody reads. What is on its way to a client that reads does not count."""
 MAX_CALLS = 1024
 """gRPC calls of one connection to the router at once."""
 MAX_ALL_CALLS = 4096

@@ -172,7 +172,7 @@ class Router:
             raise grpc_common.PortTakenError(
                 f"cannot listen on {net.address(host, port)} for {what}: {error.strerror}"
             ) from error
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.MAX_UNSENT_BYTES)  # of its connections, too
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limits.MAX_UNSENT_BYTES)  # theirs, too
         runner: web.AppRunner
         if connections is None:
             runner = web.AppRunner(app, **options)

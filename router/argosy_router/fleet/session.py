@@ -19,7 +19,7 @@ from argosy_router.fleet.calls import Metadata, nobody
 
 MESSAGE_BYTES = 1024 * 1024
 """A message that has so many takes no further command, so that it stays below what one may have."""
-UNREAD_CHUNKS = 64
+UNREAD_CHUNKS = 16
 """Where a call has so many that nobody has read, its worker is told to pause; and to go on when all are read."""
 
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}

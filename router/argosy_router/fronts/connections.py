@@ -62,6 +62,7 @@ class _Guard(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """With TLS only after the handshake; of one that fails nothing is told."""
         self.transport = cast("asyncio.WriteTransport", transport)
+        self.transport.set_write_buffer_limits(high=limits.MAX_UNSENT_BYTES)
         self._handler.connection_made(transport)
         self._connections.opened(self._handler, self)
 
