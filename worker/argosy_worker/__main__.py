@@ -7,9 +7,10 @@ import threading
 
 from argosy_api import logs
 from argosy_api.errors import InvalidArgumentError
-from argosy_api.process import EXIT_CONFIG, Termination
+from argosy_api.process import EXIT_CONFIG, EXIT_FAULT, Termination
 from argosy_api.tracing import tracing
 from argosy_worker.serve import app, hosting
+from argosy_worker.serve.pod import end_with_parent
 from argosy_worker.serve.settings import parse
 
 
@@ -25,6 +26,8 @@ def main() -> int:
     except InvalidArgumentError as error:
         hosting.refuse(Termination(error.reason, error.message), os.environ)
         return EXIT_CONFIG
+    if settings.parent and not end_with_parent(settings.parent):
+        return EXIT_FAULT
     code = app.run(settings, traced)
     if any(thread.name in ("engine", "group") for thread in threading.enumerate()):
         # Still loading or in a step: compute libraries crash when the interpreter ends under them. And what joins the

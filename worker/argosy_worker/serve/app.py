@@ -22,10 +22,11 @@ from argosy_worker.group.leader import Leader
 from argosy_worker.kv_events.log import KvEventLog
 from argosy_worker.serve import member
 from argosy_worker.serve.adapters import NO_SOURCE, Adapters
-from argosy_worker.serve.hosting import StartError, bind, first, give_up, stop_signals, tell
+from argosy_worker.serve.hosting import Loss, StartError, bind, first, give_up, lose, stop_signals, tell
 from argosy_worker.serve.lifecycle import Lifecycle
 from argosy_worker.serve.messages import model_info, served_model
 from argosy_worker.serve.pages import MetricsServer
+from argosy_worker.serve.pod import LocalRanks
 from argosy_worker.serve.server import make_server
 from argosy_worker.serve.serving import Serving
 from argosy_worker.serve.settings import Settings
@@ -41,7 +42,7 @@ def run(settings: Settings, tracing: Tracing | None = None) -> int:
     state = Lifecycle()
     metrics = WorkerMetrics(model=settings.served_name, worker=settings.worker_id)
     try:
-        pages = MetricsServer(settings.host, settings.metrics_port, metrics=metrics, state=state)
+        pages = MetricsServer(settings.served_host, settings.metrics_port, metrics=metrics, state=state)
     except OSError as error:
         return give_up(state, "CannotListen", f"metrics port {settings.metrics_port}: {error.strerror}")
     try:
@@ -71,15 +72,23 @@ async def _serve(
     port = bind(server, settings)
     await server.start()
     stop = stop_signals(loop)
-    lost: asyncio.Future[str] = loop.create_future()
+    lost: asyncio.Future[Loss] = loop.create_future()
     group = _lead(settings, loop, lost, stop)
-    log.info("listening on %s:%d (gRPC) and %d (metrics); loading", settings.host, port, pages.port)
+    host, group_port = settings.group_leader
+    ranks = LocalRanks(
+        settings,
+        (host, group_port or (group.port if group is not None else 0)),
+        loop=loop,
+        lost=partial(tell, loop, lost),
+        left=partial(loop.call_soon_threadsafe, stop.set),
+    )
+    log.info("listening on %s:%d (gRPC) and %d (metrics); loading", settings.served_host, port, pages.port)
     try:
         thread = _EngineThread(settings, state, metrics, events, loop=loop, group=group)
         await first((thread.engine, lost), stop)
         if not thread.engine.done():
             if lost.done():
-                return _lose_group(state, lost.result())
+                return await _lose_group(state, ranks, lost.result())
             log.info("told to stop while loading")
             return EXIT_OK
         engine = thread.engine.result()
@@ -107,8 +116,10 @@ async def _serve(
                 serving.end_streams()
                 await server.stop(_GRACE_S)  # for the last words of the streams
             if lost.done():
-                return _lose_group(state, lost.result())
+                return await _lose_group(state, ranks, lost.result())
             if not engine.alive:
+                if (loss := await ranks.cause(None)) is not None:
+                    return lose(state, loss)
                 give_up(state, "EngineFailed", f"the engine has died ({engine.failure}); the log has the cause")
                 return EXIT_FAULT
             state.enter(Phase.DRAINING)
@@ -121,15 +132,17 @@ async def _serve(
         await asyncio.wait({thread.ended}, timeout=_GRACE_S)
         if group is not None:
             group.end()
+            ranks.wait(_GRACE_S)
         return EXIT_OK
     finally:
+        ranks.close()
         await server.stop(_GRACE_S if state.now.phase is Phase.DRAINING else 0)
         if tracing is not None:
             await tracing.close()
 
 
 def _lead(
-    settings: Settings, loop: asyncio.AbstractEventLoop, lost: asyncio.Future[str], stop: asyncio.Event
+    settings: Settings, loop: asyncio.AbstractEventLoop, lost: asyncio.Future[Loss], stop: asyncio.Event
 ) -> Leader | None:
     """Rank 0 of a group takes the others in; None where the worker is one process."""
     if settings.ranks == 1:
@@ -142,21 +155,20 @@ def _lead(
     _, port = settings.group_leader
     try:
         return Leader(
-            settings.host,
+            settings.group_host,
             port,
             ranks=settings.ranks,
             parts=settings.place.parts,
             spec=settings.spec.argument(),
-            lost=lambda why: tell(loop, lost, why),
+            lost=lambda why: tell(loop, lost, Loss(why)),
             leaving=leaving,
         )
     except OSError as error:
         raise StartError(f"group port {port}: {error.strerror}") from error
 
 
-def _lose_group(state: Lifecycle, why: str) -> int:
-    give_up(state, "GroupLost", f"{why}; the whole group begins anew")
-    return EXIT_FAULT
+async def _lose_group(state: Lifecycle, ranks: LocalRanks, loss: Loss) -> int:
+    return lose(state, await ranks.cause(loss) or loss)
 
 
 class _EngineThread:

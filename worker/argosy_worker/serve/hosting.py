@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 
@@ -22,6 +22,18 @@ log = logging.getLogger(__name__)
 
 class StartError(Exception):
     """The process cannot start, and why."""
+
+
+GROUP_LOST = "GroupLost"
+_ANEW = "; the whole group begins anew"
+
+
+class Loss(NamedTuple):
+    """What ends a process because of another one that shares its model."""
+
+    why: str
+    reason: str = GROUP_LOST
+    code: int = EXIT_FAULT
 
 
 def tell(
@@ -58,11 +70,11 @@ async def first(futures: Collection[asyncio.Future[Any]], stop: asyncio.Event) -
 
 def bind(server: grpc.aio.Server, settings: Settings) -> int:
     """Take the gRPC port. Raises StartError."""
-    address = net.address(settings.host, settings.grpc_port)
+    address = net.address(settings.served_host, settings.grpc_port)
     try:
         return server.add_insecure_port(address)
     except RuntimeError as error:
-        why = net.why_not(settings.host, settings.grpc_port)
+        why = net.why_not(settings.served_host, settings.grpc_port)
         raise StartError(f"gRPC port {settings.grpc_port}: cannot listen on {address}: {why}") from error
 
 
@@ -88,6 +100,12 @@ def give_up(state: Lifecycle, reason: str, message: str) -> int:
     state.enter(Phase.FAILED, message, reason=reason)
     refuse(Termination(reason, message), os.environ)
     return EXIT_CONFIG
+
+
+def lose(state: Lifecycle, loss: Loss) -> int:
+    """Say that another process is lost; returns the exit code."""
+    give_up(state, loss.reason, loss.why if loss.code == EXIT_CONFIG else loss.why.removesuffix(_ANEW) + _ANEW)
+    return loss.code
 
 
 def refuse(why: Termination, environment: Mapping[str, str]) -> None:

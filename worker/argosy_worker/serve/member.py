@@ -6,10 +6,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from argosy_api.errors import ModelInvalidError
 from argosy_api.faults import is_fault
-from argosy_api.process import EXIT_FAULT, EXIT_OK
+from argosy_api.process import EXIT_OK
 from argosy_api.worker_status import Phase, ServedModel
 from argosy_worker.core.batch import RunnerBrokenError
 from argosy_worker.engine.metrics import WorkerMetrics
@@ -17,9 +18,10 @@ from argosy_worker.group.backend import offer
 from argosy_worker.group.leader import Hello
 from argosy_worker.group.member import Member
 from argosy_worker.kv_events.log import KvEventLog
-from argosy_worker.serve.hosting import bind, first, give_up, stop_signals, tell
+from argosy_worker.serve.hosting import Loss, bind, first, lose, stop_signals, tell
 from argosy_worker.serve.lifecycle import Lifecycle
 from argosy_worker.serve.pages import MetricsServer
+from argosy_worker.serve.pod import LocalRanks
 from argosy_worker.serve.server import make_server
 from argosy_worker.serve.serving import Serving
 from argosy_worker.serve.settings import Settings
@@ -30,6 +32,8 @@ log = logging.getLogger(__name__)
 
 _SLACK_S = 5.0
 """Beyond the drain: for rank 0 to let everybody go."""
+_GRACE_S = 2.0
+"""For others of this pod to go."""
 
 
 async def serve(settings: Settings, state: Lifecycle, metrics: WorkerMetrics, pages: MetricsServer) -> int:
@@ -47,19 +51,31 @@ async def serve(settings: Settings, state: Lifecycle, metrics: WorkerMetrics, pa
     await server.start()
     stop = stop_signals(loop)
     host, group_port = settings.group_leader
-    log.info("rank %d of %d, on %s:%d (health) and %d", settings.rank, settings.ranks, settings.host, port, pages.port)
-    ended: asyncio.Future[str] = loop.create_future()
+    log.info(
+        "rank %d of %d, on %s:%d (health) and %d", settings.rank, settings.ranks, settings.served_host, port, pages.port
+    )
+    ended: asyncio.Future[Loss | None] = loop.create_future()
     joined: asyncio.Future[ServedModel] = loop.create_future()
-    member = Member(host, group_port, own_host=settings.host, ended=lambda why: tell(loop, ended, why))
+    tell_end = partial(tell, loop, ended)
+    member = Member(
+        host, group_port, own_host=settings.group_host, ended=lambda why: tell_end(Loss(why) if why else None)
+    )
+    ranks = LocalRanks(
+        settings,
+        settings.group_leader,
+        loop=loop,
+        lost=tell_end,
+        left=partial(loop.call_soon_threadsafe, stop.set),
+    )
 
     def work() -> None:
         try:
             _compute(settings, state, member, lambda model: tell(loop, joined, model))
         except RunnerBrokenError as error:
-            tell(loop, ended, str(error))
+            tell_end(Loss(str(error)))
         except BaseException as error:  # noqa: BLE001 - handed to the event loop
             panic = is_fault(error) and not isinstance(error, Exception)
-            tell(loop, ended, error=ModelInvalidError(f"a library failed: {error}") if panic else error)
+            tell_end(error=ModelInvalidError(f"a library failed: {error}") if panic else error)
 
     threading.Thread(target=work, name="engine", daemon=True).start()
     try:
@@ -74,11 +90,13 @@ async def serve(settings: Settings, state: Lifecycle, metrics: WorkerMetrics, pa
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(settings.spec.drain.timeout_seconds + _SLACK_S):
                     await asyncio.shield(ended)
-        if not ended.done() or not ended.result():
+        loss = ended.result() if ended.done() else None
+        if loss is None:
+            ranks.wait(_GRACE_S)
             return EXIT_OK
-        give_up(state, "GroupLost", f"{ended.result()}; the whole group begins anew")
-        return EXIT_FAULT
+        return lose(state, await ranks.cause(loss) or loss)
     finally:
+        ranks.close()
         await server.stop(0)
 
 

@@ -7,11 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from argosy_api import net, process, worker_spec
+from argosy_api.arrangement import Arrangement, arrange, share
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.model_uri import ModelUri
 from argosy_api.pipeline import Place
 from argosy_api.resource import EngineSpec
 from argosy_api.worker_spec import WorkerSpec
+from argosy_worker.machine import usable_cores
+
+GPUS = "CUDA_VISIBLE_DEVICES"
+"""What the CUDA libraries of a process see."""
+_HERE = "127.0.0.1"
+_MOST_PID = 1 << 22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +35,12 @@ class Settings:
     metrics_port: int = 9001
     rank: int = 0
     """Of this process in its group."""
+    local_ranks: int = 1
+    """Processes of this pod that share the model."""
+    gpus: tuple[str, ...] = ()
+    """For each rank of this pod what CUDA may show it; nothing where it has one rank."""
+    parent: int = 0
+    """Process id of the one that started this rank of its pod; 0 for a pod's first."""
     group_leader: tuple[str, int] = ("", 0)
     """Where rank 0 of the group takes the others in."""
     redis_url: str = ""
@@ -50,6 +63,31 @@ class Settings:
     def place(self) -> Place:
         """Of this process in its group."""
         return Place(self.rank, self.spec.parallelism.pipeline, self.spec.parallelism.tensor)
+
+    @property
+    def arrangement(self) -> Arrangement:
+        """How the ranks lie in pods."""
+        return arrange(self.place.parts, self.place.stages, self.local_ranks)
+
+    @property
+    def local_rank(self) -> int:
+        """Of this process in its pod."""
+        return self.rank % self.local_ranks
+
+    @property
+    def served_host(self) -> str:
+        """Where its ports are. Those of a pod's further ranks are asked by nobody outside."""
+        return _HERE if self.local_rank else self.host
+
+    @property
+    def group_host(self) -> str:
+        """Where the other ranks reach this one."""
+        return _HERE if self.arrangement.pods == 1 else self.host
+
+    @property
+    def threads(self) -> int:
+        """Of this process, for computing: its share of the pod's."""
+        return share(self.engine.threads or usable_cores(), self.local_ranks, self.local_rank)
 
     @property
     def model_uri(self) -> ModelUri:
@@ -76,7 +114,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         help='what to serve, in the resource\'s own terms, as JSON: {"model": {"uri": "sim://m", "servedName": "m"}}',
     )
     spec = WorkerSpec.parse(parser.parse_args(arguments).spec)
-    rank, leader = _place(environment, spec.parallelism.ranks)
+    rank, local, leader = _place(environment, spec)
     deployment = environment.get(process.DEPLOYMENT) or spec.model.served_name or ""
     return Settings(
         spec=spec,
@@ -87,6 +125,9 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         grpc_port=process.port(environment, process.GRPC_PORT, 9000),
         metrics_port=process.port(environment, process.METRICS_PORT, 9001),
         rank=rank,
+        local_ranks=local,
+        gpus=_gpus(environment, local),
+        parent=_number(environment, process.PARENT, 0, 0, _MOST_PID),
         group_leader=leader,
         redis_url=process.redis_url(environment),
         adapters=Path(listed) if (listed := environment.get(process.ADAPTERS)) else None,
@@ -94,14 +135,42 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     )
 
 
-def _place(environment: Mapping[str, str], ranks: int) -> tuple[int, tuple[str, int]]:
-    """Rank of this process, and where rank 0 is."""
-    if ranks == 1:
-        return 0, ("", 0)
-    rank, leader = environment.get(process.RANK, ""), environment.get(process.GROUP_LEADER, "")
-    if not rank.isascii() or not rank.isdigit() or len(rank) > 4 or int(rank) >= ranks:
-        raise InvalidArgumentError(process.RANK, f"is {rank[:20]!r}; must be 0 to {ranks - 1} with parallelism")
+def _place(environment: Mapping[str, str], spec: WorkerSpec) -> tuple[int, int, tuple[str, int]]:
+    """Rank of this process, ranks of its pod, and where rank 0 is (port 0: in this process, at any free one)."""
+    parallelism = spec.parallelism
+    local = _number(environment, process.LOCAL_RANKS, 1, 1, parallelism.ranks)
+    try:
+        arrangement = arrange(parallelism.tensor, parallelism.pipeline, local)
+    except ValueError as error:
+        raise InvalidArgumentError(process.LOCAL_RANKS, str(error)) from None
+    own = _number(environment, process.LOCAL_RANK, 0, 0, local - 1)
+    if arrangement.pods == 1 and not own:
+        return 0, local, (_HERE if local > 1 else "", 0)
+    pod = 0 if arrangement.pods == 1 else _number(environment, process.RANK, None, 0, arrangement.pods - 1)
+    leader = environment.get(process.GROUP_LEADER, "")
     host, _, port = leader.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port[:6]) < 65536:
         raise InvalidArgumentError(process.GROUP_LEADER, f"is {leader[:80]!r}; must be host:port with parallelism")
-    return int(rank), (host.strip("[]"), int(port))
+    return arrangement.ranks(pod)[own], local, (host.strip("[]"), int(port))
+
+
+def _gpus(environment: Mapping[str, str], ranks: int) -> tuple[str, ...]:
+    """Of all GPUs that the pod may see, one for each of its ranks, by the names that CUDA knows."""
+    named = environment.get(GPUS)
+    if ranks == 1 or environment.get(process.LOCAL_RANK):  # whoever has started this one has chosen
+        return ()
+    if named == "":
+        return ("",) * ranks
+    found = [part.strip() for part in named.split(",")] if named else [str(number) for number in range(ranks)]
+    if len(found) < ranks:
+        raise InvalidArgumentError(GPUS, f"names {len(found)} GPUs; {ranks} ranks of this pod have one each")
+    return tuple(found[:ranks])
+
+
+def _number(environment: Mapping[str, str], variable: str, default: int | None, least: int, most: int) -> int:
+    """What a variable says; without a default it is needed."""
+    text = environment.get(variable) or ("" if default is None else str(default))
+    if not text.isascii() or not text.isdigit() or len(text) > len(str(_MOST_PID)) or not least <= int(text) <= most:
+        problem = f"is {text[:20]!r}; must be {least} to {most} with parallelism"
+        raise InvalidArgumentError(variable, problem)
+    return int(text)

@@ -70,9 +70,15 @@ def size_cache(
     A block has room for the keys and values of the draft model, too. `most`: no more blocks than that.
 
     Raises:
-        ModelDoesNotFitError, ModelUnsupportedError: as `argosy_api.memory.size_cache` does.
+        ModelDoesNotFitError, ModelUnsupportedError: as `argosy_api.memory.size_cache` does; or several processes are
+            to take the same memory.
 
     """
+    if settings.local_ranks > 1 and model.facts.device == "cpu" and settings.engine.kv_cache_bytes is None:
+        raise ModelUnsupportedError(
+            f"{settings.local_ranks} processes of a pod are to compute on its CPUs (it has no GPUs), where none knows "
+            "what the others take of the memory: engine.kvCacheMemory is needed, the cache of each"
+        )
     block_size = settings.engine.block_size
     context = model.facts.context_length
     per_block = sum(m.kv_bytes_per_block(block_size) for m in (model, draft) if m is not None)

@@ -22,7 +22,6 @@ from argosy_worker.engine.trace import StepTrace
 from argosy_worker.group.backend import choose, offer
 from argosy_worker.group.leader import Leader, joint
 from argosy_worker.group.unmoved import Unmoved
-from argosy_worker.machine import usable_cores
 from argosy_worker.serve.adapter_source import adapter_source
 from argosy_worker.serve.adapters import NO_SOURCE, Source
 from argosy_worker.serve.lifecycle import Lifecycle
@@ -213,7 +212,7 @@ def options(settings: Settings) -> dict[str, Any]:
         "kv_cache": numbers.kv_cache,
         "compute": engine.compute,
         "device": engine.device,
-        "threads": engine.threads or usable_cores(),
+        "threads": settings.threads,
         "block_size": engine.block_size,
         "max_model_len": settings.spec.model.max_model_len,
     }
