@@ -44,7 +44,7 @@ ADVICE: dict[str, str] = {
     "PodCreationFailed": "Look at quotas and admission policies of the namespace (kubectl describe resourcequota).",
     # placement
     "Unschedulable": "Compare spec.placement and spec.resources with the nodes (kubectl describe nodes).",
-    "InsufficientGpu": "Add a node with such a GPU and its device plugin, free one, or change spec.resources.gpu.",
+    "InsufficientGpu": "Add a node with so many GPUs and its device plugin, free some, or change spec.resources.gpu.",
     "InsufficientCpu": "Lower spec.resources.cpu, or add a node.",
     "InsufficientMemory": "Lower spec.resources.memory (argosy plan -f FILE says what is needed), or add a node.",
     "ClaimNotFound": "Create the PersistentVolumeClaim that the message names, or correct its name in the resource.",

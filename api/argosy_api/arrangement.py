@@ -8,8 +8,8 @@ it. One pod is a worker like any other; several are a group.
 from typing import NamedTuple
 
 MESSAGE = (
-    "is how many ranks of parallelism a pod has: it must divide tensor, or be a multiple of tensor that divides tensor "
-    "times pipeline (1 for a model on one GPU)"
+    "is how many of the parts that parallelism makes a pod has: it must divide tensor, or be a multiple of tensor that "
+    "divides tensor times pipeline (1 where the model is not cut)"
 )
 
 

@@ -1,8 +1,8 @@
-"""Rules about models that several pods share; `rules` has all of them."""
+"""Rules about models that several processes share; `rules` has all of them."""
 
 from collections.abc import Callable, Iterator
 
-from argosy_api import limits
+from argosy_api import arrangement, limits
 from argosy_api.rule import Document, Rule, scheme
 
 _MOST = limits.MAX_PIPELINE
@@ -36,8 +36,18 @@ def _rules() -> Iterator[Rule]:
     yield Rule(
         "spec.parallelism", "tensor",
         f"self.tensor * self.pipeline <= {_MOST}",
-        f"times pipeline must be at most {_MOST}, the pods of a group",
+        f"times pipeline must be at most {_MOST}",
         lambda p: bool(p["tensor"] * p["pipeline"] <= _MOST),
+    )  # fmt: skip
+    yield Rule(
+        "spec", "resources.gpu.count",
+        "!has(self.resources.gpu) || self.parallelism.tensor % self.resources.gpu.count == 0 || "
+        "(self.resources.gpu.count % self.parallelism.tensor == 0 && "
+        "(self.parallelism.tensor * self.parallelism.pipeline) % self.resources.gpu.count == 0)",
+        arrangement.MESSAGE,
+        lambda s: arrangement.possible(
+            s["parallelism"]["tensor"], s["parallelism"]["pipeline"], s["resources"].get("gpu", {"count": 1})["count"]
+        ),
     )  # fmt: skip
     for name in ("pipeline", "tensor"):
         for cel, message, refused in _REFUSED:

@@ -200,7 +200,7 @@ MAX_RENDERED_CHAT_BYTES = 8 * 1024 * 1024
 MAX_DRAFT = 16
 """Tokens that are guessed ahead for one request in one step."""
 MAX_PIPELINE = 16
-"""Pods that share one model."""
+"""Processes that share one model."""
 MAX_GROUP_CONNECTIONS = 4 * MAX_PIPELINE
 """To rank 0 of a group at a time; one for each other rank is of use."""
 MAX_GROUP_MESSAGE = 64 * 1024

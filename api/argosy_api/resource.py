@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from argosy_api import limits, quantity, rules
+from argosy_api.arrangement import Arrangement, arrange
 from argosy_api.checking import all_problems
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.model_uri import ModelUri
@@ -103,8 +104,8 @@ class InferenceDeploymentSpec(Strict):
     quantization: QuantizationSpec = QuantizationSpec()
     """In what numbers a worker holds weights and KV cache."""
     parallelism: ParallelismSpec = ParallelismSpec()
-    """How many pods share the model: a worker is a group of them then, and `replicas` counts groups
-    (docs/several-nodes.md)."""
+    """Into how many parts the model is cut, for several GPUs of a pod (docs/gpu.md) or several pods: a worker is a
+    group of these then, and `replicas` counts groups (docs/several-nodes.md)."""
     resources: ResourcesSpec = ResourcesSpec()
     """What one worker asks its node for; of a group each pod."""
     image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
@@ -121,6 +122,12 @@ class InferenceDeploymentSpec(Strict):
     """How many workers may be away at once."""
     drain: DrainSpec = DrainSpec()
     """How a worker that must go ends."""
+
+    @property
+    def arrangement(self) -> Arrangement:
+        """Pods of a worker, and processes in each. Raises ValueError for what `rules` refuses."""
+        per_pod = 1 if self.resources.gpu is None else self.resources.gpu.count
+        return arrange(self.parallelism.tensor, self.parallelism.pipeline, per_pod)
 
     @property
     def workers(self) -> int:

@@ -173,7 +173,7 @@ def _scheduling(pod: PodView) -> Problem:
     elif gpu is not None:
         reason = Reason.INSUFFICIENT_GPU
         advice = (
-            f"No node has {gpu[1]} to spare: add such a node (and its device plugin), free one, "
+            f"No node has as many {gpu[1]} to spare: add such a node (and its device plugin), free one, "
             "or change spec.resources.gpu or spec.placement."
         )
     elif "insufficient memory" in lower:

@@ -65,7 +65,7 @@ def group(resource: InferenceDeployment, *, name: str, track: str, revision_hash
 
 def marks(resource: InferenceDeployment) -> dict[str, str]:
     """Labels by which a group's pods differ from workers that are one pod each."""
-    name, size = resource.metadata.name, resource.spec.parallelism.ranks
+    name, size = resource.metadata.name, resource.spec.arrangement.pods
     return labels.group_selector(name) | {labels.GROUP_SIZE: str(size)}
 
 

@@ -134,7 +134,7 @@ def network_policy(resource: InferenceDeployment, settings: PlanSettings) -> Man
 
 def is_grouped(resource: InferenceDeployment) -> bool:
     """Whether a worker of the resource is a group of pods."""
-    return resource.spec.parallelism.ranks > 1
+    return resource.spec.arrangement.pods > 1
 
 
 def deployment(

@@ -104,6 +104,8 @@ def _environment(
     }
     if any(uri.scheme == "hf" for uri in resource.model_uris):
         fixed[process.MODEL_CACHE] = CACHE_PATH
+    if (local := resource.spec.arrangement.local) > 1:
+        fixed[process.LOCAL_RANKS] = str(local)
     if _takes_adapters(resource):
         fixed[process.ADAPTERS] = f"{labels.ADAPTERS_PATH}/{adapters.FILE}"
     env: list[Manifest] = [
@@ -142,6 +144,10 @@ def _volumes(resource: InferenceDeployment) -> tuple[list[Manifest], list[Manife
     spec = resource.spec
     volumes: list[Manifest] = [{"name": "tmp", "emptyDir": {}}]
     mounts: list[Manifest] = [{"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108 - in the pod
+    if spec.arrangement.local > 1:
+        # what NCCL passes between processes of a pod lies there, and a container has 64 MiB of it
+        volumes.append({"name": "shared", "emptyDir": {"medium": "Memory"}})
+        mounts.append({"name": "shared", "mountPath": "/dev/shm"})  # noqa: S108 - in the pod
     if _takes_adapters(resource):
         # always, and optional: the first adapter must not change what the pods are made of
         volumes.append({"name": "adapters", "configMap": {"name": adapters_name(resource), "optional": True}})

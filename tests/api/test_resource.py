@@ -144,6 +144,27 @@ REFUSED = [
     ({"parallelism": {"tensor": 17}, "model__uri": "hf://a/b"}, "spec.parallelism.tensor"),
     ({"parallelism": {"tensor": 4, "pipeline": 5}, "model__uri": "hf://a/b"}, "spec.parallelism.tensor"),
     ({"parallelism": {"tensor": 2}, "model__uri": "hf://a/b", "disaggregation": {}}, "spec.parallelism.tensor"),
+    ({"resources__gpu": {"count": 2}, "model__uri": "hf://a/b"}, "spec.resources.gpu.count"),
+    (
+        {"parallelism": {"tensor": 2}, "resources__gpu": {"count": 4}, "model__uri": "hf://a/b"},
+        "spec.resources.gpu.count",
+    ),
+    (
+        {"parallelism": {"tensor": 3}, "resources__gpu": {"count": 2}, "model__uri": "hf://a/b"},
+        "spec.resources.gpu.count",
+    ),
+    (
+        {"parallelism": {"tensor": 2, "pipeline": 3}, "resources__gpu": {"count": 4}, "model__uri": "hf://a/b"},
+        "spec.resources.gpu.count",
+    ),
+    (
+        {"parallelism": {"tensor": 3, "pipeline": 2}, "resources__gpu": {"count": 2}, "model__uri": "hf://a/b"},
+        "spec.resources.gpu.count",
+    ),
+    (
+        {"parallelism": {"tensor": 16}, "resources__gpu": {"count": 17}, "model__uri": "hf://a/b"},
+        "spec.resources.gpu.count",
+    ),
     (
         {"parallelism": {"tensor": 2}, "model__uri": "hf://a/b", "engine__kvCacheHostMemory": "1Gi"},
         "spec.parallelism.tensor",

@@ -307,6 +307,14 @@ def test_a_group_on_gpus_is_planned_as_its_fullest_pod(planned):
     assert (shared.gpus, shared.plan.budget.device) == (4, "cuda")
     cut = planned("llama-3.1-70b", gpu="h100", parallelism={"tensor": 4}, resources={"gpu": {}})
     assert (cut.plan.fits, cut.gpus, 4 * cut.plan.needs.kv_token) == (True, 4, alone.plan.needs.kv_token)
+    in_pods = [
+        planned("llama-3.1-70b", gpu="h100", parallelism={"tensor": 4}, resources={"gpu": {"count": count}}, replicas=3)
+        for count in (1, 2, 4)
+    ]
+    assert [item.plan.needs for item in in_pods] == [cut.plan.needs] * 3
+    assert [item.pods for item in in_pods] == [4, 2, 1]
+    told = ["3 x 4 pods, each with", "3 x 2 pods x 2 GPUs, each with", "3 x 4 GPUs, each with"]
+    assert [words in show_of(item) for words, item in zip(told, in_pods, strict=True)] == [True] * 3
     assert not any(
         "tensor" in words for words in planned("llama-3.1-70b", gpu="t4", parallelism={"pipeline": 2}).nearest
     )

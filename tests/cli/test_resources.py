@@ -130,7 +130,7 @@ def test_the_demo_runs_the_example():
         ("spec.engine.queueOrder", "lifo", "spec.engine.queueOrder"),
         ("spec.engine.threads", 0, "spec.engine.threads"),
         ("spec.engine.prefixCaching", "yes", "spec.engine.prefixCaching"),
-        ("spec.resources.gpu", {"count": 2}, "spec.resources.gpu.count"),
+        ("spec.resources.gpu", {"count": 17}, "spec.resources.gpu.count"),
         ("spec.resources.gpu", {}, "spec.resources.gpu: is set, but sim:// models use no GPU"),
         ("spec.modelCache", {"type": "pvc", "claimName": "c"}, "spec.modelCache"),
         ("spec.routing.policy", "random", "spec.routing.policy"),

@@ -1,8 +1,11 @@
 """What embedded mode cannot honour is refused or named; nothing is silently ignored."""
 
+import itertools
+
 import pytest
 
 from argosy_api import resource as api
+from argosy_cli.embedded import assembly
 from argosy_cli.embedded.machine import Machine
 from argosy_cli.embedded.resources import Loaded
 from argosy_cli.embedded.review import review
@@ -86,6 +89,18 @@ def test_gpus_are_counted_over_all_resources():
     assert review([one], GPU, {}) == []
     with pytest.raises(ResourceError, match=r"n.yaml: spec.replicas: .* ask for 3 GPUs, this machine has 2"):
         review([one, three], GPU, {})
+
+
+def test_a_model_that_is_cut_runs_where_one_pod_has_all_of_its_gpus():
+    whole = loaded(parallelism={"tensor": 2}, resources={"gpu": {"count": 2}})
+    assert review([whole], GPU, {}) == []
+    assert list(itertools.islice(assembly._assign(whole.resource, GPU, iter("abcd")), 2)) == ["a,b", "c,d"]
+    with pytest.raises(ResourceError, match="ask for 4 GPUs, this machine has 2"):
+        review([whole, whole], GPU, {})
+    with pytest.raises(
+        ResourceError, match=r"here a worker is one pod: set 1, or resources\.gpu\.count to tensor times"
+    ):
+        review([loaded(parallelism={"tensor": 2}, resources={"gpu": {}})], GPU, {})
 
 
 def test_gpus_are_counted_for_as_many_workers_as_there_may_be():

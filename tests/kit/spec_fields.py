@@ -71,7 +71,9 @@ FIELDS = {
     "parallelism.pipeline": Field(2, ("StatefulSet/m-", "spec", "replicas"), beside={"model.uri": "pvc://models/m.gguf"}),
     "resources.cpu": Field("3", (*CONTAINER, "resources", "requests", "cpu")),
     "resources.memory": Field("7Gi", (*CONTAINER, "resources", "limits", "memory")),
-    "resources.gpu.count": Field(1, (*CONTAINER, "resources", "limits", "nvidia.com/gpu"), seen="1", beside=HUB),
+    "resources.gpu.count": Field(
+        2, (*CONTAINER, "resources", "limits", "nvidia.com/gpu"), seen="2", beside=HUB | {"parallelism.tensor": 2}
+    ),
     "resources.gpu.resourceName": Field("amd.com/gpu", (*CONTAINER, "resources", "limits", "amd.com/gpu"), seen="1", beside=HUB),
     "adapters.0.name": Field("b", ("router", "adapters"), seen=("b",), beside={"adapters": [{"name": "a", "uri": "sim://a"}]}),
     "adapters.0.uri": Field("sim://b", LISTED, seen=ANOTHER, beside={"adapters": [{"name": "a", "uri": "sim://a"}]}),

@@ -86,6 +86,51 @@ def test_a_group_has_a_pod_for_each_part_of_each_stage():
     assert (made["spec"]["replicas"], told.tensor, told.pipeline) == (6, 3, 2)
 
 
+def on_gpus(count, **parallelism):
+    return planned(document(uri=GGUF, parallelism=parallelism, resources={"gpu": {"count": count}}))
+
+
+@pytest.mark.parametrize("parallelism", [{"tensor": 2}, {"pipeline": 2}])
+def test_a_pod_with_a_gpu_for_each_part_is_a_worker_like_any_other(parallelism):
+    result = on_gpus(2, **parallelism)
+    (made,) = by_name(result, "Deployment").values()
+    assert [(w.ref.kind, w.replicas) for w in result.workloads] == [("Deployment", 1)]
+    assert not by_name(result, "StatefulSet")
+    spec = made["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    env = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert env["ARGOSY_LOCAL_RANKS"] == "2"
+    assert not env.keys() & {"ARGOSY_RANK", "ARGOSY_GROUP_LEADER"}
+    assert [container["resources"][part]["nvidia.com/gpu"] for part in ("requests", "limits")] == ["2", "2"]
+    told = WorkerSpec.parse(container["args"][0].removeprefix("--spec="))
+    assert told.parallelism.model_dump(exclude_defaults=True) == parallelism
+    # a container's own has 64 MiB
+    assert {"name": "shared", "mountPath": "/dev/shm"} in container["volumeMounts"]
+    assert {"name": "shared", "emptyDir": {"medium": "Memory"}} in spec["volumes"]
+    (budget,) = by_name(result, "PodDisruptionBudget").values()
+    chosen = budget["spec"]["selector"]["matchLabels"]
+    assert chosen.items() <= made["spec"]["template"]["metadata"]["labels"].items()
+
+
+@pytest.mark.parametrize(("tensor", "pipeline", "count", "pods"), [(4, 1, 2, 2), (2, 3, 2, 3), (2, 4, 4, 2)])
+def test_pods_of_a_group_may_have_several_gpus_each(tensor, pipeline, count, pods):
+    ((_, made),) = by_name(on_gpus(count, tensor=tensor, pipeline=pipeline), "StatefulSet").items()
+    template = made["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    env = {e["name"]: e.get("value", e.get("valueFrom")) for e in container["env"]}
+    assert (made["spec"]["replicas"], template["metadata"]["labels"][labels.GROUP_SIZE]) == (pods, str(pods))
+    assert (env["ARGOSY_LOCAL_RANKS"], container["resources"]["limits"]["nvidia.com/gpu"]) == (str(count), str(count))
+    assert env["ARGOSY_RANK"]["fieldRef"]["fieldPath"] == "metadata.labels['apps.kubernetes.io/pod-index']"
+
+
+def test_pods_with_a_part_each_are_told_of_no_others():
+    for result in (planned(shared(2)), on_gpus(1, tensor=2), on_gpus(1)):
+        (made,) = [*by_name(result, "StatefulSet").values(), *by_name(result, "Deployment").values()]
+        spec = made["spec"]["template"]["spec"]
+        assert "ARGOSY_LOCAL_RANKS" not in {entry["name"] for entry in spec["containers"][0]["env"]}
+        assert "shared" not in {volume["name"] for volume in spec["volumes"]}
+
+
 def test_routers_see_the_pods_of_rank_0_alone():
     result = planned(shared())
     (made,) = by_name(result, "StatefulSet").values()

@@ -43,8 +43,9 @@ class EngineSpec(Strict):
     batch_wait_seconds: Annotated[float, Field(ge=0, le=60)] | None = None
     """For dynamic and static: how long a batch that is not full is waited with. Default: 0.1."""
     kv_cache_memory: Quantity | None = None
-    """Memory of a worker's KV cache, as 512Mi; taken at start, or refused where it does not fit. Default: half of what
-    a memory limit leaves beside the model; without one up to a quarter of the free memory."""
+    """Memory of a worker's KV cache, as 512Mi, or of each part of one that parallelism cuts; taken at start, or refused
+    where it does not fit. Default: half of what a memory limit leaves beside the model; without one up to a quarter of
+    the free memory."""
     kv_cache_host_memory: Quantity | None = None
     """Host memory, as 8Gi, for blocks that the KV cache evicts: a prompt that begins like them gets them back by a copy
     instead of computing. Taken at start, within resources.memory. For GPUs; on a CPU raise kvCacheMemory instead."""

@@ -9,15 +9,15 @@ from argosy_api.spec.strict import Strict
 
 
 class ParallelismSpec(Strict):
-    """A model that is cut into parts, each in a pod of its own; the pods of all parts are a group."""
+    """A model that is cut into parts, of which a pod has one, or as many as it has GPUs. Several pods are a group."""
 
     tensor: Annotated[int, Field(ge=1, le=limits.MAX_PIPELINE)] = 1
-    """Pods that share each layer, by outputs and by key/value heads: at most as many as the model has of these."""
+    """Parts of each layer, by outputs and by key/value heads: at most as many as the model has of these."""
     pipeline: Annotated[int, Field(ge=1, le=limits.MAX_PIPELINE)] = 1
-    """Pods that have some of the layers each, one after another. A group needs the memory of so many pods, and answers
-    no faster than one. With tensor each part is that many pods."""
+    """Parts that have some of the layers each, one after another, and are no faster together than one. With tensor each
+    of them is cut again."""
 
     @property
     def ranks(self) -> int:
-        """Pods of a group."""
+        """Processes that share the model."""
         return self.tensor * self.pipeline

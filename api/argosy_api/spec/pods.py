@@ -4,14 +4,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from argosy_api import limits
 from argosy_api.spec.strict import Quantity, Strict
 
 
 class GpuSpec(Strict):
-    """GPUs of one worker."""
+    """GPUs of one worker; of a group those of each pod."""
 
-    count: Annotated[int, Field(ge=1, le=1)] = 1
-    """GPUs of one worker; this version runs a model on one."""
+    count: Annotated[int, Field(ge=1, le=limits.MAX_PIPELINE)] = 1
+    """GPUs of a pod, each of which computes one of the parts that parallelism makes: with as many as tensor times
+    pipeline a worker is one pod, with fewer a group of pods."""
     resource_name: Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$", max_length=253)] = "nvidia.com/gpu"
     """Name of the extended resource."""
 

@@ -278,10 +278,10 @@ def _devices(machine: Machine, environment: Mapping[str, str]) -> Iterator[str]:
 
 
 def _assign(resource: InferenceDeployment, machine: Machine, devices: Iterator[str]) -> Iterator[str | None]:
-    """For each worker of a resource what CUDA may show it: one device, none, or (None) whatever there is."""
+    """For each worker of a resource what CUDA may show it: its devices, none, or (None) whatever there is."""
     while True:
-        if resource.spec.resources.gpu is not None:
-            yield next(devices)
+        if (asked := resource.spec.resources.gpu) is not None:
+            yield ",".join(next(devices) for _ in range(asked.count))
         elif machine.gpus and resource.spec.engine.device != "cuda":
             yield ""  # as in a cluster: who asks for no GPU sees none
         else:

@@ -36,7 +36,7 @@ def review(loaded: Sequence[Loaded], machine: Machine, environment: Mapping[str,
         raise ResourceError(wrong[0] if len(wrong) == 1 else "\n  ".join((f"{len(wrong)} faults:", *wrong)))
     _refuse_too_many_gpus(loaded, machine)
     if machine.gpus and not any(_gpus(i.resource) for i in loaded) and any(_could_use_gpu(i.resource) for i in loaded):
-        lines.append("this machine has a GPU that no resource asks for; spec.resources.gpu gives one to each worker")
+        lines.append("this machine has a GPU that no resource asks for; spec.resources.gpu gives each worker its own")
     return lines
 
 
@@ -58,8 +58,10 @@ def _refusals(resource: InferenceDeployment, machine: Machine, environment: Mapp
             ("spec.model.tokenSecretRef", f"there are no Secrets outside a cluster; set {HF_TOKEN} to the token")
         )
     for name in ("pipeline", "tensor"):
-        if getattr(spec.parallelism, name) > 1:
-            problem = "groups of pods need a cluster; here a worker is one process: set 1"
+        if getattr(spec.parallelism, name) > 1 and spec.arrangement.pods > 1:
+            problem = "groups of pods need a cluster; here a worker is one pod: set 1"
+            if machine.gpus > 1:
+                problem += ", or resources.gpu.count to tensor times pipeline"
             found.append((f"spec.parallelism.{name}", problem))
     if spec.resources.gpu is not None and not machine.gpus:
         found.append(("spec.resources.gpu", "this machine has no CUDA device; remove it to run on the CPU"))

@@ -99,6 +99,7 @@ def planned_of(
         model=str(ModelUri.parse(spec.model.uri)),
         workers=spec.workers,
         ranks=ranks,
+        pods=spec.arrangement.pods,
         place=place,
         weights=f"{names.get(held.weights, held.weights)} (stored as {headers[0].formats})",
         kv_cache=floats if kv == "auto" else kv,
@@ -136,7 +137,7 @@ def _needs(resource: InferenceDeployment, headers: Sequence[Header], device: str
 
 
 def _budget(resource: InferenceDeployment, gpu: str | None, memory: str | None) -> tuple[Budget, str]:
-    """The memory of one worker, and what it is called."""
+    """The memory of one process, and what it is called."""
     spec = resource.spec
     if gpu is not None and gpu not in GPUS:
         raise ResourceError(f"--gpu {gpu}: is not known; known are {', '.join(GPUS)}; or give --memory")

@@ -23,7 +23,7 @@ class Choice:
     wanted: int | None
     host: int = 0
     ranks: int = 1
-    """Pods that share the model."""
+    """Processes that share the model."""
 
     def plan(self, needs: Needs, budget: Budget) -> MemoryPlan:
         """How it divides."""
@@ -87,7 +87,10 @@ def _more(choice: Choice, needs: Needs, budget: Budget) -> Iterator[str]:
         yield f"a larger GPU: {fitting[0]}"
     count = gpus_needed(choice, needs, budget)
     if count and choice.ranks == 1 and count <= needs.kv_heads:  # no head is cut
-        yield f"spec.parallelism.tensor {count}: {count} such GPUs, one in each pod"
+        yield (
+            f"spec.parallelism.tensor {count}: {count} such GPUs, one in each pod, or with spec.resources.gpu.count "
+            f"{count} all in one"
+        )
 
 
 def _least_memory(choice: Choice, needs: Needs, budget: Budget) -> int:

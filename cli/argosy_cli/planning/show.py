@@ -19,7 +19,9 @@ class Planned:
     model: str
     workers: int
     ranks: int = 1
-    """Pods of a worker, each of which takes what is planned."""
+    """Processes of a worker, each of which takes what is planned."""
+    pods: int = 1
+    """Of a worker; where they are fewer, each has several GPUs."""
     place: str
     """`rtx4090`, or `memory`."""
     weights: str
@@ -80,7 +82,9 @@ def show(console: Console, item: Planned) -> None:
     plan = item.plan
     workers = "1 worker" if item.workers == 1 else f"{item.workers} workers, each"
     if item.ranks > 1:
-        workers = f"{item.workers} x {item.ranks} pods, each"
+        apart = f" x {item.pods} pods" if item.pods > 1 else ""
+        local = f" x {item.ranks // item.pods} GPUs" if item.ranks > item.pods else ""
+        workers = f"{item.workers}{apart}{local}, each"
     title = f"{item.name}: {item.model}, {workers} with {size(plan.budget.total)} ({item.place})"
     console.print(Text(title, "bold"), soft_wrap=True)
     drawn = Text("  ")
@@ -107,6 +111,7 @@ def document(item: Planned) -> dict[str, object]:
         "place": item.place,
         "workers": item.workers,
         "ranks": item.ranks,
+        "pods": item.pods,
         "fits": plan.fits,
         "problem": plan.problem,
         "nearest": item.nearest,
