@@ -133,7 +133,7 @@ async def test_killing_a_worker_costs_nobody_a_token(smollm2):
     """Streams in mid-sentence go on at the other replica, token for token; what had no token begins there."""
     async with grpc.aio.insecure_channel(f"127.0.0.1:{smollm2.grpc_port}") as channel:
         stub = worker_pb2_grpc.InferenceStub(channel)
-        talking = [Stream(f"Story {i}: once upon a time", 200, WAYS[i % 4]) for i in range(8)]
+        talking = [Stream(f"Story {i}: once upon a time", 120, WAYS[i % 4]) for i in range(8)]
         tasks = [asyncio.create_task(s.run(stub)) for s in talking]
         await eventually(lambda: all(len(s.tokens) >= 2 for s in talking), "first tokens")
         victim = next(r for r in smollm2.replicas() if r.name == talking[0].worker)
@@ -145,7 +145,7 @@ async def test_killing_a_worker_costs_nobody_a_token(smollm2):
             async def much_to_compute():
                 """So much that it cannot all be done between this answer and the kill: what has begun makes room for more."""
                 for _ in range(12 - sum(not s.tokens for s in silent)):
-                    silent.append(Stream(f"Chapter {len(silent)}. " + FILLER * 40, 8))
+                    silent.append(Stream(f"Chapter {len(silent)}. " + FILLER * 20, 8))
                     tasks.append(asyncio.create_task(silent[-1].run(stub)))
                 return (await worker.GetLoad(pb.GetLoadRequest())).uncached_tokens > TOKENS_LEFT
 
