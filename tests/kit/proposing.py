@@ -18,6 +18,9 @@ class Proposing:
     def draft(self, requests, lengths):
         return [draft[: self.kept(n)] for draft, n in zip(self.drafts, lengths, strict=True)]
 
+    def hopes(self, requests):
+        return any(self.propose(request, 2) for request in requests)
+
     def ended(self, request):
         self.requests.discard(request)
 

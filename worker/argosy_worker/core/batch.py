@@ -175,6 +175,17 @@ class Finished:
         return self.outputs
 
 
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The `Pending` of a step that could not even be launched."""
+
+    error: BaseException
+
+    def result(self) -> list[StepOutput]:
+        """Raises it."""
+        raise self.error
+
+
 class Runner(Protocol):
     """Computes steps. Owned and called by the engine thread only."""
 
@@ -186,6 +197,14 @@ class Runner(Protocol):
         request.
         """
         ...
+
+
+def computes_beside(runner: Runner) -> bool:
+    """Whether its steps are computed while the host goes on, so that the next one is to be launched meanwhile.
+
+    Such a runner says so by `asynchronous`; most compute at once.
+    """
+    return getattr(runner, "asynchronous", False)
 
 
 class BlockStore(Protocol):

@@ -33,6 +33,13 @@ class Drafter(Protocol):
         """The tokens: at most `lengths[i]` for requests[i], whose table has slots for so many by now."""
         ...
 
+    def hopes(self, requests: Sequence[Request]) -> bool:
+        """Whether it may have something for one of these once their last token, which is awaited, is known.
+
+        Where it says no, the next step is scheduled before that, without drafts.
+        """
+        ...
+
     def ended(self, request: Request) -> None:
         """A request has left the scheduler."""
         ...
@@ -50,6 +57,11 @@ class NoDrafts:
         """Nothing."""
         del lengths
         return [()] * len(requests)
+
+    def hopes(self, requests: Sequence[Request]) -> bool:
+        """Never."""
+        del requests
+        return False
 
     def ended(self, request: Request) -> None:
         """Nothing to forget."""
@@ -82,6 +94,16 @@ class Harmless:
                 raise
             self._failed(error)
         return [()] * len(requests)
+
+    def hopes(self, requests: Sequence[Request]) -> bool:
+        """As the drafter says; no where it fails."""
+        try:
+            return self._drafter.hopes(requests)
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            self._failed(error)
+        return False
 
     def ended(self, request: Request) -> None:
         """Tell the drafter."""

@@ -30,6 +30,7 @@ from math import inf
 
 from argosy_api.errors import InvalidArgumentError, OverloadedError
 from argosy_api.order import Discipline
+from argosy_worker.core.ahead import Verdict, can_run_ahead
 from argosy_worker.core.batch import SequenceSlice, StepBatch, StepOutput, TokenLogprob
 from argosy_worker.core.batching import Batching
 from argosy_worker.core.blocks import BlockPool
@@ -211,6 +212,15 @@ class Scheduler:
             if not request.ended
         ]
 
+    def can_run_ahead(self, *, copies: bool) -> Verdict:
+        """Whether to schedule while a step is out; `copies`: whether blocks are to be copied between two steps."""
+        running = self.running.values()
+
+        def drafts() -> bool:
+            return self._drafter.hopes([request for request in running if request.awaited])
+
+        return can_run_ahead(running, blocks=self.pool.available, drafts=drafts, copies=copies)
+
     def prefilling(self) -> list[Place]:
         """Places of the running requests whose prompt is not computed yet, in order."""
         rank = self.line.rank
@@ -276,7 +286,7 @@ class Scheduler:
         self.line.add(victim)
 
     def _advance(self, request: Request, piece: SequenceSlice, output: StepOutput, *, lost: bool) -> Advance:
-        if output.error is not None or (piece.sample_rows and not output.tokens):
+        if output.error is not None or (piece.sample_rows and not output.tokens and not lost):
             self.remove(request.request_id)
             return Advance(request, finish=Finish.ERROR, error=output.error or "the runner sampled no token")
         if lost:

@@ -12,31 +12,46 @@ from collections.abc import Sequence
 
 from argosy_api.faults import is_fault
 from argosy_api.params import SamplingParams
-from argosy_worker.core.batch import Runner, RunnerBrokenError, SequenceSlice, StepBatch, StepOutput
+from argosy_worker.core.batch import Failed, Pending, Runner, RunnerBrokenError, SequenceSlice, StepBatch, StepOutput
 
 log = logging.getLogger(__name__)
 
 FAULT = "the engine failed in a step of this request"
 
 
-def compute(runner: Runner, batch: StepBatch) -> list[StepOutput]:
-    """The outputs of a step, one for each slice, in order; that of a slice which cannot be computed has an `error`.
-
-    No slice may hold a placeholder: only the runner's next launch could fill it.
+def launch(runner: Runner, slices: Sequence[SequenceSlice]) -> Pending:
+    """Begin a step. What the launch itself raises is told when the outputs are asked for.
 
     Raises:
         RunnerBrokenError: the runner itself says that it is of no more use.
 
     """
     try:
-        return _launch(runner, batch.slices)
+        return runner.launch(StepBatch(slices))
     except RunnerBrokenError:
         raise
     except BaseException as error:
         if not is_fault(error):
             raise
-        log.exception("a step of %d requests failed; looking for the one at fault", len(batch.slices))
-    return _apart(runner, batch.slices)
+        return Failed(error)
+
+
+def outputs_of(pending: Pending, count: int) -> list[StepOutput] | None:
+    """Wait for a step: one output for each of its slices, in order; None where it raised.
+
+    Raises:
+        RunnerBrokenError: as `launch`.
+
+    """
+    try:
+        return _whole(pending.result(), count)
+    except RunnerBrokenError:
+        raise
+    except BaseException as error:
+        if not is_fault(error):
+            raise
+        log.exception("a step of %d requests failed", count)
+    return None
 
 
 def check(runner: Runner, block: int) -> None:
@@ -49,7 +64,7 @@ def check(runner: Runner, block: int) -> None:
     params = SamplingParams(temperature=0, max_tokens=1)
     piece = SequenceSlice(request_id="", tokens=(0,), start=0, table=(block,), sample_rows=range(1), params=params)
     try:
-        (output,) = _launch(runner, [piece])
+        (output,) = _computed(runner, [piece])
     except RunnerBrokenError:
         raise
     except BaseException as error:
@@ -60,27 +75,38 @@ def check(runner: Runner, block: int) -> None:
         raise RunnerBrokenError(f"the runner cannot compute a single token any more: {output.error}")
 
 
-def _apart(runner: Runner, slices: Sequence[SequenceSlice]) -> list[StepOutput]:
+def apart(runner: Runner, slices: Sequence[SequenceSlice]) -> list[StepOutput]:
+    """The outputs of slices that raised together; that of a slice which cannot be computed has an `error`.
+
+    No slice may hold a placeholder: only the runner's next launch could fill it.
+
+    Raises:
+        RunnerBrokenError: as `launch`.
+
+    """
     middle = (len(slices) + 1) // 2
     outputs: list[StepOutput] = []
     for part in filter(None, (slices[:middle], slices[middle:])):
         try:
-            outputs += _launch(runner, part)
+            outputs += _computed(runner, part)
         except RunnerBrokenError:
             raise
         except BaseException as error:
             if not is_fault(error):
                 raise
             if len(part) > 1:
-                outputs += _apart(runner, part)
+                outputs += apart(runner, part)
             else:
                 log.exception("request %r fails alone, and ends", part[0].request_id)
                 outputs.append(StepOutput(error=FAULT))
     return outputs
 
 
-def _launch(runner: Runner, slices: Sequence[SequenceSlice]) -> list[StepOutput]:
-    outputs = runner.launch(StepBatch(slices)).result()
-    if len(outputs) != len(slices):
-        raise RuntimeError(f"the runner gave {len(outputs)} outputs for {len(slices)} slices")
+def _computed(runner: Runner, slices: Sequence[SequenceSlice]) -> list[StepOutput]:
+    return _whole(runner.launch(StepBatch(slices)).result(), len(slices))
+
+
+def _whole(outputs: list[StepOutput], count: int) -> list[StepOutput]:
+    if len(outputs) != count:
+        raise RuntimeError(f"the runner gave {len(outputs)} outputs for {count} slices")
     return outputs

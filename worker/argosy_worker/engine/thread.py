@@ -2,6 +2,9 @@
 
     commands from the inbox → schedule → launch → update → text → one delivery per step: all chunks and cache changes
 
+Where the runner computes beside the host, the next step is scheduled and launched before a step is waited for
+(`flights.py`).
+
 A fault ends only what it must: a request with bad logits, with whom a step raises (`isolation.py`), or whose text
 cannot be made, ends alone; the thread goes on. Should the runner compute nothing any more, or the thread itself fail,
 every stream ends with UNAVAILABLE, since another worker can go on with it, and `alive` and `failure` say so to health
@@ -24,7 +27,8 @@ from argosy_worker.core.scheduler import Advance, Scheduler
 from argosy_worker.engine.config import EngineConfig
 from argosy_worker.engine.copies import Copies
 from argosy_worker.engine.detokenize import TextVocabulary
-from argosy_worker.engine.isolation import check, compute
+from argosy_worker.engine.flights import Flights
+from argosy_worker.engine.isolation import check
 from argosy_worker.engine.measures import Measures
 from argosy_worker.engine.metrics import WorkerMetrics
 from argosy_worker.engine.moving import Moving
@@ -85,6 +89,8 @@ class EngineThread:
         self._trace = trace
         self._measures = Measures(config, self.scheduler, speculator, metrics)
         self._moving = Moving(runner, metrics)
+        self._flights = Flights(runner, self.scheduler, self._moving)
+        self._came = 0.0  # when the last step's outputs did
         self._copies = Copies()
         # each is written whole by one side
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -182,6 +188,7 @@ class EngineThread:
         try:
             while not self._stopping.is_set():
                 self._turn()
+            self._flights.settle()
         except BaseException as error:
             log.exception("the engine thread died")
             last = UnavailableError(DEAD)
@@ -194,13 +201,15 @@ class EngineThread:
 
     def _turn(self) -> None:
         self._beat = time.monotonic()
-        self._take_commands(wait_s=0 if self._copies else min(self.scheduler.due - self._beat, _IDLE_S))
+        busy = bool(self._copies) or self._flights.out
+        self._take_commands(wait_s=0 if busy else min(self.scheduler.due - self._beat, _IDLE_S))
         for request in self.scheduler.expired(time.monotonic()):
             self._end(request.request_id, DeadlineError("the deadline passed before the answer was complete"))
-        idle = self.scheduler.due > time.monotonic()
+        idle = not self._flights.out and self.scheduler.due > time.monotonic()
         if not idle:
             self._step()
-        self._copies.run(idle=idle)
+        if not self._flights.out:
+            self._copies.run(idle=idle)
         self._flush()
 
     def _take_commands(self, *, wait_s: float) -> None:
@@ -211,23 +220,22 @@ class EngineThread:
                 self._inbox.get_nowait()()
 
     def _step(self) -> None:
-        began = time.monotonic()
-        step = self.scheduler.schedule(began)
-        scheduled = time.monotonic()
-        self._moving.run(step.batch.moves)
-        outputs = compute(self._runner, step.batch)
-        now = time.monotonic()
-        self._copies.step_took(now - began)
-        self._measures.take(step, outputs, now - began)
+        flight = self._flights.go_on(copies=bool(self._copies))
+        step, outputs, now = flight.step, self._flights.outputs(flight), time.monotonic()
+        seconds = now - max(flight.began, self._came)  # what of it the device was busy with the step before is not its
+        self._came = now
+        self._copies.step_took(seconds)
+        self._measures.take(step, outputs, seconds)
         for progress in self.scheduler.update(step, outputs):
             self._answer(progress, now)
         if self._trace is not None:
-            self._trace.add(step, outputs, self.scheduler, Times(began, scheduled, now, time.monotonic()))
+            self._trace.add(step, outputs, self.scheduler, Times(flight.began, flight.scheduled, now, time.monotonic()))
         if outputs and all(output.error is not None for output in outputs):
             self._check_runner()
 
     def _check_runner(self) -> None:
         """Of a step nothing came. Was that the fault of its requests, which have ended, or does the runner fail?"""
+        self._flights.settle()
         pool = self.scheduler.pool
         if pool.available:  # else others, who run, have all blocks, and their next step tells
             blocks = pool.allocate(1)

@@ -150,6 +150,19 @@ class Speculator:
             return drafts
         return [made or draft for made, draft in zip(found, drafts, strict=True)]
 
+    def hopes(self, requests: Sequence[Request]) -> bool:
+        """As the protocol says: a draft model guesses always; what is looked up after the known tokens is looked at."""
+        if self._config.method is Method.OFF or not requests or not self._policy.open_to(len(requests)):
+            return False
+        if self._model is not None and self._policy.asks_model(len(requests), self._config.max_draft):
+            return True
+        # the first token looked up is what the awaited one might be
+        return any(
+            len(self._look_up(request, self._of(request), 2).tokens) > 1
+            for request in requests
+            if request.most_draft > 1
+        )
+
     def ended(self, request: Request) -> None:
         """As the protocol says."""
         if self._guesses.pop(request, None) is not None and self._recent is not None:
@@ -181,11 +194,7 @@ class Speculator:
     def _offer(self, request: Request, most: int, together: int, model: DraftModel | None) -> Offer:
         if most <= 0:
             return NOTHING
-        guesses = self._guesses.get(request)
-        if guesses is None:
-            guesses = self._guesses[request] = _Guesses(
-                TokenIndex(request.tokens), Rates(self._looked_up, **_OF_REQUEST), Rates(self._modelled, **_OF_REQUEST)
-            )
+        guesses = self._of(request)
         looked_up = self._look_up(request, guesses, most)
         rows = model.behind(request) if model is not None else None
         if rows is None and not looked_up.tokens:
@@ -204,6 +213,14 @@ class Speculator:
         self._tried[request] = tried
         kept = self._kept[by_model].share
         return Offer([kept * chance for chance in tried.survival], by_model, catching_up=share, behind=behind)
+
+    def _of(self, request: Request) -> _Guesses:
+        guesses = self._guesses.get(request)
+        if guesses is None:
+            guesses = self._guesses[request] = _Guesses(
+                TokenIndex(request.tokens), Rates(self._looked_up, **_OF_REQUEST), Rates(self._modelled, **_OF_REQUEST)
+            )
+        return guesses
 
     def _look_up(self, request: Request, guesses: _Guesses, most: int) -> _Tried:
         if not self._config.looks_up or not guesses.index.catch_up():
