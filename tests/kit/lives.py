@@ -59,8 +59,8 @@ class Answer:
 class Life:
     """An engine over a runner, and the answers so far."""
 
-    def __init__(self, runner, *, num_blocks=64, block_size=4, host_blocks=0, max_model_len=256, eos=(), drafter=None,
-                 **scheduler):  # fmt: skip
+    def __init__(self, runner, *, num_blocks=64, block_size=4, host_blocks=0, max_model_len=256, eos=(),
+                 drafter=None, trace=None, **scheduler):  # fmt: skip
         self.config = EngineConfig(
             num_blocks=num_blocks, block_size=block_size, host_blocks=host_blocks, max_model_len=max_model_len,
             scheduler=SchedulerConfig(**scheduler),
@@ -68,7 +68,7 @@ class Life:
         self.eos, self.answers, self.known, self.turns = frozenset(eos), {}, set(), 0
         self.streams = {}
         self.thread = EngineThread(
-            runner=runner, config=self.config, vocabulary=TEXTS, metrics=METRICS, deliver=self._deliver
+            runner=runner, config=self.config, vocabulary=TEXTS, metrics=METRICS, deliver=self._deliver, trace=trace
         )
         self.pool = self.thread.scheduler.pool
         if drafter is not None:

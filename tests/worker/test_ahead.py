@@ -12,11 +12,13 @@ from proposing import Everything, Proposing
 
 from argosy_api.errors import InternalError
 from argosy_api.params import SamplingParams
+from argosy_api.step_trace import parse
 from argosy_worker import sim
 from argosy_worker.core.ahead import can_run_ahead, needs_last_token
 from argosy_worker.core.batch import RunnerBrokenError, StepOutput
 from argosy_worker.core.drafts import Harmless
 from argosy_worker.core.request import Finish, Request
+from argosy_worker.engine.trace import StepTrace
 from argosy_worker.speculation.config import SpeculationConfig
 from argosy_worker.speculation.speculator import Speculator
 
@@ -124,6 +126,16 @@ def test_each_step_is_launched_while_the_one_before_is_out():
     assert runner.placeholders > 30
 
 
+def test_steps_follow_each_other_in_the_trace():
+    trace = StepTrace()
+    _, runner, _ = beside([Asked(STEM[:9]), Asked(STEM[:20], comes=3)], trace=trace)
+    steps = parse(trace.lines())
+    assert len(steps) >= 20
+    assert runner.ahead > 15
+    assert all(a.began + a.seconds <= b.began + 1e-6 for a, b in pairwise(steps))
+    assert min(min(step.schedule_s, step.launch_s, step.update_s) for step in steps) >= 0
+
+
 def test_a_runner_that_computes_at_once_is_given_one_step_after_the_other():
     runner = Beside(simulated())
     runner.asynchronous = False
@@ -224,6 +236,22 @@ def test_faults_that_do_not_come_again_cost_nobody_anything(when, at_launch, hos
             assert answer.tokens == plain.tokens[: len(answer.tokens)]
         else:
             assert answer.whole == plain.whole
+
+
+@pytest.mark.parametrize("comes", range(6, 14))
+def test_a_runner_is_tried_out_while_a_step_is_out_and_that_step_is_none_the_worse(comes):
+    """Of a whole step nothing came; the next one, with somebody else in it, is out."""
+    tried = []
+
+    def faults(runner):
+        fails("0", 18, error="no number")(runner)
+        runner.at_launch = lambda batch: tried.extend(s for s in batch.slices if not s.request_id)
+
+    asked = [Asked(STEM[:9]), Asked(STEM[30:35], comes=comes)]
+    found, _, _ = beside(asked, faults=faults)
+    assert isinstance(found[0].error, InternalError)
+    assert found[1].tokens == sim.oracle(STEM[30:35], 20, GREEDY)
+    assert len(tried) == (comes >= 10)
 
 
 @pytest.mark.parametrize("how", ["raises", "raises at launch", "no numbers"])

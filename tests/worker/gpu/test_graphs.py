@@ -3,7 +3,8 @@
 Without a GPU a recording is a function that is called again: on arrays that stay where they are, as a graph's do.
 """
 
-from contextlib import ExitStack
+from collections import deque
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +31,7 @@ from argosy_worker.compute.shared import SharedLinear, Sharing
 from argosy_worker.compute.torch_runner import TorchRunner
 from argosy_worker.compute.triton.buckets import MOST_SEQUENCES, Bucket, bucket_of, filled
 from argosy_worker.compute.triton.machine import Gpu
-from argosy_worker.core.batch import SequenceSlice, StepBatch
+from argosy_worker.core.batch import PLACEHOLDER, SequenceSlice, StepBatch
 from argosy_worker.core.layout import make_layout
 from argosy_worker.models.build import open_model
 from argosy_worker.models.builder import Builder
@@ -162,6 +163,41 @@ def test_recorded_steps_give_the_tokens_of_launched_ones(made):
     assert graphs.buckets == {Bucket(4, 1, 64), Bucket(2, 1, 64)}
     if DEVICE.type == "cpu":
         assert (record.recorded, record.again) == (2, 4)
+
+
+def test_recorded_steps_take_the_tokens_of_the_step_that_is_out(made):
+    """Two steps are out at a time, and no launch waits for the device, once the graphs are there."""
+    decoder, attention = made
+    prompts = [tiny_llama.PROMPT[:9], tiny_llama.PROMPT[20:31], tiny_llama.PROMPT[40:50]]
+    expected = answers(TorchRunner(decoder, attention(), threads=1, sampler=CUDA), prompts, 4)
+    own = attention()
+    graphs = Graphs(decoder.stack, own, Counting() if DEVICE.type == "cpu" else CudaRecord(), longest=64)
+    runner = TorchRunner(decoder, own, threads=1, sampler=CUDA, graphs=graphs, asynchronous=True)
+    out = deque([runner.launch(StepBatch([piece(p, 0, [i + 1]) for i, p in enumerate(prompts)]))])
+    found = [list(prompt) for prompt in prompts]
+    for step in range(4):
+        slices = [piece([PLACEHOLDER], len(p) + step, [i + 1]) for i, p in enumerate(prompts)]
+        with no_waiting() if step == 2 else nullcontext():
+            out.append(runner.launch(StepBatch(slices[: 3 - (step == 3)])))
+        for i, output in enumerate(out.popleft().result()):
+            found[i] += output.tokens
+    for i, output in enumerate(out.popleft().result()):
+        found[i] += output.tokens
+    assert found == expected
+    assert graphs.buckets == {Bucket(4, 1, 64), Bucket(2, 1, 64)}
+
+
+@contextmanager
+def no_waiting():
+    """On a GPU torch itself refuses to wait for it; what Triton's interpreter does is no tensor's operation."""
+    if DEVICE.type == "cpu":
+        yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_what_is_not_recorded_is_launched(made, caplog):

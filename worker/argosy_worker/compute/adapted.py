@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  # the name that torch users know
 from torch import Tensor
 
-from argosy_worker.arrays import to_torch
+from argosy_worker.arrays import sent, to_torch
 from argosy_worker.compute.adapter import LoadedAdapter, LowRank, StepAdapters
 
 TILE = 16
@@ -30,8 +31,8 @@ class Adapted:
     def __init__(self, adapters: StepAdapters, device: torch.device, held: Held) -> None:
         self.adapters = adapters
         self._device, self._held = device, held
-        rows = torch.from_numpy(adapters.rows)
-        self._rows = [(rows == place).nonzero()[:, 0].to(device) for place in range(len(adapters.adapters))]
+        places = range(len(adapters.adapters))
+        self._rows: list[Tensor] = [sent(np.flatnonzero(adapters.rows == place), device) for place in places]
 
     def layer(self, number: int) -> Callable[[str, Tensor, Tensor], None]:
         """What is added to the linears of a layer: see `mlp.Adds`."""

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from argosy_worker.compute.pooling import Floats
 from argosy_worker.core.batch import (
     BlockStore,
     Finished,
+    Pending,
     SequenceSlice,
     StepBatch,
     StepOutput,
@@ -24,6 +26,19 @@ from argosy_worker.sampling.rows import Row, row_of
 _LOGIT_ROWS = 64
 """Rows of logits held at once for prompt log-probabilities: 64 x 49,152 x 4 bytes = 12.6 MB."""
 FAULT = "the model computed a value that is no number for this request"
+
+
+class Computed(NamedTuple):
+    """Of a step, before tokens are picked."""
+
+    hidden: Array
+    """[rows of the step, hidden], valid until the next step."""
+    logits: Array | None
+    """fp32 [n, vocab] of the rows after which a token is sampled; None where there are none."""
+    rows: list[Row]
+    """How each of them is to be sampled."""
+    marks: Array | None
+    """Whether each row of the step is finite, where the logits do not tell: bool [rows of the step]."""
 
 
 class StepRunner(ABC):
@@ -49,13 +64,16 @@ class StepRunner(ABC):
     def _logits(self, hidden: Array) -> Array:
         """Of some rows [n, hidden]: fp32 [n, vocab], valid until the next call."""
 
-    def launch(self, batch: StepBatch) -> Finished:
+    def launch(self, batch: StepBatch) -> Pending:
         """Compute a step; one output for each slice, in order. Writes the KV of all its tokens."""
-        slices = batch.slices
         self.store.move(batch.moves)
-        if not slices:
+        if not batch.slices:
             return Finished([])
-        hidden = self._hidden(slices, batch.num_tokens)
+        return Finished(self._answers(batch.slices, self._compute(batch.slices)))
+
+    def _compute(self, slices: Sequence[SequenceSlice]) -> Computed:
+        """Compute all layers, and the logits that tokens are picked from."""
+        hidden = self._hidden(slices, sum(len(s.tokens) for s in slices))
         places: list[int] = []
         first = 0
         for s in slices:
@@ -65,39 +83,20 @@ class StepRunner(ABC):
         pooled = any(s.pool is not None for s in slices)
         marks = None if len(places) == first and not pooled else self._sound(hidden)
         if not places:
-            return Finished(self._answers(hidden, None, slices, [], Picked([], [], told(marks))))
+            return Computed(hidden, None, [], marks)
         logits = self._logits(hidden if len(places) == first else hidden[like(hidden, np.array(places))])
         rows = [row_of(s, row, logits.shape[-1]) for s in slices for row in s.sample_rows]
-        return Finished(self._answers(hidden, logits, slices, rows, self._sampler.sample(logits, rows, marks)))
+        return Computed(hidden, logits, rows, marks)
 
-    def _answers(
-        self, hidden: Array, logits: Array | None, slices: Sequence[SequenceSlice], rows: Sequence[Row], picked: Picked
-    ) -> list[StepOutput]:
-        """One for each slice. `rows`, and what was picked for them, are of all slices, one after another."""
-        bounds = [0, *accumulate(len(s.sample_rows) for s in slices)]
-        fine = [all(picked.fine[begin:end]) for begin, end in pairwise(bounds)]
-        if picked.marks:
-            ends = [0, *accumulate(len(s.tokens) for s in slices)]
-            whole = [all(picked.marks[begin:end]) for begin, end in pairwise(ends)]
-            fine = [ok and sound for ok, sound in zip(fine, whole, strict=True)]
+    def _answers(self, slices: Sequence[SequenceSlice], computed: Computed) -> list[StepOutput]:
+        """Pick tokens, and wait for them."""
+        hidden, logits, rows, marks = computed
+        picked = Picked([], [], told(marks)) if logits is None else self._sampler.sample(logits, rows, marks)
+        fine = sound(slices, picked)
         scores = self._sampled_logprobs(logits, slices, fine, picked.tokens)
         prompts = self._prompt_logprobs(hidden, slices, fine)  # logits are valid until now
         self._pool(hidden, slices, fine)
-        outputs: list[StepOutput] = []
-        for i, (s, begin, end) in enumerate(zip(slices, bounds, bounds[1:], strict=False)):
-            if not fine[i]:
-                outputs.append(StepOutput(error=FAULT))
-                continue
-            tokens = picked.tokens[begin:end]
-            most = next((n for n, row in enumerate(rows[begin:end]) if row.stuck), len(tokens))
-            if tokens and most == 0:
-                outputs.append(StepOutput(error=stuck(s)))
-                continue
-            draft = s.tokens[len(s.tokens) - s.draft :]
-            count = accepted(draft[: most - 1], tokens[:most]) if tokens else 0
-            found = [score for score in scores[begin : begin + count] if score is not None]
-            outputs.append(StepOutput(tokens[:count], found, prompts[i]))
-        return outputs
+        return answers(slices, rows, fine, Told(picked.tokens, scores, prompts))
 
     def _pool(self, hidden: Array, slices: Sequence[SequenceSlice], fine: Sequence[bool]) -> None:
         """Hand over the rows that make embeddings."""
@@ -138,3 +137,46 @@ class StepRunner(ABC):
             for i, score in zip(asked, scores, strict=True):
                 found[i] = score
         return found
+
+
+def sound(slices: Sequence[SequenceSlice], picked: Picked) -> list[bool]:
+    """Whether all rows of each slice are finite."""
+    bounds = [0, *accumulate(len(s.sample_rows) for s in slices)]
+    fine = [all(picked.fine[begin:end]) for begin, end in pairwise(bounds)]
+    if picked.marks:
+        ends = [0, *accumulate(len(s.tokens) for s in slices)]
+        whole = [all(picked.marks[begin:end]) for begin, end in pairwise(ends)]
+        fine = [ok and mark for ok, mark in zip(fine, whole, strict=True)]
+    return fine
+
+
+class Told(NamedTuple):
+    """What the host knows of a step."""
+
+    tokens: Sequence[int]
+    """Of each sampled row, one slice after another."""
+    scores: Sequence[TokenLogprob | None]
+    """Likewise."""
+    prompts: Sequence[Sequence[TokenLogprob]]
+    """Of each slice."""
+
+
+def answers(slices: Sequence[SequenceSlice], rows: Sequence[Row], fine: Sequence[bool], step: Told) -> list[StepOutput]:
+    """One for each slice."""
+    outputs: list[StepOutput] = []
+    end, (tokens, scores, prompts) = 0, step
+    for s, ok, prompt in zip(slices, fine, prompts, strict=True):
+        begin, end = end, end + len(s.sample_rows)
+        if not ok:
+            outputs.append(StepOutput(error=FAULT))
+            continue
+        picked = tokens[begin:end]
+        most = next((n for n, row in enumerate(rows[begin:end]) if row.stuck), len(picked))
+        if picked and most == 0:
+            outputs.append(StepOutput(error=stuck(s)))
+            continue
+        draft = s.tokens[len(s.tokens) - s.draft :]
+        count = accepted(draft[: most - 1], picked[:most]) if picked else 0
+        found = [score for score in scores[begin : begin + count] if score is not None]
+        outputs.append(StepOutput(picked[:count], found, prompt))
+    return outputs

@@ -96,7 +96,10 @@ class TorchModel(TorchPart, LoadedModel):
             found = cast("FixedAttention", attention)
             graphs = Graphs(self.stack, found, CudaRecord(), longest=self.config.context_length)
         log.info("graphs: %s (%s)", "on" if verdict.ok else "off", verdict.reason)
-        return TorchRunner(self.decoder, attention, threads=self.threads, sampler=self.sampler, graphs=graphs)
+        # who waits for nothing inside, as graphs want it, computes beside the host
+        return TorchRunner(
+            self.decoder, attention, threads=self.threads, sampler=self.sampler, graphs=graphs, asynchronous=verdict.ok
+        )
 
     def warm(self, runner: Runner, block_size: int, tokens: int) -> None:
         """As its base says: on a GPU, where kernels are compiled as they are first used."""

@@ -90,7 +90,7 @@ class EngineThread:
         self._measures = Measures(config, self.scheduler, speculator, metrics)
         self._moving = Moving(runner, metrics)
         self._flights = Flights(runner, self.scheduler, self._moving)
-        self._came = 0.0  # when the last step's outputs did
+        self._came = self._taken = 0.0  # when the last step's outputs came, and were taken in
         self._copies = Copies()
         # each is written whole by one side
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -226,11 +226,15 @@ class EngineThread:
         self._came = now
         self._copies.step_took(seconds)
         self._measures.take(step, outputs, seconds)
-        for progress in self.scheduler.update(step, outputs):
+        advances = self.scheduler.update(step, outputs)
+        for progress in advances:
             self._answer(progress, now)
         if self._trace is not None:
-            self._trace.add(step, outputs, self.scheduler, Times(flight.began, flight.scheduled, now, time.monotonic()))
-        if outputs and all(output.error is not None for output in outputs):
+            taken, last = time.monotonic(), self._taken  # steps that follow each other do not overlap in it
+            times = Times(max(flight.began, last), max(flight.scheduled, last), now, taken)
+            self._trace.add(step, outputs, self.scheduler, times)
+            self._taken = taken
+        if advances and all(progress.finish is Finish.ERROR for progress in advances):
             self._check_runner()
 
     def _check_runner(self) -> None:

@@ -22,6 +22,7 @@ so; the others go on.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,21 +52,39 @@ def pick(logits: Tensor, rows: Sequence[Row]) -> list[int]:
     return tokens
 
 
-def logprobs(logits: Tensor, tokens: Sequence[int], tops: Sequence[int]) -> list[TokenLogprob]:
-    """Log-probability of `tokens[i]` and of the `tops[i]` best tokens under row i of fp32 [n, vocab]."""
+class Scores(NamedTuple):
+    """Of n rows, on their device: nobody has waited for it."""
+
+    chosen: Tensor
+    """fp32 [n]: log-probability of each row's token."""
+    best: Tensor
+    """fp32 [n, k]: the highest log-probabilities."""
+    ids: Tensor
+    """int64 [n, k]: whose they are."""
+
+
+def scores(logits: Tensor, tokens: Tensor, most: int) -> Scores:
+    """Log-probabilities under fp32 [n, vocab] of int64 [n] tokens, and of the `most` best; waits for nothing."""
     with _one_thread():
         normal = logits - logits.logsumexp(-1, keepdim=True)
-    most = max(tops, default=0)
-    chosen = normal.gather(1, torch.tensor(tokens, device=normal.device)[:, None])[:, 0].tolist()
-    best = normal.topk(most, -1) if most else None
-    found = []
-    for i, (token, top) in enumerate(zip(tokens, tops, strict=True)):
-        ranked: list[tuple[int, float]] = []
-        if top and best is not None:
-            pairs = zip(best.indices[i].tolist(), best.values[i].tolist(), strict=True)
-            ranked = sorted(pairs, key=lambda pair: (-pair[1], pair[0]))[:top]
-        found.append(TokenLogprob(token=token, logprob=chosen[i], top=tuple(ranked)))
-    return found
+    best, ids = normal.topk(most, -1) if most else (normal[:, :0], tokens[:, None][:, :0])
+    return Scores(normal.gather(1, tokens[:, None])[:, 0], best, ids)
+
+
+def listed(found: Scores, tokens: Sequence[int], tops: Sequence[int]) -> list[TokenLogprob]:
+    """The same as the caller wants it: of row i the `tops[i]` best, at most as many as there are."""
+    answers = []
+    rows = zip(tokens, tops, found.chosen.tolist(), found.ids.tolist(), found.best.tolist(), strict=True)
+    for token, top, chosen, ids, values in rows:
+        ranked = sorted(zip(ids, values, strict=True), key=lambda pair: (-pair[1], pair[0]))[:top]
+        answers.append(TokenLogprob(token=token, logprob=chosen, top=tuple(ranked)))
+    return answers
+
+
+def logprobs(logits: Tensor, tokens: Sequence[int], tops: Sequence[int]) -> list[TokenLogprob]:
+    """Log-probability of `tokens[i]` and of the `tops[i]` best tokens under row i of fp32 [n, vocab]."""
+    found = scores(logits, torch.tensor(tokens, device=logits.device), max(tops, default=0))
+    return listed(found, tokens, tops)
 
 
 TORCH = Sampler(healthy, pick, logprobs)

@@ -8,6 +8,7 @@ nucleus beyond the first candidates) are marked, and drawn by `draw`.
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,28 +27,72 @@ ROWS_AT_ONCE = 64
 """Whose logits are held in fp64 besides."""
 
 
-def sample(logits: Tensor, rows: Sequence[Row], marks: Tensor | None = None) -> Picked:
-    """As `Sampler.sample` says, in one copy from the device."""
+class Drawn(NamedTuple):
+    """Of n rows of logits, on their device: nobody has waited for it."""
+
+    tokens: Tensor
+    """int64 [n]: each is one of the vocabulary, whatever the row."""
+    fine: Tensor
+    """bool [n]: whether the row, as the model gave it, is finite."""
+    done: Tensor
+    """bool [n]: whether the token is the one that `draw` gives."""
+    logits: Tensor
+    """As the rows' parameters want them."""
+
+
+def begin(logits: Tensor, rows: Sequence[Row]) -> Drawn:
+    """Draw from fp32 [n, vocab], and wait for nothing."""
     fine = logits.sum(-1).isfinite()
     changed = edited(logits, rows)
     tokens = changed.argmax(-1)
     done = torch.ones_like(fine)
     drawn = [i for i, row in enumerate(rows) if not row.params.greedy]
-    for begin in range(0, len(drawn), ROWS_AT_ONCE):
-        some = drawn[begin : begin + ROWS_AT_ONCE]
+    for first in range(0, len(drawn), ROWS_AT_ONCE):
+        some = drawn[first : first + ROWS_AT_ONCE]
         whole = len(some) == len(rows)
         at = sent(np.array(some), logits.device)
         found, reached = _draw(changed if whole else changed.index_select(0, at), [rows[i] for i in some])
         tokens.index_copy_(0, at, found)
         done.index_copy_(0, at, reached)
-    parts = [tokens, fine, done] if marks is None else [tokens, fine, done, marks]
-    told: list[int] = torch.cat([part.to(torch.int64) for part in parts]).tolist()
+    return Drawn(tokens, fine, done, changed)
+
+
+def packed(drawn: Drawn, marks: Tensor | None) -> Tensor:
+    """All that is to be told of the rows, for one copy: int64 [3 n + marks]."""
+    parts = [drawn.tokens, drawn.fine, drawn.done] if marks is None else [*drawn[:3], marks]
+    return torch.cat([part.to(torch.int64) for part in parts])
+
+
+def told(logits: Tensor | None, rows: Sequence[Row], numbers: Sequence[int]) -> tuple[Picked, list[int]]:
+    """What was `packed`, on the host; and the rows whose token was another one, which `draw` has drawn now.
+
+    `logits`: as the rows' parameters want them; None where all rows are `surely` done.
+    """
     count = len(rows)
-    picked, healthy = told[:count], [bool(mark) for mark in told[count : 2 * count]]
-    for i, (mark, sound) in enumerate(zip(told[2 * count : 3 * count], healthy, strict=True)):
-        if not mark and sound and not rows[i].stuck:
-            picked[i] = draw(changed[i], rows[i].params, uniform(rows[i].seed, rows[i].position))
-    return Picked(picked, healthy, [bool(mark) for mark in told[3 * count :]])
+    picked, healthy = list(numbers[:count]), [bool(mark) for mark in numbers[count : 2 * count]]
+    changed = []
+    for i, (mark, sound) in enumerate(zip(numbers[2 * count : 3 * count], healthy, strict=True)):
+        if not mark and sound and not rows[i].stuck and logits is not None:
+            token = draw(logits[i], rows[i].params, uniform(rows[i].seed, rows[i].position))
+            if token != picked[i]:
+                picked[i] = token
+                changed.append(i)
+    return Picked(picked, healthy, [bool(mark) for mark in numbers[3 * count :]]), changed
+
+
+def sample(logits: Tensor, rows: Sequence[Row], marks: Tensor | None = None) -> Picked:
+    """As `Sampler.sample` says, in one copy from the device."""
+    drawn = begin(logits, rows)
+    picked, _ = told(drawn.logits, rows, packed(drawn, marks).tolist())
+    return picked
+
+
+def surely(params: SamplingParams, vocab: int) -> bool:
+    """Whether `done` is known beforehand."""
+    top_k = _top_k(params, vocab)
+    if params.greedy or params.typical_p < 1 or CANDIDATES < top_k < vocab:
+        return params.greedy
+    return top_k < vocab or params.top_p >= 1 or vocab <= CANDIDATES
 
 
 def _draw(logits: Tensor, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:

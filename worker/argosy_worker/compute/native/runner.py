@@ -15,7 +15,7 @@ from argosy_worker.compute.native.stack import Floats, Stack
 from argosy_worker.compute.native.whole import WholeSteps, plain
 from argosy_worker.compute.pooling import normed
 from argosy_worker.compute.runner import FAULT, StepRunner
-from argosy_worker.core.batch import Finished, SequenceSlice, StepBatch, StepOutput, accepted
+from argosy_worker.core.batch import Finished, Pending, SequenceSlice, StepBatch, StepOutput, accepted
 from argosy_worker.core.layout import make_layout
 
 
@@ -32,7 +32,7 @@ class NativeRunner(StepRunner):
         self._room: Floats = np.empty((0, decoder.config.vocab_size), dtype=np.float32)
         self._whole = WholeSteps(decoder) if WholeSteps.able(decoder) else None
 
-    def launch(self, batch: StepBatch) -> Finished:
+    def launch(self, batch: StepBatch) -> Pending:
         """As its base; where nothing but tokens is asked for, the kernels are called once."""
         slices = batch.slices
         if self._whole is None or not slices or not all(map(plain, slices)):
