@@ -128,15 +128,20 @@ inline I whole(I sum) { return sum; }
 
 #else
 
-constexpr int ROWS_AT_ONCE = 2;
+constexpr int ROWS_AT_ONCE = 4;
 inline __m256i from16(__m256i x) { return _mm256_madd_epi16(x, _mm256_set1_epi16(1)); }
+// Sums are to be made product by product. GCC makes all products of a block first and puts them aside in memory, at one
+// store for each: a third of the time of a linear. To the compiler this says that both numbers may change here.
+inline void now(__m256i& a, __m256i& b) { asm("" : "+x"(a), "+x"(b)); }
 
 // 4 bits: a block's 16 products for each place of 16 bits are 16 * 15 * 127 at most, which fits.
 struct Sum4 { __m256i a, b; };
 struct W4 { __m256i a, b; };
 inline Sum4 dot(Sum4 sum, W4 w, const int8_t* p) {
   __m256i x = four(p);
-  return {_mm256_add_epi16(sum.a, _mm256_maddubs_epi16(w.a, x)), _mm256_add_epi16(sum.b, _mm256_maddubs_epi16(w.b, x))};
+  sum = {_mm256_add_epi16(sum.a, _mm256_maddubs_epi16(w.a, x)), _mm256_add_epi16(sum.b, _mm256_maddubs_epi16(w.b, x))};
+  now(sum.a, sum.b);
+  return sum;
 }
 inline I whole(Sum4 sum) { return {from16(sum.a), from16(sum.b)}; }
 
@@ -145,8 +150,10 @@ struct Sum8 { __m256i a, b; };
 struct W8 { __m256i a, b, size_a, size_b; };
 inline Sum8 dot(Sum8 sum, W8 w, const int8_t* p) {
   __m256i x = four(p);
-  return {_mm256_add_epi32(sum.a, from16(_mm256_maddubs_epi16(w.size_a, _mm256_sign_epi8(x, w.a)))),
-          _mm256_add_epi32(sum.b, from16(_mm256_maddubs_epi16(w.size_b, _mm256_sign_epi8(x, w.b))))};
+  sum = {_mm256_add_epi32(sum.a, from16(_mm256_maddubs_epi16(w.size_a, _mm256_sign_epi8(x, w.a)))),
+         _mm256_add_epi32(sum.b, from16(_mm256_maddubs_epi16(w.size_b, _mm256_sign_epi8(x, w.b))))};
+  now(sum.a, sum.b);
+  return sum;
 }
 inline I whole(Sum8 sum) { return {sum.a, sum.b}; }
 
