@@ -3,8 +3,7 @@
     python benchmarks/groups.py [--weights auto] [--threads 1] [--prompt 512] [--new 128] [--rounds 3]
 
 All processes are of this machine; those of a pipeline compute one after another, as on several nodes, and only the way
-from one to the next is shorter here. Groups that share layers (tensor) are measured with `--weights none` alone: with
-other weights they compute otherwise than one process.
+from one to the next is shorter here.
 """
 
 import argparse
@@ -107,8 +106,7 @@ def main() -> int:
     rng = random.Random(0)
     prompts = [[rng.randrange(20, 49_000) for _ in range(options.prompt)] for _ in range(options.rounds)]
     table, right, same = Table("pipeline x tensor", "first token (s)", "between tokens (ms)", "tokens"), None, True
-    shapes = [(1, 1), (2, 1), (3, 1), *([(1, 2), (1, 3), (2, 2)] if options.weights == "none" else [])]
-    for pipeline, tensor in shapes:
+    for pipeline, tensor in ((1, 1), (2, 1), (3, 1), (1, 2), (1, 3), (2, 2)):
         with group(pipeline, tensor, options.threads, options.weights) as port:
             tokens, first, gap = asyncio.run(rounds(port, prompts, options.new))
         right = right or tokens

@@ -72,13 +72,13 @@ async def test_all_end_in_order_when_one_is_told_to(start):
     assert [p.end()[0] for p in group] == [0, 0]
 
 
-@pytest.mark.parametrize(("tensor", "ranks"), [(2, 2), (2, 4)])
-async def test_ranks_that_share_layers_give_the_tokens_of_one_process(start, tensor, ranks):
-    """In fp32 every number is the same; the repetitive prompt has tokens guessed, and the second round its prefix cached."""
-    (one,) = ready(start(1, spec=FP32))
+@pytest.mark.parametrize(("tensor", "ranks", "spec"), [(2, 2, FP32), (3, 3, {}), (2, 4, {})])
+async def test_ranks_that_share_layers_give_the_tokens_of_one_process(start, tensor, ranks, spec):
+    """Every number is the same, of weights as they are stored, too; the repetitive prompt has tokens guessed, and the second round its prefix cached."""
+    (one,) = ready(start(1, spec=spec))
     alone, _ = await answers(one)
     one.process.kill()
-    group = ready(start(ranks, tensor=tensor, spec=FP32))
+    group = ready(start(ranks, tensor=tensor, spec=spec))
     shared, told = await answers(group[0])
     assert shared == alone
     assert (told.exactness, told.kv_layout) == ("exact", "")

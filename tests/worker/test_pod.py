@@ -43,12 +43,13 @@ def gone(pid):
     return False
 
 
-async def test_ranks_of_a_pod_give_the_tokens_of_one_process_until_one_is_killed(start):
-    """In fp32: greedy, sampled with a seed, with tokens guessed, and at last from the prefix cache."""
-    (one,) = ready(start(1, local=1, spec=FP32))
+@pytest.mark.parametrize("spec", [FP32, {}], ids=["fp32", "as-stored"])
+async def test_ranks_of_a_pod_give_the_tokens_of_one_process_until_one_is_killed(start, spec):
+    """Greedy, sampled with a seed, with tokens guessed, and at last from the prefix cache."""
+    (one,) = ready(start(1, local=1, spec=spec))
     alone, _ = await answers(one)
     one.process.kill()
-    (pod,) = ready(start(2, tensor=2, local=2, spec=FP32))
+    (pod,) = ready(start(2, tensor=2, local=2, spec=spec))
     shared, told = await answers(pod)
     assert shared == alone
     assert (told.exactness, told.kv_layout) == ("exact", "")
@@ -63,7 +64,7 @@ async def test_ranks_of_a_pod_give_the_tokens_of_one_process_until_one_is_killed
         "rank 1, a process of this pod, was ended by SIGKILL (so ends one for which the pod has no memory); the whole "
         "group begins anew",
     )
-    (again,) = ready(start(2, tensor=2, local=2, spec=FP32))
+    (again,) = ready(start(2, tensor=2, local=2, spec=spec))
     assert (await answers(again))[0] == alone
 
 

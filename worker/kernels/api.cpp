@@ -15,6 +15,8 @@ struct Engine {
   const Kernels& kernels;
 };
 
+constexpr int GONE = 3;  // another rank
+
 // Nothing is thrown through C: 0, or 1 where there is no memory.
 template <typename Do>
 int tried(const Do& work) {
@@ -49,7 +51,7 @@ const Kernels* named(const char* name) {
 #pragma GCC visibility push(default)
 extern "C" {
 
-int argosy_version() { return 11; }
+int argosy_version() { return 12; }
 
 // A hash of the files that this was built from.
 const char* argosy_sources() { return ARGOSY_SOURCES; }
@@ -76,7 +78,11 @@ void argosy_pack(int bits, int scale_bits, const uint8_t* from, int rows, int bl
 int argosy_forward(void* engine, const Layer* layers, int count, const Step* step, const float* const* cos,
                     const float* const* sin, float* x, int together) {
   auto& e = *static_cast<Engine*>(engine);
-  return tried([&] { forward(e.pool, e.kernels, e.room, layers, count, *step, cos, sin, x, together != 0); });
+  bool whole = true;
+  const int failed = tried([&] {
+    whole = forward(e.pool, e.kernels, e.room, layers, count, *step, cos, sin, x, together != 0);
+  });
+  return failed || whole ? failed : GONE;
 }
 
 int argosy_project(void* engine, const Linear* w, const float* norm, float eps, const float* x, int rows, float* out,
@@ -107,7 +113,7 @@ int argosy_step(void* engine, const Layer* layers, int count, const Step* step, 
     if (tokens[row] < 0 || tokens[row] >= ends->head.out) return 2;
   return tried([&] {
     if (ends->embedding) look_up(*ends, layers[0].hidden, tokens, rows, x);
-    forward(e.pool, e.kernels, e.room, layers, count, *step, cos, sin, x, together != 0);
+    (void)forward(e.pool, e.kernels, e.room, layers, count, *step, cos, sin, x, together != 0);
     project(e.pool, e.kernels, e.room, ends->head, ends->norm, ends->eps, x, rows, logits, together != 0);
     pick(e.pool, e.kernels, e.sampling, logits, rows, ends->head.out, draws, picked, true, together != 0);
   });

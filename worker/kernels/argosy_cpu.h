@@ -73,7 +73,13 @@ struct Step {
   const int32_t* adapter_of;       // [rows]: which of them a row has, or -1; null where no row has any
   const LowRank* const* adapters;  // of each: [layers, LINEARS]
   const int32_t* turns;  // [rows]: which row of the cosines and sines a row has; null: those of its own number
+  // Of layers that ranks share: this rank's columns of `what` and those of the others, side by side to `all`; not 0 where
+  // another rank is gone. Called by one thread. Null where layers are whole.
+  int32_t (*join)(int32_t layer, int32_t what, const void* mine, void* all);
 };
+// What ranks join: fp32 [rows, their columns], of the gated part BLOCK_RECORD bytes for each ROWS rows and block.
+enum Joined { HEADS, OF_O, GATED, OF_DOWN };
+constexpr int BLOCK_RECORD = ROWS * (GROUP + 12);
 
 // What stands before the layers of a model, and behind them.
 struct Ends {
@@ -88,7 +94,8 @@ void look_up(const Ends& ends, int hidden, const int32_t* tokens, int rows, floa
 
 enum Activation { SILU, GELU };  // x sigmoid(x); x Phi(x), by tanh
 
-// One decoder layer: attention with rotary positions over a paged cache, and a gated feed-forward part. Norms (RMSNorm) may
+// One decoder layer: attention with rotary positions over a paged cache, and a gated feed-forward part. Of one that ranks
+// share, heads and ffn are those of this rank, o and down have the inputs of all and some of the outputs. Norms (RMSNorm) may
 // be on what goes into a part, on what it adds, and on queries and keys before they are turned; null where there is none.
 struct Layer {
   Linear qkv, o, gate_up, down;

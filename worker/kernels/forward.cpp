@@ -28,17 +28,20 @@ void Activations::least(size_t rows, size_t in) {
   argosy::least(raw, places);
 }
 
-void forward(Pool& pool, const Kernels& kernels, Room& room, const Layer* layers, int count, const Step& step,
+bool forward(Pool& pool, const Kernels& kernels, Room& room, const Layer* layers, int count, const Step& step,
              const float* const* cos, const float* const* sin, float* x, bool together) {
   const size_t rows = step.rows, threads = pool.threads();
-  size_t in = 0, qkv = 0, heads = 0, ffn = 0, dim = 0, states = 0;
+  const size_t tall = (rows + ROWS - 1) / ROWS;
+  size_t in = 0, qkv = 0, heads = 0, ffn = 0, dim = 0, states = 0, mine = 0, all = 0;
   for (int i = 0; i < count; i++) {
     const Layer& l = layers[i];
     const size_t width = size_t(l.heads) * l.head_dim;
-    in = std::max({in, size_t(l.hidden), width});
+    in = std::max({in, size_t(l.hidden), size_t(l.o.in)});
     qkv = std::max(qkv, size_t(l.qkv.out));
     heads = std::max(heads, width);
-    ffn = std::max(ffn, size_t(l.ffn));
+    ffn = std::max(ffn, size_t(l.down.in));
+    mine = std::max({mine, rows * std::max(l.o.out, l.down.out) * sizeof(float), tall * (l.ffn / GROUP) * BLOCK_RECORD});
+    all = std::max({all, rows * l.o.in * sizeof(float), tall * (l.down.in / GROUP) * BLOCK_RECORD});
     dim = std::max(dim, size_t(l.head_dim));
     states = std::max(states, size_t(TILE + 1) * ROWS_OF_ATTENTION * l.heads);
   }
@@ -52,6 +55,11 @@ void forward(Pool& pool, const Kernels& kernels, Room& room, const Layer* layers
   least(room.own, threads * hidden);
   least(room.part, rows * hidden);
   least(room.states, threads * states);
+  if (step.join) {
+    least(room.mine, mine / sizeof(float));
+    least(room.all, all / sizeof(float));
+  }
+  room.broken = 0;
   if (step.adapter_of) {
     room.held_width = std::max(heads, ffn) + step.most_rank;
     least(room.held, threads * room.held_width);
@@ -62,12 +70,13 @@ void forward(Pool& pool, const Kernels& kernels, Room& room, const Layer* layers
     float* its = walk.own(x, hidden);
     if (its != x) std::memcpy(its, x, hidden * sizeof(float));
     for (int i = 0; i < count; i++)
-      walk.layer(layers[i], i ? &layers[i - 1] : nullptr, i, its, cos[i], sin[i]);
+      if (!walk.layer(layers[i], i ? &layers[i - 1] : nullptr, i, its, cos[i], sin[i])) return;
     walk.each_row([&](int row) {
       walk.leave(its + size_t(row) * hidden, room.part.data(), row, layers[count - 1], count - 1, DOWN);
     });
     if (its != x && thread == 0) std::memcpy(x, its, hidden * sizeof(float));
   });
+  return !room.broken;
 }
 
 void project(Pool& pool, const Kernels& kernels, Room& room, const Linear& w, const float* norm, float eps,

@@ -22,6 +22,8 @@ struct Activations {
 struct Room {
   Activations in, gated;
   std::vector<float> qkv, heads, both, part, norms, states, own;
+  std::vector<float> mine, all;  // what ranks join: this one's, and that of all
+  int32_t broken = 0;            // whether another rank is gone
   std::vector<float> low, held;  // what adapters make of rows; and for each thread a row and the like of it
   size_t held_width = 0;
   std::vector<uint16_t> halves;
@@ -30,8 +32,8 @@ struct Room {
 };
 
 // x [rows, hidden] goes through `count` layers, in place. cos[i] and sin[i] are those of layer i, each
-// [rows, rotary / 2], or by the step's `turns`.
-void forward(Pool& pool, const Kernels& kernels, Room& room, const Layer* layers, int count, const Step& step,
+// [rows, rotary / 2], or by the step's `turns`. False: another rank that shares the layers is gone.
+bool forward(Pool& pool, const Kernels& kernels, Room& room, const Layer* layers, int count, const Step& step,
              const float* const* cos, const float* const* sin, float* x, bool together);
 
 // RMSNorm (where there is a norm), quantization and a linear: x [rows, in] -> out [rows, w.out].

@@ -10,7 +10,7 @@ namespace {
 
 constexpr int ROWS_OF_ATTENTION = 8;  // rows that walk over the cache together: their state stays in the nearest cache
 constexpr int ROWS_AT_A_GATE = 64;  // rows of a block of gate and up that are held at once; a multiple of ROWS
-constexpr int PARTS_OF_LAYER = 10;  // calls of `shared` in `layer` at most
+constexpr int PARTS_OF_LAYER = 12;  // calls of `shared` in `layer` at most
 
 // One step on one thread: every thread runs this, and they meet at the barriers.
 struct Walk {
@@ -68,6 +68,49 @@ struct Walk {
 
   void linear(const Linear& w, const Quantized& x, int rows, float* out) {
     ranges(w.out / TILE, [&](int from, int to) { k.linear(w, x, rows, from, to - from, out + TILE * from, w.out); });
+  }
+
+  // What ranks have of rows, side by side; false where one of them is gone. All have come here from a meeting before.
+  bool join(int number, Joined what, const void* mine, void* all) {
+    if (thread == 0) room.broken = step.join(number, what, mine, all);
+    pool.barrier();
+    return !room.broken;
+  }
+
+  // A linear's outputs on all ranks: to `part`.
+  bool whole(const Linear& w, const Quantized& x, int number, Joined what) {
+    if (!step.join) return linear(w, x, step.rows, room.part.data()), true;
+    linear(w, x, step.rows, room.mine.data());
+    return join(number, what, room.mine.data(), room.part.data());
+  }
+
+  // Blocks of the gated part on all ranks: in records, so that those of a rank lie side by side.
+  bool whole_gated(const Layer& l, int number) {
+    constexpr int SCALES = ROWS * sizeof(float);
+    const int tall = (step.rows + ROWS - 1) / ROWS;
+    const auto record = [&](std::vector<float>& of, int i) { return reinterpret_cast<uint8_t*>(of.data()) + size_t(i) * BLOCK_RECORD; };
+    ranges(tall * (l.ffn / GROUP), [&](int from, int to) {
+      for (int i = from; i < to; i++) {
+        const Quantized x = room.gated.all().from(size_t(i) * ROWS);
+        uint8_t* out = record(room.mine, i);
+        std::memcpy(out, x.q, ROWS * GROUP);
+        std::memcpy(out + ROWS * GROUP, x.d, SCALES);
+        std::memcpy(out + ROWS * GROUP + SCALES, x.sum, SCALES);
+        std::memcpy(out + ROWS * GROUP + 2 * SCALES, x.raw, SCALES);
+      }
+    });
+    if (!join(number, GATED, room.mine.data(), room.all.data())) return false;
+    ranges(tall * (l.down.in / GROUP), [&](int from, int to) {
+      for (int i = from; i < to; i++) {
+        const Quantized x = room.gated.all().from(size_t(i) * ROWS);
+        const uint8_t* in = record(room.all, i);
+        std::memcpy(x.q, in, ROWS * GROUP);
+        std::memcpy(x.d, in + ROWS * GROUP, SCALES);
+        std::memcpy(x.sum, in + ROWS * GROUP + SCALES, SCALES);
+        std::memcpy(x.raw, in + ROWS * GROUP + 2 * SCALES, SCALES);
+      }
+    });
+    return true;
   }
 
   // what the row's adapter adds to a linear of layer `layer`; null: nothing
@@ -160,8 +203,8 @@ struct Walk {
     });
   }
 
-  // x: the rows, or this thread's own of a single one.
-  void layer(const Layer& l, const Layer* before, int number, float* x, const float* cos, const float* sin) {
+  // x: the rows, or this thread's own of a single one. False: another rank that shares the layer is gone.
+  bool layer(const Layer& l, const Layer* before, int number, float* x, const float* cos, const float* sin) {
     // A few channels are much larger than the others here: with 8 bits alone these would lose most, and the model most
     // of all that its activations lose (docs/cpu.md).
     enter(x, room.part.data(), l, before, number, QKV);
@@ -186,11 +229,13 @@ struct Walk {
       });
       attention(l);
     }
-    if (!by_head(l)) shared(step.rows, [&](int row) { heads_of(l, row, 0, l.heads * l.head_dim); });
-    linear(l.o, room.in.all(), step.rows, room.part.data());
+    if (step.join && !join(number, HEADS, room.heads.data(), room.all.data())) return false;
+    if (!by_head(l)) shared(step.rows, [&](int row) { heads_of(l, row, 0, l.o.in); });
+    if (!whole(l.o, room.in.all(), number, OF_O)) return false;
     enter(x, room.part.data(), l, nullptr, number, GATE_UP);
     gated(l, step.rows, number);
-    linear(l.down, room.gated.all(), step.rows, room.part.data());
+    if (step.join && !whole_gated(l, number)) return false;
+    return whole(l.down, room.gated.all(), number, OF_DOWN);
   }
 
   float* qkv_of(const Layer& l, int row) { return room.qkv.data() + size_t(row) * l.qkv.out; }
@@ -285,11 +330,11 @@ struct Walk {
     for (int row = first; by_head(l) && row < last; row++) heads_of(l, row, head * its, its);
   }
 
-  static bool by_head(const Layer& l) { return l.heads / l.kv_heads * l.head_dim % GROUP == 0; }
+  bool by_head(const Layer& l) const { return !step.join && l.heads / l.kv_heads * l.head_dim % GROUP == 0; }
 
   void heads_of(const Layer& l, int row, int first, int count) {
-    const int width = l.heads * l.head_dim;
-    const float* heads = room.heads.data() + size_t(row) * width + first;
+    const int width = l.o.in;
+    const float* heads = (step.join ? room.all : room.heads).data() + size_t(row) * width + first;
     k.quantize(heads, count, room.in.all().from(Quantized::place(row, first / GROUP, width / GROUP)));
   }
 };

@@ -1,6 +1,7 @@
 """Layers that ranks share: the logits of one process, bit for bit, of every kind of layer. Threads are the ranks."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
@@ -15,10 +16,14 @@ from argosy_worker.core.batch import RunnerBrokenError, SequenceSlice
 from argosy_worker.core.layout import make_layout
 from argosy_worker.group.remote import RemoteLayers, follow
 from argosy_worker.group.ring import Ring
-from argosy_worker.models import load_model, load_part
+from argosy_worker.models import load_model, load_part, torch_build
+from argosy_worker.models.build import open_model
+from argosy_worker.models.native_build import Asked
 
 PROMPT = torch.randint(3, small_models.VOCAB, (90,), generator=torch.Generator().manual_seed(2)).tolist()
 FP32 = {"weights": "none", "kv_cache": "fp32", "device": "cpu", "threads": 1}
+NATIVE = {"weights": "int8", "device": "cpu", "threads": 1}
+"""On native kernels, where there are any: layers of llama and gemma2 as one call, linears of mixtral."""
 
 
 @pytest.fixture
@@ -41,13 +46,20 @@ def logits(loaded, runner):
     return torch.cat(found)
 
 
+def in_one_process(folder, how):
+    """Also of a model that is native as a whole: torch's runner around the native layers."""
+    asked = Asked(**{name: value for name, value in how.items() if name != "device"})
+    with ExitStack() as stack:
+        return torch_build.build(open_model(folder, stack), asked, "cpu", lambda *_: None)
+
+
 def ring(store, port, place):
     return Ring.join(store if place.rank == 0 else Ring.store_of("127.0.0.1", port, place.ranks), place, "127.0.0.1")
 
 
-def member(port, path, place):
+def member(port, path, place, how):
     sharing = Sharing()
-    part = load_part(path, place=place, sharing=sharing, **FP32)
+    part = load_part(path, place=place, sharing=sharing, **how)
     attention = part.make_attention(8, 16)
     joined = ring(None, port, place)
     sharing.connect(joined)
@@ -57,19 +69,22 @@ def member(port, path, place):
 
 
 @pytest.mark.parametrize(
-    ("folder", "stages"),
-    [("llama-biases", 1), ("llama", 2), ("mixtral", 1), ("gemma2", 1), ("phi3-plain", 2), ("gpt-oss", 1)],
+    ("folder", "stages", "how"),
+    [
+        *((name, stages, FP32) for name, stages in (("llama-biases", 1), ("llama", 2), ("mixtral", 1), ("gemma2", 1), ("phi3-plain", 2), ("gpt-oss", 1))),
+        *((name, stages, NATIVE) for name, stages in (("llama-biases", 1), ("llama-llama3", 2), ("mixtral", 1), ("gemma2", 1))),
+    ],
     indirect=["folder"],
-)
-def test_logits_are_those_of_one_process(folder, stages):
-    whole = load_model(folder, **FP32)
+)  # fmt: skip
+def test_logits_are_those_of_one_process(folder, stages, how):
+    whole = in_one_process(folder, how)
     alone = logits(whole, whole.make_runner(8, 16))
     store, port = Ring.store("127.0.0.1")
     group = Place(0, stages, 2)
     with ThreadPoolExecutor(group.ranks) as pool:
-        others = [pool.submit(member, port, folder, group._replace(rank=rank)) for rank in range(1, group.ranks)]
+        others = [pool.submit(member, port, folder, group._replace(rank=rank), how) for rank in range(1, group.ranks)]
         sharing, rest = Sharing(), RemoteLayers() if stages > 1 else None
-        loaded = load_model(folder, place=group, rest=rest, sharing=sharing, **FP32)
+        loaded = load_model(folder, place=group, rest=rest, sharing=sharing, **how)
         runner = loaded.make_runner(8, 16)
         joined = ring(store, port, group)
         for one in (sharing, rest):

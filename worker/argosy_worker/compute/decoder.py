@@ -17,6 +17,7 @@ from argosy_worker.compute.native.linear import NativeLinear
 from argosy_worker.compute.pooling import Floats, normed
 from argosy_worker.compute.quant.formats import QuantTensor
 from argosy_worker.compute.quant.linear import Linear
+from argosy_worker.compute.shared import SharedHead
 from argosy_worker.compute.stack import Stack
 
 
@@ -63,6 +64,8 @@ class Decoder:
         norm, eps = self._final_norm, self.config.rms_eps
         if isinstance(self._head, NativeLinear) and hidden.dtype == torch.float32:
             logits: Tensor = self._head.normed(hidden, norm, eps)  # the bits of a model that is native as a whole
+        elif isinstance(self._head, SharedHead) and self._head.norms:
+            logits = self._head(hidden)
         else:
             logits = self._head(F.rms_norm(hidden, (hidden.shape[-1],), norm, eps)).float()
         if self.config.logit_divisor != 1:

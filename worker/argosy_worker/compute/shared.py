@@ -63,15 +63,22 @@ class SharedLinear:
     waits = "ranks wait for one another"
     """Why no graph has it."""
 
-    def __init__(self, linear: Linear, sharing: Sharing, *, outputs: Sequence[int], inputs: Sequence[int] = ()) -> None:
-        self._linear, self._sharing, self._outputs, self._inputs = linear, sharing, list(outputs), list(inputs)
+    def __init__(
+        self, linear: Linear, sharing: Sharing, *, part: int, outputs: Sequence[int], inputs: Sequence[int] = ()
+    ) -> None:
+        """`linear`: what this rank, number `part` of those that share it, has of it."""
+        self.linear, self.part, self._sharing = linear, part, sharing
+        self.outputs, self.inputs = list(outputs), list(inputs)
+
+    def columns(self, x: Tensor, widths: Sequence[int]) -> Tensor:
+        """Columns of this rank and of the others. Raises RunnerBrokenError when another rank is gone."""
+        return self._sharing.ring.join_columns(x, widths)
 
     def __call__(self, x: Tensor) -> Tensor:
         """[rows, in] -> [rows, out]. Raises RunnerBrokenError when another rank is gone."""
-        ring = self._sharing.ring
-        if self._inputs:
-            x = ring.join_columns(x, self._inputs)
-        return ring.join_columns(self._linear(x), self._outputs)
+        if self.inputs:
+            x = self.columns(x, self.inputs)
+        return self.columns(self.linear(x), self.outputs)
 
 
 class SharedHead:
@@ -79,6 +86,8 @@ class SharedHead:
 
     def __init__(self, linear: Linear, sharing: Sharing, outputs: Sequence[int]) -> None:
         self._linear, self._sharing, self._outputs = linear, sharing, list(outputs)
+        self.norms = bool(getattr(linear, "norms", False))
+        """Whether every rank norms the rows for itself."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """[rows, hidden] -> [rows, vocab]. Raises RunnerBrokenError when another rank is gone, or this one fails."""

@@ -18,6 +18,7 @@ from argosy_worker.compute.layer import KERNELS as LAYER_KERNELS
 from argosy_worker.compute.layer import Layer, LayerKernel, LayerWeights, choose_layer
 from argosy_worker.compute.mlp import DenseMlp, Mlp
 from argosy_worker.compute.native.layer import NativeLayer, joined
+from argosy_worker.compute.native.linear import NativeLinear, NormedLinear
 from argosy_worker.compute.quant.formats import QuantTensor
 from argosy_worker.compute.quant.int8_cpu import sums_are_exact
 from argosy_worker.compute.quant.isa import cpu_features
@@ -123,6 +124,9 @@ class Builder:
         matrix = self._source.matrix("embed" if config.tied else "head", slice(mine.start, mine.stop))
         found = self._linear("head", ["head"], matrices=[matrix])
         self.nbytes = self._packer.nbytes
+        if isinstance(found, NativeLinear):  # as in one process the kernels norm the rows
+            norm = self._vector("final_norm")
+            return NormedLinear(found, norm, config.rms_eps) if norm.dtype == torch.float32 else found
         return found
 
     def _part_of(self, spec: LayerSpec) -> LayerSpec:
@@ -154,7 +158,9 @@ class Builder:
         """A linear whose inputs are spread over the ranks, as its outputs are."""
         if self._sharing is None:
             return linear
-        return SharedLinear(linear, self._sharing, outputs=self._widths(spec.hidden), inputs=inputs)
+        return SharedLinear(
+            linear, self._sharing, part=self._cut.part, outputs=self._widths(spec.hidden), inputs=inputs
+        )
 
     def _head_widths(self, spec: LayerSpec) -> list[int]:
         """Columns of what attention gives, of each rank."""

@@ -14,7 +14,8 @@ from argosy_worker.compute.layer import Layer, LayerKernel
 from argosy_worker.compute.native import library
 from argosy_worker.compute.native.able import KV_BITS, TILE
 from argosy_worker.compute.native.crew import Crew
-from argosy_worker.compute.native.layer import NativeLayers, parts_of
+from argosy_worker.compute.native.joins import padding
+from argosy_worker.compute.native.layer import NativeLayers, joins_of, parts_of
 from argosy_worker.compute.native.linear import NativeLinears
 from argosy_worker.compute.native.picking import sampler as native_sampler
 from argosy_worker.compute.native.probe import Probe
@@ -78,7 +79,7 @@ def build(
         if precision.weights in NATIVE:
             crew = Crew(asked.threads)
             kernels, sampler = (NativeLinears(crew), *kernels), native_sampler(crew)
-            if kind.name in KV_BITS and asked.block_size % TILE == 0 and sharing is None:
+            if kind.name in KV_BITS and asked.block_size % TILE == 0:
                 layer_kernels = (NativeLayers(), *LAYER_KERNELS)
         builder = Builder(
             model.weights, precision, torch.device(target), check, progress,
@@ -93,7 +94,8 @@ def build(
         decoder = builder.decoder(config, stack) if place.rank == 0 else None
         if check is not None and builder.native is not None:
             spec, weights = builder.native
-            check.layer(Probe(spec, parts_of(weights), kind.name, asked.block_size))
+            others = joins_of([weights], padding(place.cut.part))
+            check.layer(Probe(spec, parts_of(weights), kind.name, asked.block_size, others))
         if check is not None and not builder.all_native:
             check.attention(attention_shape(config, asked.block_size, stack.specs[0].kv_heads))
             check.elementwise()

@@ -19,8 +19,14 @@ _TRIAL_S = 4.0
 """A call on one thread is tried where it would take no longer than this if threads shared the work evenly."""
 _NO_TOKEN = 2
 """What a call answers that was given one that there is not."""
+_GONE = 3
+"""What a call answers whose layers are shared with a rank that is gone."""
 _SUSPECT = 0.5
 """Share of the time on one thread from which on all threads together are suspected to be the slower way."""
+
+
+class BrokenOffError(Exception):
+    """A step of shared layers was broken off; whoever joins them knows why."""
 
 
 class Together:
@@ -160,5 +166,7 @@ class Crew:
 def _check(failed: int) -> None:
     if failed == _NO_TOKEN:
         raise IndexError("a token that the vocabulary does not have")
+    if failed == _GONE:
+        raise BrokenOffError
     if failed:
         raise MemoryError("the native kernels have no memory for this step")

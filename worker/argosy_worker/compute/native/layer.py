@@ -10,11 +10,13 @@ from argosy_worker.compute.config import LayerSpec
 from argosy_worker.compute.layer import Layer, LayerWeights, Step, TorchLayer
 from argosy_worker.compute.mlp import DenseMlp
 from argosy_worker.compute.native.able import KV_BITS, TILE, cannot
+from argosy_worker.compute.native.joins import Columns, Joins, Widths
 from argosy_worker.compute.native.library import NORMS
 from argosy_worker.compute.native.linear import NativeLinear
 from argosy_worker.compute.native.stack import Parts, Stack
-from argosy_worker.compute.quant.linear import Verdict
+from argosy_worker.compute.quant.linear import Linear, Verdict
 from argosy_worker.compute.rope import Rotation
+from argosy_worker.compute.shared import SharedLinear
 
 
 class NativeLayer:
@@ -22,7 +24,7 @@ class NativeLayer:
 
     def __init__(self, specs: Sequence[LayerSpec], first: int, weights: Sequence[LayerWeights]) -> None:
         self.specs, self.first, self.weights = list(specs), first, list(weights)
-        self._stack = Stack(specs, [parts_of(of) for of in weights], first)
+        self._stack = Stack(specs, [parts_of(of) for of in weights], first, joins_of(weights))
         self._plain = [TorchLayer(spec, first + i, of) for i, (spec, of) in enumerate(zip(specs, weights, strict=True))]
         self._cache: KvCache | None = None
 
@@ -60,7 +62,7 @@ class NativeLayers:
         """A native layer, where all its linears are (the check at start may have chosen others)."""
         mlp = weights.mlp
         linears = [weights.qkv, weights.o, *([mlp.gate_up, mlp.down] if isinstance(mlp, DenseMlp) else [None])]
-        if not all(isinstance(linear, NativeLinear) for linear in linears):
+        if not all(isinstance(_own(linear), NativeLinear) for linear in linears):
             return TorchLayer(spec, number, weights)
         return NativeLayer([spec], number, [weights])
 
@@ -81,13 +83,29 @@ def parts_of(weights: LayerWeights) -> Parts:
     """A layer's weights, all of them native. Raises RuntimeError where they are not."""
     mlp = weights.mlp
     linears = [weights.qkv, weights.o, *([mlp.gate_up, mlp.down] if isinstance(mlp, DenseMlp) else [])]
-    native = [linear for linear in linears if isinstance(linear, NativeLinear)]
+    native = [own for linear in linears if isinstance(own := _own(linear), NativeLinear)]
     norms = {name: norm for name in NORMS if (norm := getattr(weights, name)) is not None}
     if len(native) < 4 or any(norm.dtype != torch.float32 for norm in norms.values()):
         raise RuntimeError("a native layer without its linears, or with norms in other numbers")
     qkv, o, gate_up, down = native
     held = {name: norm.contiguous().numpy() for name, norm in norms.items()}
     return Parts(qkv=qkv, o=o, gate_up=gate_up, down=down, **held)
+
+
+def joins_of(weights: Sequence[LayerWeights], columns: Columns | None = None) -> Joins | None:
+    """Who shares these layers; None where nobody does. `columns`: what stands for the other ranks."""
+    if not isinstance(weights[0].o, SharedLinear):
+        return None
+    found = [(of.o, of.mlp.down) for of in weights if isinstance(of.mlp, DenseMlp)]
+    shared = [(o, down) for o, down in found if isinstance(o, SharedLinear) and isinstance(down, SharedLinear)]
+    widths = [Widths(heads=o.inputs, hidden=o.outputs, ffn=down.inputs) for o, down in shared]
+    first, part = shared[0][0], shared[0][0].part
+    return Joins(columns or first.columns, part, widths)
+
+
+def _own(linear: Linear | None) -> Linear | None:
+    """What this rank has of a linear."""
+    return linear.linear if isinstance(linear, SharedLinear) else linear
 
 
 def _halves(turned: Rotation) -> tuple[Tensor, Tensor]:

@@ -18,13 +18,19 @@ log = logging.getLogger(__name__)
 FILE = Path(__file__).with_name("libargosy_cpu.so")
 SOURCES = Path(__file__).parents[3] / "kernels"
 """What it was built from, where the package is used from a checkout."""
-VERSION = 11
+VERSION = 12
 """Of the interface; that of a library from another build is refused."""
 ISA = "ARGOSY_CPU_KERNELS"
 """Environment: the kernels to use, or `none`. Unset: the best of the processor."""
 NORMS = ("attn_norm", "mlp_norm", "post_attn_norm", "post_mlp_norm", "q_norm", "k_norm")
 """Of a layer, in the order of the struct."""
 NAMES = ("avx512-vnni", "avx-vnni", "avx2", "neon-i8mm", "neon-dotprod", "portable")
+
+
+GATED = 2
+"""What is joined in records of its own; see argosy_cpu.h."""
+Join = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_int32, ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p)
+"""`Step.join`."""
 
 
 class Linear(ctypes.Structure):
@@ -69,6 +75,7 @@ class Step(ctypes.Structure):
         ("adapter_of", ctypes.c_void_p),
         ("adapters", ctypes.c_void_p),
         ("turns", ctypes.c_void_p),
+        ("join", ctypes.c_void_p),
     ]
 
 

@@ -47,6 +47,19 @@ class NativeLinear:
         return out
 
 
+class NormedLinear:
+    """A linear of rows that are normed first, in the same call."""
+
+    norms = True
+
+    def __init__(self, linear: NativeLinear, norm: Array, eps: float) -> None:
+        self._linear, self._norm, self._eps = linear, norm, eps
+
+    def __call__(self, x: Array) -> Array:
+        """fp32 [rows, in], before the norm -> [rows, out], of numpy or of torch."""
+        return self._linear.normed(x, self._norm, self._eps)
+
+
 class NativeLinears:
     """Packs linears for a crew."""
 

@@ -9,7 +9,7 @@ from argosy_worker.arrays import address
 from argosy_worker.compute.angles import Turns
 from argosy_worker.compute.config import LayerSpec
 from argosy_worker.compute.native.cache import ELEMENTS
-from argosy_worker.compute.native.stack import Floats, Parts, Stack
+from argosy_worker.compute.native.stack import Floats, Joins, Parts, Stack
 from argosy_worker.compute.rowcheck import pattern
 from argosy_worker.core.batch import SequenceSlice
 from argosy_worker.core.layout import make_layout
@@ -20,8 +20,10 @@ ROWS = 33
 class Probe:
     """Fixed rows through one layer, over a cache of this type."""
 
-    def __init__(self, spec: LayerSpec, parts: Parts, kv: str, block_size: int) -> None:
-        self._spec, self._stack, self._kv, self._block_size = spec, Stack([spec], [parts]), kv, block_size
+    def __init__(self, spec: LayerSpec, parts: Parts, kv: str, block_size: int, joins: Joins | None = None) -> None:
+        """`joins`: what stands for the other ranks of a layer that is shared."""
+        self._spec, self._kv, self._block_size = spec, kv, block_size
+        self._stack = Stack([spec], [parts], joins=joins)
         self._turns = {} if spec.rope is None else {spec.rope: Turns(spec.rope)}
 
     def __call__(self, parts: Sequence[tuple[int, int]]) -> Floats:

@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +14,23 @@ from argosy_worker.compute.config import LayerSpec
 from argosy_worker.compute.native import library
 from argosy_worker.compute.native.able import ACTIVATIONS, KV_BITS
 from argosy_worker.compute.native.adapters import table
+from argosy_worker.compute.native.crew import BrokenOffError
 from argosy_worker.compute.native.linear import NativeLinear
 from argosy_worker.compute.rope_spec import Rope
 from argosy_worker.core.layout import StepLayout
 
 Floats = npt.NDArray[np.float32]
+
+
+class Joins(Protocol):
+    """The ranks that share the layers."""
+
+    failure: BaseException | None
+    """Why the last step was broken off."""
+
+    def begin(self, rows: int) -> ctypes.c_void_p:
+        """What the kernels call in a step of so many rows, for each exchange."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +52,11 @@ class Parts:
 class Stack:
     """The layers, over a cache that `bind` names. Used by one thread at a time."""
 
-    def __init__(self, specs: Sequence[LayerSpec], parts: Sequence[Parts], first: int = 0) -> None:
-        """`first`: number of the first of them in the model."""
-        self._first = first
+    def __init__(
+        self, specs: Sequence[LayerSpec], parts: Sequence[Parts], first: int = 0, joins: Joins | None = None
+    ) -> None:
+        """`first`: number of the first of them in the model. `joins`: the ranks that share them."""
+        self._first, self._joins = first, joins
         self.parts = list(parts)
         """What the structs point into."""
         self._crew = parts[0].qkv.crew
@@ -73,13 +88,23 @@ class Stack:
 
         `turned`: where cosines and sines lie, each fp32 [positions, dims / 2]; without `by_position` those of the
         rows, [rows, dims / 2].
+
+        Raises what the ranks that share the layers raise.
         """
         where = self.step(rows, layout, turned, by_position=by_position)
         if adapters is not None:
             pointers = table(adapters, self._first)
             where.most_rank, where.adapter_of = adapters.most_rank, address(adapters.rows)
             where.adapters = ctypes.addressof(pointers)
-        self._crew.forward(self.layers, where, self.cosines, self.sines, x)
+        if self._joins is not None:
+            where.join = self._joins.begin(rows)
+        try:
+            self._crew.forward(self.layers, where, self.cosines, self.sines, x)
+        except BrokenOffError:
+            if self._joins is None or (failure := self._joins.failure) is None:
+                raise
+            self._joins.failure = None
+            raise failure from None
 
     def step(
         self, rows: int, layout: StepLayout, turned: Mapping[Rope, tuple[int, int]], *, by_position: bool = True
