@@ -1,10 +1,10 @@
-"""An autoscaler that nobody can have, for it knows the trace: what there is to save at most."""
+"""What nobody can have, for it takes knowing the trace: what there is to save at most, and by the number alone."""
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from autoscaling_model import START_S, TICK_S, Ask, Seen, Setting
+from autoscaling_model import START_S, TICK_S, Ask, Replay, Seen, Setting
 
 
 class Foresight:
@@ -56,3 +56,39 @@ def _needed(asks: Sequence[Ask], setting: Setting, promise_s: float) -> list[int
             left -= seconds
         found.append(count)
     return found
+
+
+def constants(asks: Sequence[Ask], setting: Setting, piece_s: float) -> list[tuple[float, float]]:
+    """What the best number for each `piece_s` of the trace costs, if somebody tells it beforehand.
+
+    Pairs (share in time, replica-seconds), each the cheapest of its share, from the cheapest on. How many are late in
+    a piece is taken from a replay with the piece's number from beginning to end, and workers serve at once: nobody
+    who has a number for so long has it for less. Prompts must share nothing, for caches of such workers do not exist.
+    """
+    replays = [(n, sorted(_late(asks, setting, n))) for n in range(setting.least, setting.most + 1)]
+    end = asks[-1].at + 60.0
+    found = {0: 0.0}
+    for piece in range(math.ceil(end / piece_s)):
+        since, until = piece * piece_s, min((piece + 1) * piece_s, end)
+        options = [(sum(since <= at < until for at in late), n * (until - since)) for n, late in replays]
+        found = dict(_cheapest((a + b, c + d) for a, c in found.items() for b, d in options))
+    return [(1 - late / len(asks), cost) for late, cost in reversed(found.items())]
+
+
+def _late(asks: Sequence[Ask], setting: Setting, workers: int) -> list[float]:
+    """When the requests came that so many workers serve too late."""
+    there = Setting(
+        rate=setting.rate, itl_s=setting.itl_s, ttft_s=setting.ttft_s, first=workers, least=workers, most=workers
+    )
+    replay = Replay(asks, there, lambda _seen: workers)
+    replay.run()
+    return [came - seconds for came, seconds in replay.ttft if seconds > setting.ttft_s]
+
+
+def _cheapest(choices: Iterator[tuple[int, float]]) -> Iterator[tuple[int, float]]:
+    """Of pairs (late, cost) those that no other one beats in both."""
+    least = math.inf
+    for late, cost in sorted(choices):
+        if cost < least:
+            least = cost
+            yield late, cost

@@ -3,7 +3,8 @@
 Simple on purpose, and the same for every autoscaler: a worker computes prompts one after the other at a nominal rate
 and then generates in parallel; a request goes where its first token comes soonest; a new worker serves after START_S
 with an empty cache; one that must go takes nothing new, and counts until its last request has ended. Requests wait
-where no worker serves. Every autoscaler sees what was the case LAG_S ago.
+where no worker serves. Every autoscaler sees what was the case LAG_S ago; times to the first token it is not told, as
+none of those that are compared goes by them.
 """
 
 import bisect
@@ -135,7 +136,7 @@ class Replay:
         self.leaving: list[Worker] = []
         self.held: deque[Ask] = deque()
         self.ttft: list[tuple[float, float]] = []
-        """(when the first token came, seconds) of each request."""
+        """(when the first token came, seconds since the request came) of each request."""
         self.computed: deque[tuple[float, int]] = deque()
         self.cost = self.computing_s = 0.0
         self.course = [(0.0, len(self.workers))]
@@ -203,14 +204,12 @@ class Replay:
             self.computed.popleft()
         everybody = [*self.workers, *self.leaving]
         inside = sum(w.inside(now) for w in everybody)
-        latest = sorted(s for at, s in self.ttft[-2000:] if now - WINDOW_S < at <= now)
         length = min(WINDOW_S, max(5.0, now))
         signals = Signals(
             held=len(self.held),
             requests=inside + len(self.held),
             queue_s=sum(max(0.0, w.free_at - now) for w in everybody),
             arriving=sum(tokens for _, tokens in self.computed) / length / self.setting.rate,
-            ttft=latest[int(0.9 * len(latest))] if len(latest) >= 10 else None,
             idle_s=0.0 if inside or self.held else now - self._last_at,
         )
         waiting = sum(w.waiting(now) for w in everybody) + len(self.held)

@@ -5,7 +5,7 @@ Each has a target and a window; `frontier` tries many of both on one trace.
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from autoscaling_model import Ask, Autoscaler, Replay, Result, Seen, Setting
 
@@ -106,10 +106,25 @@ Choice = tuple[float, float]
 
 
 def frontier(
-    asks: Sequence[Ask], setting: Setting, make: Callable[[float, float], Autoscaler], choices: Sequence[Choice]
+    traces: Sequence[Sequence[Ask]],
+    setting: Setting,
+    make: Callable[[float, float], Autoscaler],
+    choices: Sequence[Choice],
 ) -> dict[Choice, Result]:
-    """A result for each choice."""
-    return {choice: Replay(asks, setting, make(*choice)).run() for choice in choices}
+    """A result for each choice: of one trace, or the means over several."""
+    return {c: mean([Replay(asks, setting, make(*c)).run() for asks in traces]) for c in choices}
+
+
+def mean(results: Sequence[Result]) -> Result:
+    """Of one it is that one; of several without a course, and with the largest number of any."""
+    if len(results) == 1:
+        return results[0]
+    return Result(
+        replica_seconds=sum(r.replica_seconds for r in results) / len(results),
+        within=sum(r.within for r in results) / len(results),
+        most=max(r.most for r in results),
+        computing_s=sum(r.computing_s for r in results) / len(results),
+    )
 
 
 def argosy(setting: Setting) -> Callable[[float, float], Autoscaler]:
@@ -136,7 +151,7 @@ def kpa(target: float, window: float) -> Autoscaler:
     return KpaOnConcurrency(target, window=window)
 
 
-def cheapest(found: dict[Choice, Result], share: float) -> tuple[Choice, Result] | None:
+def cheapest(found: Mapping[Choice, Result], share: float) -> tuple[Choice, Result] | None:
     """The choice with the least replica-seconds of those that serve at least this share in time."""
     good = {t: r for t, r in found.items() if r.within >= share}
     return min(good.items(), key=lambda item: item[1].replica_seconds) if good else None

@@ -1,5 +1,6 @@
 """Fewer replica-seconds than by counting requests, at an equal or better share in time (`benchmarks/autoscaling_model.py`)."""
 
+import dataclasses
 import random
 import sys
 from pathlib import Path
@@ -10,8 +11,9 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import autoscaling_model as model
 import autoscaling_scalers as scalers
-from autoscaling_foresight import Foresight
+from autoscaling_foresight import Foresight, constants
 from autoscaling_model import Ask, Replay, Setting
+from autoscaling_traces import half, reordered
 
 SETTING = Setting(rate=4000.0, ttft_s=5.0, first=2)
 
@@ -64,8 +66,8 @@ def test_it_costs_a_fifth_less_where_the_peer_serves_best(make, targets):
     """Of all targets and windows the peer has the one with the best share; ours has one with that share for less."""
     asks = bursts(2)
     windows = (60.0, 300.0)
-    ours = scalers.frontier(asks, SETTING, scalers.argosy(SETTING), [(t, w) for w in windows for t in (1, 4, 15, 45)])
-    theirs = scalers.frontier(asks, SETTING, make, [(t, w) for w in windows for t in targets])
+    ours = scalers.frontier([asks], SETTING, scalers.argosy(SETTING), [(t, w) for w in windows for t in (1, 4, 15, 45)])
+    theirs = scalers.frontier([asks], SETTING, make, [(t, w) for w in windows for t in targets])
     best = max(theirs.values(), key=lambda result: (result.within, -result.replica_seconds))
     found = scalers.cheapest(ours, best.within)
     assert found is not None
@@ -94,3 +96,33 @@ def test_who_accepts_long_waits_needs_fewer_workers_and_waits_no_longer_than_tha
     patient, hasty = (Replay(asks, setting, scalers.argosy(setting)(target, 60)).run() for target in (100, 30))
     assert patient.replica_seconds < hasty.replica_seconds
     assert patient.within >= 0.95
+
+
+def test_who_is_told_the_best_number_has_it_for_no_more_than_any_constant_number():
+    asks = bursts(4)
+    known = constants(asks, SETTING, 600.0)
+    assert known == sorted(known)
+    for count in (2, 4, 8):
+        result = Replay(asks, dataclasses.replace(SETTING, first=count), fixed(count)).run()
+        assert min(cost for share, cost in known if share >= result.within) <= result.replica_seconds
+
+
+def test_in_another_order_the_same_requests_come():
+    asks = sorted(bursts(5), key=lambda ask: ask.at)
+    other = reordered(asks, 60.0, 1)
+    assert [a.at for a in other] != [a.at for a in asks]
+    assert [a.at for a in other] == sorted(a.at for a in other)
+    assert sorted((round(a.at % 60, 6), a.tokens) for a in other) == sorted(
+        (round(a.at % 60, 6), a.tokens) for a in asks
+    )
+    assert [round(a.at, 6) for a in half(asks, 2)] == [
+        round(a.at - asks[len(half(asks, 1))].at, 6) for a in asks[len(half(asks, 1)) :]
+    ]
+
+
+def test_of_several_traces_the_means_count():
+    traces = [bursts(seed)[:200] for seed in (0, 1)]
+    one, other = (scalers.frontier([t], SETTING, scalers.kpa, [(3.0, 60.0)])[3.0, 60.0] for t in traces)
+    both = scalers.frontier(traces, SETTING, scalers.kpa, [(3.0, 60.0)])[3.0, 60.0]
+    assert both.within == (one.within + other.within) / 2
+    assert both.replica_seconds == (one.replica_seconds + other.replica_seconds) / 2
