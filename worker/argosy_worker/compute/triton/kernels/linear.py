@@ -206,7 +206,7 @@ def coded_linear(
         at = block * BK + rk
         w = tl.load(W + row[:, None] + at[None, :], mask=(at < k)[None, :], other=0)
         x = tl.load(X + x_row[None, :] + at[:, None], mask=(at < k)[:, None], other=0)
-        acc = tl.dot(w, x, acc)
+        acc = tl.dot(w, x, acc, out_dtype=tl.int32)  # Triton 3.6 takes fp32 for granted
     scale = tl.load(SCALE + rn, mask=rn < n, other=0.0)
     x_scale = tl.load(X_SCALES + rm, mask=rm < m, other=0.0)
     _store(acc.to(tl.float32) * scale[:, None] * x_scale[None, :], OUT, BIAS, rn, rm, m, n, split, SPLIT, HAS_BIAS)
