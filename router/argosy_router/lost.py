@@ -10,8 +10,9 @@ from argosy_api.grpc_status import error_of
 log = logging.getLogger(__name__)
 
 Code = grpc.StatusCode
-_LOST = frozenset({Code.UNAVAILABLE, Code.CANCELLED, Code.UNKNOWN})
-"""What a call ends with when its worker dies, drains or is cut off; nobody but us cancels our calls."""
+_LOST = frozenset({Code.UNAVAILABLE, Code.CANCELLED, Code.UNKNOWN, Code.UNIMPLEMENTED})
+"""What a call ends with when its worker dies, drains or is cut off; nobody but us cancels our calls. No worker knows
+nothing of our calls: another process has its address, as a pod may have that of one which has just ended."""
 
 
 DEATHS = frozenset({"unavailable", "reset", "closed"})
@@ -43,7 +44,7 @@ def meaning(error: grpc.aio.AioRpcError, request_id: str) -> Lost | ArgosyError:
         return Lost("unavailable", f"{code.name}: {details}")
     if code is Code.INTERNAL and "RST_STREAM" in details:
         return Lost("reset", details)
-    if code in (Code.INTERNAL, Code.UNIMPLEMENTED, Code.DATA_LOSS):
+    if code in (Code.INTERNAL, Code.DATA_LOSS):
         log.error("request %s: worker failed: %s: %s", request_id, code.name, details)
         return InternalError(f"the worker failed (request {request_id})")
     return error_of(code, details)

@@ -81,6 +81,41 @@ async def test_a_stream_goes_on(make_rig, how, at):
     assert value(rig, names.ROUTER_RESUME_GAP_SECONDS + "_count") == 1
 
 
+class Stranger(FakeWorker):
+    """Another gRPC server, to which the worker's address has fallen."""
+
+    strange = False
+
+    async def Generate(self, request, context):
+        if self.strange:
+            self.requests.append(request)
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+        async for chunk in super().Generate(request, context):
+            yield chunk
+
+    async def Session(self, request_iterator, context):
+        if self.strange:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+        async for reply in super().Session(request_iterator, context):
+            yield reply
+
+
+async def test_no_client_is_told_of_a_stranger_at_a_workers_address(make_rig):
+    """Requests go on at another worker."""
+    rig = await make_rig()
+    stranger = Stranger(worker_id="w0")
+    await rig.add(stranger, FakeWorker(worker_id="w1"))
+    await rig.until_indexed()
+    stranger.strange = True
+
+    async def met():
+        answers = await asyncio.gather(*(rig.post("/v1/completions", HELLO) for _ in range(4)))
+        assert [(r.status, json.loads(body)["choices"][0]["text"]) for r, body in answers] == [(200, TEXT)] * 4
+        return stranger.requests != []
+
+    await eventually(met, what="a request without a session came to the stranger")
+
+
 @pytest.mark.parametrize("how", HOWS)
 async def test_a_whole_answer_goes_on(make_rig, how):
     rig = await two(make_rig, **{how: 13})
