@@ -4,7 +4,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from beside import Beside
+from computes_beside import Beside
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lives import GREEDY, Asked, Life

@@ -228,7 +228,7 @@ def test_who_has_graphs_is_said_with_reasons(made):
     assert fused.waits == ""
     experts = ExpertsMlp(None, [], Experts(2, 1))
     assert "experts one after another" in FusedLayer(None, 0, LayerWeights(qkv=len, o=len, mlp=experts)).waits
-    shared = SharedLinear(len, Sharing(), outputs=[1])
+    shared = SharedLinear(len, Sharing(), part=0, outputs=[1])
     assert "ranks wait" in FusedLayer(None, 0, LayerWeights(qkv=len, o=len, mlp=DenseMlp(len, shared, "silu"))).waits
     assert able(Named("cuda", fused, fused), attention()).ok
     for stack, own, reason in (
