@@ -121,4 +121,4 @@ def grouped_tile(rows: int, bits: int, group: int, width: int = 2) -> LinearTile
         return replace(tile_for(rows, bits, group), rows=rows)
     if width == 4:
         return LinearTile(rows, 64, 32, 4, 3)
-    return LinearTile(rows, 64, 64, 4, 4)
+    return LinearTile(rows, 64, 64, 4 if rows < 64 else 8, 4)

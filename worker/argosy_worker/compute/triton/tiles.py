@@ -68,7 +68,7 @@ def tile_for(shape: Heads, tokens: int) -> Tile:
     if shape.width == 4:
         return Tile(least, 16 if dim > 64 else 32, 4, 2)
     if tokens * shape.queries <= least < 64:
-        return Tile(least, 16 if dim > 128 else 32 if dim > 64 else 64, 4, 3)
+        return Tile(least, 16, 4, 2) if dim > 128 else Tile(least, 32 if dim > 64 else 64, 4, 3)
     if tokens * shape.queries <= 64 and least <= 32:
         return Tile(32, 32, 4, 2 if dim > 128 else 3)
     if dim > 128:
