@@ -6,13 +6,13 @@ In a cluster it is a ConfigMap that is mounted, in embedded mode a file of the r
 import json
 from collections.abc import Sequence
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.spec.adapters import AdapterSpec
 
 FILE = "adapters.json"
-_LIST = TypeAdapter(list[AdapterSpec])
+_LIST = TypeAdapter(list[AdapterSpec], config=ConfigDict(defer_build=True))
 
 
 def to_json(adapters: Sequence[AdapterSpec]) -> str:

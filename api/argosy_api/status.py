@@ -9,7 +9,7 @@ from pydantic.alias_generators import to_camel
 class Condition(BaseModel):
     """As in Kubernetes (metav1.Condition)."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, defer_build=True)
 
     type: Annotated[str, Field(max_length=316)]
     status: Literal["True", "False", "Unknown"]
@@ -24,7 +24,7 @@ class Condition(BaseModel):
 class ModelStatus(BaseModel):
     """What the workers found in the model's files."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, defer_build=True)
 
     architecture: str = ""
     quantization: str = ""
@@ -37,7 +37,7 @@ class ModelStatus(BaseModel):
 class MemoryStatus(BaseModel):
     """How the memory of one worker divides, as the workers found it; `argosy plan` says it before anything is there."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, defer_build=True)
 
     of: Annotated[str, Field(max_length=4096)] = ""
     """What it was counted for: the model, and in what numbers it is held."""
@@ -51,7 +51,7 @@ class MemoryStatus(BaseModel):
 class RoleStatus(BaseModel):
     """Workers of one role of a disaggregated resource."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, defer_build=True)
 
     role: str
     """prefill or decode."""
@@ -66,7 +66,7 @@ class RoleStatus(BaseModel):
 class AdapterStatus(BaseModel):
     """A LoRA adapter of the list, as the ready workers of the current revision say."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, defer_build=True)
 
     name: str
     state: Literal["Ready", "Loading", "Failed"]
@@ -82,7 +82,7 @@ class AdapterStatus(BaseModel):
 class ScalingDecision(BaseModel):
     """A change of the number of workers."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, defer_build=True)
 
     time: Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
     before: int
@@ -96,7 +96,7 @@ class ScalingDecision(BaseModel):
 class AutoscalingStatus(BaseModel):
     """What autoscaling decides."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, defer_build=True)
 
     desired_replicas: int = 0
     """Workers that it wants now."""
@@ -107,7 +107,7 @@ class AutoscalingStatus(BaseModel):
 class CanaryStatus(BaseModel):
     """The canary that is under way; routers send it its part of the requests."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, defer_build=True)
 
     revision: str
     weight: int = 0
@@ -121,7 +121,7 @@ class CanaryStatus(BaseModel):
 class PrefetchStatus(BaseModel):
     """How far nodes are with pulling what workers need, with `spec.placement.prefetch`."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, defer_build=True)
 
     nodes: int = 0
     """Where workers may run."""
@@ -134,7 +134,7 @@ class PrefetchStatus(BaseModel):
 class InferenceDeploymentStatus(BaseModel):
     """What is the case, written by the operator."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, defer_build=True)
 
     observed_generation: int = 0
     """Generation of the spec that this status is about."""

@@ -6,6 +6,7 @@ A worker with `engine.stepTrace` tells its latest steps on `/trace`, one JSON do
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -81,12 +82,14 @@ class TracedStep:
         return self.schedule_s + self.launch_s + self.update_s
 
 
-_STEP = TypeAdapter(TracedStep)
+@cache
+def _step() -> TypeAdapter[TracedStep]:  # most processes trace nothing
+    return TypeAdapter(TracedStep)
 
 
 def to_line(step: TracedStep) -> bytes:
     """One JSON document, without the end of the line."""
-    return _STEP.dump_json(step)
+    return _step().dump_json(step)
 
 
 def parse(body: bytes) -> list[TracedStep]:
@@ -104,6 +107,6 @@ def _parse(lines: Iterable[bytes]) -> Iterable[TracedStep]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                yield _STEP.validate_json(line)
+                yield _step().validate_json(line)
             except ValidationError:
                 raise ValueError(f"line {number} is no step of a trace") from None

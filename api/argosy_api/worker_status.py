@@ -26,9 +26,7 @@ class Phase(StrEnum):
 class ServedModel(BaseModel):
     """What the worker serves, once it does. Readers ignore what they do not know: workers may be newer than they."""
 
-    model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, frozen=True, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, defer_build=True)
 
     architecture: Annotated[str, Field(max_length=_MAX_TEXT)] = ""
     quantization: Annotated[str, Field(max_length=_MAX_TEXT)] = ""
@@ -55,9 +53,7 @@ AdapterPhase = Literal["Loading", "Ready", "Failed"]
 class AdapterState(BaseModel):
     """What became of one adapter of the list."""
 
-    model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, frozen=True, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, defer_build=True)
 
     name: Annotated[str, Field(max_length=_MAX_TEXT)]
     uri: Annotated[str, Field(max_length=_MAX_TEXT)]
@@ -71,7 +67,7 @@ class AdapterState(BaseModel):
     """Memory that it takes while it is used."""
 
 
-_ADAPTERS = TypeAdapter(list[AdapterState])
+_ADAPTERS = TypeAdapter(list[AdapterState], config=ConfigDict(defer_build=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
