@@ -6,13 +6,16 @@ the same as on a GPU.
 
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import pairwise
 
+import numpy as np
 import pytest
 import tiny_llama
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lives import Asked, Life
+from proposing import Proposing
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from argosy_api.errors import InternalError
@@ -20,10 +23,11 @@ from argosy_api.params import SamplingParams
 from argosy_worker.compute import beside
 from argosy_worker.compute.last_tokens import LastTokens
 from argosy_worker.compute.torch_runner import TorchRunner
-from argosy_worker.core.batch import PLACEHOLDER, SequenceSlice, StepBatch
+from argosy_worker.core.batch import PLACEHOLDER, SequenceSlice, StepBatch, accepted
+from argosy_worker.core.drafts import Harmless
 from argosy_worker.models.build import assemble, open_model
 from argosy_worker.models.torch_build import KERNELS
-from argosy_worker.sampling import together
+from argosy_worker.sampling import together, verified
 from argosy_worker.sampling.rows import Row
 from argosy_worker.sampling.sampler import CUDA, TORCH
 
@@ -183,6 +187,109 @@ def test_a_value_that_is_no_number_ends_its_request_alone(model):
     assert [found[i].whole for i in (0, 2)] == [expected[i].whole for i in (0, 2)]
 
 
+# --- drafts
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5)), min_size=1, max_size=6), st.randoms())
+@settings(deadline=None)
+def test_the_device_counts_the_right_tokens_of_drafts_by_the_rule_of_the_host(step, random):
+    """`step`: of each slice how many tokens were drafted, and after how many of its rows nothing is left to draw."""
+    slices, rows, tokens, expected = [], [], [], []
+    for i, (draft, stuck) in enumerate(step):
+        own = [random.randrange(2) for _ in range(draft + 1)]
+        slices.append(piece(str(i), [9, *own[1:]], 3, [1], sample_rows=range(draft + 1), draft=draft))
+        drawn = [random.randrange(2) for _ in own]
+        rows += [Row(params=GREEDY, seed=0, position=n, open=STUCK if n >= stuck else None) for n in range(draft + 1)]
+        tokens += drawn
+        if draft:
+            most = min(stuck, draft + 1)
+            expected.append(max(0, accepted(own[1:][: max(0, most - 1)], drawn[: max(1, most)]) - 1))
+    guesses = verified.guesses(slices, rows)
+    if not expected:
+        assert guesses is None
+        return
+    assert verified.right(torch.tensor(tokens), torch.from_numpy(guesses)).tolist() == expected
+
+
+STUCK = np.zeros(12, dtype=np.uint8)
+
+
+class Parity:
+    """A grammar: odd tokens follow even ones; `left` tokens at most, and then nothing is left to draw."""
+
+    problem = ""
+
+    def __init__(self, left):
+        self.left = left
+
+    def allowed(self, text, begin, upto, ahead):
+        answer = [*text[begin:upto], *ahead]
+        assert min(answer, default=0) >= 0, "a placeholder"
+        if any((a + b) % 2 == 0 for a, b in pairwise(answer[max(0, len(answer) - len(ahead) - 1) :])):
+            return None
+        if len(answer) >= self.left:
+            return b""
+        return bytes([0x55 if (answer or [1])[-1] % 2 else 0xAA] * 12)
+
+
+GUESSED = st.builds(
+    replace,
+    ASKED,
+    params=st.builds(
+        replace,
+        PARAMS,
+        max_tokens=st.integers(6, 24),
+        repetition_penalty=st.sampled_from((1.0, 1.0, 1.2)),
+        bad_words_ids=st.sampled_from(((), ((7,), (5, 6)))),
+        stop=st.sampled_from(((), ("a", "q"), ("k",))),
+        ignore_eos=st.booleans(),
+    ),
+    grammar=st.one_of(st.none(), st.none(), st.builds(Parity, st.integers(1, 24))),
+)
+
+
+def proposing(expected, *, right):
+    """Guesses answers, mostly beyond their end, and is wrong with each `right`th token."""
+
+    def propose(request, most):
+        answer, known = expected[int(request.request_id)].tokens, request.generated
+        own = [token if (known + i) % right else 95 - token for i, token in enumerate(answer[known:])]
+        return [*own, 4, 5, 6][: min(most, 1 + known % 6)]
+
+    return Harmless(Proposing(propose))
+
+
+@pytest.mark.parametrize("candidates", [together.CANDIDATES, 4])
+@given(asked=st.lists(GUESSED, min_size=1, max_size=5), tokens=st.sampled_from((8, 64)), right=st.sampled_from((2, 7)))
+@settings(max_examples=20, deadline=None)
+def test_answers_with_drafts_are_those_without(model, candidates, asked, tokens, right):
+    """Also where a token that the device was not sure of stands in a draft's row: then the host says what counts."""
+    expected = lived(runner_of(model, asynchronous=False, sampler=TORCH), asked, max_batch_tokens=tokens)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(together, "CANDIDATES", candidates)
+        drafter = proposing(expected, right=right)
+        found = lived(runner_of(model, asynchronous=True), asked, max_batch_tokens=tokens, drafter=drafter)
+    assert [one.whole for one in found] == [one.whole for one in expected]
+
+
+def test_the_host_takes_what_the_device_has_counted(model, monkeypatch):
+    """Of a draft that is right, two tokens count where the device says one is right."""
+    slices = [piece("a", tiny_llama.PROMPT[:5], 0, [1])]
+    alone = runner_of(model, asynchronous=False)
+    known = [*tiny_llama.PROMPT[:5]]
+    for start in range(5, 9):
+        [output] = alone.launch(StepBatch(slices)).result()
+        known += output.tokens
+        slices = [piece("a", known[-1:], start, [1])]
+    drafted = piece("a", known[:8], 0, [1], sample_rows=range(4, 8), draft=3)
+    [output] = runner_of(model, asynchronous=True).launch(StepBatch([drafted])).result()
+    assert output.tokens[:3] == known[5:8]
+    assert len(output.tokens) == 4
+    monkeypatch.setattr(verified, "right", lambda tokens, guessed: torch.ones(1, dtype=torch.int64))
+    [output] = runner_of(model, asynchronous=True).launch(StepBatch([drafted])).result()
+    assert output.tokens == known[5:7]
+
+
 # --- nobody waits
 
 
@@ -205,7 +312,7 @@ WAYS = (
 
 
 def two_steps(runner):
-    """Prompts of four requests, and a step behind it with the tokens that they sample; a prompt without one, too."""
+    """Prompts of four requests, and a step behind it with the tokens that they sample; beside a prompt, and drafts."""
     tables = [[1], [2], [3], [4]]
     first = [piece(str(i), tiny_llama.PROMPT[i : i + 3], 0, tables[i], WAYS[i]) for i in range(4)]
     second = [
@@ -213,14 +320,18 @@ def two_steps(runner):
         for i in range(4)
     ]
     long = piece("long", tiny_llama.PROMPT[:9], 0, [5], sample_rows=range(0))
-    return runner.launch(StepBatch(first)), runner.launch(StepBatch([*second, long]))
+    drafts = [
+        piece(f"draft {i}", tiny_llama.PROMPT[: 4 + i], 0, [6 + i], WAYS[i], sample_rows=range(2, 4 + i), draft=1 + i)
+        for i in range(4)
+    ]
+    return runner.launch(StepBatch(first)), runner.launch(StepBatch([*second, long, *drafts]))
 
 
 def test_launches_wait_for_nothing(model):
     with Waits():
         pending = two_steps(runner_of(model, asynchronous=True))
     found = [out.result() for out in pending]
-    assert [len(outputs) for outputs in found] == [4, 5]
+    assert [len(outputs) for outputs in found] == [4, 9]
     assert all(output.error is None for outputs in found for output in outputs)
     with pytest.raises(AssertionError, match="waits for the device"), Waits():
         two_steps(runner_of(model, asynchronous=False, sampler=TORCH))

@@ -15,7 +15,7 @@ from argosy_worker.core.batch import SequenceSlice
 from argosy_worker.core.rules import Counts, TokenRules
 from argosy_worker.sampling.draw import candidates
 from argosy_worker.sampling.rows import Row, edited, row_of
-from argosy_worker.sampling.sampler import logprobs, pick
+from argosy_worker.sampling.sampler import CUDA, TORCH, logprobs, pick
 
 VOCAB = 300
 
@@ -147,6 +147,17 @@ def test_what_is_open_is_what_all_rules_leave(bits, vocab, allowed, barred):
     left = (left & allowed if allowed else left) - barred
     assert set(np.flatnonzero(np.unpackbits(found.open, bitorder="little"))) == left
     assert found.stuck == (not left)
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"min_p": 0.1}, {"top_k": 3, "top_p": 0.5}, {"typical_p": 0.5}, {"temperature": 0}]
+)
+def test_a_row_whose_grammar_leaves_nothing_draws_nothing_and_harms_no_other(logits, how):
+    """Whoever asked for it is refused by whoever knows the request."""
+    rows = [row(**how), row(open=np.zeros(-(-logits.shape[1] // 8), dtype=np.uint8), **how), row(**how)]
+    for sampler in (TORCH, CUDA):
+        found = sampler.sample(logits[:3], rows).tokens
+        assert [found[i] for i in (0, 2)] == sampler.sample(logits[[0, 2]], [rows[0], rows[2]]).tokens
 
 
 def test_presence_and_frequency_penalty_are_those_of_openai(logits):

@@ -16,9 +16,9 @@ from torch import Tensor
 from argosy_worker.arrays import sent
 from argosy_worker.compute.coming import Coming
 from argosy_worker.compute.last_tokens import LastTokens
-from argosy_worker.compute.runner import Computed, Told, answers, sound
+from argosy_worker.compute.runner import Computed, Told, answers, kept, sound
 from argosy_worker.core.batch import PLACEHOLDER, Finished, SequenceSlice, StepOutput, TokenLogprob
-from argosy_worker.sampling import together
+from argosy_worker.sampling import together, verified
 from argosy_worker.sampling.contract import Picked
 from argosy_worker.sampling.sampler import Scores, listed, logprobs, scores
 
@@ -83,7 +83,9 @@ class Out:
         drawn = together.begin(logits, self._rows)
         self.tokens = drawn.tokens
         """int64 [rows that are sampled], on the device."""
-        self._told = Coming(together.packed(drawn, marks))
+        guesses = verified.guesses(slices, self._rows)
+        right = None if guesses is None else verified.right(drawn.tokens, sent(guesses, steps.device))
+        self._told = Coming(together.packed(drawn, marks, right))
         if not all(together.surely(row.params, logits.shape[-1]) for row in self._rows):
             self._logits = drawn.logits, logits
         if asked := self._asked:
@@ -131,15 +133,22 @@ class Out:
     def _read(self) -> tuple[list[StepOutput], dict[str, int]]:
         """Outputs, and the requests whose token is another one than the device had."""
         numbers = [] if self._told is None else self._told.here().tolist()
+        drafts = sum(s.draft > 0 for s in self._slices)
+        right, numbers = iter(numbers[len(numbers) - drafts :]), numbers[: len(numbers) - drafts]
         changed: list[int] = []
         picked = Picked([], [], [bool(mark) for mark in numbers])
         if self._rows:
             picked, changed = together.told(self._logits[0] if self._logits else None, self._rows, numbers)
         fine = sound(self._slices, picked)
-        told = Told(picked.tokens, self._logprobs(picked.tokens, changed), [()] * len(fine))
+        counts = [next(right) + 1 if s.draft else len(s.sample_rows) for s in self._slices]
+        if changed:
+            counts = kept(self._slices, self._rows, picked.tokens)
+        told = Told(picked.tokens, counts, self._logprobs(picked.tokens, changed), [()] * len(fine))
         outputs = answers(self._slices, self._rows, fine, told)
-        owners = [s.request_id for s in self._slices for _ in s.sample_rows]
-        return outputs, {owners[i]: picked.tokens[i] for i in changed}
+        owners = [s for s in self._slices for _ in s.sample_rows]
+        # nothing that is out by now follows a draft
+        others = {owners[i].request_id: picked.tokens[i] for i in changed if not owners[i].draft}
+        return outputs, others
 
     def _logprobs(self, tokens: Sequence[int], changed: Sequence[int]) -> list[TokenLogprob | None]:
         found: list[TokenLogprob | None] = [None] * len(tokens)

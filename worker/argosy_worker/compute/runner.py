@@ -21,7 +21,7 @@ from argosy_worker.core.batch import (
     stuck,
 )
 from argosy_worker.sampling.contract import Picked, Sampler, told
-from argosy_worker.sampling.rows import Row, row_of
+from argosy_worker.sampling.rows import Row, row_of, tried
 
 _LOGIT_ROWS = 64
 """Rows of logits held at once for prompt log-probabilities: 64 x 49,152 x 4 bytes = 12.6 MB."""
@@ -96,7 +96,7 @@ class StepRunner(ABC):
         scores = self._sampled_logprobs(logits, slices, fine, picked.tokens)
         prompts = self._prompt_logprobs(hidden, slices, fine)  # logits are valid until now
         self._pool(hidden, slices, fine)
-        return answers(slices, rows, fine, Told(picked.tokens, scores, prompts))
+        return answers(slices, rows, fine, Told(picked.tokens, kept(slices, rows, picked.tokens), scores, prompts))
 
     def _pool(self, hidden: Array, slices: Sequence[SequenceSlice], fine: Sequence[bool]) -> None:
         """Hand over the rows that make embeddings."""
@@ -150,11 +150,21 @@ def sound(slices: Sequence[SequenceSlice], picked: Picked) -> list[bool]:
     return fine
 
 
+def kept(slices: Sequence[SequenceSlice], rows: Sequence[Row], tokens: Sequence[int]) -> list[int]:
+    """How many of each slice's tokens count: those of its draft that are right, and one more.
+
+    `tokens`: one for each row, one slice after another.
+    """
+    return [accepted(draft, tokens[begin : begin + most]) if most else 0 for begin, most, draft in tried(slices, rows)]
+
+
 class Told(NamedTuple):
     """What the host knows of a step."""
 
     tokens: Sequence[int]
     """Of each sampled row, one slice after another."""
+    kept: Sequence[int]
+    """How many of each slice's tokens count."""
     scores: Sequence[TokenLogprob | None]
     """Likewise."""
     prompts: Sequence[Sequence[TokenLogprob]]
@@ -164,19 +174,14 @@ class Told(NamedTuple):
 def answers(slices: Sequence[SequenceSlice], rows: Sequence[Row], fine: Sequence[bool], step: Told) -> list[StepOutput]:
     """One for each slice."""
     outputs: list[StepOutput] = []
-    end, (tokens, scores, prompts) = 0, step
-    for s, ok, prompt in zip(slices, fine, prompts, strict=True):
+    end, (tokens, counts, scores, prompts) = 0, step
+    for s, ok, count, prompt in zip(slices, fine, counts, prompts, strict=True):
         begin, end = end, end + len(s.sample_rows)
         if not ok:
             outputs.append(StepOutput(error=FAULT))
-            continue
-        picked = tokens[begin:end]
-        most = next((n for n, row in enumerate(rows[begin:end]) if row.stuck), len(picked))
-        if picked and most == 0:
+        elif s.sample_rows and rows[begin].stuck:
             outputs.append(StepOutput(error=stuck(s)))
-            continue
-        draft = s.tokens[len(s.tokens) - s.draft :]
-        count = accepted(draft[: most - 1], picked[:most]) if picked else 0
-        found = [score for score in scores[begin : begin + count] if score is not None]
-        outputs.append(StepOutput(picked[:count], found, prompt))
+        else:
+            found = [score for score in scores[begin : begin + count] if score is not None]
+            outputs.append(StepOutput(tokens[begin : begin + count], found, prompt))
     return outputs

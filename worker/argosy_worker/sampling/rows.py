@@ -6,7 +6,7 @@ back. Only operations that round correctly are used, so a value's bits depend on
 
 import math
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +61,18 @@ def row_of(piece: SequenceSlice, row: int, vocab: int) -> Row:
         bias=rules.bias if rules is not None else None,
         counts=piece.counts_at(row),
     )
+
+
+def tried(slices: Sequence[SequenceSlice], rows: Sequence[Row]) -> Iterator[tuple[int, int, Sequence[int]]]:
+    """What says which of each slice's sampled tokens count: its first row, how many are drawn, and the drafted tokens.
+
+    `rows`: all that are sampled, one slice after another. Nothing is drawn after one that is stuck.
+    """
+    end = 0
+    for s in slices:
+        begin, end = end, end + len(s.sample_rows)
+        most = next((n for n, row in enumerate(rows[begin:end]) if row.stuck), end - begin)
+        yield begin, most, s.tokens[len(s.tokens) - s.draft :][: max(0, most - 1)]
 
 
 def _open(bits: bytes, vocab: int, allowed: "array[int] | None", barred: Sequence[int]) -> npt.NDArray[np.uint8]:

@@ -42,12 +42,12 @@ def healthy(logits: Tensor) -> list[bool]:
 
 
 def pick(logits: Tensor, rows: Sequence[Row]) -> list[int]:
-    """Tokens for fp32 [n, vocab], all rows healthy. `logits` stay as they are."""
+    """Tokens for fp32 [n, vocab], all rows healthy. `logits` stay as they are. That of a stuck row means nothing."""
     with _one_thread():
         logits = edited(logits, rows)
         tokens: list[int] = logits.argmax(-1).tolist()
         for i, row in enumerate(rows):
-            if not row.params.greedy:
+            if not (row.params.greedy or row.stuck):
                 tokens[i] = draw(logits[i], row.params, uniform(row.seed, row.position))
     return tokens
 

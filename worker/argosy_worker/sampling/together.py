@@ -57,10 +57,9 @@ def begin(logits: Tensor, rows: Sequence[Row]) -> Drawn:
     return Drawn(tokens, fine, done, changed)
 
 
-def packed(drawn: Drawn, marks: Tensor | None) -> Tensor:
-    """All that is to be told of the rows, for one copy: int64 [3 n + marks]."""
-    parts = [drawn.tokens, drawn.fine, drawn.done] if marks is None else [*drawn[:3], marks]
-    return torch.cat([part.to(torch.int64) for part in parts])
+def packed(drawn: Drawn, *more: Tensor | None) -> Tensor:
+    """All that is to be told of the rows, and `more` where there is some, for one copy: int64 [3 n + more]."""
+    return torch.cat([part.to(torch.int64) for part in (*drawn[:3], *more) if part is not None])
 
 
 def told(logits: Tensor | None, rows: Sequence[Row], numbers: Sequence[int]) -> tuple[Picked, list[int]]:
