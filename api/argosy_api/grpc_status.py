@@ -1,9 +1,9 @@
 """Between our errors and a gRPC call's status: one mapping for all servers and clients of ours."""
 
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from functools import partial
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import grpc
@@ -71,21 +71,35 @@ def status_of(error: BaseException) -> Status | None:
     return Status(grpc.StatusCode.INTERNAL, "internal error; the log has the cause")
 
 
-@contextlib.asynccontextmanager
-async def errors_to_status(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
-    """Errors become the call's status, as `status_of` says."""
-    try:
-        yield
-    except grpc.aio.AbortError:
-        raise
-    except BaseException as error:
+def errors_to_status(context: grpc.aio.ServicerContext[Any, Any]) -> "_ErrorsToStatus":
+    """A context manager in which errors become the call's status, as `status_of` says."""
+    return _ErrorsToStatus(context)
+
+
+class _ErrorsToStatus:
+    """No generator, since every call has one of these, and few have an error."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        self._context = context
+
+    async def __aenter__(self) -> None:
+        """Nothing is to be done."""
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ends the call where there is an error that it can be told."""
+        if error is None or isinstance(error, grpc.aio.AbortError):
+            return
         status = status_of(error)
         if status is None:
-            raise
+            return
         try:
-            await context.abort(*status)
+            await self._context.abort(*status)
         except grpc.aio.AbortError as aborted:
-            context.add_done_callback(partial(_let_go, aborted))  # type: ignore[arg-type]  # a class in the types
+            self._context.add_done_callback(partial(_let_go, aborted))  # type: ignore[arg-type]  # a class in the types
             raise
 
 

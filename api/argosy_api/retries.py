@@ -39,10 +39,14 @@ def _count(seconds: deque[tuple[int, int]], now: float) -> None:
     second = int(now)
     count = seconds.pop()[1] if seconds and seconds[-1][0] == second else 0
     seconds.append((second, count + 1))
-    _total(seconds, now)
+    _forget(seconds, now)
 
 
 def _total(seconds: deque[tuple[int, int]], now: float) -> int:
+    _forget(seconds, now)
+    return sum(count for _, count in seconds)
+
+
+def _forget(seconds: deque[tuple[int, int]], now: float) -> None:
     while seconds and seconds[0][0] <= now - WINDOW_S:
         seconds.popleft()
-    return sum(count for _, count in seconds)

@@ -1,6 +1,6 @@
 """What a front asks of the service: one client request, parsed, in the terms of no protocol."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from argosy_api import limits
@@ -74,16 +74,16 @@ class Ask:
         """Answers wanted."""
         return max(1, len(self.prompts)) * self.n
 
-    def choice_params(self, params: SamplingParams, i: int, drawn: int) -> SamplingParams:
+    def choice_params(self, params: SamplingParams, i: int, draw: Callable[[], int]) -> SamplingParams:
         """`params` for the i-th sample of a prompt: each has a seed of its own, or all would be the same.
 
-        Without a seed in the request it is `drawn` here, so that whoever goes on with the request elsewhere knows it.
+        Without a seed in the request here is one drawn, so that whoever goes on with the request elsewhere knows it.
         """
         if self.resumption is not None:
             return replace(params, seed=self.resumption.seed, max_tokens=self.resumption.max_tokens)
         if params.greedy and params.seed is None:
             return params
-        seed = drawn if params.seed is None else params.seed + i
+        seed = draw() if params.seed is None else params.seed + i
         return replace(params, seed=seed % (limits.MAX_SEED + 1))
 
 

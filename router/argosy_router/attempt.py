@@ -31,7 +31,8 @@ class Attempt:
         """Tokens of the answer that are there: the next one has this index."""
         self.number = request.attempt
         self._request_id = request.request_id
-        self._hung = False
+        self._abandoned: tuple[str, str, bool] | None = None
+        """Why, once it is: what `Lost` says."""
         self._taken = taken
         self._call = assignment.worker.generate(
             request, timeout=timeout, metadata=metadata, accepted=self._note_acceptance
@@ -63,9 +64,9 @@ class Attempt:
                 raise Lost("aborted", "aborted the request (it is draining)")
             return chunk
 
-    def abandon(self) -> None:
-        """The worker hangs: whoever reads gets `Lost`."""
-        self._hung = True
+    def abandon(self, why: str, message: str, *, eject: bool) -> None:
+        """Another worker may do better: whoever reads gets `Lost`, which has these words."""
+        self._abandoned = why, message, eject
         self._call.cancel()
 
     def died(self, lost: Lost) -> bool:
@@ -94,8 +95,9 @@ class Attempt:
         except asyncio.CancelledError:
             if _cancelled_here():
                 raise
-            if self._hung:
-                raise Lost("hung", "gives no sign, or its engine does not come around") from None
+            if self._abandoned is not None:
+                word, message, eject = self._abandoned
+                raise Lost(word, message, eject=eject) from None
             # grpc.aio raises this for a CANCELLED status of the peer, too: a server that is shut down
             raise Lost("unavailable", "CANCELLED by the worker") from None
 

@@ -1,7 +1,7 @@
 """The attempts of one request, one at a time: the present one, what has come, and what the next one must know."""
 
 import asyncio
-import secrets
+import os
 from collections.abc import Callable
 
 from argosy_api.convert import params_to_proto
@@ -67,7 +67,7 @@ class Course:
         self._taken = taken
         self._attempt: Attempt | None = None
         self._request = pb.GenerateRequest(
-            request_id=f"{job.request_id[:100]}-{secrets.token_hex(6)}",
+            request_id=f"{job.request_id[:100]}-{os.urandom(6).hex()}",
             prompt_tokens=job.tokens,
             sampling=params_to_proto(job.params),
             cache_salt=job.cache_salt,
@@ -155,15 +155,13 @@ class Course:
             ArgosyError: what the worker refused.
 
         """
-        limit: float | None = None
-        if self._better():
-            limit = max(FIRST_TOKEN_S, FIRST_TOKEN_FACTOR * self.decision.cost_s)
+        limit = max(FIRST_TOKEN_S, FIRST_TOKEN_FACTOR * self.decision.cost_s)
+        timer = asyncio.get_running_loop().call_later(limit, self._late, f"no token within {limit:.0f} s")
         try:
-            async with asyncio.timeout(limit):
-                while not self.came or not (self.came[-1].token_ids or self.finished):
-                    await self.read()
-        except TimeoutError:
-            raise Lost("slow", f"no token within {limit:.0f} s", eject=False) from None
+            while not self.came or not (self.came[-1].token_ids or self.finished):
+                await self.read()
+        finally:
+            timer.cancel()
 
     async def read(self) -> None:
         """One chunk more, into `came`. Raises as `read_first`."""
@@ -206,7 +204,12 @@ class Course:
     def _abandon(self) -> None:
         """The worker hangs: end the attempt, if another may do better."""
         if self._attempt is not None and self._better():
-            self._attempt.abandon()
+            self._attempt.abandon("hung", "gives no sign, or its engine does not come around", eject=True)
+
+    def _late(self, problem: str) -> None:
+        """There should have been a token by now: end the attempt, if another may do better."""
+        if self._attempt is not None and self._better():
+            self._attempt.abandon("slow", problem, eject=False)
 
     def _better(self) -> bool:
         """Whether another worker may be tried, and there is one."""

@@ -40,7 +40,7 @@ async def known_model(
         hopeful = state.hopeful or state.may_come(named.adapter)
     if state.card is None:
         raise UnavailableError(no_worker(state, tried=0))
-    digest = state.adapters.get(named.adapter, "")
+    digest = state.adapters.get(named.adapter, "") if named.adapter else ""
     if named.adapter and not digest:
         raise UnavailableError(f"{named.name!r}: no worker has loaded this adapter")
     return named, state.card, digest

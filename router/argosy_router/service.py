@@ -49,6 +49,10 @@ from argosy_router.text.models import ModelCard
 from argosy_router.wording import worded
 
 
+def _seed() -> int:
+    return secrets.randbits(63)
+
+
 class Service:
     """The router without its fronts."""
 
@@ -189,7 +193,7 @@ class Service:
         jobs: list[Job] = []
         for tokens, ids, chosen in ((p.tokens, p.block_ids, q) for p, q in zip(prompts, params, strict=True)):
             for i in range(ask.n):
-                seeded = ask.choice_params(chosen, i, secrets.randbits(63))
+                seeded = ask.choice_params(chosen, i, _seed)
                 job = Job(
                     deployment=state,
                     request_id=caller.request_id,

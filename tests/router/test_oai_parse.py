@@ -47,7 +47,7 @@ def test_prompts(prompt, prompts):
 
 
 def seed_of(request, i, *, drawn):
-    return request.ask().choice_params(request.params, i, drawn).seed
+    return request.ask().choice_params(request.params, i, lambda: drawn).seed
 
 
 def test_vllm_extensions():

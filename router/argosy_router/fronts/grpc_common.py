@@ -75,13 +75,14 @@ class Heading:
     def __init__(self, context: Context, headers: Callable[[Decision], Sequence[tuple[str, str]]]) -> None:
         self._context, self._headers = context, headers
         self._told: Decision | None = None
-        self._sending: asyncio.Future[None] | None = None
+        self._sending: asyncio.Task[None] | None = None
 
     def taken(self, decision: Decision) -> None:
         """A worker has taken the request."""
         if self._sending is None:
             self._told = decision
-            self._sending = asyncio.ensure_future(self._context.send_initial_metadata(tuple(self._headers(decision))))
+            sending = self._context.send_initial_metadata(tuple(self._headers(decision)))
+            self._sending = asyncio.get_running_loop().create_task(sending)
 
     async def answered(self, decision: Decision) -> None:
         """The first token has come: messages may be sent after this."""
@@ -100,6 +101,7 @@ class Heading:
     ) -> None:
         """Nothing is on its way after this."""
         if self._sending is not None:
-            await asyncio.wait([self._sending])
+            if not self._sending.done():
+                await asyncio.wait([self._sending])
             if not self._sending.cancelled():
                 self._sending.exception()  # seen: `answered` raised it, or the call has failed for another reason

@@ -138,9 +138,9 @@ class Dispatcher:
             raise UnavailableError(no_worker(state, tried=len(excluded)))
         if state.spec.canary is not None:
             workers = trial.side(state.spec.canary, job.key, workers, again=bool(excluded))
-        others = [w for w in state.workers.values() if w.healthy(time) and w.worker_id not in excluded]
         candidates, fresh = self._candidates(job, workers, time)
         if computed_by is None:
+            others = [w for w in state.workers.values() if w.healthy(time) and w.worker_id not in excluded]
             candidates = sources.cheaper(
                 state, candidates, [*workers, *others], prompt=len(job.tokens), ids=_matched_ids(job), time=time
             )

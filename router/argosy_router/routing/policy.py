@@ -140,6 +140,8 @@ def within_bound(candidates: Sequence[Candidate], prompt: int) -> list[Candidate
 
 def kv_aware(candidates: Sequence[Candidate], prompt: int, *, rng: random.Random) -> Choice:
     """The least cost; among equals one that holds most of the prompt, and of these the less loaded of two drawn."""
+    if len(candidates) == 1:
+        return _only(candidates[0], prompt)
     parts = {c.worker: terms(c, prompt) for c in candidates}
     priced = [(sum(parts[c.worker]), c) for c in candidates]
     least = min(price for price, _ in priced)
@@ -150,20 +152,26 @@ def kv_aware(candidates: Sequence[Candidate], prompt: int, *, rng: random.Random
     drawn = rng.sample(best_cached, 2) if len(best_cached) > 2 else best_cached
     price, best = min(drawn, key=lambda pc: (pc[1].inflight + pc[1].decode, pc[1].held_blocks, rng.random()))
     most = max(c.cached for c in candidates)
-    if len(candidates) == 1:
-        reason = "only"
-    elif best.cached and best.cached == most:
+    if best.cached and best.cached == most:
         reason = "prefix"
     elif most > best.cached:
         reason = "load"
     else:
         reason = "tie" if len(ties) > 1 else "least"
     cheapest = heapq.nsmallest(TOLD, priced, key=lambda pc: pc[0])
-    told = [
-        Considered(c.worker, c.cached, parts[c.worker], c.fetch.source if c.fetch is not None else "")
-        for _, c in cheapest
-    ]
+    told = [_considered(c, parts[c.worker]) for _, c in cheapest]
     return Choice(worker=best.worker, cached=best.cached, reason=reason, cost_s=price, considered=told)
+
+
+def _only(candidate: Candidate, prompt: int) -> Choice:
+    parts = terms(candidate, prompt)
+    told = (_considered(candidate, parts),)
+    return Choice(worker=candidate.worker, cached=candidate.cached, reason="only", cost_s=sum(parts), considered=told)
+
+
+def _considered(candidate: Candidate, parts: Terms) -> Considered:
+    source = candidate.fetch.source if candidate.fetch is not None else ""
+    return Considered(candidate.worker, candidate.cached, parts, source)
 
 
 def named(candidates: Sequence[Candidate], prompt: int, worker: str) -> Choice | None:

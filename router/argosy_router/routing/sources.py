@@ -23,7 +23,7 @@ def cheaper(
     no promised ones. Where all hold about the same, which is nearly always, it costs nothing; nor where the resource
     forbids it.
     """
-    if not state.spec.fetch_blocks:
+    if not state.spec.fetch_blocks or len(state.workers) == 1:
         return candidates
     peers = {w.worker_id: w for w in workers}
     spread = max(c.cached for c in candidates) - min(c.cached for c in candidates)

@@ -57,6 +57,9 @@ class FairLine:
     def __len__(self) -> int:
         return sum(self._count.values())
 
+    def __bool__(self) -> bool:
+        return bool(self._count)
+
     def waiting(self, tenant: str) -> int:
         """How many of this tenant wait."""
         return self._count.get(tenant, 0)

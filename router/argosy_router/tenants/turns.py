@@ -127,6 +127,7 @@ class Turns:
         turn = Turn(waiter, tenant)
         if passes or not self._fair():
             self._hand_on(turn)
+            self._note(strength)
             return turn
         if self._closed:
             raise UnavailableError(self._closed)
@@ -199,7 +200,6 @@ class Turns:
         self._given += 1
         self._given_tokens += turn.waiter.tokens
         self._held[turn.waiter.tenant] = self._held.get(turn.waiter.tenant, 0) + turn.held
-        self._note()
 
     def _pump(self) -> None:
         """Hands on as many as there is room for."""
@@ -212,7 +212,7 @@ class Turns:
             self._hand_on(turn)
             if not place.done():
                 place.set_result(None)
-        self._note()
+        self._note(strength)
         if self._line and (self._look is None or self._look.done()):
             self._look = asyncio.create_task(self._watch())
 
@@ -229,8 +229,7 @@ class Turns:
         held = self._held.get(waiter.tenant, 0)
         return share is None or not held or held + waiter.tokens <= share * strength.kv_tokens
 
-    def _note(self) -> None:
-        strength = self._strength()
+    def _note(self, strength: Strength) -> None:
         full = bool(strength.workers) and self._given >= AT_ONCE * strength.workers
         self._pace.contended(yes=full or (bool(self._line) and not self._room(strength)), now=now())
 

@@ -21,7 +21,8 @@ LONG_BYTES = 32 * 1024
 """Above this a text goes to the lane of the long ones."""
 INLINE_IDS = 4096
 """Prompts of up to so many token ids are addressed here: a millisecond."""
-
+FEW_IDS = 512
+"""The largest of so many is found before numpy has begun."""
 
 _NO_EXTRAS = Extras()
 
@@ -121,10 +122,12 @@ class ModelText:
             raise prompt_too_long(field, f"more than {least}", wanted.most)
         if not found:
             raise prompt_too_long(field, str(header["count"]), wanted.most)
-        tokens, ids, offsets = found
+        packed, ids, offsets = found
+        tokens = array("I", packed).tolist()
+        few = len(tokens) <= FEW_IDS
         return Encoded(
-            largest=int(np.frombuffer(tokens, np.uint32).max(initial=0)),
-            tokens=array("I", tokens).tolist(),
+            largest=max(tokens, default=0) if few else int(np.frombuffer(packed, np.uint32).max()),
+            tokens=tokens,
             block_ids=_split(ids),
             offsets=array("I", offsets).tolist(),
             thinking=bool(header.get("thinking")),
