@@ -86,7 +86,9 @@ class SamplingParams:
             _integer("logprobs", self.logprobs, 0, limits.MAX_LOGPROBS)
         if self.prompt_logprobs is not None:
             _integer("prompt_logprobs", self.prompt_logprobs, 0, limits.MAX_LOGPROBS)
-        check_counts({name: len(getattr(self, name)) for name in COUNTED})
+        for name in COUNTED:
+            if values := getattr(self, name):
+                check_counts({name: len(values)})
         for i, text in enumerate(self.stop):
             size = len(text.encode("utf-8", "surrogatepass"))
             if not 0 < size <= limits.MAX_STOP_BYTES:

@@ -2,7 +2,5 @@
 
 import time
 
-
-def now() -> float:
-    """Monotonic seconds."""
-    return time.monotonic()
+now = time.monotonic
+"""Monotonic seconds: the function itself, since a request asks thirty times."""

@@ -156,7 +156,7 @@ class Course:
 
         """
         limit = max(FIRST_TOKEN_S, FIRST_TOKEN_FACTOR * self.decision.cost_s)
-        timer = asyncio.get_running_loop().call_later(limit, self._late, f"no token within {limit:.0f} s")
+        timer = asyncio.get_running_loop().call_later(limit, self._late, limit)
         try:
             while not self.came or not (self.came[-1].token_ids or self.finished):
                 await self.read()
@@ -206,10 +206,10 @@ class Course:
         if self._attempt is not None and self._better():
             self._attempt.abandon("hung", "gives no sign, or its engine does not come around", eject=True)
 
-    def _late(self, problem: str) -> None:
+    def _late(self, limit: float) -> None:
         """There should have been a token by now: end the attempt, if another may do better."""
         if self._attempt is not None and self._better():
-            self._attempt.abandon("slow", problem, eject=False)
+            self._attempt.abandon("slow", f"no token within {limit:.0f} s", eject=False)
 
     def _better(self) -> bool:
         """Whether another worker may be tried, and there is one."""

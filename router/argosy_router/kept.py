@@ -45,7 +45,10 @@ class Kept:
                 self.forget()
                 return
             self._room += STEP
-        self._tokens.extend(tokens)
+        if len(tokens) == 1:  # as nearly always
+            self._tokens.append(tokens[0])
+        else:
+            self._tokens.extend(tokens)
 
     def forget(self) -> None:
         """Give the room back. May be called twice."""

@@ -3,11 +3,11 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from argosy_api.errors import ArgosyError, CancelledError, InternalError
 from argosy_router.clock import now
@@ -51,6 +51,23 @@ class Passing:
     _began: float = 0.0
     _flight: Flight | None = None
     _tries: Sequence[Try] = ()
+
+    def __enter__(self) -> Self:
+        """It is on its way."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """It has ended, in this way."""
+        if error is None:
+            self.end(DONE)
+        elif isinstance(error, ArgosyError):
+            self.end(error.status)
+        elif isinstance(error, Exception):
+            self.end(InternalError.status)
+        else:  # cancelled: the client is gone
+            self.end(CancelledError.status)
 
     def went(self, decision: Decision) -> None:
         """A worker has taken it."""
@@ -147,9 +164,8 @@ class Recent:
         for line in lines:
             log.info("%s", line)
 
-    @contextmanager
-    def passing(self, job: Job) -> Iterator[Passing]:
-        """A job on its way, until the block is left."""
+    def passing(self, job: Job) -> Passing:
+        """A job on its way: until the block that it is the context of is left."""
         self._count += 1
         one = Passing(
             number=self._count,
@@ -161,20 +177,7 @@ class Recent:
             _began=job.received_at or now(),
         )
         self._passed.append(one)
-        outcome = InternalError.status
-        try:
-            yield one
-            outcome = DONE
-        except ArgosyError as error:
-            outcome = error.status
-            raise
-        except Exception:
-            raise
-        except BaseException:  # cancelled: the client is gone
-            outcome = CancelledError.status
-            raise
-        finally:
-            one.end(outcome)
+        return one
 
     def told(self) -> list[dict[str, Any]]:
         """The latest first, as many as are shown."""

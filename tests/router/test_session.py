@@ -10,7 +10,7 @@ from waiting import eventually
 from argosy_api import limits
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.fleet import peer
-from argosy_router.fleet.session import UNREAD_CHUNKS, Session, error
+from argosy_router.fleet.session import MESSAGE_BYTES, UNREAD_CHUNKS, Session, error
 
 HELLO = {"model": "m", "prompt": "hello", "max_tokens": 40}
 
@@ -21,7 +21,7 @@ class Stream:
     def __init__(self) -> None:
         self.replies: asyncio.Queue = asyncio.Queue()
         self.commands: list[pb.SessionCommand] = []
-        self.opened = 0
+        self.opened = self.messages = 0
 
     def Session(self):
         self.opened += 1
@@ -34,6 +34,7 @@ class Stream:
         return reply
 
     async def write(self, request: pb.SessionRequest) -> None:
+        self.messages += 1
         self.commands += request.commands
 
     def cancel(self) -> None: ...
@@ -142,6 +143,18 @@ async def test_a_cancelled_call_is_told_once_and_only_to_who_knows_it(session, s
             await call.read()
     begin(session)
     await eventually(lambda: stream.said() == [(1, "begin"), (1, "cancel"), (3, "begin")], "the rest was sent")
+
+
+async def test_requests_of_a_moment_go_out_together_and_large_ones_one_after_another(session, stream):
+    for name in ("a", "b"):
+        begin(session, name)
+    await eventually(lambda: len(stream.commands) == 2, "they were sent")
+    assert stream.messages == 1
+    for name in ("c", "d"):
+        begin(session, name * MESSAGE_BYTES)
+    await eventually(lambda: len(stream.commands) == 4, "they were sent")
+    assert stream.messages == 3
+    assert [c.begin.request.request_id[:1] for c in stream.commands] == ["a", "b", "c", "d"]
 
 
 async def test_who_waits_for_a_call_hears_that_it_was_cancelled(session):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from argosy_api.adapters import joined_name
 from argosy_api.measures import Trial
 from argosy_api.membership import Deployment
+from argosy_api.resource import PREFILL
 from argosy_api.retries import RetryBudget
 from argosy_router.clock import now
 from argosy_router.fleet.demand import DemandBooks
@@ -60,6 +61,8 @@ class DeploymentState:
         self.quarantine = Quarantine()
         self.room = WaitingRoom(lambda: self.serves, self.demand)
         self.turn = 0
+        self.splits = False
+        """Whether a worker is for prompts alone."""
         self.changed = asyncio.Event()
         """Set when workers came, went or became known: the index feed looks at once."""
         self.trial: Trial | None = None
@@ -85,6 +88,7 @@ class DeploymentState:
     def refresh(self, library: ModelLibrary) -> None:
         """Workers or their facts changed: choose the card, and which workers the index covers."""
         card = library.card(w.facts for w in self.workers.values() if w.facts is not None)
+        self.splits = any(worker.role == PREFILL for worker in self.workers.values())
         self.card = card or self.card  # with nobody left a request is still understood, and told that nobody is there
         for worker in self.workers.values():
             covered = self.indexed(worker)

@@ -33,6 +33,7 @@ class Peer:
 
     def __init__(self, spec: Worker) -> None:
         self.spec = spec
+        self.worker_id = spec.worker_id
         self.channel, self.stub = channels.open_channel(spec.address)
         self.session = Session(self.stub)
         self.facts: ServedModel | None = None
@@ -51,11 +52,6 @@ class Peer:
         """When a token came last, or when it was sent the first request after it had none."""
         self.suspected = asyncio.Event()
         """Set when a call failed or the connection broke: the monitor looks at once."""
-
-    @property
-    def worker_id(self) -> str:
-        """The worker's id."""
-        return self.spec.worker_id
 
     @property
     def revision(self) -> str:

@@ -19,6 +19,8 @@ from argosy_router.fleet.calls import Metadata, nobody
 
 MESSAGE_BYTES = 1024 * 1024
 """A message that has so many takes no further command, so that it stays below what one may have."""
+COMMAND_BYTES = 16
+"""What a command has beside a request, at least."""
 UNREAD_CHUNKS = 16
 """Where a call has so many that nobody has read, its worker is told to pause; and to go on when all are read."""
 
@@ -62,7 +64,7 @@ class SessionCall:
             _join(chunk, chunks.popleft())
         if self._paused and not chunks and not self._ended:
             self._pause(yes=False)
-            self._session.send(pb.SessionCommand(call=self.number, pause=False))
+            self._session.pause(self.number, yes=False)
         return chunk
 
     def cancel(self) -> None:
@@ -104,7 +106,7 @@ class SessionCall:
             return
         if len(chunks) >= UNREAD_CHUNKS and not self._paused:
             self._pause(yes=True)
-            self._session.send(pb.SessionCommand(call=self.number, pause=True))
+            self._session.pause(self.number, yes=True)
         elif len(chunks) >= limits.MAX_STREAM_CHUNKS:  # no worker of ours goes on so long when it was told to pause
             self._session.cancel(self.number)
             self._end(error(_PATIENT, f"{limits.MAX_STREAM_CHUNKS} chunks are unread"))
@@ -155,7 +157,10 @@ class Session:
         self._stub = stub
         self._count = 0
         self._calls: dict[int, SessionCall] = {}
-        self._commands: list[pb.SessionCommand] = []
+        self._messages: list[pb.SessionRequest] = []
+        """What is to be sent; the last one grows until it is."""
+        self._size = 0
+        """Bytes of that one."""
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -169,29 +174,43 @@ class Session:
     ) -> SessionCall:
         """A call. `accepted`: see `OwnCall`."""
         self._count += 1
-        begun = pb.SessionCall(request=request, timeout_seconds=timeout, trace=dict(metadata or ()))
         call = self._calls[self._count] = SessionCall(self, self._count, accepted)
+        begin = self._command(call.number, request.ByteSize()).begin
+        begin.request.CopyFrom(request)  # straight into the message: each copy takes as long as the prompt is
+        if metadata:
+            begin.trace.update(metadata)
         if timeout is not None:
+            begin.timeout_seconds = timeout
             call.end_after(timeout)
         if self._task is None:
             self._task = asyncio.ensure_future(self._run())
-        self.send(pb.SessionCommand(call=call.number, begin=begun))
         return call
 
-    def send(self, command: pb.SessionCommand) -> None:
-        """A command, with the next message."""
-        self._commands.append(command)
+    def pause(self, number: int, *, yes: bool) -> None:
+        """The worker is to send nothing more of a call for now, or to go on."""
+        self._command(number).pause = yes
+
+    def _command(self, number: int, size: int = 0) -> pb.SessionCommand:
+        """One more, about a call, in the next message; of so many bytes."""
+        if not self._messages or self._size >= MESSAGE_BYTES:
+            self._messages.append(pb.SessionRequest())
+            self._size = 0
+        self._size += size + COMMAND_BYTES
         self._wake.set()
+        return self._messages[-1].commands.add(call=number)
 
     def cancel(self, number: int) -> None:
         """Nothing more of a call is wanted."""
         if self._calls.pop(number, None) is None:
             return
-        kept = [command for command in self._commands if command.call != number]
-        if any(command.HasField("begin") for command in self._commands if command.call == number):
-            self._commands = kept  # the worker has never heard of it
-        else:
-            self.send(pb.SessionCommand(call=number, cancel=True))
+        waiting = [command for message in self._messages for command in message.commands if command.call == number]
+        if not any(command.HasField("begin") for command in waiting):
+            self._command(number).cancel = True
+            return
+        for message in self._messages:  # the worker has never heard of it
+            kept = [command for command in message.commands if command.call != number]
+            if len(kept) < len(message.commands):
+                message.CopyFrom(pb.SessionRequest(commands=kept))
 
     async def _run(self) -> None:
         stream = self._stub.Session()  # type: ignore[call-arg]  # requests are written: the types know iterators only
@@ -213,7 +232,7 @@ class Session:
         finally:
             writing.cancel()
             stream.cancel()
-            calls, self._calls, self._commands, self._task = self._calls, {}, [], None
+            calls, self._calls, self._messages, self._task = self._calls, {}, [], None
             for call in calls.values():  # each its own: it gathers the frames that it passes
                 call.fail(copy.copy(why))
 
@@ -223,18 +242,10 @@ class Session:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
-                while self._commands:
-                    await stream.write(self._message())
-
-    def _message(self) -> pb.SessionRequest:
-        count = size = 0
-        for command in self._commands:
-            if size >= MESSAGE_BYTES:
-                break
-            count, size = count + 1, size + command.ByteSize()
-        message = pb.SessionRequest(commands=self._commands[:count])
-        del self._commands[:count]
-        return message
+                while self._messages:
+                    message = self._messages.pop(0)
+                    if message.commands:
+                        await stream.write(message)
 
 
 def error(code: grpc.StatusCode, details: str, trailing: dict[str, str] | None = None) -> grpc.aio.AioRpcError:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from argosy_api.errors import UnavailableError
 from argosy_api.membership import RoutingPolicy
 from argosy_api.order import RESOURCE_DEFAULTS
-from argosy_api.resource import PREFILL
 from argosy_router.clock import now
 from argosy_router.fleet.deployment import DeploymentState
 from argosy_router.fleet.peer import Peer
@@ -150,11 +149,12 @@ class Dispatcher:
 
     def assign_prompt(self, job: Job, *, abandon: Callable[[], object]) -> Assignment | None:
         """Picks a prefill worker for the prompt, where there are some and it is worth the way. No I/O."""
-        state, time = job.deployment, self._clock()
-        if not any(worker.role == PREFILL for worker in state.workers.values()):
+        state = job.deployment
+        if not state.splits:
             return None
         if job.params.prompt_logprobs is not None:  # whose rows the worker that answers must compute itself
             return None
+        time = self._clock()
         found = state.candidates(time, frozenset(), wanted=job.longest, adapter=job.adapter)
         workers = roles.for_prompts(found)
         if not workers:
@@ -169,7 +169,7 @@ class Dispatcher:
     def _assign(
         self,
         job: Job,
-        workers: Sequence[Peer],
+        workers: Sequence[Peer],  # of the candidates, in their order
         candidates: list[policy.Candidate],
         *,
         indexed: bool,
@@ -178,7 +178,8 @@ class Dispatcher:
     ) -> Assignment:
         state, time = job.deployment, self._clock()
         choice, name = self._choose(job, candidates, indexed=indexed)
-        fetch = next(c.fetch for c in candidates if c.worker == choice.worker)
+        place = next(i for i, c in enumerate(candidates) if c.worker == choice.worker)
+        worker, fetch = workers[place], candidates[place].fetch
         cached = choice.cached if fetch is None else fetch.tokens
         decision = Decision(
             worker=choice.worker,
@@ -190,7 +191,6 @@ class Dispatcher:
             candidates=len(candidates),
             considered=choice.considered,
         )
-        worker = next(w for w in workers if w.worker_id == choice.worker)
         if not len(worker.books):
             worker.heard_at = time
         known = choice.cached // state.card.facts.block_size if state.card is not None else 0
@@ -239,7 +239,6 @@ class Dispatcher:
         """What is known of the workers, and whether the index counts for any of them."""
         state = job.deployment
         state.predictions.expire(time)
-        workers = {w.worker_id: w for w in peers}
         ids = _matched_ids(job)
         matched = state.index.match(ids, state.predictions)
         stale = {w.worker_id for w in peers if not w.index_counts(time)}
@@ -249,10 +248,10 @@ class Dispatcher:
         card = state.card
         size = card.facts.block_size if card is not None else 1
         most = (len(job.tokens) - 1) // size  # the last token is always computed: its logits are wanted
-        loads = [w.fresh_load(time) for w in workers.values()]
+        loads = [w.fresh_load(time) for w in peers]
         rates = policy.fill_rates([load.prefill_tokens_per_second if load else 0.0 for load in loads])
         made = []
-        for worker, load, rate in zip(workers.values(), loads, rates, strict=True):
+        for worker, load, rate in zip(peers, loads, rates, strict=True):
             discipline = worker.facts.discipline if worker.facts is not None else RESOURCE_DEFAULTS
             total = load.total_blocks if load else 0
             made.append(
@@ -268,7 +267,7 @@ class Dispatcher:
                     held_blocks=state.index.held(worker.worker_id),
                 )
             )
-        return made, len(stale) < len(workers)
+        return made, len(stale) < len(peers)
 
 
 def _matched_ids(job: Job) -> Sequence[bytes]:

@@ -150,7 +150,9 @@ class Holdings:
             return []
         found: list[tuple[int, int]] = []
         first, end = self.mask(ids[0]), len(ids) - 1
-        last = first & self.mask(ids[end]) if first else 0
+        if not first:
+            return []
+        last = first & self.mask(ids[end])
         parts = [(0, first, end, last)]
         while parts:
             low, its, high, those = parts.pop()

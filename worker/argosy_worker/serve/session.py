@@ -16,6 +16,8 @@ from argosy_api.errors import InvalidArgumentError, OverloadedError
 from argosy_api.grpc_status import Status, status_of
 from argosy_api.v1 import worker_pb2 as pb
 
+EVENT_BYTES = 16
+"""What an event has beside its chunk, at least."""
 REPLY_BYTES = 1024 * 1024
 """A reply that has so many takes no further event, so that it stays below what a message may have."""
 
@@ -47,7 +49,10 @@ class Session:
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
         self._calls: dict[int, _Call] = {}
-        self._events: list[pb.SessionEvent] = []
+        self._replies: list[pb.SessionReply] = []
+        """What is to go out; the last one grows until it does."""
+        self._size = 0
+        """Bytes of that one."""
         self._wake = asyncio.Event()
         self._over = False
 
@@ -65,14 +70,14 @@ class Session:
         """
         reading = asyncio.ensure_future(self._read(requests))
         try:
-            while not (self._over and not self._calls and not self._events):
-                if not self._events:
+            while not (self._over and not self._calls and not self._replies):
+                if not self._replies:
                     self._wake.clear()
                     await self._wake.wait()
                 if reading.done() and not reading.cancelled() and (error := reading.exception()) is not None:
                     raise error
-                if self._events:
-                    reply = self._reply()
+                if self._replies:
+                    reply = self._replies.pop(0)
                     yield reply  # returns when it has gone out
                     self._sent(reply)
         finally:
@@ -81,16 +86,6 @@ class Session:
                 if call.task is not None:
                     call.task.cancel()
 
-    def _reply(self) -> pb.SessionReply:
-        count = size = 0
-        for event in self._events:
-            if size >= REPLY_BYTES:
-                break
-            count, size = count + 1, size + event.ByteSize()
-        reply = pb.SessionReply(events=self._events[:count])
-        del self._events[:count]
-        return reply
-
     def _sent(self, reply: pb.SessionReply) -> None:
         for event in reply.events:
             call = self._calls.get(event.call)
@@ -98,9 +93,14 @@ class Session:
                 call.sending = False
                 call.may_go_on()
 
-    def _put(self, event: pb.SessionEvent) -> None:
-        self._events.append(event)
+    def _event(self, number: int, size: int = 0) -> pb.SessionEvent:
+        """One more, of a call, in the next reply; of so many bytes."""
+        if not self._replies or self._size >= REPLY_BYTES:
+            self._replies.append(pb.SessionReply())
+            self._size = 0
+        self._size += size + EVENT_BYTES
         self._wake.set()
+        return self._replies[-1].events.add(call=number)
 
     async def _read(self, requests: AsyncIterator[pb.SessionRequest]) -> None:
         try:
@@ -146,22 +146,22 @@ class Session:
             del scope
             self._wake.set()
         if status is not None:
-            code: int = status.code.value[0]
-            end = pb.SessionEnd(code=code, message=status.message, trailing=dict(status.trailing))
-            self._put(pb.SessionEvent(call=call.number, end=end))
+            end = self._event(call.number, len(status.message)).end
+            end.code, end.message = status.code.value[0], status.message
+            end.trailing.update(status.trailing)
 
     async def _stream(self, call: _Call, begin: pb.SessionCall) -> Status | None:
         """None where the last chunk says that it was the last."""
 
         def accepted(number: int) -> None:
-            self._put(pb.SessionEvent(call=call.number, accepted=number))
+            self._event(call.number).accepted = number
 
         finished = False
         async with contextlib.aclosing(self._answer(begin, accepted)) as chunks:
             async for chunk in chunks:
                 call.sending = True
                 call.may_go_on()
-                self._put(pb.SessionEvent(call=call.number, chunk=chunk))
+                self._event(call.number, chunk.ByteSize()).chunk.CopyFrom(chunk)
                 finished = bool(chunk.finish_reason)
                 if not finished:
                     await call.free.wait()
