@@ -103,7 +103,7 @@ def engine(machine: Machine, model: cost.Model, precision: Precision, batch: int
     )  # fmt: skip
     attention = PagedTriton(cache, stack.specs, multiprocessors=machine.multiprocessors)
     record = (lambda run: run) if machine.dry else CudaRecord()
-    graphs = Graphs(stack, attention, record, longest=source.config.context_length)
+    graphs = Graphs(stack, attention, record, longest=source.config.context_length, width=source.config.hidden)
     launched, recorded = (
         TorchRunner(decoder, attention, threads=1, sampler=CUDA, graphs=found) for found in (None, graphs)
     )

@@ -5,7 +5,7 @@ Without a GPU a recording is a function that is called again: on arrays that sta
 
 from collections import deque
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -23,15 +23,15 @@ from argosy_worker.compute.attention.triton_paged import PagedTriton
 from argosy_worker.compute.config import Experts
 from argosy_worker.compute.fused import FusedLayers
 from argosy_worker.compute.fused_layer import FusedLayer
-from argosy_worker.compute.graphs import CudaRecord, Graphs, able
+from argosy_worker.compute.graphs import MOST_EXPECTED, MOST_GRAPHS, CudaRecord, Graphs, able
 from argosy_worker.compute.layer import LayerWeights
 from argosy_worker.compute.mlp import DenseMlp, ExpertsMlp
 from argosy_worker.compute.quant.precision import Precision
 from argosy_worker.compute.shared import SharedLinear, Sharing
 from argosy_worker.compute.torch_runner import TorchRunner
-from argosy_worker.compute.triton.buckets import MOST_SEQUENCES, Bucket, bucket_of, filled
+from argosy_worker.compute.triton.buckets import MOST_SEQUENCES, Bucket, bucket_of, filled, likely, nothing
 from argosy_worker.compute.triton.machine import Gpu
-from argosy_worker.core.batch import PLACEHOLDER, SequenceSlice, StepBatch
+from argosy_worker.core.batch import PLACEHOLDER, SequenceSlice, StepBatch, prepares
 from argosy_worker.core.layout import make_layout
 from argosy_worker.models.build import open_model
 from argosy_worker.models.builder import Builder
@@ -89,6 +89,30 @@ def test_a_bucket_has_room_and_wastes_at_most_a_quarter(sequences, tokens, start
     assert (whole.slots[rows:] < 16).all()  # the null block, which nobody reads
     assert (whole.block_table[sequences:] == 0).all()
     assert (whole.context_lens[sequences:] == tokens).all()
+
+
+@given(st.integers(1, 40_000), st.integers(16, 400_000), st.integers(1, 200))
+def test_what_is_expected_is_what_steps_fall_into_the_smallest_first(longest, room, most):
+    found = likely(longest, room, most)
+    assert len(set(found)) == len(found) <= most
+    assert found[0] == Bucket(1, 1, min(1024, longest))
+    assert sorted(found, key=lambda one: one.rows * one.keys) == found
+    for one in found:
+        layout = filled(nothing(16), one)
+        assert bucket_of(layout, longest) == replace(one, keys=min(1024, longest))
+        assert one.sequences == 1 or one.sequences * one.keys <= room
+        assert one.keys <= longest
+        assert layout.block_table.shape == (one.sequences, -(-one.keys // 16))
+        assert not layout.block_table.any()
+        assert (layout.slots < 16).all()
+
+
+def test_an_h100_with_an_8b_model_expects_all_batches_of_short_contexts():
+    found = likely(8192, 400_000, MOST_EXPECTED)
+    assert 64 < len(found) <= MOST_EXPECTED < MOST_GRAPHS
+    assert {one.sequences for one in found if one.keys == 1024} >= {1, 2, 4, 8, 16, 32, 64, 128}
+    assert {one.tokens for one in found if one.sequences == 1} == set(range(1, 9))
+    assert max(one.keys for one in found) == 8192
 
 
 @dataclass
@@ -157,7 +181,9 @@ def test_recorded_steps_give_the_tokens_of_launched_ones(made):
     prompts = [tiny_llama.PROMPT[:9], tiny_llama.PROMPT[20:31], tiny_llama.PROMPT[40:50]]
     expected = answers(TorchRunner(decoder, attention(), threads=1, sampler=CUDA), prompts, 4)
     record, own = Counting(), attention()
-    graphs = Graphs(decoder.stack, own, record if DEVICE.type == "cpu" else CudaRecord(), longest=64)
+    graphs = Graphs(
+        decoder.stack, own, record if DEVICE.type == "cpu" else CudaRecord(), longest=64, width=decoder.config.hidden
+    )
     runner = TorchRunner(decoder, own, threads=1, sampler=CUDA, graphs=graphs)
     assert answers(runner, prompts, 4) == expected
     assert graphs.buckets == {Bucket(4, 1, 64), Bucket(2, 1, 64)}
@@ -171,7 +197,13 @@ def test_recorded_steps_take_the_tokens_of_the_step_that_is_out(made):
     prompts = [tiny_llama.PROMPT[:9], tiny_llama.PROMPT[20:31], tiny_llama.PROMPT[40:50]]
     expected = answers(TorchRunner(decoder, attention(), threads=1, sampler=CUDA), prompts, 4)
     own = attention()
-    graphs = Graphs(decoder.stack, own, Counting() if DEVICE.type == "cpu" else CudaRecord(), longest=64)
+    graphs = Graphs(
+        decoder.stack,
+        own,
+        Counting() if DEVICE.type == "cpu" else CudaRecord(),
+        longest=64,
+        width=decoder.config.hidden,
+    )
     runner = TorchRunner(decoder, own, threads=1, sampler=CUDA, graphs=graphs, asynchronous=True)
     out = deque([runner.launch(StepBatch([piece(p, 0, [i + 1]) for i, p in enumerate(prompts)]))])
     found = [list(prompt) for prompt in prompts]
@@ -205,11 +237,49 @@ def test_what_is_not_recorded_is_launched(made, caplog):
     prompts = [tiny_llama.PROMPT[:9]]
     expected = answers(TorchRunner(decoder, attention(), threads=1, sampler=CUDA), prompts, 2)
     own = attention()
-    graphs = Graphs(decoder.stack, own, Counting(fails=True), longest=64)
+    graphs = Graphs(decoder.stack, own, Counting(fails=True), longest=64, width=decoder.config.hidden)
     assert answers(TorchRunner(decoder, own, threads=1, sampler=CUDA, graphs=graphs), prompts, 2) == expected
     assert graphs.buckets == frozenset()
     assert caplog.text.count("graphs are off") == 1
     assert "not permitted when stream is capturing" in caplog.text
+
+
+def test_expected_steps_are_recorded_one_at_a_time_before_they_are_met(made):
+    """And their tokens are those of launched ones. What was met before is not recorded again."""
+    decoder, attention = made
+    prompts = [tiny_llama.PROMPT[:9], tiny_llama.PROMPT[20:31], tiny_llama.PROMPT[40:50]]
+    expected = answers(TorchRunner(decoder, attention(), threads=1, sampler=CUDA), prompts, 4)
+    own, record = attention(), Counting() if DEVICE.type == "cpu" else CudaRecord()
+    buckets = [Bucket(1, 1, 64), Bucket(1, 3, 64), Bucket(2, 1, 64), Bucket(4, 1, 64)]
+    graphs = Graphs(decoder.stack, own, record, longest=64, width=decoder.config.hidden, expected=buckets)
+    runner = TorchRunner(decoder, own, threads=1, sampler=CUDA, graphs=graphs, asynchronous=True)
+    for i in range(2):
+        runner.launch(StepBatch([piece([7 + i], 0, [i + 1])])).result()
+    assert graphs.buckets == {buckets[0]}
+    more = []
+    while not more or more[-1]:
+        with torch.inference_mode(mode=False):
+            more.append(prepares(runner)())
+        assert len(graphs.buckets) == 1 + len(more)
+    assert more == [True, True, False]
+    assert graphs.buckets == set(buckets)
+    assert not prepares(runner)()
+    assert answers(runner, prompts, 4) == expected
+    assert graphs.buckets == set(buckets)
+    if DEVICE.type == "cpu":
+        assert record.recorded == 4
+
+
+def test_where_recording_fails_nothing_more_is_expected(made):
+    decoder, attention = made
+    graphs = Graphs(
+        decoder.stack, attention(), Counting(fails=True), longest=64, width=decoder.config.hidden,
+        expected=[Bucket(1, 1, 64), Bucket(2, 1, 64)],
+    )  # fmt: skip
+    runner = TorchRunner(decoder, attention(), threads=1, sampler=CUDA, graphs=graphs)
+    assert not prepares(runner)()
+    assert graphs.buckets == frozenset()
+    assert not prepares(TorchRunner(decoder, attention(), threads=1, sampler=CUDA))()
 
 
 class Named:

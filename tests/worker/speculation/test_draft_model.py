@@ -65,7 +65,7 @@ def test_blocks_from_the_prefix_cache_are_computed_once_by_both(make_line, simul
     """A later request with the same beginning: the draft model, too, finds its keys and values in the blocks."""
     line = make_line(simulated(), method=Method.DRAFT, draft=simulated(), most=4)
     rows = []
-    runner = line.speculator._model._runner
+    runner = line.speculator._model.runner
     launch = runner.launch
     runner.launch = lambda batch: rows.append(batch.num_tokens) or launch(batch)
     prompt = list(range(100))
@@ -133,7 +133,7 @@ def test_a_draft_model_that_fails_is_left_out(make_line, simulated, caplog):
             return self.real.launch(batch)
 
     line = make_line(simulated(), method=Method.DRAFT, draft=simulated(), most=3)
-    line.speculator._model._runner = Failing(line.speculator._model._runner)
+    line.speculator._model.runner = Failing(line.speculator._model.runner)
     made = jobs()
     assert line.answers(made).tokens == plain(made)
     assert Failing.calls == 4
@@ -151,7 +151,7 @@ def test_a_request_that_the_draft_model_cannot_compute_goes_on_alone(make_line, 
             return Finished([StepOutput(error="nan") if b else o for b, o in zip(bad, outputs, strict=True)])
 
     line = make_line(simulated(), method=Method.DRAFT, draft=simulated(), most=3)
-    line.speculator._model._runner = Faulty(line.speculator._model._runner)
+    line.speculator._model.runner = Faulty(line.speculator._model.runner)
     made = jobs(3)
     answered = line.answers(made)
     assert answered.tokens == plain(made)
@@ -181,7 +181,7 @@ def test_a_draft_model_that_is_always_wrong_hardly_runs_and_never_catches_up_wit
     """Counted over the worker, not over each request: one after the other, long prompts, short answers."""
     line = make_line(simulated(), method=Method.DRAFT, draft=simulated(accept=0.0, decode_ms=1), policy=None)
     forwards, rows = [], []
-    runner = line.speculator._model._runner
+    runner = line.speculator._model.runner
     launch = runner.launch
     runner.launch = lambda batch: forwards.append(1) or rows.append(batch.num_tokens) or launch(batch)
     params = SamplingParams(max_tokens=100, temperature=0)
@@ -209,7 +209,7 @@ def test_what_a_row_takes_is_measured_before_there_is_a_request(make_line, simul
 def test_a_draft_model_that_fails_when_it_is_measured_is_told_of(make_line, simulated, caplog):
     line = make_line(simulated(), method=Method.DRAFT, draft=simulated())
     model = line.speculator._model
-    model._runner = type("Broken", (), {"launch": lambda self, batch: 1 / 0})()
+    model.runner = type("Broken", (), {"launch": lambda self, batch: 1 / 0})()
     model.measure(line.runner)
     assert model.share is None
     assert "failed when it was tried" in caplog.text

@@ -1,12 +1,14 @@
 """Layers of a step from a recorded CUDA graph: one call of the host instead of a launch for each kernel.
 
-Recorded are steps of the kinds of `triton.buckets`, each when it is first met; all others, and those with adapters, are
-launched kernel by kernel. Embedding, head and sampling stand outside. What runs in a graph must not wait for the device
+Recorded are steps of the kinds of `triton.buckets`, each when it is first met, and those that are likely to come while
+there is nothing else to do; all others, and those with adapters, are launched kernel by kernel. Embedding, head and
+sampling stand outside. What runs in a graph must not wait for the device
 or for other processes, so `able` asks the layers.
 """
 
 import logging
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,13 +18,15 @@ from torch import Tensor
 from argosy_worker.compute.attention.backend import AttentionBackend
 from argosy_worker.compute.quant.linear import Verdict
 from argosy_worker.compute.stack import Stack
-from argosy_worker.compute.triton.buckets import Bucket, bucket_of, filled
+from argosy_worker.compute.triton.buckets import Bucket, bucket_of, filled, nothing
 from argosy_worker.core.layout import StepLayout
 
 log = logging.getLogger(__name__)
 
 MOST_GRAPHS = 128
 """That are recorded: each holds some memory, of which the cache of keys and values knows nothing."""
+MOST_EXPECTED = 96
+"""That are recorded before they are met: some room is left for others."""
 Record = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
 """Take what computes on fixed memory, and give what computes it again: its result is in the same place each time."""
 
@@ -58,9 +62,16 @@ class _Recorded:
 class Graphs:
     """Of a stack over its attention, recorded by `record`."""
 
-    def __init__(self, stack: Stack, attention: FixedAttention, record: Record, *, longest: int) -> None:
-        """`longest`: the model's context."""
-        self._stack, self._attention, self._record, self._longest = stack, attention, record, longest
+    def __init__(
+        self, stack: Stack, attention: FixedAttention, record: Record, *, longest: int, width: int,
+        expected: Sequence[Bucket] = (),
+    ) -> None:  # fmt: skip
+        """`longest`: the model's context. `width`: numbers of a row between two layers.
+
+        `expected`: what `record_one` is to record, in this order.
+        """
+        self._stack, self._attention, self._record = stack, attention, record
+        self._longest, self._width, self._expected = longest, width, deque(expected)
         self._recorded: dict[Bucket, _Recorded] = {}
         self._off = False
 
@@ -77,16 +88,28 @@ class Graphs:
         whole = filled(layout, bucket)
         found = self._recorded.get(bucket)
         if found is None:
-            found = self._made(bucket, x, whole)
+            found = self._made(bucket, whole)
             if found is None:
                 return None
         found.x[: len(x)].copy_(x)
         self._attention.take(found.fixed, whole)
         return found.again()[: len(x)]
 
-    def _made(self, bucket: Bucket, x: Tensor, whole: StepLayout) -> _Recorded | None:
+    def record_one(self) -> bool:
+        """Record one more of those that are expected, and tell whether there are others.
+
+        No step may be out: whatever is launched while a graph is recorded would be recorded, or refused.
+        """
+        while self._expected and self._expected[0] in self._recorded:
+            self._expected.popleft()
+        if self._expected and not self._off and len(self._recorded) < MOST_GRAPHS:
+            bucket = self._expected.popleft()
+            self._made(bucket, filled(nothing(self._attention.cache.spec.block_size), bucket))
+        return bool(self._expected) and not self._off and len(self._recorded) < MOST_GRAPHS
+
+    def _made(self, bucket: Bucket, whole: StepLayout) -> _Recorded | None:
         fixed = self._attention.fix(whole, bucket.keys)
-        room = x.new_zeros((bucket.rows, x.shape[1]))
+        room = torch.zeros((bucket.rows, self._width), dtype=self._stack.dtype, device=self._stack.device)
         self._attention.take(fixed, whole)
         try:
             again = self._record(lambda: self._stack(room, fixed.positions, self._attention))
@@ -108,7 +131,7 @@ def able(stack: Stack, attention: AttentionBackend) -> Verdict:
         waits = getattr(layer, "waits", "a layer is not by Triton's kernels")
         if waits:
             return Verdict(ok=False, reason=waits)
-    return Verdict(ok=True, reason="steps of single tokens, and of drafts, are recorded when they are first met")
+    return Verdict(ok=True, reason="steps of single tokens, and of drafts, are recorded when met, or before")
 
 
 class CudaRecord:

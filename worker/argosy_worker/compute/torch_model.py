@@ -14,11 +14,12 @@ from argosy_worker.compute.attention.kv_types import KvType
 from argosy_worker.compute.attention.tiles import tile_size
 from argosy_worker.compute.config import DecoderConfig
 from argosy_worker.compute.decoder import Decoder
-from argosy_worker.compute.graphs import CudaRecord, FixedAttention, Graphs, able
+from argosy_worker.compute.graphs import MOST_EXPECTED, CudaRecord, FixedAttention, Graphs, able
 from argosy_worker.compute.loaded import LoadedModel, LoadedPart
 from argosy_worker.compute.quant.linear import Linear
 from argosy_worker.compute.stack import Stack
 from argosy_worker.compute.torch_runner import TorchRunner
+from argosy_worker.compute.triton.buckets import likely
 from argosy_worker.compute.warm import warm
 from argosy_worker.core.batch import Runner
 from argosy_worker.sampling.contract import Sampler
@@ -94,7 +95,11 @@ class TorchModel(TorchPart, LoadedModel):
         graphs, verdict = None, able(self.stack, attention)
         if verdict.ok:
             found = cast("FixedAttention", attention)
-            graphs = Graphs(self.stack, found, CudaRecord(), longest=self.config.context_length)
+            config = self.config
+            expected = likely(config.context_length, num_blocks * block_size, MOST_EXPECTED)
+            graphs = Graphs(
+                self.stack, found, CudaRecord(), longest=config.context_length, width=config.hidden, expected=expected
+            )
         log.info("graphs: %s (%s)", "on" if verdict.ok else "off", verdict.reason)
         # who waits for nothing inside, as graphs want it, computes beside the host
         return TorchRunner(

@@ -59,6 +59,13 @@ class TorchRunner(StepRunner):
                 return steps.at_once(slices, lambda: self._answers(slices, self._compute(slices)))
             return steps.launch(slices)
 
+    def prepare(self) -> bool:
+        """Record a graph of steps that are likely to come, as `core.batch.prepares` says."""
+        if self._graphs is None:
+            return False
+        with torch.inference_mode():
+            return self._graphs.record_one()
+
     def _hidden(self, slices: Sequence[SequenceSlice], rows: int) -> Tensor:
         torch.set_num_threads(threads_for(self._decoder.config, rows, self._threads))
         device = self._decoder.device

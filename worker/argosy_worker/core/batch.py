@@ -4,7 +4,7 @@ The scheduler builds a `StepBatch`; a `Runner` (the real model, or the simulated
 one `StepOutput` for each slice, in the same order. Pure data: no torch here, so the core can be tested without a model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -205,6 +205,14 @@ def computes_beside(runner: Runner) -> bool:
     Such a runner says so by `asynchronous`; most compute at once.
     """
     return getattr(runner, "asynchronous", False)
+
+
+def prepares(runner: Runner) -> Callable[[], bool] | None:
+    """What a runner can do for steps to come, while none is out: a little at each call, which says if there is more.
+
+    Such a runner has a method `prepare`; most have nothing to prepare.
+    """
+    return getattr(runner, "prepare", None)
 
 
 class BlockStore(Protocol):

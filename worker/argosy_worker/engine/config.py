@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from argosy_worker.core.blocks import blocks_of_window
+from argosy_worker.core.blocks import BlockPool, blocks_of_window
 from argosy_worker.core.config import SchedulerConfig
 from argosy_worker.speculation.config import SpeculationConfig
 
@@ -28,3 +28,12 @@ class EngineConfig:
     def window_blocks(self) -> int | None:
         """Blocks before its own that a row reads; None: all."""
         return blocks_of_window(self.window, self.block_size)
+
+    def pool(self) -> BlockPool:
+        """Blocks so many, all free."""
+        return BlockPool(
+            self.num_blocks,
+            caching=self.prefix_caching,
+            window_blocks=self.window_blocks,
+            host_blocks=self.host_blocks,
+        )

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from argosy_api.errors import ArgosyError, DeadlineError, InternalError, UnavailableError
 from argosy_api.faults import is_fault
 from argosy_worker.core.batch import Runner
-from argosy_worker.core.blocks import BlockPool, CacheChange
+from argosy_worker.core.blocks import CacheChange
 from argosy_worker.core.request import Finish, Request
 from argosy_worker.core.scheduler import Advance, Scheduler
 from argosy_worker.engine.config import EngineConfig
@@ -34,6 +34,7 @@ from argosy_worker.engine.metrics import WorkerMetrics
 from argosy_worker.engine.moving import Moving
 from argosy_worker.engine.reply import Reply
 from argosy_worker.engine.report import LoadView, view_of
+from argosy_worker.engine.spare import QUIET_S, Spare
 from argosy_worker.engine.stream import Piece, Stream
 from argosy_worker.engine.trace import StepTrace, Times
 from argosy_worker.speculation.draft_model import DraftModel
@@ -47,15 +48,6 @@ DEAD = "the engine of this worker has died"
 
 Outbox = list[tuple[Stream, Piece | ArgosyError]]
 Deliver = Callable[[Outbox, CacheChange], object]
-
-
-def _pool(config: EngineConfig) -> BlockPool:
-    return BlockPool(
-        config.num_blocks,
-        caching=config.prefix_caching,
-        window_blocks=config.window_blocks,
-        host_blocks=config.host_blocks,
-    )
 
 
 class EngineThread:
@@ -74,7 +66,7 @@ class EngineThread:
     ) -> None:
         """`deliver` is called by the thread, with what the step brought for the streams and the KV event log."""
         speculator = Speculator(config.speculation, model=draft, share=config.prefix_caching)
-        self.scheduler = Scheduler(config.scheduler, _pool(config), speculator)
+        self.scheduler = Scheduler(config.scheduler, config.pool(), speculator)
         self.view = LoadView(total_blocks=config.num_blocks, free_blocks=config.num_blocks)
         """Replaced as a whole after each step; any thread may read it."""
         self.failure = ""
@@ -92,6 +84,7 @@ class EngineThread:
         self._flights = Flights(runner, self.scheduler, self._moving)
         self._came = self._taken = 0.0  # when the last step's outputs came, and were taken in
         self._copies = Copies()
+        self._spare = Spare(runner, *(() if draft is None else (draft.runner,)))
         # each is written whole by one side
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stopping = threading.Event()
@@ -202,7 +195,8 @@ class EngineThread:
     def _turn(self) -> None:
         self._beat = time.monotonic()
         busy = bool(self._copies) or self._flights.out
-        self._take_commands(wait_s=0 if busy else min(self.scheduler.due - self._beat, _IDLE_S))
+        quiet = QUIET_S if self._spare.left else _IDLE_S
+        asked = self._take_commands(wait_s=0 if busy else min(self.scheduler.due - self._beat, quiet))
         for request in self.scheduler.expired(time.monotonic()):
             self._end(request.request_id, DeadlineError("the deadline passed before the answer was complete"))
         idle = not self._flights.out and self.scheduler.due > time.monotonic()
@@ -210,14 +204,20 @@ class EngineThread:
             self._step()
         if not self._flights.out:
             self._copies.run(idle=idle)
+        if idle and not (asked or busy or self.scheduler.has_work):
+            self._spare.go_on()
         self._flush()
 
-    def _take_commands(self, *, wait_s: float) -> None:
+    def _take_commands(self, *, wait_s: float) -> bool:
+        """Run what was asked for; whether there was anything."""
+        asked = False
         with contextlib.suppress(queue.Empty):
-            if wait_s > 0:
-                self._inbox.get(timeout=wait_s)()
+            command = self._inbox.get(timeout=wait_s) if wait_s > 0 else self._inbox.get_nowait()
             while True:
-                self._inbox.get_nowait()()
+                asked = True
+                command()
+                command = self._inbox.get_nowait()
+        return asked
 
     def _step(self) -> None:
         flight = self._flights.go_on(copies=bool(self._copies))

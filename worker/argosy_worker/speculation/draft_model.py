@@ -66,7 +66,8 @@ class DraftModel:
         self, runner: Runner, *, facts: ModelFacts, target: ModelFacts, num_blocks: int, block_size: int
     ) -> None:
         """`runner` computes the draft model. Its vocabulary is the target's, but for the padding of either."""
-        self._runner = runner
+        self.runner = runner
+        """Of the engine's thread, as this is."""
         self._block_size = block_size
         self._context, self._vocab, self._target_vocab = facts.context_length, facts.vocab_size, target.vocab_size
         # whether the target's pool keeps all blocks that this model reads, where it lets go of some
@@ -85,7 +86,7 @@ class DraftModel:
             request_id="", tokens=(0,), start=0, table=(1,), sample_rows=range(1), params=SamplingParams(temperature=0)
         )
         try:
-            times = [(_run(self._runner, [piece])[1], _run(target, [piece])[1]) for _ in range(3)]
+            times = [(_run(self.runner, [piece])[1], _run(target, [piece])[1]) for _ in range(3)]
             draft, plain = (min(each) for each in zip(*times, strict=True))
             self.share = draft / max(plain, 1e-9)
         except BaseException as error:
@@ -125,7 +126,7 @@ class DraftModel:
         if not first:
             return drafts, spent
         pieces = [self._catch_up(requests[i], count) for i, count in first]
-        outputs, seconds = _run(self._runner, pieces)
+        outputs, seconds = _run(self.runner, pieces)
         plain = cost.plain(len(pieces))
         cost.add(len(pieces), sum(len(p.tokens) - 1 for p in pieces), seconds)
         guessing = min(seconds, plain or seconds)
@@ -133,7 +134,7 @@ class DraftModel:
         going = self._take(first, pieces, outputs, requests, drafts)
         while going := [i for i in going if len(drafts[i]) < lengths[i]]:
             pieces = [self._next(requests[i], drafts[i]) for i in going]
-            outputs, seconds = _run(self._runner, pieces)
+            outputs, seconds = _run(self.runner, pieces)
             cost.add(len(pieces), 0, seconds)
             spent = Spent(spent.guessing + seconds, spent.catching_up)
             going = self._take([(i, 1) for i in going], pieces, outputs, requests, drafts)

@@ -16,6 +16,8 @@ MOST_SEQUENCES = 256
 MOST_TOKENS = 8
 """Of a sequence: one, or one and a draft."""
 _LEAST_KEYS = 1024
+_OF_ONE = 2048
+"""Keys that drafts of one sequence are expected to have at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,22 @@ def bucket_of(layout: StepLayout, longest: int) -> Bucket | None:
     return Bucket(_up(sequences), tokens, max(min(keys, longest), int(layout.context_lens.max())))
 
 
+def likely(longest: int, room: int, most: int) -> list[Bucket]:
+    """Those worth recording before they are met, the smallest first: single tokens, and drafts of one sequence.
+
+    Args:
+        longest: the model's context.
+        room: keys that the cache holds.
+        most: buckets that are wanted.
+
+    """
+    keys = {min(_LEAST_KEYS << i, longest) for i in range(longest.bit_length())}
+    sizes = {_up(count) for count in range(1, MOST_SEQUENCES + 1)}
+    found = [Bucket(n, 1, k) for n in sizes for k in keys if n == 1 or n * k <= room]
+    found += [Bucket(1, tokens, k) for tokens in range(2, MOST_TOKENS + 1) for k in keys if tokens <= k <= _OF_ONE]
+    return sorted(found, key=lambda one: (one.rows * one.keys, one.rows))[:most]
+
+
 def _up(sequences: int) -> int:
     """Powers of two up to 8, then a quarter more at most."""
     step = max(1, 1 << max(0, (sequences - 1).bit_length() - 3))
@@ -64,6 +82,19 @@ def filled(layout: StepLayout, bucket: Bucket) -> StepLayout:
         block_table=table,
         slots=_joined(layout.slots, NULL_BLOCK * size + places % size),
         block_size=size,
+    )
+
+
+def nothing(block_size: int) -> StepLayout:
+    """A step of no sequences, to be `filled`."""
+    none = np.zeros(0, dtype=np.int32)
+    return StepLayout(
+        positions=none,
+        cu_rows=none,
+        context_lens=none,
+        block_table=none.reshape(0, 0),
+        slots=none,
+        block_size=block_size,
     )
 
 

@@ -80,7 +80,7 @@ def tile_for(shape: Heads, tokens: int) -> Tile:
 
 def invariant_tile(shape: Heads) -> Tile:
     """The one tile of all sequences, where sums must not depend on the step."""
-    if shape.padded_dim > 64 and shape.width == 2:  # it holds its sums twice
+    if shape.width == 2:  # it holds its sums twice
         return Tile(least_rows(shape.queries), 16, *((8, 2) if shape.padded_dim > 128 else (4, 3)))
     return tile_for(shape, 1)
 
