@@ -342,7 +342,7 @@ async def test_stream_infer_is_decoupled(rig, channel):
     assert [t for r in responses for t in outputs(r)["output_ids"]] == answer_of(encode("hello"), 40)
     finals = [r.parameters["triton_final_response"].bool_param for r in responses]
     assert finals == [False] * (len(finals) - 1) + [True]
-    assert len(finals) > 20
+    assert len(finals) > 1  # of 40 tokens; what a busy router has not sent yet goes together
 
 
 async def test_stream_infer_empty_final(rig, channel):

@@ -191,6 +191,19 @@ async def test_with_the_stream_all_its_calls_end_and_the_next_opens_another(sess
 # --- with workers
 
 
+@pytest.mark.parametrize(
+    ("details", "code"),
+    [("Internal error from Core", grpc.StatusCode.UNAVAILABLE), ("RST_STREAM with code 7", grpc.StatusCode.INTERNAL)],
+)
+async def test_what_breaks_the_stream_is_no_fault_of_its_calls(session, stream, details, code):
+    """grpc.aio says INTERNAL for any status that a server ends a stream with, if a write meets the end."""
+    call = begin(session)
+    stream.replies.put_nowait(error(grpc.StatusCode.INTERNAL, details))
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await call.read()
+    assert failed.value.code() is code
+
+
 async def test_all_requests_share_one_stream(make_rig):
     rig = await make_rig()
     await rig.add(FakeWorker())

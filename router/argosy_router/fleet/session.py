@@ -227,6 +227,10 @@ class Session:
             if failed.code() is grpc.StatusCode.UNIMPLEMENTED:
                 self.refused = True
                 why = error(grpc.StatusCode.UNAVAILABLE, "the worker does not know sessions")
+            elif failed.code() is grpc.StatusCode.INTERNAL and "RST_STREAM" not in (failed.details() or ""):
+                # What is wrong with a request, an event says. This is of the stream: whatever status a server ends it
+                # with, grpc.aio has INTERNAL for it where a write has met the end.
+                why = error(grpc.StatusCode.UNAVAILABLE, f"the session ended: {failed.details()}")
         except asyncio.CancelledError:  # also for a CANCELLED of the worker, and for a channel that was closed
             why = error(grpc.StatusCode.CANCELLED, "the session was cancelled")
         finally:

@@ -84,10 +84,12 @@ SHAPE = rows.Shape(kv_heads=2, queries=3, head_dim=32, tile=128)
 
 
 def careless_bmm(limit):
-    real = torch.bmm
+    """Rows are independent but for what is wrong here; torch's own are not on every processor."""
 
     def bmm(a, b, **out):
-        y = real(a, b, **out)
+        y = torch.zeros(*a.shape[:2], b.shape[2])
+        for i in range(b.shape[1]):
+            y += a[:, :, i, None] * b[:, i, None]
         return y * (1 + 2**-20) if a.shape[1] >= limit else y
 
     return bmm
