@@ -30,7 +30,7 @@ class Unpacker:
         self._buffer = bytearray()
         self._limit = limit
 
-    def feed(self, data: bytes) -> Iterator[Frame]:
+    def feed(self, data: bytes | memoryview) -> Iterator[Frame]:
         """The frames that `data` completes.
 
         Raises:
@@ -45,7 +45,8 @@ class Unpacker:
             end = _HEAD.size + head + body
             if len(self._buffer) < end:
                 return
-            frame = bytes(self._buffer[_HEAD.size : end])
+            with memoryview(self._buffer) as whole:
+                frame = bytes(whole[_HEAD.size : end])
             del self._buffer[:end]
             yield _frame(frame, head)
 

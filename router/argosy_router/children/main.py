@@ -54,8 +54,10 @@ def main() -> None:
         if frame[0].get("lane") == "long":
             _give_back()
 
-    while data := link.recv(READ_BYTES):
-        for frame in frames.feed(data):
+    # one buffer for all: to make and free so large a one has the allocator tidy up and give pages back, each time
+    buffer = memoryview(bytearray(READ_BYTES))
+    while count := link.recv_into(buffer):
+        for frame in frames.feed(buffer[:count]):
             if frame[0].get("lane") == "long":
                 long.submit(answer, frame)
             else:
