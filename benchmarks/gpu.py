@@ -14,6 +14,7 @@ took, as a share of what a plain copy reaches on this card in the same run.
 import argparse
 import os
 import platform
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -49,6 +50,8 @@ def measure(dry: bool, deadline: float, wanted: list[str] | None) -> None:
     if dry:
         device, facts = torch.device("cpu"), {"device": "none: Triton's interpreter, tiny shapes, no figures"}
         machine = gpu_kernels.Machine(device=device, multiprocessors=4, room=1 << 24)
+    elif not torch.cuda.is_available():
+        sys.exit("There is no GPU, or this torch is without CUDA. --dry-run and --floors need none.")
     else:
         device, found = torch.device("cuda"), torch.cuda.get_device_properties(0)
         facts = {"device": f"{found.name}, {found.multi_processor_count} multiprocessors"}
@@ -63,6 +66,7 @@ def measure(dry: bool, deadline: float, wanted: list[str] | None) -> None:
     parts: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
         "ceilings": lambda: gpu_kernels.ceilings(machine),
         "decode": lambda: gpu_models.decode(machine, copy, deadline),
+        "loop": lambda: gpu_models.loop(machine, deadline),
         "attention": lambda: gpu_kernels.attention(machine, copy),
         "linears": lambda: gpu_kernels.linears(machine, copy),
         "experts": lambda: gpu_experts.experts(machine, copy),
