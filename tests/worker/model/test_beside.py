@@ -25,11 +25,14 @@ from argosy_worker.compute.last_tokens import LastTokens
 from argosy_worker.compute.torch_runner import TorchRunner
 from argosy_worker.core.batch import PLACEHOLDER, SequenceSlice, StepBatch, accepted
 from argosy_worker.core.drafts import Harmless
+from argosy_worker.core.request import Request
 from argosy_worker.models.build import assemble, open_model
 from argosy_worker.models.torch_build import KERNELS
 from argosy_worker.sampling import together, verified
 from argosy_worker.sampling.rows import Row
 from argosy_worker.sampling.sampler import CUDA, TORCH
+from argosy_worker.speculation import draft_model
+from argosy_worker.speculation.cost import StepCost
 
 GREEDY = SamplingParams(temperature=0, max_tokens=12)
 BLOCKS = 24
@@ -288,6 +291,35 @@ def test_the_host_takes_what_the_device_has_counted(model, monkeypatch):
     monkeypatch.setattr(verified, "right", lambda tokens, guessed: torch.ones(1, dtype=torch.int64))
     [output] = runner_of(model, asynchronous=True).launch(StepBatch([drafted])).result()
     assert output.tokens == known[5:7]
+
+
+def test_a_draft_model_on_a_device_guesses_what_it_guesses_one_by_one(model, monkeypatch):
+    """Its tokens are the next one's input on the device; with tokens that a device is sure of only by `SURE`, too."""
+    assert draft_model.SURE <= together.CANDIDATES
+    monkeypatch.setattr(together, "CANDIDATES", 4)
+    monkeypatch.setattr(draft_model, "SURE", 4)
+    ways = (GREEDY, SamplingParams(temperature=1.0, seed=1, top_p=0.9, top_k=4), SamplingParams(seed=2, min_tokens=9))
+    found = []
+    for asynchronous in (False, True):
+        runner = runner_of(model, asynchronous=asynchronous)
+        guesses = draft_model.DraftModel(
+            runner, facts=model.facts, target=model.facts, num_blocks=BLOCKS, block_size=16
+        )
+        requests = []
+        for i, params in enumerate(ways):
+            prompt = tiny_llama.PROMPT[9 * i : 9 * i + 11 + i]
+            made = Request(
+                request_id=str(i), prompt=prompt, params=replace(params, max_tokens=30), root=b"r", block_size=16,
+                arrival=0.0, max_model_len=64, eos_token_ids=frozenset({2}),
+            )  # fmt: skip
+            made.begin((), (2 * i + 1, 2 * i + 2))
+            requests.append(made)
+        drafts, _ = guesses.draft(requests, [6, 5, 6], StepCost())
+        for made, draft in zip(requests, drafts, strict=True):  # half of each is right
+            made.accept([*draft[:3], 7])
+        found.append((drafts, guesses.draft(requests, [4, 6, 6], StepCost())[0]))
+    assert found[0] == found[1]
+    assert all(drafts for step in found[0] for drafts in step)
 
 
 # --- nobody waits

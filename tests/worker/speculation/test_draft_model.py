@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from computes_beside import Beside
 
 from argosy_api.errors import ModelUnsupportedError
 from argosy_api.params import SamplingParams
@@ -49,6 +50,79 @@ def test_the_same_model_is_always_right_by_the_same_rules(make_line, simulated, 
     answered = make_line(simulated(), method=Method.DRAFT, draft=simulated(), most=5).answers(made)
     assert answered.tokens == plain.tokens
     assert answered.counts.accepted == answered.counts.drafted > 80
+
+
+class OnADevice:
+    """A simulated model, computed beside the host."""
+
+    def __init__(self, real):
+        self.real, self.facts, self.runner = real, real.facts, None
+
+    def make_runner(self, blocks, block_size):
+        self.runner = Beside(self.real.make_runner(blocks, block_size))
+        return self.runner
+
+
+@pytest.fixture
+def on_a_device(simulated):
+    made = []
+
+    def make(**more):
+        made.append(OnADevice(simulated(**more)))
+        return made[-1]
+
+    yield make
+    for model in made:
+        model.runner.close()
+
+
+@pytest.mark.parametrize(
+    ("params", "more", "line"),
+    [
+        ({}, {}, {}),
+        ({"temperature": 1.0, "top_p": 0.9}, {"accept": 0.6}, {}),
+        ({"temperature": 1.0, "min_tokens": 9, "logit_bias": ((40, 3.0),)}, {"accept": 0.8, "eos_every": 6}, {}),
+        ({"max_tokens": 60}, {"accept": 0.8}, {"blocks": 32}),
+        ({"temperature": 1.0, "repetition_penalty": 1.3}, {}, {}),
+        ({"bad_words_ids": ((40, 41), (42, 43))}, {}, {}),
+    ],
+)
+def test_guesses_launched_one_behind_the_other_are_those_made_one_by_one(  # noqa: PLR0917
+    make_line, simulated, on_a_device, params, more, line
+):
+    """And so are the steps that they save. Where a rule must see each token, guesses are waited for one by one."""
+    made = jobs(6, **params)
+    ends = frozenset(sim.ENDS)
+    served = {"eos_every": more["eos_every"]} if "eos_every" in more else {}
+    one_by_one = make_line(simulated(**served), method=Method.DRAFT, draft=simulated(**more), most=5, **line)
+    expected = one_by_one.answers(made, eos=ends)
+    draft = on_a_device(**more)
+    found = make_line(simulated(**served), method=Method.DRAFT, draft=draft, most=5, **line).answers(made, eos=ends)
+    assert found.tokens == expected.tokens
+    assert found.counts.accepted == expected.counts.accepted > 40
+    assert found.steps == expected.steps
+    sees = "repetition_penalty" in params or "bad_words_ids" in params
+    assert (draft.runner.placeholders == 0) == sees
+    assert (draft.runner.most_out == 1) == sees
+
+
+def test_a_step_of_guesses_is_waited_for_once(make_line, simulated, on_a_device):
+    draft = on_a_device()
+    line = make_line(simulated(), method=Method.DRAFT, draft=draft, most=5)
+    answered = line.answers(jobs(2))
+    assert draft.runner.most_out == 5
+    assert answered.counts.accepted == answered.counts.drafted > 30
+
+
+@pytest.mark.parametrize(("cut", "drawn"), [((1.0, 0), 0), ((0.9, 0), 1024), ((0.9, 7), 7), ((1.0, 5000), 1024)])
+def test_guesses_are_drawn_from_as_many_tokens_as_a_device_is_sure_of(make_line, simulated, on_a_device, cut, drawn):
+    draft = on_a_device()
+    line = make_line(simulated(), method=Method.DRAFT, draft=draft, most=3)
+    seen = []
+    draft.runner.at_launch = lambda batch: seen.extend(s.params.top_k for s in batch.slices)
+    made = jobs(1, temperature=1.0, top_p=cut[0], top_k=cut[1])
+    assert line.answers(made).tokens == plain(made)
+    assert set(seen) == {drawn}
 
 
 @pytest.mark.parametrize("accept", [0.0, 0.3, 0.7, 0.9])

@@ -6,20 +6,24 @@ both. (The arrays are two, since the models' shapes differ.) What of a block the
 the block's id: a block that came from the prefix cache with the draft model's part is used, one without is computed. A
 mistake here would cost right guesses, never a right answer.
 
+Where it is computed beside the host, all guesses of a step are launched one behind the other, each with the token of
+the one before on the device, and waited for once (not where a rule must see a token before the next one is drawn).
+
 The draft model draws with the request's own sampling settings and the same (seed, position) numbers, so that what is
 likely under both models is drawn by both.
 """
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from argosy_api import limits
 from argosy_api.blocks import BlockId
 from argosy_api.faults import is_fault
 from argosy_api.params import SamplingParams
-from argosy_worker.core.batch import Runner, SequenceSlice, StepBatch, StepOutput
+from argosy_worker.core.ahead import needs_last_token
+from argosy_worker.core.batch import PLACEHOLDER, Runner, SequenceSlice, StepBatch, StepOutput, computes_beside
 from argosy_worker.core.blocks import NULL_BLOCK
 from argosy_worker.core.facts import ModelFacts
 from argosy_worker.core.request import Request
@@ -28,6 +32,9 @@ from argosy_worker.speculation.cost import StepCost
 
 log = logging.getLogger(__name__)
 
+SURE = 1024
+"""Likeliest tokens that guesses are drawn from, where the next one is launched behind them: of those a device draws by
+itself, while a wider choice may end on the host (`sampling.together`), too late for what was launched."""
 CHUNK = 256
 """Rows that the draft model computes in a step to catch up with a request, at most."""
 
@@ -68,7 +75,7 @@ class DraftModel:
         """`runner` computes the draft model. Its vocabulary is the target's, but for the padding of either."""
         self.runner = runner
         """Of the engine's thread, as this is."""
-        self._block_size = block_size
+        self._block_size, self._beside = block_size, computes_beside(runner)
         self._context, self._vocab, self._target_vocab = facts.context_length, facts.vocab_size, target.vocab_size
         # whether the target's pool keeps all blocks that this model reads, where it lets go of some
         self._windowed = 0 < facts.window <= target.window
@@ -126,21 +133,21 @@ class DraftModel:
         if not first:
             return drafts, spent
         pieces = [self._catch_up(requests[i], count) for i, count in first]
+        if self._beside and not any(needs_last_token(requests[i]) for i, _ in first):
+            return drafts, self._at_once(first, pieces, requests, lengths, drafts, cost)
         outputs, seconds = _run(self.runner, pieces)
         plain = cost.plain(len(pieces))
         cost.add(len(pieces), sum(len(p.tokens) - 1 for p in pieces), seconds)
         guessing = min(seconds, plain or seconds)
         spent = Spent(guessing, seconds - guessing)
-        going = self._take(first, pieces, outputs, requests, drafts)
+        going = self._take(zip(first, pieces, outputs, strict=True), requests, drafts)
         while going := [i for i in going if len(drafts[i]) < lengths[i]]:
             pieces = [self._next(requests[i], drafts[i]) for i in going]
             outputs, seconds = _run(self.runner, pieces)
             cost.add(len(pieces), 0, seconds)
             spent = Spent(spent.guessing + seconds, spent.catching_up)
-            going = self._take([(i, 1) for i in going], pieces, outputs, requests, drafts)
-        for i, _ in first:
-            seen = self._seen[requests[i]]
-            seen.known, seen.draft = len(requests[i].tokens), drafts[i]
+            going = self._take(zip([(i, 1) for i in going], pieces, outputs, strict=True), requests, drafts)
+        self._note(first, requests, drafts)
         return drafts, spent
 
     def ended(self, request: Request) -> None:
@@ -149,11 +156,54 @@ class DraftModel:
 
     # --- how
 
+    def _at_once(  # noqa: PLR0917
+        self,
+        first: Sequence[tuple[int, int]],
+        pieces: list[SequenceSlice],
+        requests: Sequence[Request],
+        lengths: Sequence[int],
+        drafts: list[list[int]],
+        cost: StepCost,
+    ) -> Spent:
+        """All guesses, each launched behind the one before; what follows an end, or a fault, is not taken."""
+        began, plain = time.monotonic(), cost.plain(len(pieces))
+        more = sum(len(p.tokens) - 1 for p in pieces)
+        out = [(list(first), pieces, self.runner.launch(StepBatch(pieces)))]
+        going = [i for (i, _), piece in zip(first, pieces, strict=True) if piece.sample_rows]
+        for made in range(1, max(lengths)):
+            going = [i for i in going if lengths[i] > made]
+            if not going:
+                break
+            pieces = [self._next(requests[i], [PLACEHOLDER] * made) for i in going]
+            out.append(([(i, 1) for i in going], pieces, self.runner.launch(StepBatch(pieces))))
+        alive = {i for i, _ in first}
+        for rows, pieces, pending in out:
+            outputs = zip(rows, pieces, pending.result(), strict=True)
+            kept = [(row, piece, output) for row, piece, output in outputs if row[0] in alive]
+            alive = set(self._take(kept, requests, drafts))
+        self._note(first, requests, drafts)
+        seconds = time.monotonic() - began
+        each = seconds / len(out)
+        if more and plain is not None:  # what the first one takes longer is for what it caught up with
+            each = min(each, plain)
+        longer = seconds - each * len(out)
+        cost.add(len(first), more, each + longer)
+        for rows, _, _ in out[1:]:
+            cost.add(len(rows), 0, each)
+        return Spent(seconds - longer, longer)
+
+    def _note(self, first: Sequence[tuple[int, int]], requests: Sequence[Request], drafts: list[list[int]]) -> None:
+        for i, _ in first:
+            seen = self._seen[requests[i]]
+            seen.known, seen.draft = len(requests[i].tokens), drafts[i]
+
     def _look(self, request: Request) -> _Seen:
         """What is known of a request, brought up to date."""
         seen = self._seen.get(request)
         if seen is None:
             plain = replace(request.params, logprobs=None, prompt_logprobs=None)
+            if self._beside and (plain.top_k > SURE or (plain.top_p < 1 and plain.top_k <= 0)):
+                plain = replace(plain, top_k=SURE)
             seen = self._seen[request] = _Seen(plain, life=-1)
         if seen.life != request.preemptions:  # it has other blocks now, maybe some that came with our part
             seen.life, seen.draft = request.preemptions, []
@@ -207,15 +257,13 @@ class DraftModel:
 
     def _take(
         self,
-        rows: Sequence[tuple[int, int]],
-        pieces: Sequence[SequenceSlice],
-        outputs: Sequence[StepOutput],
+        computed: Iterable[tuple[tuple[int, int], SequenceSlice, StepOutput]],
         requests: Sequence[Request],
         drafts: list[list[int]],
     ) -> list[int]:
         """Take in a step of the draft model; whose guesses may go on."""
         going = []
-        for (i, _), piece, output in zip(rows, pieces, outputs, strict=True):
+        for (i, _), piece, output in computed:
             request = requests[i]
             seen = self._seen[request]
             if output.error is not None:
