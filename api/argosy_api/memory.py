@@ -15,6 +15,8 @@ MIB, GIB = 1 << 20, 1 << 30
 _SHARED_KV_BYTES = 512 * MIB
 _SHARED_SHARE, _OWN_SHARE, _CUDA_SHARE = 0.25, 0.5, 0.85
 """Parts of the free memory for the KV cache when nobody says: of a shared machine, of our own limit, of a GPU."""
+_CUDA_RESERVE = 0.05
+"""Part of a GPU's free memory that graphs and gaps between tensors may take, where it was measured what steps take."""
 _KV = {"fp32": (4, 0), "fp16": (2, 0), "bf16": (2, 0), "int8": (1, 4), "fp8": (1, 4)}
 """Type of the KV cache -> bytes of an element, and of a row's scale."""
 LEAN_PROCESS, CPU_PROCESS, CUDA_CONTEXT = 160 * MIB, 288 * MIB, 512 * MIB
@@ -34,14 +36,15 @@ def kv_token_bytes(*, layers: int, kv_heads: int, head_dim: int, kind: str) -> i
     return layers * 2 * kv_heads * kv_row_bytes(kind, head_dim)
 
 
-def automatic_cache(left: int, *, device: str, limited: bool, one_sequence: int) -> int:
+def automatic_cache(left: int, *, device: str, limited: bool, one_sequence: int, step: int | None = None) -> int:
     """Bytes of the KV cache when nobody says: a share of what is `left` beside the model.
 
-    With a memory limit of our own (a container's) that is half of it; on a GPU 85 %. Else it is a quarter, but no more
-    than 512 MiB or `one_sequence`, the bytes of one request of the model's full context.
+    With a memory limit of our own (a container's) that is half of it; on a GPU 85 %, or where `step`, the most that a
+    step takes, was measured there, 95 % less that. Else it is a quarter, but no more than 512 MiB or `one_sequence`,
+    the bytes of one request of the model's full context.
     """
     if device == "cuda":
-        return int(left * _CUDA_SHARE)
+        return int(left * _CUDA_SHARE) if step is None else max(0, int(left * (1 - _CUDA_RESERVE)) - step)
     if limited:
         return int(left * _OWN_SHARE)
     return min(max(_SHARED_KV_BYTES, one_sequence), int(left * _SHARED_SHARE))

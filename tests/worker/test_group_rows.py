@@ -169,7 +169,7 @@ class Model:
     def kv_bytes_per_block(self, block_size):
         return 1000
 
-    def memory_for_kv(self, kept=0):
+    def memory_for_kv(self, kept=0, step=None):
         return self.blocks * 1000
 
     def memory_left(self):

@@ -11,7 +11,7 @@ from argosy_api.resource import DrainSpec, EngineSpec
 from argosy_api.worker_spec import WorkerSpec
 from argosy_worker import sim
 from argosy_worker.serve.settings import Settings, parse
-from argosy_worker.serve.sizes import size_cache, size_host
+from argosy_worker.serve.sizes import size_cache, size_host, step_bytes
 
 MODEL = {"uri": "sim://m", "servedName": "m"}
 
@@ -148,7 +148,7 @@ class Machine(sim.SimModel):
         self.facts = replace(self.facts, device=device)
         self.left = {"cpu": 50 * 16 * 1024, "cuda": 50 * 16 * 1024}[device]
 
-    def memory_for_kv(self, kept=0):
+    def memory_for_kv(self, kept=0, step=None):
         return self.left * 4 // 5
 
     def memory_left(self):
@@ -197,3 +197,30 @@ def test_both_tiers_together_fit_a_snapshot():
     settings = parse(arguments(engine={"kvCacheHostMemory": 1_500_001 * 16 * 1024}), {})
     with pytest.raises(ModelUnsupportedError, match=r"beside the 100 blocks of engine.kvCacheMemory at most"):
         size_host(sim.SimModel(sim.SimSpec.parse(settings.model_uri)), settings, 100)
+
+
+def test_what_a_step_takes_is_asked_where_nobody_says_how_large_the_cache_is():
+    asked = []
+
+    class Measured(Machine):
+        def __init__(self, step):
+            super().__init__("cuda")
+            self.step = step
+
+        def step_bytes(self, block_size, *, tokens, sequences):
+            asked.append((block_size, tokens, sequences))
+            return self.step
+
+        def memory_for_kv(self, kept=0, step=None):
+            return self.left - (step or 0)
+
+    unit = 16 * 1024
+    settings = parse(arguments(engine={"maxBatchTokens": 512, "maxRunning": 32}), {})
+    model, draft = Measured(10 * unit), Measured(12 * unit)
+    step = step_bytes([model, draft], settings)
+    assert (step, asked) == (12 * unit, [(16, 512, 32)] * 2)
+    assert size_cache(model, settings, step=step)[0] == 38
+    assert step_bytes([Measured(None)], settings) is None
+    asked.clear()
+    assert step_bytes([model], parse(arguments(engine={"kvCacheMemory": "1Mi"}), {})) is None
+    assert asked == []

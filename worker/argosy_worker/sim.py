@@ -268,9 +268,9 @@ class SimModel:
         """Pretended bytes of one block."""
         return block_size * _BYTES_PER_TOKEN
 
-    def memory_for_kv(self, kept: int = 0) -> int:
+    def memory_for_kv(self, kept: int = 0, step: int | None = None) -> int:
         """What `kv_blocks` blocks of 16 tokens take."""
-        del kept
+        del kept, step
         return self._spec.kv_blocks * _BLOCK_UNIT * _BYTES_PER_TOKEN
 
     def memory_left(self) -> None:
@@ -283,6 +283,9 @@ class SimModel:
         """A runner with `num_blocks` usable blocks, and room for evicted ones. There is nothing to touch."""
         del touch
         return SimRunner(self._spec, num_blocks, block_size, host_blocks)
+
+    def step_bytes(self, block_size: int, *, tokens: int, sequences: int) -> int | None:
+        """Nothing is taken."""
 
     def warm(self, runner: Runner, block_size: int, tokens: int) -> None:
         """There is nothing to compile."""

@@ -42,13 +42,17 @@ class LoadedPart:
             layers=self.layers, kv_heads=self.kv_heads, head_dim=config.head_dim, kind=self.facts.kv_dtype
         )
 
-    def memory_for_kv(self, kept: int = 0) -> int:
-        """Bytes that the KV cache takes when nobody says: a share of what is free but `kept` (`argosy_api.memory`)."""
+    def memory_for_kv(self, kept: int = 0, step: int | None = None) -> int:
+        """Bytes that the KV cache takes when nobody says: a share of what is free but `kept` (`argosy_api.memory`).
+
+        `step`: what steps take, where that was measured.
+        """
         return automatic_cache(
             max(0, self.memory_left() - kept),
             device=self.facts.device,
             limited=memory().limited,
             one_sequence=self.config.context_length * self.kv_bytes_per_block(1),
+            step=step,
         )
 
     def memory_left(self) -> int:
@@ -77,6 +81,18 @@ class LoadedModel(LoadedPart, ABC):
             ModelUnsupportedError: there is no host memory for so many.
 
         """
+
+    def step_bytes(self, block_size: int, *, tokens: int, sequences: int) -> int | None:
+        """Bytes that a step takes at most beside weights and KV cache: measured, on a GPU; None elsewhere.
+
+        It has at most so many `tokens`, of so many `sequences`. No KV cache may be there yet.
+
+        Raises:
+            ModelDoesNotFitError: there is not so much memory.
+
+        """
+        del block_size, tokens, sequences
+        return None
 
     def warm(self, runner: Runner, block_size: int, tokens: int) -> None:
         """Have a runner of this model compute steps that no request waits for; of a group, when all ranks are there.

@@ -6,6 +6,8 @@ from typing import cast
 
 import torch
 
+from argosy_api.errors import ModelDoesNotFitError
+from argosy_worker.compute import peak
 from argosy_worker.compute.attention import rows
 from argosy_worker.compute.attention.backend import AttentionBackend
 from argosy_worker.compute.attention.cache import PagedKvCache
@@ -105,6 +107,30 @@ class TorchModel(TorchPart, LoadedModel):
         return TorchRunner(
             self.decoder, attention, threads=self.threads, sampler=self.sampler, graphs=graphs, asynchronous=verdict.ok
         )
+
+    def step_bytes(self, block_size: int, *, tokens: int, sequences: int) -> int | None:
+        """As its base says."""
+        if self.stack.device.type != "cuda":
+            return None
+        log.info("measuring what a step takes: %d tokens, %d sequences", tokens, sequences)
+        try:
+            step = peak.step_bytes(
+                lambda: self._launched(block_size), peak.CudaMeter(self.stack.device), block_size=block_size,
+                longest=self.config.context_length, tokens=tokens, sequences=sequences,
+            )  # fmt: skip
+        except torch.OutOfMemoryError:
+            raise ModelDoesNotFitError(
+                f"beside the weights this GPU has no room for a step of {tokens} tokens or {sequences} sequences; "
+                "engine.maxBatchTokens and engine.maxRunning say how large steps may be"
+            ) from None
+        log.info("a step takes %d MiB at most", step >> 20)
+        return step
+
+    def _launched(self, block_size: int) -> TorchRunner:
+        """A runner of which each step is launched kernel by kernel, with hardly a KV cache: graphs would stay."""
+        attention = self.make_attention(1, block_size)
+        beside = able(self.stack, attention).ok
+        return TorchRunner(self.decoder, attention, threads=self.threads, sampler=self.sampler, asynchronous=beside)
 
     def warm(self, runner: Runner, block_size: int, tokens: int) -> None:
         """As its base says: on a GPU, where kernels are compiled as they are first used."""

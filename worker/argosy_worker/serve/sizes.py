@@ -1,7 +1,7 @@
 """How large the KV cache of a loaded model is, and how many evicted blocks host memory holds."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from argosy_api import limits, memory
@@ -31,8 +31,8 @@ class LoadedPart(Protocol):
         """Bytes of KV cache that one block of `block_size` tokens takes."""
         ...
 
-    def memory_for_kv(self, kept: int = 0) -> int:
-        """A sensible automatic size of the KV cache, in bytes; `kept` is left free besides."""
+    def memory_for_kv(self, kept: int = 0, step: int | None = None) -> int:
+        """A sensible automatic size of the KV cache, in bytes; `kept` is left free besides, and what a step takes."""
         ...
 
     def memory_left(self) -> int | None:
@@ -57,17 +57,47 @@ class LoadedModel(LoadedPart, Protocol):
         """
         ...
 
+    def step_bytes(self, block_size: int, *, tokens: int, sequences: int) -> int | None:
+        """What a step takes beside weights and KV cache, where that can be measured.
+
+        Raises ModelDoesNotFitError when there is not so much memory.
+        """
+        ...
+
     def warm(self, runner: Runner, block_size: int, tokens: int) -> None:
         """Have a runner compute steps that no request waits for, of at most so many tokens."""
         ...
 
 
+def step_bytes(models: Iterable[LoadedModel], settings: Settings) -> int | None:
+    """What a step of one of these models takes at most, where it matters for the size of the KV cache and is known.
+
+    Raises:
+        ModelDoesNotFitError: there is not so much memory.
+
+    """
+    engine = settings.engine
+    if engine.kv_cache_bytes is not None:
+        return None
+    known = [
+        model.step_bytes(engine.block_size, tokens=engine.max_batch_tokens, sequences=engine.max_running)
+        for model in models
+    ]
+    return max((step for step in known if step is not None), default=None)  # they compute one after the other
+
+
 def size_cache(
-    model: LoadedPart, settings: Settings, draft: LoadedPart | None = None, *, most: int | None = None
+    model: LoadedPart,
+    settings: Settings,
+    draft: LoadedPart | None = None,
+    *,
+    most: int | None = None,
+    step: int | None = None,
 ) -> tuple[int, int]:
     """Number of blocks, and the longest sequence that both the model and the blocks allow.
 
-    A block has room for the keys and values of the draft model, too. `most`: no more blocks than that.
+    A block has room for the keys and values of the draft model, too. `most`: no more blocks than that. `step`: as of
+    `step_bytes`.
 
     Raises:
         ModelDoesNotFitError, ModelUnsupportedError: as `argosy_api.memory.size_cache` does; or several processes are
@@ -86,7 +116,7 @@ def size_cache(
     cache = memory.size_cache(
         per_block=per_block,
         block_size=block_size,
-        automatic=model.memory_for_kv(kept) if most is None else most * per_block,
+        automatic=model.memory_for_kv(kept, step) if most is None else most * per_block,
         asked=settings.engine.kv_cache_bytes if most is None else None,
         left=None if left is None else max(0, left - kept),
         # where cache and host memory are of one memory

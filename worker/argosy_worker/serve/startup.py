@@ -26,7 +26,7 @@ from argosy_worker.serve.adapter_source import adapter_source
 from argosy_worker.serve.adapters import NO_SOURCE, Source
 from argosy_worker.serve.lifecycle import Lifecycle
 from argosy_worker.serve.settings import Settings
-from argosy_worker.serve.sizes import LoadedModel, size_cache, size_host, window
+from argosy_worker.serve.sizes import LoadedModel, size_cache, size_host, step_bytes, window
 from argosy_worker.speculation.config import Method, SpeculationConfig
 from argosy_worker.speculation.draft_model import DraftModel
 from argosy_worker.speculation.vocabulary import check_vocabulary
@@ -70,7 +70,9 @@ def load(settings: Settings, state: Lifecycle, group: Leader | None = None) -> L
     if speculative.model is not None:
         draft = _load_model(ModelUri.parse(speculative.model), settings, state, what="the draft model")
         check_vocabulary(model.facts, draft.facts)
-    num_blocks, max_model_len = size_cache(model, settings, draft)
+    # the steps of a group want all its ranks, which want to know how many blocks they have
+    step = step_bytes([m for m in (model, draft) if m is not None], settings) if group is None else None
+    num_blocks, max_model_len = size_cache(model, settings, draft, step=step)
     members = [] if group is None else group.wait(state.progress)
     if members:
         num_blocks = min(num_blocks, *(member.blocks for member in members))
