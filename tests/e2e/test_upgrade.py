@@ -86,7 +86,9 @@ def test_a_resource_is_served_from_install_to_uninstall(release, served):
                 wait_ready(served, NAME)
                 after = time.monotonic()
                 wait_for("streams go on", lambda since=after: len(load.succeeded_since(since)) >= 10, 30)
-                assert FORMER or bool(served.get("networkpolicies")) == (step[0] == "upgrade")
+                if not FORMER:
+                    restricted = step[0] == "upgrade"
+                    wait_for("the policies", lambda on=restricted: bool(served.get("networkpolicies")) == on, 60)
                 print(f"{step[0]}: {len(load.outcomes)} requests until here, {len(load.failures)} failed")
                 # what an older operator does to workloads that it does not know is not this version's to say
                 assert load.failures == [] or (FORMER and step[0] == "rollback")
