@@ -125,6 +125,25 @@ async def test_what_was_sent_to_a_worker_counts_before_its_events_come(make_rig)
     assert cached(body) == int(second.headers["x-argosy-cached-tokens-predicted"]) > 0
 
 
+async def test_a_late_report_of_a_finished_request_does_not_send_the_next_one_away(rig):
+    """The only request that there was, in a report that is read after its end."""
+    await rig.until_indexed()
+    first, body = await ask(rig)
+    usage = json.loads(body)["usage"]
+    holder = first.headers["x-argosy-worker"]
+    peer = rig.state.workers[holder]
+    blocks = usage["total_tokens"] // peer.facts.block_size
+    late = pb.Load(
+        epoch=peer.facts.epoch, sequence=2**40, accepted=2**40, running=1, total_blocks=blocks, used_blocks=blocks,
+        decode_tokens=usage["total_tokens"], uncached_tokens=usage["prompt_tokens"],
+        queue=[pb.QueuedWork(uncached_tokens=usage["prompt_tokens"])],
+    )  # fmt: skip
+    peer.take_load(late, now())
+    assert peer.load == late
+    second, _ = await ask(rig)
+    assert second.headers["x-argosy-worker"] == holder
+
+
 class Untold(FakeWorker):
     """Its events come when they are told to."""
 

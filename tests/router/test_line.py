@@ -104,8 +104,8 @@ class Both:
             if kind == "token":
                 if not (self.sent[entry] and self.report is not None):
                     self.done.append((entry.sent_at, entry.uncached))
-                self.books.tokens(entry, 1)
-            self.books.close(entry)
+                self.books.tokens(entry, 1, now)
+            self.books.close(entry, now)
             del self.sent[entry]
 
     def lines(self, now):
@@ -197,7 +197,7 @@ def crowded(waiting, discipline, *, reported):
     if reported:
         books.take(Report(accepted=1, line=[Waiting(e.uncached, 10 - e.sent_at) for e in entries], at=10.0))
     for entry in entries[:3]:
-        books.tokens(entry, 1)
+        books.tokens(entry, 1, 10.0)
     return books
 
 

@@ -198,13 +198,13 @@ def test_books_balance():
     """Every entry's tokens leave with it."""
     books = Books()
     a, b = (books.open(uncached=100, prompt=120, now=0.0) for _ in range(2))
-    books.tokens(a, 1)
-    books.tokens(a, 2)
+    books.tokens(a, 1, 1.0)
+    books.tokens(a, 2, 1.1)
     assert books.decode == 123
     assert books.waiting() == [b]
-    books.close(a)
-    books.close(a)
-    books.close(b)
+    books.close(a, 2.0)
+    books.close(a, 2.0)
+    books.close(b, 2.0)
     assert (books.decode, len(books)) == (0, 0)
 
 
@@ -246,6 +246,41 @@ def test_what_others_sent_counts():
     assert books.line(10.0, IN_ORDER, 2.0).tokens == pytest.approx(400)
 
 
+def test_what_of_ours_went_on_since_a_report_was_written_is_nobody_elses():
+    """It comes later than it was written, and an idle worker would look busy to the only router that sends there."""
+    books = Books()
+    prompt, ended, earlier = (books.open(uncached=100, prompt=120, now=1.0) for _ in range(3))
+    for number, entry in enumerate((prompt, ended, earlier)):
+        books.accepted(entry, number)
+    books.tokens(earlier, 1, 1.1)
+    books.tokens(ended, 3, 1.2)
+    books.close(earlier, 1.2)
+    books.close(ended, 2.05)
+    books.tokens(prompt, 1, 2.1)
+    books.take(Report(accepted=2, line=[Waiting(100.0, 1.0)], at=2.0, decode=123.0))
+    assert books.line(10.0, IN_ORDER, 2.1).waiting() == []
+    assert (books.decoding(2.1), books.released) == (121, 123)
+    books.close(prompt, 2.2)
+    assert (books.decoding(2.2), books.released) == (0, 123 + 121)
+    books.take(Report(accepted=2, line=[], at=2.6))
+    assert (books.decoding(2.6), books.released) == (0, 121)
+
+
+def test_what_others_generate_counts_while_the_report_is_good():
+    """On top of ours, which the books know better."""
+    books = Books()
+    ours = books.open(uncached=100, prompt=120, now=1.0)
+    books.accepted(ours, 1)
+    books.tokens(ours, 1, 1.5)
+    books.take(Report(accepted=9, line=[], at=2.0, decode=1120.0))
+    assert books.decoding(2.0) == 1120
+    books.tokens(ours, 30, 2.1)
+    assert books.decoding(2.1) == 1150
+    books.close(ours, 2.2)
+    assert books.decoding(2.2) == 999
+    assert books.decoding(2.0 + REPORT_GOOD_S + 1e-6) == 0
+
+
 def test_the_line_moves_on_at_the_workers_rate():
     """Half a second after the report half a second's work is done, in the engine's order; ours beyond it comes later."""
     books = Books()
@@ -270,7 +305,7 @@ def test_a_first_token_says_that_the_prompt_is_computed():
     books.accepted(done, 1)
     books.accepted(waits, 2)
     books.take(Report(accepted=2, line=[Waiting(4000.0, 1.0), Waiting(700.0, 1.0)], at=2.0))
-    books.tokens(done, 1)
+    books.tokens(done, 1, 2.0)
     assert books.line(100.0, IN_ORDER, 2.0).tokens == pytest.approx(700)
 
 

@@ -103,7 +103,8 @@ class Peer:
         self.load, self.load_at = load, now
         queue = (Waiting(q.uncached_tokens, q.waited_seconds, 1, q.priority) for q in load.queue)
         line = reported_line(queue, total=load.uncached_tokens, requests=load.running + load.waiting)
-        self.books.take(Report(accepted=load.accepted, line=line, at=now - age))
+        report = Report(accepted=load.accepted, line=line, at=now - age, decode=load.decode_tokens)
+        self.books.take(report)
         if self.hangs(now):
             self.suspected.set()
             self.abandon()

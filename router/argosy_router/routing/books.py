@@ -7,6 +7,7 @@ contain counts on top. Between two reports the line is taken to move on at the w
 Pure: the caller gives the time (monotonic seconds).
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,6 +18,8 @@ from argosy_router.routing.line import Line, Ordered, Piece, Rest, Waiting, move
 
 REPORT_GOOD_S = 3.0
 """An older report says nothing any more: a worker that hangs must not look idle for ever."""
+LATE_S = 0.5
+"""A report may be so much older than it seems, written and read every quarter of a second as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +30,9 @@ class Report:
     """Submissions that it contains: those with this number or a smaller one."""
     line: Sequence[Waiting]
     at: float
-    """When it was true."""
+    """When it was true, about: see LATE_S."""
+    decode: float = 0.0
+    """Context tokens of the requests that generate."""
 
 
 @dataclass(slots=True, eq=False)
@@ -64,12 +69,21 @@ class Books:
         """Tokens of those without a token that it contains."""
         self._report: Report | None = None
         self._others = 0.0
+        """Tokens of what waits that others sent."""
+        self._others_decode = 0.0
+        """Context tokens of others' requests that generate."""
+        self._begun: deque[tuple[float, int, Entry]] = deque(maxlen=limits.MAX_REMEMBERED_PROMPTS)
+        """(when, tokens, whose) of prompts with a first token since lately: the next report may still contain them."""
+        self._ended: deque[tuple[float, int, Entry]] = deque(maxlen=limits.MAX_REMEMBERED_PROMPTS)
+        """(when, context tokens, whose) of requests that ended lately: the same."""
         self._done: list[tuple[float, int]] = []
         """(sent at, tokens) of requests beyond the report that have got their first token."""
         self._done_since = 0
         """Tokens of those that were sent since the report."""
         self.decode = 0
         """Context tokens of the requests that generate."""
+        self.released = 0
+        """Context tokens of those that have ended since the report was written."""
         self._known: Ordered | None = None
         self._own: _Own | None = None
 
@@ -91,8 +105,10 @@ class Books:
             self._contained += entry.uncached
             self._own = None
 
-    def tokens(self, entry: Entry, count: int) -> None:
+    def tokens(self, entry: Entry, count: int, now: float) -> None:
         """`count` tokens came; with the first ones the prompt is computed."""
+        if entry.uncached:
+            self._begun.append((now, entry.uncached, entry))
         if entry.uncached and not self._reported(entry) and len(self._done) < limits.MAX_REMEMBERED_PROMPTS:
             self._done.append((entry.sent_at, entry.uncached))
             if self._report is not None and entry.sent_at >= self._report.at:
@@ -103,11 +119,15 @@ class Books:
         entry.decode += added
         self.decode += added
 
-    def close(self, entry: Entry) -> None:
+    def close(self, entry: Entry, now: float) -> None:
         """The request ended, in whatever way. A second call does nothing."""
         if entry in self._entries:
+            if entry.uncached:
+                self._begun.append((now, entry.uncached, entry))
             self._waits_no_more(entry)
             del self._entries[entry]
+            self._ended.append((now, entry.decode, entry))
+            self.released += entry.decode if self._reported(entry) else 0
             self.decode -= entry.decode
             entry.abandon = _nothing  # whoever is to be told holds the entry: memory would wait for the collector
 
@@ -124,7 +144,7 @@ class Books:
 
     def take(self, report: Report | None) -> None:
         """The worker's newest report; None when its process is another one now, so that nothing is known."""
-        self._report, self._others = report, 0.0
+        self._report, self._others, self._others_decode, self.released = report, 0.0, 0.0, 0
         self._done.clear()
         self._done_since = 0
         self._known = self._own = None
@@ -132,7 +152,16 @@ class Books:
         self._later = {e: None for e in own if not self._reported(e)}
         self._contained = sum(e.uncached for e in own if e not in self._later)
         if report is not None:
-            self._others = max(0.0, sum(w.tokens * w.requests for w in report.line) - self._contained)
+            # what of ours went on since it was written is not somebody else's
+            begun, self.released = self._lately(self._begun, report), self._lately(self._ended, report)
+            self._others = max(0.0, sum(w.tokens * w.requests for w in report.line) - self._contained - begun)
+            self._others_decode = max(0.0, report.decode - self.decode - self.released)
+
+    def decoding(self, now: float) -> float:
+        """Context tokens of all requests that generate there, ours and others'."""
+        report = self._report
+        others = self._others_decode if report is not None and now - report.at <= REPORT_GOOD_S else 0.0
+        return self.decode + others
 
     def line(self, rate: float, discipline: Discipline, now: float) -> Line:
         """What waits at the worker now, for all that is known. `rate`: prompt tokens that it computes in a second."""
@@ -149,6 +178,12 @@ class Books:
         left, fresh = moved_on(known, own.ordered, budget, most_fresh)
         # of what the report contains there cannot be more than our own without a token and what others sent
         return Line(now, (left.upto(self._others + self._contained), fresh))
+
+    def _lately(self, changes: deque[tuple[float, int, Entry]], report: Report) -> int:
+        """Tokens of the changes that a report may not know; older ones are forgotten."""
+        while changes and changes[0][0] < report.at - LATE_S:
+            changes.popleft()
+        return sum(tokens for _, tokens, entry in changes if self._reported(entry))
 
     def _reported(self, entry: Entry) -> bool:
         report = self._report

@@ -73,7 +73,7 @@ class Assignment:
 
     def tokens(self, count: int) -> None:
         """`count` tokens came."""
-        self.worker.books.tokens(self.entry, count)
+        self.worker.books.tokens(self.entry, count, self.clock())
         if self.clocked is not None:
             self.clocked.came(count)
         if self.promise is not None:
@@ -82,7 +82,7 @@ class Assignment:
 
     def reported(self) -> None:
         """What it waits for is in the worker's own report by now, under a number that nobody here knows."""
-        self.worker.books.close(self.entry)
+        self.worker.books.close(self.entry, self.clock())
 
     def failed(self) -> None:
         """By the worker's fault."""
@@ -93,7 +93,7 @@ class Assignment:
         """The request ended, in whatever way. May be called twice."""
         if self.clocked is not None:
             self.clocked.ended()
-        self.worker.books.close(self.entry)
+        self.worker.books.close(self.entry, self.clock())
         if self.promise is not None:
             self.predictions.withdraw(self.promise)
             self.promise = None
@@ -261,9 +261,9 @@ class Dispatcher:
                     queue=worker.books.line(rate, discipline, time),
                     rate=rate,
                     priority=job.priority,
-                    decode=max(worker.books.decode, load.decode_tokens if load else 0.0),
+                    decode=worker.books.decoding(time),
                     capacity=total * size,
-                    used=load.used_blocks / total if load and total else 0.0,
+                    used=max(0.0, load.used_blocks - worker.books.released / size) / total if load and total else 0.0,
                     held_blocks=state.index.held(worker.worker_id),
                 )
             )
