@@ -72,10 +72,10 @@ class Books:
         """Tokens of what waits that others sent."""
         self._others_decode = 0.0
         """Context tokens of others' requests that generate."""
-        self._begun: deque[tuple[float, int, Entry]] = deque(maxlen=limits.MAX_REMEMBERED_PROMPTS)
-        """(when, tokens, whose) of prompts with a first token since lately: the next report may still contain them."""
-        self._ended: deque[tuple[float, int, Entry]] = deque(maxlen=limits.MAX_REMEMBERED_PROMPTS)
-        """(when, context tokens, whose) of requests that ended lately: the same."""
+        self._begun: deque[tuple[float, int, int | None]] = deque(maxlen=limits.MAX_REMEMBERED_PROMPTS)
+        """(when, tokens, its number) of prompts with a first token lately: the next report may still contain them."""
+        self._ended: deque[tuple[float, int, int | None]] = deque(maxlen=limits.MAX_REMEMBERED_PROMPTS)
+        """(when, context tokens, its number) of requests that ended lately: the same."""
         self._done: list[tuple[float, int]] = []
         """(sent at, tokens) of requests beyond the report that have got their first token."""
         self._done_since = 0
@@ -108,7 +108,7 @@ class Books:
     def tokens(self, entry: Entry, count: int, now: float) -> None:
         """`count` tokens came; with the first ones the prompt is computed."""
         if entry.uncached:
-            self._begun.append((now, entry.uncached, entry))
+            self._begun.append((now, entry.uncached, entry.number))
         if entry.uncached and not self._reported(entry) and len(self._done) < limits.MAX_REMEMBERED_PROMPTS:
             self._done.append((entry.sent_at, entry.uncached))
             if self._report is not None and entry.sent_at >= self._report.at:
@@ -123,10 +123,10 @@ class Books:
         """The request ended, in whatever way. A second call does nothing."""
         if entry in self._entries:
             if entry.uncached:
-                self._begun.append((now, entry.uncached, entry))
+                self._begun.append((now, entry.uncached, entry.number))
             self._waits_no_more(entry)
             del self._entries[entry]
-            self._ended.append((now, entry.decode, entry))
+            self._ended.append((now, entry.decode, entry.number))
             self.released += entry.decode if self._reported(entry) else 0
             self.decode -= entry.decode
             entry.abandon = _nothing  # whoever is to be told holds the entry: memory would wait for the collector
@@ -151,7 +151,10 @@ class Books:
         own = self.waiting()
         self._later = {e: None for e in own if not self._reported(e)}
         self._contained = sum(e.uncached for e in own if e not in self._later)
-        if report is not None:
+        if report is None:
+            self._begun.clear()
+            self._ended.clear()
+        else:
             # what of ours went on since it was written is not somebody else's
             begun, self.released = self._lately(self._begun, report), self._lately(self._ended, report)
             self._others = max(0.0, sum(w.tokens * w.requests for w in report.line) - self._contained - begun)
@@ -179,11 +182,11 @@ class Books:
         # of what the report contains there cannot be more than our own without a token and what others sent
         return Line(now, (left.upto(self._others + self._contained), fresh))
 
-    def _lately(self, changes: deque[tuple[float, int, Entry]], report: Report) -> int:
+    def _lately(self, changes: deque[tuple[float, int, int | None]], report: Report) -> int:
         """Tokens of the changes that a report may not know; older ones are forgotten."""
         while changes and changes[0][0] < report.at - LATE_S:
             changes.popleft()
-        return sum(tokens for _, tokens, entry in changes if self._reported(entry))
+        return sum(tokens for _, tokens, number in changes if number is not None and number <= report.accepted)
 
     def _reported(self, entry: Entry) -> bool:
         report = self._report
