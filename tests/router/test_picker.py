@@ -180,6 +180,29 @@ async def test_anthropics_messages_are_picked_for_with_their_key_and_refused_in_
         assert (response.status, json.loads(body)["error"]["type"]) == (401, "authentication_error")
 
 
+async def test_ollamas_clients_are_picked_for_and_refused_in_its_words(make_site):
+    """By the names that they have for models; one who only wants a model to be there goes to any router."""
+    async with make_site() as site:
+        hello = {"messages": [{"role": "user", "content": "hello"}], "options": {"num_predict": 2}, "stream": False}
+        for path, asked in (
+            ("/api/chat", hello),
+            ("/api/generate", {"prompt": "hello", "options": {"num_predict": 2}, "stream": False}),
+        ):
+            for model in ("m", "m:latest"):
+                response, body = await site.post({**asked, "model": model}, path=path)
+                assert response.status == 200, body
+                assert response.headers["x-argosy-decision"].startswith("picker:picked")
+        response, body = await site.post({"model": "m"}, path="/api/generate")
+        assert (response.status, json.loads(body)["done_reason"]) == (200, "load")
+        for wrong in ({**hello, "model": "another:latest"}, {**hello, "model": "m", "options": {"num_predict": "two"}}):
+            before = site.served()
+            response, body = await site.post(wrong, path="/api/chat")
+            assert site.served() == before, "no router was bothered with it by the gateway"
+            direct, said = await site.rigs[1].post("/api/chat", wrong)
+            assert (response.status, json.loads(body)) == (direct.status, json.loads(said))
+            assert set(json.loads(body)) == {"error"}
+
+
 async def test_too_much_is_refused_before_it_is_all_there(make_site):
     async with make_site() as site:
         response, body = await site.post(None, data=b" " * 11_000_000, headers={"content-type": "application/json"})

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 CLOSE_GRACE_S = 600.0
 """A worker that left the membership may still end its streams; then its channel is closed."""
 
+_LATEST = ":latest"
+
 
 class Fleet:
     """All deployments. `watch` is called for each new worker and `feed` for each deployment; both return their task.
@@ -81,6 +83,15 @@ class Fleet:
         raise NotFoundError(
             f"model: {model[:100]!r} is not served here; " + (f"served are: {listed}" if names else "nothing is")
         )
+
+    def known_as(self, model: str) -> str:
+        """The name without the tag that clients of Ollama put behind one that has none, where only that is known."""
+        if model.endswith(_LATEST):
+            try:
+                self.named(model)
+            except NotFoundError:
+                return model.removesuffix(_LATEST)
+        return model
 
     def apply(self, view: Membership) -> None:
         """Bring everything in step with a new view."""

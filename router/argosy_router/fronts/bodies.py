@@ -48,6 +48,8 @@ PATHS = {
     "/v1/chat/completions": "chat",
     "/v1/responses": "responses",
     "/v1/messages": "messages",
+    "/api/chat": "ollama_chat",
+    "/api/generate": "ollama_generate",
 }
 """Where those are sent to that a worker can be picked for."""
 HERE_BYTES = 256 * 1024

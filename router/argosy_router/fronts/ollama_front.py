@@ -7,7 +7,6 @@ from typing import Any
 
 from aiohttp import web
 
-from argosy_api.errors import NotFoundError
 from argosy_router.clock import now
 from argosy_router.fleet.deployment import Named
 from argosy_router.fronts.embeddings_answer import Embeddings, OllamaEmbedding, OllamaEmbeddings
@@ -16,9 +15,6 @@ from argosy_router.fronts.ollama_answer import OllamaAnswer, stamp
 from argosy_router.fronts.routes import Route, get, post
 from argosy_router.fronts.text_request import TextRequest
 from argosy_router.fronts.versions import installed_version
-
-_LATEST = ":latest"
-"""What clients put behind a name that has no tag."""
 
 
 class OllamaFront:
@@ -112,12 +108,7 @@ class OllamaFront:
     async def _read(self, http: web.Request, taken: Any, kind: str) -> tuple[TextRequest, dict[str, str]]:
         """The request, its model by the name that it has here."""
         request, headers = await self._exchange.read(http, taken, kind)
-        if request.model.endswith(_LATEST):
-            try:
-                self._exchange.service.fleet.named(request.model)
-            except NotFoundError:
-                request = replace(request, model=request.model.removesuffix(_LATEST))
-        return request, headers
+        return replace(request, model=self._exchange.service.fleet.known_as(request.model)), headers
 
     def _served(self) -> Iterable[Named]:
         deployments = {d.name: d for d in self._exchange.service.fleet.deployments}.values()

@@ -6,6 +6,7 @@ the request without its body.
 
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -180,6 +181,10 @@ class _Exchange:
             return None
         try:
             request = await self._front.bodies.parse(self._kind, body)
+            if not request.messages and not request.prompts:
+                return None  # as clients of Ollama ask for the model to be loaded
+            if self._kind.startswith("ollama_"):
+                request = replace(request, model=self._front.picker.known_as(request.model))
             try:
                 return await self._front.picker.pick(self._account, request.ask(), self._caller)
             except InvalidArgumentError as error:

@@ -44,6 +44,10 @@ class Picker:
         """For what one request holds while it is looked at."""
         return self._admission.account()
 
+    def known_as(self, model: str) -> str:
+        """What a model is called here that a client of Ollama asks for."""
+        return self._fleet.known_as(model)
+
     async def pick(self, account: Account, ask: Ask, caller: Caller) -> Pick | None:
         """The worker for the ask's first prompt. None: there is none now, or it can't be told; any router will do.
 
