@@ -45,6 +45,25 @@ def test_decoding_gives_the_text_back(tokenizer):
         assert tokenizer.decode(case["ids"], skip_special_tokens=False) == case["text"]
 
 
+def test_tokens_become_text_without_merges(int8_model, tokenizer):
+    """What a worker reads of the vocabulary: every token, alone and joined, gives the text that the whole one gives."""
+    facts = int8_model.facts
+    assert json.loads(facts.decoding) == json.loads(facts.tokenizer_json) | {
+        "model": json.loads(facts.tokenizer_json)["model"] | {"merges": []}
+    }
+    less = Tokenizer.from_buffer(facts.decoding)
+    assert less.get_vocab() == tokenizer.get_vocab()
+    for case in FIXTURE["cases"]:
+        assert less.decode(case["ids"]) == tokenizer.decode(case["ids"])
+        assert less.decode(case["ids"], skip_special_tokens=False) == case["text"]
+
+
+@pytest.mark.parametrize("merges", [["a  b"], ["ab"], ["a c"], ["b a"], ["a b", " b"], ["a "]])
+def test_merges_are_checked_though_the_worker_does_not_read_them(merges):
+    with pytest.raises(ModelInvalidError, match="does not make a token"):
+        read_tokenizer({**META, "tokenizer.ggml.merges": merges}, 5)
+
+
 def test_facts(int8_model):
     """No BOS is added for this file; <|im_end|> ends a reply."""
     facts = int8_model.facts

@@ -22,6 +22,14 @@ class TokenizerFacts:
     chat template."""
     chat_template: str
     """Jinja source; empty when the model has none."""
+    decoder_json: bytes = b""
+    """The document without what only turns text into tokens, and is known to be sound: to turn tokens into text it
+    does, and is read in a quarter of the time. Empty: there is none, `tokenizer_json` does."""
+
+    @property
+    def decoding(self) -> bytes:
+        """The document from which to turn tokens into text."""
+        return self.decoder_json or self.tokenizer_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

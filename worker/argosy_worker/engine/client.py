@@ -86,7 +86,7 @@ class Engine:
         self._thread = EngineThread(
             runner=runner,
             config=config,
-            vocabulary=vocabulary(facts.tokenizer_json),
+            vocabulary=vocabulary(facts.decoding),
             metrics=metrics,
             draft=draft,
             trace=trace,

@@ -139,21 +139,25 @@ class GgufFile(TensorFile):
     def _texts(self, count: int, key: str) -> list[str]:
         """So many strings, taken from larger pieces: one by one a vocabulary would take longer than all weights."""
         found: list[str] = []
-        piece, at = b"", 0
-        while len(found) < count:
-            end = at + _SIZE.size
-            size = _SIZE.unpack_from(piece, at)[0] if end <= len(piece) else len(piece)
-            if size > len(piece) - end:  # no whole string is left in this piece
+        unpack, width = _SIZE.unpack_from, _SIZE.size
+        piece, at, last = b"", 0, -1  # the next string's place, and the last one at which its length would be whole
+        try:
+            for _ in range(count):
+                if at <= last:
+                    begin = at + width
+                    end = begin + unpack(piece, at)[0]
+                    if end <= len(piece):
+                        found.append(piece[begin:end].decode())
+                        at = end
+                        continue
+                # no whole string is left in this piece
                 self._at += at
                 self._file.seek(self._at)
                 found.append(self._text(limits.MAX_GGUF_STRING, key))
                 piece, at = self._file.read(min(_PIECE, self._size - self._at)), 0
-                continue
-            try:
-                found.append(piece[end : end + size].decode())
-            except UnicodeDecodeError as error:
-                raise self._bad(f"{key} is not UTF-8") from error
-            at = end + size
+                last = len(piece) - width
+        except UnicodeDecodeError as error:
+            raise self._bad(f"{key} is not UTF-8") from error
         self._at += at
         self._file.seek(self._at)
         return found

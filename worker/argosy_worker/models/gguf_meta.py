@@ -112,7 +112,7 @@ class Metadata:
     def texts(self, key: str) -> list[str]:
         """A list of strings."""
         value = self._value(key, None)
-        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        if not isinstance(value, list) or not set(map(type, value)) <= {str}:
             raise _wrong(key, value, "a list of strings")
         return value
 

@@ -5,6 +5,7 @@ refused: a near miss would give other ids for some texts and nobody would notice
 Control and user-defined tokens become added tokens, found in the text before it is cut.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from pydantic_core import to_json
@@ -60,14 +61,14 @@ def read_tokenizer(values: dict[str, Any], vocab_size: int) -> TokenizerFacts:
     if len(template.encode()) > limits.MAX_CHAT_TEMPLATE_BYTES:
         raise ModelInvalidError(f"the chat template has more than {limits.MAX_CHAT_TEMPLATE_BYTES} bytes")
     post_processor = with_bos(tokens[bos], bos) if add_bos and bos is not None else None
+    vocab, decoder_json = unrepeated(tokens), b""
     if pre is None:
         model = _sentencepiece(meta, kind, tokens)
-        vocab = unrepeated(tokens)
         document = sentencepiece.document(model, vocab=vocab, added=added, post_processor=post_processor)
     else:
         document = bpe.document(
-            vocab=unrepeated(tokens),
-            merges=_merges(meta, tokens),
+            vocab=vocab,
+            merges=_merges(meta, vocab),
             added=[bpe.added_token(i, tokens[i], special=special) for i, special in sorted(added.items())],
             normalizer=pre.normalizer,
             pre_tokenizer={"type": "Sequence", "pretokenizers": pre.steps},
@@ -75,8 +76,11 @@ def read_tokenizer(values: dict[str, Any], vocab_size: int) -> TokenizerFacts:
             decoder=BYTES,
             ignore_merges=pre.ignore_merges,
         )
+        # `_merges` has checked all for which the library refuses merges
+        decoder_json = to_json(document | {"model": document["model"] | {"merges": []}})
     return TokenizerFacts(
         tokenizer_json=to_json(document),
+        decoder_json=decoder_json,
         bos_token_id=bos,
         eos_token_ids=tuple(ends),
         add_bos=add_bos,
@@ -119,7 +123,9 @@ def _added(meta: Metadata, tokens: list[str], special: set[int]) -> dict[int, bo
         kinds = meta.integers("tokenizer.ggml.token_type")
     if len(kinds) != len(tokens):
         raise ModelInvalidError(f"the file has {len(tokens)} tokens, but types of {len(kinds)}")
-    kinds = [_CONTROL if i in special and kind not in (_UNUSED, _BYTE) else kind for i, kind in enumerate(kinds)]
+    for i in special:
+        if kinds[i] not in (_UNUSED, _BYTE):
+            kinds[i] = _CONTROL
     return {i: k == _CONTROL for i, k in enumerate(kinds) if k in (_CONTROL, _USER_DEFINED) and tokens[i]}
 
 
@@ -135,15 +141,17 @@ def _token_id(meta: Metadata, name: str, tokens: list[str]) -> int | None:
 
 def unrepeated(tokens: list[str]) -> dict[str, int]:
     """Token -> id, in order of the ids."""
-    found: dict[str, int] = {}
+    found = {text: i for i, text in enumerate(tokens)}
+    if len(found) == len(tokens):  # as in nearly all files
+        return found
+    found = {}
     for i, text in enumerate(tokens):
         # A repeated text can never be produced by the merges; it keeps its id under a name of its own.
         found[text if text not in found else f"<|repeated:{i}|>"] = i
     return found
 
 
-def _merges(meta: Metadata, tokens: list[str]) -> list[list[str]]:
-    known = set(tokens)
+def _merges(meta: Metadata, known: Collection[str]) -> list[tuple[str, str]]:
     found = []
     for i, merge in enumerate(meta.texts("tokenizer.ggml.merges")):
         left, space, right = merge.partition(" ")
@@ -151,7 +159,7 @@ def _merges(meta: Metadata, tokens: list[str]) -> list[list[str]]:
             raise ModelInvalidError(
                 f"merge {i} of the file's tokenizer is {merge[:80]!r}; it does not make a token of two tokens"
             )
-        found.append([left, right])
+        found.append((left, right))
     return found
 
 

@@ -36,8 +36,8 @@ class OpenModel:
     """How hidden states become embeddings; empty where the files ask for what is not done here."""
 
 
-def parse_tokenizer(document: bytes) -> Tokenizer:
-    """A tokenizer from its JSON document.
+def parse_tokenizer(document: bytes, decoding: bytes = b"") -> Tokenizer:
+    """A tokenizer from its JSON document, or from what of it turns tokens into text, where that is given.
 
     Raises:
         ModelInvalidError: the library refuses it, or panics over it, or it is too large to be told to routers.
@@ -47,7 +47,7 @@ def parse_tokenizer(document: bytes) -> Tokenizer:
         raise ModelInvalidError(
             f"the model's tokenizer has {len(document)} bytes; at most {limits.MAX_TOKENIZER_BYTES}"
         )
-    return tokenizer.parse(document)
+    return tokenizer.parse(decoding or document)
 
 
 def open_gguf(path: Path, stack: ExitStack) -> OpenModel:
@@ -55,7 +55,7 @@ def open_gguf(path: Path, stack: ExitStack) -> OpenModel:
     file = stack.enter_context(GgufFile(path))
     weights = GgufWeights(file)
     found = read_tokenizer(file.metadata, weights.config.vocab_size)
-    parse_tokenizer(found.tokenizer_json)
+    parse_tokenizer(found.tokenizer_json, found.decoding)
 
     def samples() -> Iterator[bytes]:
         for name, info in sorted(file.tensors.items()):
