@@ -36,6 +36,13 @@ def test_what_comes_in_goes_out_unchanged(kind):
     assert all(not any(one.export(block)) for block in (1, 2, 4))
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_memory_that_is_taken_at_once_is_zeros(threads):
+    spec = KvSpec(layers=3, kv_heads=2, head_dim=32, block_size=16, dtype="fp16", layout_version=LAYOUT_VERSION)
+    one = NativeKvCache(spec, 7, touch=True, threads=threads)
+    assert all(not any(one.export(block)) for block in range(1, 8))
+
+
 @pytest.mark.parametrize("kind", FLOATS)
 @pytest.mark.parametrize("place", [0, 777, -1])
 @pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from argosy_api.errors import InvalidArgumentError, ModelUnsupportedError
 from argosy_worker.arrays import address
 from argosy_worker.compute.attention.backend import KvSpec
-from argosy_worker.compute.native.arena import large_pages
+from argosy_worker.compute.native.arena import large_pages, take
 from argosy_worker.core.host import Move
 
 ELEMENTS: dict[str, type[np.number[Any]]] = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}
@@ -26,8 +26,10 @@ class NativeKvCache:
     `LAYOUT_VERSION` says.
     """
 
-    def __init__(self, spec: KvSpec, blocks: int, *, touch: bool = False, host_blocks: int = 0) -> None:
-        """With `touch` all of its memory is taken now, else as blocks are first used.
+    def __init__(
+        self, spec: KvSpec, blocks: int, *, touch: bool = False, host_blocks: int = 0, threads: int = 1
+    ) -> None:
+        """With `touch` all of its memory is taken now, on so many threads, else as blocks are first used.
 
         Raises:
             ModelUnsupportedError: there is no host memory for so many evicted blocks.
@@ -42,8 +44,8 @@ class NativeKvCache:
         # zeros: padding reads the null block, and 0 * NaN is not 0
         memory = large_pages(size)[:size] if touch else np.zeros(size, dtype=np.uint8)
         self._held: npt.NDArray[Any] = memory.view(kind).reshape(spec.layers, blocks + 1, *block)
-        if touch:  # a page that is written to is ours; one that is only promised may be missing when it is needed
-            self._held.fill(0)
+        if touch:
+            take(memory, threads)
         scaled = block[:-1] if spec.dtype == "int8" else (0,)
         self._scales = np.zeros((spec.layers, blocks + 1, *scaled), dtype=np.float32)
         if touch:

@@ -27,4 +27,6 @@ class NativeModel(LoadedModel):
             dtype=self.facts.kv_dtype,
             layout_version=LAYOUT_VERSION,
         )
-        return NativeRunner(self.decoder, NativeKvCache(spec, num_blocks, touch=touch, host_blocks=host_blocks))
+        return NativeRunner(
+            self.decoder, NativeKvCache(spec, num_blocks, touch=touch, host_blocks=host_blocks, threads=self.threads)
+        )
