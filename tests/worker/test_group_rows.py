@@ -10,6 +10,7 @@ import torch
 
 from argosy_api.errors import ModelUnsupportedError
 from argosy_api.pipeline import Place
+from argosy_worker import sim
 from argosy_worker.compute import warm
 from argosy_worker.core.batch import Finished, RunnerBrokenError
 from argosy_worker.core.layout import make_layout
@@ -164,7 +165,7 @@ class Model:
 
     def __init__(self, events, blocks):
         self.events, self.blocks = events, blocks
-        self.facts = startup.sim.load(startup.ModelUri.parse("sim://m"), lambda *_: None).facts
+        self.facts = sim.load(startup.ModelUri.parse("sim://m"), lambda *_: None).facts
 
     def kv_bytes_per_block(self, block_size):
         return 1000

@@ -335,9 +335,30 @@ async def test_a_second_signal_ends_it_at_once(start, eventually):
         assert (await asyncio.to_thread(worker.end))[0] == 1
 
 
-def test_a_simulated_worker_needs_no_torch():
-    code = "import sys, argosy_worker.__main__; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def said_by(code):
+    """What a process prints that runs this."""
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+
+
+def test_a_worker_loads_first_what_all_workers_need():
+    """Not what only some have: torch, a group, adapters' reader, Redis, the simulated model, a model's files."""
+    loaded = said_by("import sys, argosy_worker.serve.command; print(*sys.modules)")
+    assert "argosy_worker.engine.thread" in loaded
+    rare = ("torch", "redis", *(f"argosy_worker.{part}" for part in ("group", "sim", "models", "fetch", "quantize")))
+    assert not [name for name in loaded if name in rare or name.startswith(tuple(f"{part}." for part in rare))]
+
+
+def test_the_collector_passes_over_modules_and_nothing_else():
+    code = """
+import gc, sys
+from argosy_worker import __main__
+sys.argv = ["worker", "--help"]
+try:
+    __main__.main()
+finally:
+    print(gc.isenabled(), gc.get_freeze_count() > 10_000)
+"""
+    assert said_by(code)[-2:] == ["True", "True"]
 
 
 # --- health and pages, without a process

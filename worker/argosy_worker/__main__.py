@@ -1,40 +1,22 @@
 """`python -m argosy_worker`: one model, one engine, one gRPC server."""
 
-import logging
+import gc
 import os
 import sys
-import threading
-
-from argosy_api import logs
-from argosy_api.errors import InvalidArgumentError
-from argosy_api.process import EXIT_CONFIG, EXIT_FAULT, Termination
-from argosy_api.tracing import tracing
-from argosy_worker.serve import app, hosting
-from argosy_worker.serve.pod import end_with_parent
-from argosy_worker.serve.settings import parse
 
 
 def main() -> int:
     """Run a worker; returns the exit code: 0 told to stop, 78 nothing to serve until something changes, 1 a fault."""
-    # OpenMP reads this when torch is loaded: a waiting thread of it would spin, and where another process has the other
-    # core every parallel operation takes 4 to 8 ms instead of 0.1.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        logs.configure(os.environ)
-        settings = parse(sys.argv[1:], os.environ)
-        traced = tracing("argosy-worker", os.environ, **{"service.instance.id": settings.worker_id})
-    except InvalidArgumentError as error:
-        hosting.refuse(Termination(error.reason, error.message), os.environ)
-        return EXIT_CONFIG
-    if settings.parent and not end_with_parent(settings.parent):
-        return EXIT_FAULT
-    code = app.run(settings, traced)
-    if any(thread.name in ("engine", "group") for thread in threading.enumerate()):
-        # Still loading or in a step: compute libraries crash when the interpreter ends under them. And what joins the
-        # processes of a group waits for them when it is taken down.
-        logging.shutdown()
-        os._exit(code)
-    return code
+    # What modules are made of stays. The collector looked through it a hundred times while they were loaded, a sixth of
+    # that time, and would do so in each full collection, between two steps.
+    gc.disable()
+    # None are meant for us; pydantic would read the lists of all packages that are installed to find that out.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    from argosy_worker.serve.command import run  # noqa: PLC0415
+
+    gc.freeze()
+    gc.enable()
+    return run()
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ class Backend(StrEnum):
 class Offer(BaseModel):
     """What a rank computes on, and what its torch can."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", defer_build=True)
 
     device: str = "cpu"
     """`cpu` or `cuda`."""

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 class Hello(BaseModel):
     """What a member says first: who it is, and what it has loaded."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", defer_build=True)
 
     rank: int
     ranks: int

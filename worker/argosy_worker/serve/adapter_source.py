@@ -5,7 +5,6 @@ from hashlib import blake2b
 from argosy_api.errors import ModelInvalidError
 from argosy_api.model_uri import ModelUri
 from argosy_api.spec.adapters import AdapterSpec
-from argosy_worker import sim
 from argosy_worker.serve.adapters import Read, Source
 from argosy_worker.serve.settings import Settings
 from argosy_worker.serve.sizes import LoadedModel
@@ -17,7 +16,7 @@ PART = 4
 
 def adapter_source(model: LoadedModel, settings: Settings) -> Source:
     """Of a model whose KV cache has its memory already."""
-    if isinstance(model, sim.SimModel):
+    if settings.model_uri.scheme == "sim":
         return Source(_simulated)
     from argosy_worker.compute.loaded import LoadedModel as Real  # noqa: PLC0415  # not for a simulated model
     from argosy_worker.fetch.uri import resolve  # noqa: PLC0415
@@ -41,7 +40,9 @@ def adapter_source(model: LoadedModel, settings: Settings) -> Source:
 
 def _simulated(spec: AdapterSpec) -> Read:
     """`sim://NAME`: equal names are equal adapters. `?fail=1` is one that cannot be read."""
+    from argosy_worker.sim import SimAdapter  # noqa: PLC0415
+
     uri = ModelUri.parse(spec.uri)
     if uri.options:
         raise ModelInvalidError(f"{uri}: a simulated adapter that fails, as its address asks")
-    return Read(sim.SimAdapter(blake2b(uri.place.encode(), digest_size=16).hexdigest()), 0)
+    return Read(SimAdapter(blake2b(uri.place.encode(), digest_size=16).hexdigest()), 0)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Coroutine
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from argosy_api.ending import end
 from argosy_api.errors import ModelError, ModelInvalidError, UnavailableError
@@ -18,9 +18,7 @@ from argosy_api.tracing import Tracing
 from argosy_api.worker_status import Phase
 from argosy_worker.engine.client import Engine
 from argosy_worker.engine.metrics import WorkerMetrics
-from argosy_worker.group.leader import Leader
 from argosy_worker.kv_events.log import KvEventLog
-from argosy_worker.serve import member
 from argosy_worker.serve.adapters import NO_SOURCE, Adapters
 from argosy_worker.serve.hosting import Loss, StartError, bind, first, give_up, lose, stop_signals, tell
 from argosy_worker.serve.lifecycle import Lifecycle
@@ -31,6 +29,9 @@ from argosy_worker.serve.server import make_server
 from argosy_worker.serve.serving import Serving
 from argosy_worker.serve.settings import Settings
 from argosy_worker.serve.startup import Loaded, load
+
+if TYPE_CHECKING:
+    from argosy_worker.group.leader import Leader
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +47,11 @@ def run(settings: Settings, tracing: Tracing | None = None) -> int:
     except OSError as error:
         return give_up(state, "CannotListen", f"metrics port {settings.metrics_port}: {error.strerror}")
     try:
-        serve = member.serve if settings.rank else partial(_serve, tracing=tracing)
-        return asyncio.run(serve(settings, state, metrics, pages))
+        if settings.rank:
+            from argosy_worker.serve import member  # noqa: PLC0415  # what only groups need
+
+            return asyncio.run(member.serve(settings, state, metrics, pages))
+        return asyncio.run(_serve(settings, state, metrics, pages, tracing=tracing))
     except StartError as error:
         return give_up(state, "CannotListen", str(error))
     except ModelError as error:
@@ -143,10 +147,11 @@ async def _serve(
 
 def _lead(
     settings: Settings, loop: asyncio.AbstractEventLoop, lost: asyncio.Future[Loss], stop: asyncio.Event
-) -> Leader | None:
+) -> "Leader | None":
     """Rank 0 of a group takes the others in; None where the worker is one process."""
     if settings.ranks == 1:
         return None
+    from argosy_worker.group.leader import Leader  # noqa: PLC0415  # what only groups need
 
     def leaving() -> None:
         log.info("another rank of the group has to end: all of it does")
@@ -182,7 +187,7 @@ class _EngineThread:
         events: KvEventLog,
         *,
         loop: asyncio.AbstractEventLoop,
-        group: Leader | None,
+        group: "Leader | None",
     ) -> None:
         self.engine: asyncio.Future[Engine] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()

@@ -12,16 +12,12 @@ from argosy_api.model_uri import ModelUri
 from argosy_api.order import Order
 from argosy_api.resource import EngineSpec
 from argosy_api.worker_status import Phase
-from argosy_worker import sim
 from argosy_worker.core.batch import BlockStore, Runner
 from argosy_worker.core.batching import Batching, Forming
 from argosy_worker.core.config import SchedulerConfig
 from argosy_worker.core.facts import ModelFacts
 from argosy_worker.engine.config import EngineConfig
 from argosy_worker.engine.trace import StepTrace
-from argosy_worker.group.backend import choose, offer
-from argosy_worker.group.leader import Leader, joint
-from argosy_worker.group.unmoved import Unmoved
 from argosy_worker.serve.adapter_source import adapter_source
 from argosy_worker.serve.adapters import NO_SOURCE, Source
 from argosy_worker.serve.lifecycle import Lifecycle
@@ -33,6 +29,7 @@ from argosy_worker.speculation.vocabulary import check_vocabulary
 
 if TYPE_CHECKING:
     from argosy_worker.compute.shared import Sharing
+    from argosy_worker.group.leader import Leader
     from argosy_worker.group.remote import RemoteLayers
 
 log = logging.getLogger(__name__)
@@ -55,7 +52,7 @@ class Loaded:
     """How adapters of the model are read."""
 
 
-def load(settings: Settings, state: Lifecycle, group: Leader | None = None) -> Loaded:
+def load(settings: Settings, state: Lifecycle, group: "Leader | None" = None) -> Loaded:
     """Fetch the model, load it, and allocate its KV cache; with a group wait for the others.
 
     Raises:
@@ -83,6 +80,10 @@ def load(settings: Settings, state: Lifecycle, group: Leader | None = None) -> L
     runner = model.make_runner(num_blocks, engine.block_size, touch=touch, host_blocks=host_blocks)
     facts, store, kernels, guesses = model.facts, runner.store, dict(model.kernels), None
     if group is not None:
+        from argosy_worker.group.backend import choose, offer  # noqa: PLC0415  # what only groups need
+        from argosy_worker.group.leader import joint  # noqa: PLC0415
+        from argosy_worker.group.unmoved import Unmoved  # noqa: PLC0415
+
         backend = choose([offer(model.facts.device), *(member.offer for member in members)])
         ring = group.begin(num_blocks, backend, model.facts.device)
         for one in (others, sharing):
@@ -190,6 +191,8 @@ def _load_model(
     sharing: "Sharing | None" = None,
 ) -> LoadedModel:
     if uri.scheme == "sim":
+        from argosy_worker import sim  # noqa: PLC0415
+
         state.enter(Phase.LOADING, f"loading {what}, which is simulated")
         return sim.load(uri, state.progress)
     # Imported only here: a simulated worker needs neither torch nor the hub's client, and starts much faster.
