@@ -42,10 +42,6 @@ GROUP_PORT = 9002
 """Where rank 0 takes the others of its group in."""
 ADAPTERS_PATH = "/etc/argosy/adapters"
 """Where worker pods see the list of adapters."""
-MODELS_PATH = "/models"
-"""Claims of pvc:// models are mounted at MODELS_PATH/<claim>, read-only."""
-IMAGES_PATH = "/images"
-"""Images of oci:// models are mounted at IMAGES_PATH/<ModelUri.folder>, read-only."""
 
 
 def worker_selector(name: str) -> dict[str, str]:

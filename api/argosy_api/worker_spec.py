@@ -7,22 +7,21 @@ default is a changed API, as everywhere in Kubernetes.)
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
 
 from argosy_api import quantity, rules
 from argosy_api.checking import first_problem
 from argosy_api.errors import InvalidArgumentError
-from argosy_api.resource import (
-    DrainSpec,
-    EngineSpec,
-    InferenceDeployment,
-    ModelSpec,
-    ParallelismSpec,
-    QuantizationSpec,
-    Strict,
-)
+from argosy_api.spec.change import DrainSpec
+from argosy_api.spec.engine import EngineSpec, QuantizationSpec
+from argosy_api.spec.model import ModelSpec
+from argosy_api.spec.parallel import ParallelismSpec
+from argosy_api.spec.strict import Strict
+
+if TYPE_CHECKING:
+    from argosy_api.resource import InferenceDeployment
 
 OPTION = "--spec"
 
@@ -48,7 +47,7 @@ class WorkerSpec(Strict):
     """What the worker is for, with disaggregation; told to routers, who decide what comes here."""
 
     @classmethod
-    def of(cls, deployment: InferenceDeployment, revision: str, role: Role = "") -> "WorkerSpec":
+    def of(cls, deployment: "InferenceDeployment", revision: str, role: Role = "") -> "WorkerSpec":
         """What the workers of a resource are told."""
         spec = deployment.spec
         # where the token lies concerns the pod, not the process

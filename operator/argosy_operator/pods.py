@@ -156,12 +156,12 @@ def _volumes(resource: InferenceDeployment) -> tuple[list[Manifest], list[Manife
     for name, claim in zip(("model", "draft-model"), claims, strict=False):
         source = {"claimName": claim, "readOnly": True}
         volumes.append({"name": name, "persistentVolumeClaim": source})
-        mounts.append({"name": name, "mountPath": f"{labels.MODELS_PATH}/{claim}", "readOnly": True})
+        mounts.append({"name": name, "mountPath": f"{process.MODELS_PATH}/{claim}", "readOnly": True})
     images = dict.fromkeys((uri.image, uri.folder) for uri in resource.model_uris if uri.scheme == "oci")
     for name, (image, folder) in zip(("model-image", "draft-model-image"), images, strict=False):
         # pulled with the pod's secrets, and kept on the node as any image
         volumes.append({"name": name, "image": {"reference": image}})
-        mounts.append({"name": name, "mountPath": f"{labels.IMAGES_PATH}/{folder}", "readOnly": True})
+        mounts.append({"name": name, "mountPath": f"{process.IMAGES_PATH}/{folder}", "readOnly": True})
     if any(uri.scheme == "hf" for uri in resource.model_uris):
         cache = spec.model_cache
         if cache is not None and cache.type == "pvc":

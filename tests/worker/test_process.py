@@ -341,10 +341,15 @@ def said_by(code):
 
 
 def test_a_worker_loads_first_what_all_workers_need():
-    """Not what only some have: torch, a group, adapters' reader, Redis, the simulated model, a model's files."""
+    """Not what only some have: torch, a group, Redis, the simulated model, a model's files; nor the whole resource."""
     loaded = said_by("import sys, argosy_worker.serve.command; print(*sys.modules)")
     assert "argosy_worker.engine.thread" in loaded
-    rare = ("torch", "redis", *(f"argosy_worker.{part}" for part in ("group", "sim", "models", "fetch", "quantize")))
+    rare = (
+        "torch",
+        "redis",
+        "argosy_api.resource",
+        *(f"argosy_worker.{part}" for part in ("group", "sim", "models", "fetch", "quantize")),
+    )
     assert not [name for name in loaded if name in rare or name.startswith(tuple(f"{part}." for part in rare))]
 
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from argosy_api import labels, process
+from argosy_api import process
 from argosy_api.errors import ModelNotFoundError
 from argosy_api.model_uri import ModelUri
 
@@ -66,7 +66,7 @@ def _file(uri: ModelUri) -> Path:
 
 
 def _pvc(uri: ModelUri) -> Path:
-    root = Path(os.environ.get(process.PVC_ROOT) or labels.MODELS_PATH)
+    root = Path(os.environ.get(process.PVC_ROOT) or process.MODELS_PATH)
     mounted = _within(uri, root, uri.place)
     if not mounted.is_dir():
         raise ModelNotFoundError(f"{uri}: the claim {uri.place} is not mounted")
@@ -77,7 +77,7 @@ def _pvc(uri: ModelUri) -> Path:
 
 
 def _oci(uri: ModelUri) -> Path:
-    mounted = Path(os.environ.get(process.IMAGE_ROOT) or labels.IMAGES_PATH) / uri.folder
+    mounted = Path(os.environ.get(process.IMAGE_ROOT) or process.IMAGES_PATH) / uri.folder
     if not mounted.is_dir():
         raise ModelNotFoundError(f"{uri}: the image {uri.place} is not mounted")
     path = _within(uri, mounted, uri.path)

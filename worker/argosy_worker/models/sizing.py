@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from argosy_api.errors import ModelInvalidError, ModelUnsupportedError
 from argosy_api.memory import Needs, kv_token_bytes
 from argosy_api.pipeline import WHOLE, Cut, Place, layers_of
-from argosy_api.resource import EngineSpec, QuantizationSpec
+from argosy_api.spec.engine import EngineSpec, QuantizationSpec
 from argosy_worker.compute.config import DecoderConfig, Experts, LayerSpec, window_of
 from argosy_worker.compute.native import able
 from argosy_worker.compute.quant.precision import Precision, floats_of, of_head, of_shape, own_form, own_kv, resolve

@@ -11,7 +11,7 @@ from argosy_api.arrangement import Arrangement, arrange, share
 from argosy_api.errors import InvalidArgumentError
 from argosy_api.model_uri import ModelUri
 from argosy_api.pipeline import Place
-from argosy_api.resource import EngineSpec
+from argosy_api.spec.engine import EngineSpec
 from argosy_api.worker_spec import WorkerSpec
 from argosy_worker.machine import usable_cores
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from argosy_api.errors import ModelUnsupportedError
 from argosy_api.model_uri import ModelUri
 from argosy_api.order import Order
-from argosy_api.resource import EngineSpec
+from argosy_api.spec.engine import EngineSpec
 from argosy_api.worker_status import Phase
 from argosy_worker.core.batch import BlockStore, Runner
 from argosy_worker.core.batching import Batching, Forming
