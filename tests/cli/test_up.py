@@ -226,12 +226,7 @@ def test_a_killed_worker_is_replaced_and_asked_again(running):
     until(running.all_ready)
     new = running.replicas("sim")[0]
     assert (new.name, new.pid != victim.pid, new.address != victim.address) == (victim.name, True, True)
-    until(
-        lambda: (
-            {running.complete("sim", f"{i} apart").worker for i in range(8)}
-            == {r.name for r in running.replicas("sim")}
-        ),
-    )
+    until(lambda: new.name in {running.complete("sim", f"{i} apart").worker for i in range(8)})
 
 
 def test_killed_valkey_comes_back_on_its_port_and_no_request_fails(running):
