@@ -14,6 +14,7 @@ from argosy_api.keys import BATCH_FIELD, LEASE_TTL_S, Keys
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_worker.core.blocks import CacheChange
 from argosy_worker.engine.metrics import WorkerMetrics
+from argosy_worker.kv_events import log as events_log
 from argosy_worker.kv_events.log import NOTHING, KvEventLog
 from argosy_worker.kv_events.publish import RedisPublisher
 
@@ -78,6 +79,19 @@ def test_an_impossible_cursor_gets_a_snapshot():
     for cursor in (NOTHING, 5):
         assert [b.snapshot for b in log.after(cursor)] == [True]
     assert [b.seq for b in log.after(0)] == [1]
+
+
+async def test_tokens_of_a_step_go_out_before_followers_hear_of_it(monkeypatch):
+    monkeypatch.setattr(events_log, "TOKENS_FIRST_S", 3600)
+    log = KvEventLog(1)
+    following = asyncio.ensure_future(log.wait_beyond(log.seq))
+    await asyncio.sleep(0)
+    log.append(change(stored=[1]))
+    for _ in range(10):  # who has a token to send has had many turns
+        await asyncio.sleep(0)
+    assert not following.done()
+    await end(following)
+    await log.wait_beyond(NOTHING)  # who is behind waits for nothing
 
 
 def make_publisher(url, log, metrics=None, worker="w-0"):

@@ -16,6 +16,8 @@ from argosy_worker.core.blocks import CacheChange
 
 NOTHING = -1
 """Cursor of a follower that knows nothing yet. It gets a snapshot, even an empty one: that voids an earlier epoch."""
+TOKENS_FIRST_S = 0.005
+"""Followers hear of a step so much later: its tokens go out first, and routers read them before they count blocks."""
 
 
 class KvEventLog:
@@ -61,6 +63,7 @@ class KvEventLog:
         """Return once there is something after `cursor`, or the log is closed."""
         while cursor == self.seq and not self.closed:
             await self._news.wait()
+            await asyncio.sleep(TOKENS_FIRST_S)
 
     def _wake(self) -> None:
         self._news.set()
