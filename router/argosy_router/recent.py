@@ -6,8 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from argosy_api.errors import ArgosyError, CancelledError, InternalError
 from argosy_router.clock import now
@@ -52,23 +51,6 @@ class Passing:
     _flight: Flight | None = None
     _tries: Sequence[Try] = ()
 
-    def __enter__(self) -> Self:
-        """It is on its way."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """It has ended, in this way."""
-        if error is None:
-            self.end(DONE)
-        elif isinstance(error, ArgosyError):
-            self.end(error.status)
-        elif isinstance(error, Exception):
-            self.end(InternalError.status)
-        else:  # cancelled: the client is gone
-            self.end(CancelledError.status)
-
     def went(self, decision: Decision) -> None:
         """A worker has taken it."""
         if self.workers[-1:] != [decision.worker]:
@@ -79,9 +61,20 @@ class Passing:
         """From now on this says how many tokens were handed on, and whether that was all."""
         self._flight, self._tries = flight, flight.tries
 
-    def first_token(self, cached: int) -> None:
+    def first_token(self, cached: int, at: float) -> None:
         """It came; so many tokens of the prompt had been cached."""
-        self.cached_tokens, self.first_token_s = cached, now() - self._began
+        self.cached_tokens, self.first_token_s = cached, at - self._began
+
+    def ended(self, error: BaseException | None) -> None:
+        """It has ended, in this way."""
+        if error is None:
+            self.end(DONE)
+        elif isinstance(error, ArgosyError):
+            self.end(error.status)
+        elif isinstance(error, Exception):
+            self.end(InternalError.status)
+        else:  # cancelled: the client is gone
+            self.end(CancelledError.status)
 
     def end(self, outcome: str) -> None:
         """It ended, well or not."""
@@ -165,7 +158,7 @@ class Recent:
             log.info("%s", line)
 
     def passing(self, job: Job) -> Passing:
-        """A job on its way: until the block that it is the context of is left."""
+        """A job on its way, until it is told that it has ended."""
         self._count += 1
         one = Passing(
             number=self._count,

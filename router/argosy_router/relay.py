@@ -111,7 +111,7 @@ class Flight:
         if self.job.resumption is not None:
             await self._take_over(self.job.resumption)
             return self
-        if not self.job.embeds:  # hidden states of the prompt are nothing that could be fetched
+        if state.splits and not self.job.embeds:  # hidden states of the prompt are nothing that could be fetched
             course.computed_by = await prefill(
                 self.job, self._dispatcher, self._metrics, f"{course.request_id[:100]}-prompt"
             )

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 
 from argosy_api.errors import (
     ArgosyError,
@@ -21,10 +21,10 @@ from argosy_router.admission import Admission
 from argosy_router.ask import Ask, Caller, of_tenant
 from argosy_router.budgets import budgeted
 from argosy_router.clock import now
-from argosy_router.compared import compare
 from argosy_router.fleet.deployment import Named
 from argosy_router.fleet.fleet import Fleet
 from argosy_router.fleet.peer import ACQUAINTANCE_S
+from argosy_router.flying import Field, Flying
 from argosy_router.gate import Gate
 from argosy_router.joining import interval_ms
 from argosy_router.known_model import known_model
@@ -34,7 +34,6 @@ from argosy_router.picking.picks import Picks
 from argosy_router.prepared import Prepared
 from argosy_router.prompts import encoded
 from argosy_router.recent import Line, Recent
-from argosy_router.relay import Flight
 from argosy_router.request import Request
 from argosy_router.routing.dispatch import Decision, Dispatcher
 from argosy_router.routing.job import Job
@@ -75,13 +74,14 @@ class Service:
         self.admission = Admission()
         self.identity = Identity()
         self.gate = Gate(self.identity, metrics, longest_s=longest_wait_s)
-        self._dispatcher = dispatcher
-        self._attempts = attempts
         self._picks = picks
         self._tracing = tracing
         self._tell_decisions = tell_decisions
         self.recent = Recent()
         self.tallies = Tallies()
+        self._field = Field(
+            dispatcher=dispatcher, metrics=metrics, gate=self.gate, recent=self.recent, picks=picks, attempts=attempts
+        )
 
     @property
     def ready(self) -> bool:
@@ -246,61 +246,20 @@ class Service:
         """What a client is told about where its request went."""
         return decision.headers(reasons=self.tells(tenant))
 
-    @contextlib.asynccontextmanager
-    async def flying(
+    def flying(
         self,
         request: Request,
         job: Job,
         taken: Callable[[Decision], object] = lambda _: None,
         *,
         read_as_it_comes: bool = True,
-    ) -> AsyncIterator[Flight]:
+    ) -> Flying:
         """A started flight, with its metrics; closed on every way out. `taken`: see `Flight`.
 
         `read_as_it_comes`: or its client gets it when it is whole.
         """
-        name = job.deployment.name
-        inflight = self.metrics.inflight.labels(name)
-        inflight.inc()
-        demand = job.deployment.demand
-        demand.came(now())
-        job.deployment.retries.came(now())
-        passage, flight = None, None
-        try:
-            with self.recent.passing(job) as passing:
-                request.flown.append(passing)
-
-                def went(decision: Decision) -> None:
-                    passing.went(decision)
-                    taken(decision)
-
-                passage = await self.gate.turn(job)
-                if self._picks is not None:
-                    self._picks.came(job.pick.token)
-                interval = interval_ms(
-                    self._read, read_as_it_comes=read_as_it_comes, by_token=job.params.logprobs is not None
-                )
-                flight = Flight(
-                    job, self._dispatcher, self.metrics, attempts=self._attempts, interval_ms=interval,
-                    span=request.span, taken=went, hold=request.hold, told=passage.tokens if job.tenant.name else None,
-                )  # fmt: skip
-                passing.flies(flight)
-                await flight.start()
-                passage.first_token(flight.cached_tokens)
-                passing.first_token(flight.cached_tokens)
-                compare(job, flight.decision, flight.cached_tokens, self.metrics)
-                if job.received_at and job.resumption is None:
-                    self.metrics.ttft.labels(name).observe(now() - job.received_at)
-                    demand.first_token(now() - job.received_at, now())
-                yield flight
-        finally:
-            demand.went(now())
-            inflight.dec()
-            if flight is not None:
-                flight.close()
-                if job.resumption is None:  # else it was counted where it began
-                    self.metrics.prompt.labels(name).inc(len(job.tokens))
-                    self.metrics.cached.labels(name).inc(flight.cached_tokens)
-                self.metrics.generated.labels(name).inc(flight.delivered)
-            if passage is not None:
-                passage.close()
+        by_token = job.params.logprobs is not None
+        return Flying(
+            self._field, request, job, taken,
+            lambda: interval_ms(self._read, read_as_it_comes=read_as_it_comes, by_token=by_token),
+        )  # fmt: skip

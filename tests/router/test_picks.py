@@ -123,7 +123,7 @@ async def picker(make_rig):
     await rig.add(FakeWorker(worker_id="w0"), FakeWorker(worker_id="w1"))
     await rig.until_indexed()
     service, picks = rig.router.service, Picks()
-    made = Picker(rig.router.fleet, service._dispatcher, service.admission, picks, Routers([]))
+    made = Picker(rig.router.fleet, service._field.dispatcher, service.admission, picks, Routers([]))
     return rig, made, picks
 
 

@@ -216,7 +216,7 @@ async def test_books_follow_the_stream(rig):
         worker.script.step_s = 0.02
     service = rig.router.service
     job = await job_of(service, "hello" * 10, SamplingParams(max_tokens=30))
-    flight = Flight(job, service._dispatcher, service.metrics, attempts=3)
+    flight = Flight(job, service._field.dispatcher, service.metrics, attempts=3)
     starting = asyncio.create_task(flight.start())
     await asyncio.sleep(0)  # up to the first wait for the worker
     books = next(w.books for w in rig.state.workers.values() if len(w.books))

@@ -38,15 +38,18 @@ class NativeFront(rpc.InferenceServicer):
                     tenant=tenant_of_call(),
                     trace=carried(context.invocation_metadata()),
                 )
-                prepared = await self._service.prepare(taken, _ask(request), caller)
+                (job,) = (await self._service.prepare(taken, _ask(request), caller)).jobs
 
                 def headers(decision: Decision) -> Sequence[tuple[str, str]]:
                     return (("x-request-id", caller.request_id), *self._service.headers(decision, caller.tenant))
 
-                async with (
-                    Heading(context, headers) as head,
-                    self._service.flying(taken, prepared.jobs[0], head.taken) as flight,
-                ):
+                head = Heading(context, headers)
+
+                def went(decision: Decision) -> None:
+                    head.taken(decision)
+                    _ = job.digest  # made here, while the worker computes: the first chunk waits for it
+
+                async with head, self._service.flying(taken, job, went) as flight:
                     await head.answered(flight.decision)
                     told = False
                     async for chunk in flight:

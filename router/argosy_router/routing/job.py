@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import blake2b
 
 from argosy_api.blocks import iter_block_ids, root_id
@@ -13,7 +14,7 @@ from argosy_router.resumption import Resumption
 from argosy_router.tenants.tenant import ANYBODY, Tenant
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # no slots, for what is cached
 class Job:
     """One prompt to generate from, checked and tokenized."""
 
@@ -46,7 +47,7 @@ class Job:
         """Tokens of prompt and answer together, at most."""
         return len(self.tokens) + self.params.max_tokens
 
-    @property
+    @cached_property
     def digest(self) -> bytes:
         """Equal for equal prompts of one tenant to the model, or to the same adapter."""
         prompt = array("I", self.tokens).tobytes() + self.adapter.encode()
