@@ -126,7 +126,7 @@ test-gpu-kernels: setup  ## the GPU's kernels in the interpreter, and compiled i
 test-structured: setup  ## SmolLM2 answers each of some hundred schemas, and every answer validates (minutes)
 	ARGOSY_WHOLE=1 $(BIN)/pytest -q -s tests/worker/test_schemas.py
 
-test-kernels: setup  ## the native kernels under sanitizers, in all shapes, and for Arm as the package has them (minutes; the suite runs some)
+test-kernels: setup  ## the native kernels under sanitizers, in many more shapes, and for Arm as the package has them (minutes; the suite runs some)
 	ARGOSY_KERNEL_TESTS=full $(BIN)/pytest -q tests/kernels
 
 test-peers: setup  ## what argosy quantize writes, in llama.cpp and transformers; adapters, by peft (minutes)

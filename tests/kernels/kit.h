@@ -130,7 +130,7 @@ struct Weights {
   int in, out, bits, scale_bits;
   std::vector<uint8_t> packed;  // to the byte: what lies behind belongs to nobody
   Floats bias;
-  std::vector<double> plain;  // [out, in]
+  std::vector<double> plain;  // [in, out]
 
   Linear linear() const { return {packed.data(), bias.empty() ? nullptr : bias.data(), in, out, bits, scale_bits}; }
 };
@@ -142,29 +142,5 @@ inline uint16_t scale(Random& random, int least) {
   return uint16_t(random.below(2) << 15 | (least + random.below(3)) << 10 | random.below(1024));
 }
 
-inline Weights weights(Random& random, int in, int out, int bits, bool bias, int scale_bits = 16) {
-  Weights w{in, out, bits, scale_bits, {}, {}, std::vector<double>(size_t(in) * out)};
-  const size_t bytes = argosy::block_bytes(bits, scale_bits), width = scale_bits / 8 * TILE;
-  w.packed.resize(size_t(out / TILE) * (in / GROUP) * bytes);
-  uint8_t* block = w.packed.data();
-  for (int tile = 0; tile < out; tile += TILE)
-    for (int begin = 0; begin < in; begin += GROUP, block += bytes) {
-      uint16_t d[TILE], m[TILE];
-      for (int r = 0; r < TILE; r++) d[r] = scale(random, bits == 4 ? 8 : 4), m[r] = scale(random, 11);
-      float fine_d[TILE], fine_m[TILE];  // with 32 bits numbers that fp16 has not
-      for (int r = 0; r < TILE; r++)
-        fine_d[r] = float(half(d[r])) * (scale_bits == 32 ? 1.7f : 1.0f), fine_m[r] = float(half(m[r])) * (scale_bits == 32 ? 0.9f : 1.0f);
-      auto put = [&](uint8_t* to, const uint16_t* halves, const float* fine) { std::memcpy(to, scale_bits == 32 ? static_cast<const void*>(fine) : halves, width); };
-      put(block + bytes - (bits == 4 ? 2 * width : width), d, fine_d);
-      if (bits == 4) put(block + bytes - width, m, fine_m);
-      for (int r = 0; r < TILE; r++)
-        for (int i = 0; i < GROUP; i++) {
-          const int place = i / 8 * 64 + 4 * r + i % 4, high = i / 4 % 2, q = random.below(1 << bits);
-          if (bits == 4) block[place] |= uint8_t(q << 4 * high);
-          else block[i / 4 * 64 + 4 * r + i % 4] = uint8_t(q);
-          w.plain[size_t(tile + r) * in + begin + i] = bits == 4 ? double(fine_d[r]) * q + fine_m[r] : double(fine_d[r]) * (q - 128);
-        }
-    }
-  if (bias) w.bias = numbers(random, out);
-  return w;
-}
+// Drawn ones.
+Weights weights(Random& random, int in, int out, int bits, bool bias, int scale_bits = 16);

@@ -1,8 +1,13 @@
 // Tests of the native kernels through their C interface, for sanitizers and for processors that are emulated:
-//   main LIBRARY [quick|full|bits] [only]     cases whose name begins with `only`
+//   main LIBRARY [quick|full|quick-bits|full-bits] [part/parts] [only]     cases whose name begins with `only`
 // Every instruction set of the processor, on one thread and on more, must give the bits of the portable one, which must be
-// near the reference. Prints a line for each case, which is the same on every machine; fails with 1. `bits`: those of quick,
-// layers without the reference, which takes longest: for an emulator, whose lines are held against those of a processor.
+// near the reference. Prints a line for each case, which is the same on every machine; fails with 1. `bits`: without the
+// reference of layers, for an emulator, whose lines are held against those of a processor. `part/parts`, as 0/7: every
+// seventh case from the first on, for programs side by side.
+// Linears are tried in the whole product of their dimensions. Layers have seven of them, thousands of cases, each with all
+// instruction sets: full has any three choices together in some case (any kind with any heads and any cache, any heads with
+// any cache and any window, ...), quick any two.
+#include "grid.h"
 #include "sequences.h"
 
 #if defined(__x86_64__)
@@ -15,10 +20,13 @@ struct Tests {
   const Library& library;
   bool full, reference;
   std::string only;
+  int part, parts;
   Engines engines;  // the first is portable, on one thread
+  mutable int cases = 0;           // so far, of all parts
   mutable int rows = 0, exact = 0;  // of layers: compared with the reference, and found but for the last bits
 
-  bool wanted(const std::string& name) const { return name.compare(0, only.size(), only) == 0; }
+  // Called once for each case.
+  bool wanted(const std::string& name) const { return name.compare(0, only.size(), only) == 0 && cases++ % parts == part; }
 };
 
 Floats part(const Floats& x, int first, int count, int width) {
@@ -428,28 +436,19 @@ void all(const Tests& tests) {
             for (int with = 0; with < 4; with++) linear(tests, bits, in, out, rows, with & 1, with & 2);
   }
   for (int rows = 1; rows < (tests.full ? 34 : 11); rows++) linear(tests, 4, 96, 48, rows, rows % 2, rows % 3 == 0, 32);
-  const struct { int heads, kv_heads, dim, rotary; } heads[] = {{3, 1, 32, 32}, {4, 2, 64, 32}, {2, 1, 80, 64}, {2, 2, 80, 32}, {2, 2, 96, 96}, {5, 1, 128, 128}, {1, 1, 256, 256}, {12, 1, 32, 32}};
-  int i = 0;
-  for (const auto& h : heads)
-    for (int window : {0, 1, 20})
-      for (int cache : {8, 16, 32})
-        for (int block : {16, 32, 64})
-          for (int bits : {4, 8})
-            if (tests.full || i++ % 17 == 0) layers(tests, {h.heads, h.kv_heads, h.dim, h.rotary, window, cache, block, bits});
-  // as families have them: Qwen 3, Gemma 2, Gemma 3, OLMo 2, Granite
+  // as families have them: Llama, Qwen 3, Gemma 2, Gemma 3, OLMo 2, Granite
   const struct { bool before, behind; int qk, activation; float softcap, residual; } kinds[] = {
-      {true, false, 1, argosy::SILU, 0, 1}, {true, true, 0, argosy::GELU, 3, 1}, {true, true, 1, argosy::GELU, 0, 1}, {false, true, 2, argosy::SILU, 0, 1}, {true, false, 0, argosy::SILU, 0, 0.22f}};
-  for (const auto& kind : kinds)
-    for (const auto& h : heads)
-      for (int rotary : {h.rotary, 0})
-        for (int window : {0, 20})
-          for (int cache : {8, 16, 32})
-            if (tests.full || i++ % 23 == 0) {
-              Shape shape{h.heads, h.kv_heads, h.dim, rotary, window, cache, 16, 4};
-              shape.before = kind.before, shape.behind = kind.behind, shape.qk = kind.qk;
-              shape.activation = kind.activation, shape.softcap = kind.softcap, shape.residual = kind.residual;
-              layers(tests, shape);
-            }
+      {true, false, 0, argosy::SILU, 0, 1}, {true, false, 1, argosy::SILU, 0, 1}, {true, true, 0, argosy::GELU, 3, 1}, {true, true, 1, argosy::GELU, 0, 1}, {false, true, 2, argosy::SILU, 0, 1}, {true, false, 0, argosy::SILU, 0, 0.22f}};
+  const struct { int heads, kv_heads, dim, rotary; } heads[] = {{3, 1, 32, 32}, {4, 2, 64, 32}, {2, 1, 80, 64}, {2, 2, 80, 32}, {2, 2, 96, 96}, {5, 1, 128, 128}, {1, 1, 256, 256}, {12, 1, 32, 32}};
+  const int windows[] = {0, 1, 20}, caches[] = {8, 16, 32}, blocks[] = {16, 32, 64};
+  for (const auto& c : covering({6, 8, 2, 3, 3, 3, 2}, tests.full ? 3 : 2)) {
+    const auto& kind = kinds[c[0]];
+    const auto& h = heads[c[1]];
+    Shape shape{h.heads, h.kv_heads, h.dim, c[2] ? 0 : h.rotary, windows[c[3]], caches[c[4]], blocks[c[5]], c[6] ? 8 : 4};
+    shape.before = kind.before, shape.behind = kind.behind, shape.qk = kind.qk;
+    shape.activation = kind.activation, shape.softcap = kind.softcap, shape.residual = kind.residual;
+    layers(tests, shape);
+  }
   for (int vocab : {1, 3, 16, 63, 64, 65, 200, 5000}) picks(tests, vocab);
   for (int rows : {1, 2, 9}) steps(tests, rows);
   extremes(tests);
@@ -460,10 +459,12 @@ void all(const Tests& tests) {
 }  // namespace
 
 int main(int count, char** words) {
-  if (count < 2) return std::fprintf(stderr, "main LIBRARY [quick|full|bits] [only]\n"), 2;
+  if (count < 2) return std::fprintf(stderr, "main LIBRARY [quick|full|quick-bits|full-bits] [part/parts] [only]\n"), 2;
   const Library library(words[1]);
   const std::string grid = count > 2 ? words[2] : "quick";
-  Tests tests{library, grid == "full", grid != "bits", count > 3 ? words[3] : "", {}};
+  int part = 0, parts = 1;
+  if (count > 3 && (std::sscanf(words[3], "%d/%d", &part, &parts) != 2 || part < 0 || part >= parts)) return std::fprintf(stderr, "no part: %s\n", words[3]), 2;
+  Tests tests{library, grid.rfind("full", 0) == 0, grid.find("bits") == std::string::npos, count > 4 ? words[4] : "", part, parts, {}};
   for (const char* name : {"portable", "avx2", "avx-vnni", "avx512-vnni", "neon-dotprod", "neon-i8mm"})
     for (int threads : {1, 2})
       if (library.kernels(name) && (tests.full || (threads == 1) == !std::strcmp(name, "portable")))
