@@ -1,7 +1,8 @@
 """The native kernels through their C interface (main.cpp), compiled with sanitizers, and for Arm under an emulator.
 
 A few cases of each kind; with ARGOSY_KERNEL_TESTS=full the whole grid (`make test-kernels`, minutes), in parts, as many
-side by side as there are processors. With ARGOSY_REQUIRE_ARM=1 a missing cross-compiler or emulator is a failure (`make arm-tools` installs them on Debian).
+side by side as there are processors. With ARGOSY_REQUIRE_ARM=1 a missing cross-compiler or emulator is a failure (`make
+arm-tools` installs them on Debian).
 """
 
 import importlib.util
@@ -40,7 +41,7 @@ if GRID == "quick":
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler"),
-    pytest.mark.timeout(2 * LIMIT_S),  # one compiles before,
+    pytest.mark.timeout(2 * LIMIT_S),  # one compiles before
 ]
 
 
@@ -49,9 +50,7 @@ def build(folder, compiler, *flags):
     library, program, sources = folder / "kernels.so", folder / "main", ROOT / hatch_build.SOURCES
     hatch_build.compile_kernels([compiler], sources, library, flags)
     command = [compiler, *hatch_build.FLAGS, "-Wall", "-Wextra", "-Werror", f"-I{sources}"]
-    plain = (
-        folder / "reference.o"
-    )  # never with sanitizers, and as fast as can be: it computes a row in up to fifty ways
+    plain = folder / "reference.o"  # without sanitizers, and fast: it computes a row in up to fifty ways
     subprocess.run([*command, "-c", HERE / "reference.cpp", "-o", plain], check=True)
     subprocess.run([*command, *flags, PROGRAM, HERE / "main.cpp", plain, "-o", program, "-ldl", "-pthread"], check=True)
     return [program, library]
