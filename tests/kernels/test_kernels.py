@@ -50,9 +50,13 @@ def build(folder, compiler, *flags):
     library, program, sources = folder / "kernels.so", folder / "main", ROOT / hatch_build.SOURCES
     hatch_build.compile_kernels([compiler], sources, library, flags)
     command = [compiler, *hatch_build.FLAGS, "-Wall", "-Wextra", "-Werror", f"-I{sources}"]
-    plain = folder / "reference.o"  # without sanitizers, and fast: it computes a row in up to fifty ways
-    subprocess.run([*command, "-c", HERE / "reference.cpp", "-o", plain], check=True)
-    subprocess.run([*command, *flags, PROGRAM, HERE / "main.cpp", plain, "-o", program, "-ldl", "-pthread"], check=True)
+    plain = []  # without sanitizers, and fast: the reference computes a row in up to fifty ways
+    for name in ("reference", "grid"):
+        plain.append(folder / f"{name}.o")
+        subprocess.run([*command, "-c", HERE / f"{name}.cpp", "-o", plain[-1]], check=True)
+    subprocess.run(
+        [*command, *flags, PROGRAM, HERE / "main.cpp", *plain, "-o", program, "-ldl", "-pthread"], check=True
+    )
     return [program, library]
 
 
