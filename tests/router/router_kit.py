@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
@@ -172,7 +173,10 @@ class FakeWorker(rpc.WorkerServicer):
         self.cached: set[bytes] = set()
         self.seq = 0
         self.ring: list[pb.KvEventBatch] = []
-        self.queue: list[pb.QueuedWork] = []
+        self.queue: list[pb.QueuedWork] | None = None
+        """What it says of its line; None: the truth."""
+        self.waiting: dict[str, tuple[int, float]] = {}
+        """(uncached tokens, since when) of the requests that hang for the script's sake, by their ids."""
         self.subscribers: list[asyncio.Queue[pb.KvEventBatch]] = []
         self.subscriptions = 0
         self.publish: Callable[[pb.KvEventBatch], object] | None = None
@@ -272,10 +276,14 @@ class FakeWorker(rpc.WorkerServicer):
     def load(self) -> pb.Load:
         if not self.mute:
             self.sequence += 1
-        total = sum(q.uncached_tokens for q in self.queue) if self.uncached_tokens is None else self.uncached_tokens
+        queue = self.queue
+        if queue is None:
+            at = time.monotonic()
+            queue = [pb.QueuedWork(uncached_tokens=t, waited_seconds=at - s) for t, s in self.waiting.values()]
+        total = sum(q.uncached_tokens for q in queue) if self.uncached_tokens is None else self.uncached_tokens
         return pb.Load(
             worker_id=self.worker_id, epoch=self.epoch, running=self.running + self.stuck, total_blocks=self.total_blocks,
-            free_blocks=self.total_blocks, prefill_tokens_per_second=self.rate, queue=self.queue, draining=self.draining,
+            free_blocks=self.total_blocks, prefill_tokens_per_second=self.rate, queue=queue, draining=self.draining,
             sequence=self.sequence, accepted=self.accepted, uncached_tokens=total, last_step_age_seconds=self.step_age,
             transfer_bytes_per_second=self.transfer, slow_step_seconds=self.slow_step, adapters=self.adapters,
         )  # fmt: skip
@@ -313,23 +321,28 @@ class FakeWorker(rpc.WorkerServicer):
             async for reply in replies:
                 yield reply
 
+    def _hits(self, prompt: list[int], ids: list[bytes]) -> int:
+        """Blocks of a prompt that are in the cache."""
+        usable = ids[: (len(prompt) - 1) // BLOCK]
+        return next((i for i, block in enumerate(usable) if block not in self.cached), len(usable))
+
     async def _generate(self, request, context):
         script = self.script
         if script.fail_first is not None:
             await context.abort(script.fail_first, script.details, script.trailing)
         self.accepted += 1
         await context.send_initial_metadata(((ACCEPTED_KEY, str(self.accepted)),))
-        if script.hang_accepted:
-            await script.release.wait()
-        if script.hang:
-            await asyncio.Event().wait()
         prompt = list(request.prompt_tokens)
         ids = self.ids(prompt, request.cache_salt, request.adapter)
-        hits = 0
-        for block in ids[: (len(prompt) - 1) // BLOCK]:
-            if block not in self.cached:
-                break
-            hits += 1
+        if script.hang_accepted:
+            self.waiting[request.request_id] = len(prompt) - self._hits(prompt, ids) * BLOCK, time.monotonic()
+            try:
+                await script.release.wait()
+            finally:
+                del self.waiting[request.request_id]
+        if script.hang:
+            await asyncio.Event().wait()
+        hits = self._hits(prompt, ids)
         new = [b for b in ids if b not in self.cached]
         if new:
             self.emit(stored=new)

@@ -15,6 +15,7 @@ from argosy_api.keys import BEAT_S
 from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.clock import now
 from argosy_router.fleet import silence
+from argosy_router.fleet.asking import load_of
 from argosy_router.fleet.deployment import DeploymentState
 from argosy_router.fleet.peer import Peer
 from argosy_router.metrics import Metrics
@@ -42,7 +43,7 @@ async def _probe_forever(state: DeploymentState, worker: Peer, library: ModelLib
         worker.suspected.clear()
         try:
             await _probe(state, worker, library, suspected=suspected)
-        except (grpc.aio.AioRpcError, ArgosyError) as error:
+        except (grpc.aio.AioRpcError, ArgosyError, TimeoutError) as error:
             worker.ejected_until = now() + 2 * BACKOFF.cap
             text = f"{error.code().name}: {error.details()}" if isinstance(error, grpc.aio.AioRpcError) else str(error)
             if text != complained:
@@ -69,7 +70,7 @@ async def _probe(state: DeploymentState, worker: Peer, library: ModelLibrary, *,
         return
     load = None
     if worker.facts is not None:
-        load = await worker.stub.GetLoad(pb.GetLoadRequest(), timeout=GET_LOAD_S)
+        load = await load_of(worker, GET_LOAD_S)
         worker.take_load(load, now())
     if worker.facts is None or (load is not None and load.epoch != worker.facts.epoch):
         info = await worker.stub.GetModel(pb.GetModelRequest(), timeout=GET_MODEL_S)

@@ -11,8 +11,8 @@ import logging
 
 import grpc
 
-from argosy_api.v1 import worker_pb2 as pb
 from argosy_router.clock import now
+from argosy_router.fleet.asking import load_of
 from argosy_router.fleet.deployment import DeploymentState
 from argosy_router.fleet.peer import Peer
 from argosy_router.metrics import Metrics
@@ -61,9 +61,10 @@ def _slow_step(worker: Peer) -> float:
 
 async def _hangs(worker: Peer) -> bool:
     try:
-        load = await worker.stub.GetLoad(pb.GetLoadRequest(), timeout=answer_within(_slow_step(worker)))
-    except grpc.aio.AioRpcError as error:
-        # whoever refuses answers; a connection that breaks ends the calls on it by itself
-        return error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        load = await load_of(worker, answer_within(_slow_step(worker)))
+    except TimeoutError:
+        return True
+    except grpc.aio.AioRpcError:  # whoever refuses answers; a connection that breaks ends the calls on it by itself
+        return False
     worker.take_load(load, now())
     return hangs(_slow_step(worker), load.last_step_age_seconds)
