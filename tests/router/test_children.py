@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from hypothesis import given
@@ -310,6 +311,22 @@ async def test_a_job_whose_caller_left_takes_no_place_and_no_memory():
     await library.close()
     with pytest.raises(UnavailableError):
         await busy
+
+
+async def test_while_the_router_stands_still_no_job_takes_time():
+    """A machine that is stopped stops both: who asked gets his answer afterwards."""
+    library = ModelLibrary(job_s=3.0)
+    text = await text_of(library, info())
+    (child,) = [c for c in library._children if c.awake]
+    process = child._process
+    os.kill(process.pid, signal.SIGSTOP)
+    asked = asyncio.ensure_future(text.encode("hi", WANTED, field="prompt"))
+    await eventually(lambda: child.busy)
+    time.sleep(3.5)
+    os.kill(process.pid, signal.SIGCONT)
+    assert (await asked).tokens == encode("hi")
+    assert child.pid == process.pid
+    await library.close()
 
 
 async def test_failures_are_told_apart():

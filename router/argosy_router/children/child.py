@@ -22,6 +22,7 @@ from argosy_router.children.frames import Frame, pack
 from argosy_router.children.lanes import Job, Lane
 from argosy_router.children.link import Link
 from argosy_router.children.spawn import spawn
+from argosy_router.clock import PARTS
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +169,14 @@ class Child:
     def _watch(self, lane: Lane) -> None:
         """The deadline is that of the job which the lane works on: its first."""
         if lane.sent and lane.timer is None:
-            lane.timer = asyncio.get_running_loop().call_later(self._job_s, self._overdue, lane, lane.sent[0])
+            self._wait(lane, lane.sent[0], PARTS)
+
+    def _wait(self, lane: Lane, job: Job, parts: int) -> None:
+        if parts:
+            loop = asyncio.get_running_loop()
+            lane.timer = loop.call_later(self._job_s / PARTS, self._wait, lane, job, parts - 1)
+        else:
+            self._overdue(lane, job)
 
     def _overdue(self, lane: Lane, job: Job) -> None:
         log.warning("%s: a job took more than %g s; its process is killed", self._module, self._job_s)

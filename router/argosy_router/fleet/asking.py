@@ -3,10 +3,8 @@
 import asyncio
 
 from argosy_api.v1 import worker_pb2 as pb
+from argosy_router.clock import PARTS
 from argosy_router.fleet.peer import Peer
-
-LOOKS = 10
-"""A router that stands still for however long, as with its machine, takes one of so many parts of a worker's time."""
 
 
 async def load_of(worker: Peer, seconds: float) -> pb.Load:
@@ -19,8 +17,8 @@ async def load_of(worker: Peer, seconds: float) -> pb.Load:
     """
     call = asyncio.ensure_future(_load(worker))
     try:
-        for _ in range(LOOKS):
-            await asyncio.wait((call,), timeout=seconds / LOOKS)
+        for _ in range(PARTS):
+            await asyncio.wait((call,), timeout=seconds / PARTS)
             if call.done():
                 return call.result()
     finally:
