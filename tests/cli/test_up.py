@@ -250,6 +250,8 @@ def test_a_killed_router_comes_back_on_its_ports(running):
     os.kill(before.pid, signal.SIGKILL)
     until(lambda: running.service("router").restarts == before.restarts + 1 and running.all_ready())
     until(lambda: running.complete("sim", "again").status == 200)
+    after = running.service("router")
+    assert (after.address, after.pid != before.pid) == (before.address, True)
 
 
 def test_a_stopped_worker_gets_no_requests_until_it_goes_on(running):
@@ -327,6 +329,7 @@ def test_a_second_interrupt_ends_at_once(up):
 def test_nothing_outlives_a_supervisor_that_was_killed(up):
     one = up(sim(replicas=1)).until_ready()
     children = one.children()
+    assert _alive(children)
     one.end(signal.SIGKILL)
     until(lambda: not _alive(children))
 

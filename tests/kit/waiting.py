@@ -30,3 +30,8 @@ async def eventually(condition, what="", *, within=LIMIT_S, pause_s=0.01):
         if time.monotonic() > deadline:
             raise AssertionError(f"did not happen within {within:g} s: {what or condition}")
         await asyncio.sleep(pause_s)
+
+
+def stand_still(seconds):
+    """A fault, no waiting: nothing of this process runs for so long, as where its machine was stopped."""
+    time.sleep(seconds)

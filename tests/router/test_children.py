@@ -7,14 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from router_kit import TEMPLATE, TOKENIZER_JSON, byte_tokenizer, decode, encode
 from tokenizers import Regex, Tokenizer, pre_tokenizers
-from waiting import eventually
+from waiting import eventually, stand_still
 
 from argosy_api import blocks, limits
 from argosy_api.errors import InvalidArgumentError, ModelInvalidError, OverloadedError, UnavailableError
@@ -322,7 +321,7 @@ async def test_while_the_router_stands_still_no_job_takes_time():
     os.kill(process.pid, signal.SIGSTOP)
     asked = asyncio.ensure_future(text.encode("hi", WANTED, field="prompt"))
     await eventually(lambda: child.busy)
-    time.sleep(3.5)
+    stand_still(3.5)
     os.kill(process.pid, signal.SIGCONT)
     assert (await asked).tokens == encode("hi")
     assert child.pid == process.pid

@@ -1,11 +1,10 @@
 """Whose silence it is: a worker's, or this router's own."""
 
 import asyncio
-import time
 
 import pytest
 from router_kit import FakeWorker
-from waiting import eventually
+from waiting import eventually, stand_still
 
 from argosy_router.fleet.asking import load_of
 from argosy_router.fleet.monitor import GET_LOAD_S
@@ -24,7 +23,7 @@ class Blocking(FakeWorker):
         if self.requests:
             self.asked += 1
             if self.asked <= STALLS:
-                time.sleep(2 * max(ANSWER_S, GET_LOAD_S))
+                stand_still(2 * max(ANSWER_S, GET_LOAD_S))
         return await super().GetLoad(request, context)
 
 
